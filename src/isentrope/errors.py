@@ -1,0 +1,113 @@
+"""Every error a user can meet, one tree.
+
+IsentropeError                    exit code
+  ├─ ConfigError (ValueError)            64  a key, value or combination of the run file
+  ├─ DataError (ValueError)              65  data set or reward code
+  │    └─ RewardError                    65
+  ├─ UnreachableError (ConnectionError)  69  broker or actor, past its deadline
+  ├─ InternalError (RuntimeError)        70  a fault of ours
+  │    └─ RecordError (ValueError)       70  a record on the wire that does not hold what it says
+  ├─ RunFolderError (FileExistsError)    73  run folder or run name belongs to another configuration
+  ├─ StorageError (OSError)              74  disk full, checkpoint or weights unreadable
+  ├─ FencedError (RuntimeError)          75  a newer learner took over; do not restart
+  ├─ AccessError (PermissionError)       77  password, access rules, TLS
+  └─ StalledError (TimeoutError)         78  a wait passed its deadline; names the culprit
+
+Each says what was given, where, and what to do. They are printed as three lines without a traceback, and survive pickling
+between processes.
+"""
+
+from typing import ClassVar
+
+
+class IsentropeError(Exception):
+    """Base of all errors of this project.
+
+    Args:
+        what: what is wrong: what was given and what is allowed.
+        where: file, line and key, or the process concerned; may be empty.
+        fix: what to do about it; may be empty.
+    """
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where, fix)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.fix))
+
+
+def _rebuild(kind: type[IsentropeError], what: str, where: str, fix: str) -> IsentropeError:
+    return kind(what, where=where, fix=fix)
+
+
+class ConfigError(IsentropeError, ValueError):
+    """A key, value or combination of the configuration that is not allowed."""
+
+    exit_code = 64
+
+
+class DataError(IsentropeError, ValueError):
+    """A data set that cannot be used."""
+
+    exit_code = 65
+
+
+class RewardError(DataError):
+    """A reward function that cannot be imported, fails, or returns what is not a reward."""
+
+
+class UnreachableError(IsentropeError, ConnectionError):
+    """A process that did not answer within its deadline."""
+
+    exit_code = 69
+
+
+class InternalError(IsentropeError, RuntimeError):
+    """A broken promise of our own code."""
+
+
+class RecordError(InternalError, ValueError):
+    """A record that is truncated, damaged, of another schema, or inconsistent."""
+
+
+class RunFolderError(IsentropeError, FileExistsError):
+    """A run folder, or a run name in the broker, that belongs to another configuration."""
+
+    exit_code = 73
+
+
+class StorageError(IsentropeError, OSError):
+    """Storage that refuses, or a checkpoint or weight file that is not what its manifest says."""
+
+    exit_code = 74
+
+
+class FencedError(IsentropeError, RuntimeError):
+    """This learner has been replaced by a newer incarnation and must not act any more."""
+
+    exit_code = 75
+
+
+class AccessError(IsentropeError, PermissionError):
+    """The broker refuses the user, the password, the command or the certificate."""
+
+    exit_code = 77
+
+
+class StalledError(IsentropeError, TimeoutError):
+    """Nothing moved for longer than the deadline; the message names who was waited for."""
+
+    exit_code = 78
