@@ -1,6 +1,7 @@
 """The records both sides of the wire agree on. Knows NumPy only: no torch, no Redis, no encoding.
 
-Shape letters: P prompts, G responses of a group, T tokens of a response, K version spans. Log-probabilities are float32 nats.
+Shape letters: P prompts, G responses of a group, T tokens of a response, K version spans. Log-probabilities are float32
+nats.
 """
 
 from collections.abc import Mapping
@@ -46,8 +47,9 @@ class Finish(StrEnum):
 class WorkOrder:
     """One prompt group to be generated, as leased from the broker.
 
-    `seq` is the dense number of the order; the prompt is a pure function of it. `attempt` rises when the learner hands a group
-    back as stale, and enters the sampling seeds; a reaped lease keeps it. `tries` counts leases that died.
+    `seq` is the dense number of the order; the prompt is a pure function of it. `attempt` would rise if
+    the learner handed a group back, and enters the sampling seeds; a reaped lease keeps it. `tries` counts leases that
+    died. `min_version` is the newest version announced when the order was issued.
     """
 
     seq: int

@@ -5,6 +5,7 @@ IsentropeError                    exit code
   ├─ DataError (ValueError)              65  data set or reward code
   │    └─ RewardError                    65
   ├─ UnreachableError (ConnectionError)  69  broker or actor, past its deadline
+  │    └─ BrokerChangedError             69  the broker is another process than before
   ├─ InternalError (RuntimeError)        70  a fault of ours
   │    └─ RecordError (ValueError)       70  a record on the wire that does not hold what it says
   ├─ RunFolderError (FileExistsError)    73  run folder or run name belongs to another configuration
@@ -73,6 +74,10 @@ class UnreachableError(IsentropeError, ConnectionError):
     """A process that did not answer within its deadline."""
 
     exit_code = 69
+
+
+class BrokerChangedError(UnreachableError):
+    """The server behind the broker's URL is another process than at the last fence, and may have lost state."""
 
 
 class InternalError(IsentropeError, RuntimeError):

@@ -1,0 +1,31 @@
+-- FENCE: a learner takes over. Refuses an older incarnation and a run name that belongs to another configuration.
+-- Raises the cursor, sets the low watermark to the loaded checkpoint's (also downwards: a fall-back to an older
+-- checkpoint must let re-issued groups be published), makes every key that actors must not create themselves.
+-- Returns the cursor. Calling it again with the same incarnation is harmless, and is how a live learner meets a broker
+-- that came back.
+local incarnation, lwm, cursor, meta, ctl = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local weights, ckpt, pub, work, work_hi = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local eval, evald, traj = KEYS[11], KEYS[12], KEYS[13]
+local mine, low, next_seq, digest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
+
+local held = tonumber(redis.call('GET', incarnation) or '0')
+if held > mine then return redis.error_reply('FENCED ' .. held) end
+local known = redis.call('GET', meta)
+if known and known ~= '' then
+  local other = cjson.decode(known).config_digest
+  if other ~= digest then return redis.error_reply('DIGEST ' .. other) end
+end
+redis.call('DEL', incarnation) -- first write: DEL passes a full broker and opens the gate for the rest
+redis.call('SET', incarnation, mine)
+if mine > held then redis.call('DEL', eval, evald) end -- evaluations belong to one incarnation's versions
+for seq = tonumber(redis.call('GET', lwm) or low), low - 1 do redis.call('HDEL', pub, seq) end
+redis.call('SET', lwm, low)
+next_seq = math.max(next_seq, tonumber(redis.call('GET', cursor) or '0'))
+redis.call('SET', cursor, next_seq)
+redis.call('SET', meta, ARGV[4])
+redis.call('SET', ctl, ARGV[5])
+redis.call('SETNX', weights, '')
+redis.call('SETNX', ckpt, '')
+for _, stream in ipairs({work, work_hi, eval}) do redis.pcall('XGROUP', 'CREATE', stream, 'actors', '0', 'MKSTREAM') end
+for _, stream in ipairs({traj, evald}) do redis.pcall('XGROUP', 'CREATE', stream, 'learner', '0', 'MKSTREAM') end
+return next_seq

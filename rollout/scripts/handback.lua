@@ -1,0 +1,14 @@
+-- HAND BACK: gives up leases on purpose; the orders go to the front with the same attempt and tries.
+-- ARGV: (stream 1|2|3, entry id) per order. Returns how many were still held.
+local moved = 0
+for i = 1, #ARGV, 2 do
+  local which, id = tonumber(ARGV[i]), ARGV[i + 1]
+  local entry = redis.call('XRANGE', KEYS[which], id, id)[1]
+  local held = redis.call('XACK', KEYS[which], 'actors', id)
+  redis.call('XDEL', KEYS[which], id)
+  if entry and held == 1 then
+    redis.call('XADD', which == 3 and KEYS[3] or KEYS[2], '*', unpack(entry[2]))
+    moved = moved + 1
+  end
+end
+return moved

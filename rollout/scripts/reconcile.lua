@@ -1,0 +1,35 @@
+-- RECONCILE: re-issues, at the front, every seq from the low watermark to the cursor that is nowhere: not known to the
+-- learner (ARGV: trained, retired, or in its hands), not published and still in `traj` (`sizes` tells, payloads are
+-- never read here), not an order in `work` or `work_hi`. Returns how many. Calling it again finds them and does
+-- nothing. The first write (HDEL) passes a full broker and opens the gate for the rest.
+local incarnation, lwm, cursor, pub, sizes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local work, work_hi, n = KEYS[6], KEYS[7], KEYS[8]
+local held = redis.call('GET', incarnation) or '0'
+if held ~= ARGV[1] then return redis.error_reply('FENCED ' .. held) end
+
+local known, orders = {}, {}
+for i = 3, #ARGV do known[ARGV[i]] = true end
+for _, stream in ipairs({work, work_hi}) do
+  for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
+    local fields = entry[2]
+    for i = 1, #fields, 2 do if fields[i] == 'seq' then orders[fields[i + 1]] = true end end
+  end
+end
+local again = 0
+redis.call('HDEL', pub, '')
+for number = tonumber(redis.call('GET', lwm)), tonumber(redis.call('GET', cursor)) - 1 do
+  local seq = string.format('%d', number)
+  if not known[seq] then
+    local mark = redis.call('HGET', pub, seq) or 'open:0'
+    local state, attempt, id = string.match(mark, '^(%a+):(%d+):?(.*)$')
+    local there = state == 'done' and redis.call('HEXISTS', sizes, id) == 1 or state == 'open' and orders[seq]
+    if not there then
+      local order = {'seq', seq, 'attempt', attempt, 'incarnation', held, 'min_version', ARGV[2], 'tries', 0}
+      redis.call('HSET', pub, seq, 'open:' .. attempt)
+      redis.call('XADD', work_hi, '*', unpack(order))
+      again = again + 1
+    end
+  end
+end
+if again > 0 then redis.call('HINCRBY', n, 'reissued', again) end
+return again
