@@ -1,0 +1,33 @@
+"""What all tests share: the environment of a machine without a GPU, a private broker, names of runs."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from isentrope import environment
+
+environment.set_defaults(offline=True)
+if not environment.has_gpu():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated, so before any kernel's import
+
+from isentrope.rollout.server import RedisServer  # noqa: E402  (the environment comes first)
+
+# Examples are the same in every run: a red suite is red again, and no run fails by the machine's load.
+settings.register_profile("isentrope", deadline=None, derandomize=True)
+settings.load_profile("isentrope")
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a private server that all tests of the session share; keep to your own run names."""
+    with RedisServer() as server:
+        yield server.start(tmp_path_factory.mktemp("redis"))
+
+
+@pytest.fixture
+def run_name() -> str:
+    """A run's name that nothing else uses."""
+    return f"run-{uuid.uuid4().hex[:12]}"
