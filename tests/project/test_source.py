@@ -1,0 +1,136 @@
+"""Habits that a reader of any file may rely on."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Source
+
+UNSAFE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+"""Modules whose `load` runs code of the sender's."""
+
+PRINTING = {"src/isentrope/cli.py"}
+"""The only files that write to the terminal directly."""
+
+ENVIRONMENT = "src/isentrope/environment.py"
+
+COMMON_WORDS = {
+    "advanced",
+    "decoupled",
+    "entropic",
+    "pass_at_k",
+    "positive_weight",
+    "sent",
+    "starter",
+    "steer",
+    "top_entropy",
+}
+"""Method names that are also plain words of this code, or a kind's name because the method is that one kind."""
+
+NAMES_A_METHOD = {"learner/config.py": "the default"}
+
+
+def test_nothing_prints_but_the_command_line(sources: "list[Source]") -> None:
+    calls = [
+        f"{source.name}:{node.lineno}"
+        for source in sources
+        if source.name not in PRINTING
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and _dotted(node.func) in {"print", "sys.stdout.write", "sys.stderr.write"}
+    ]
+    assert calls == []
+
+
+def test_nothing_unpickles(sources: "list[Source]") -> None:
+    """What comes from another process is data: neither pickle nor a loader built on it reads it."""
+    found = []
+    for source in sources:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Import):
+                wrong = any(alias.name.partition(".")[0] in UNSAFE for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                wrong = (node.module or "").partition(".")[0] in UNSAFE
+            elif isinstance(node, ast.Call):
+                wrong = _dotted(node.func) == "torch.load" or any(key.arg == "allow_pickle" for key in node.keywords)
+            else:
+                continue
+            if wrong:
+                found.append(f"{source.name}:{node.lineno}")
+    assert found == []
+
+
+def test_the_environment_is_read_in_one_module(sources: "list[Source]") -> None:
+    reads = [
+        f"{source.name}:{node.lineno}"
+        for source in sources
+        if source.name != ENVIRONMENT
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Attribute) and _dotted(node) in {"os.environ", "os.getenv", "os.environb"}
+    ]
+    assert reads == []
+
+
+def test_every_variable_of_the_users_is_documented(root: Path) -> None:
+    from isentrope.environment import READ_FROM_USER
+
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert [name for name in READ_FROM_USER if name not in readme] == []
+
+
+def test_no_method_is_named_in_code(sources: "list[Source]", root: Path) -> None:
+    """A method is a file of `learner/methods`; a branch on its name would make it more than data."""
+    names = {path.stem for path in (root / "learner" / "methods").glob("*.toml")} - COMMON_WORDS
+    assert names, "learner/methods holds no preset"
+    pattern = re.compile(rf"(?<![a-z0-9])({'|'.join(sorted(names, key=len, reverse=True))})(?![a-z0-9])", re.IGNORECASE)
+    found = [
+        f"{source.name}:{line}: {match[0]}"
+        for source in sources
+        if source.name not in NAMES_A_METHOD
+        for text, line in _words(source.tree)
+        if (match := pattern.search(text))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("kind", ["module", "function"])
+def test_everything_public_says_what_it_is(sources: "list[Source]", kind: str) -> None:
+    """Modules, and public functions and classes at module level, have a docstring."""
+    bare = []
+    for source in sources:
+        nodes: list[ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef] = [source.tree]
+        if kind == "function":
+            public = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            nodes = [node for node in source.tree.body if isinstance(node, public) and not node.name.startswith("_")]
+        bare += [f"{source.name}: {getattr(node, 'name', '')}" for node in nodes if not ast.get_docstring(node)]
+    assert bare == []
+
+
+def _dotted(node: ast.expr) -> str:
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def _words(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Identifiers and strings with their lines; no docstrings and no comments."""
+    prose = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.arg | ast.keyword) and node.arg:
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value, node.lineno
