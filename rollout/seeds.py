@@ -16,7 +16,7 @@ def sampling_seed(run_seed: int, seq: int, attempt: int, index: int) -> int:
 
 
 def eval_seed(run_seed: int, name: str, index: int, sample: int) -> int:
-    """Seed of answer `sample` to held-out prompt `index` of set `name`; equal for all versions, so that they compare."""
+    """Seed of answer `sample` to prompt `index` of set `name`; equal for all versions, so that they compare."""
     return _seed("eval", run_seed, name, index, sample)
 
 
