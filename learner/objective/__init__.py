@@ -1,0 +1,1 @@
+"""What is optimised: stages as pure functions of tensors, composed by configuration. Knows no model, rank or broker."""
