@@ -4,37 +4,32 @@ How calls behave: synchronous and thread-safe (an asyncio actor calls them throu
 `broker.py` describes, then `UnreachableError` after the broker's deadline; the caller may go on trying. All of them may
 be repeated. `take` and `take_eval` wait at most `block_s`; nothing else blocks on other processes, but `spec`.
 
-A lease is an entry pending for the actor's id. It lives as long as the actor's heartbeat counter moves: whoever calls
-`reap` takes leases away when a record stood still for three intervals of its own clock. The actor then learns it from
-`heartbeat`, which returns False, and must come back under a new id. What it still publishes counts if nobody was
-faster.
+A lease is an entry pending for the actor's id. It lives as long as the actor's heartbeat counter moves (`reaper.py`).
+An actor that lost its leases learns it from `heartbeat`, which returns False, and must come back under a new id. What
+it still publishes counts if nobody was faster.
 """
 
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
 from isentrope.errors import InternalError, RecordError, UnreachableError
-from isentrope.rollout.broker import BLOCK_S, Broker, BrokerFullError, Client
+from isentrope.rollout.broker import BLOCK_S, Broker, BrokerFullError
 from isentrope.rollout.codec import HeaderFields, encode_eval, encode_group
 from isentrope.rollout.control import Control
 from isentrope.rollout.keys import ACTORS
+from isentrope.rollout.reaper import Reaper
 from isentrope.rollout.spec import RunSpec
 from isentrope.rollout.types import EvalOrder, EvalResult, Group, WorkOrder
 from isentrope.rollout.view import ActorState, RunView
+from isentrope.rollout.weights import Manifest
 
 ACTOR_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_DETAIL = 2000
 MAX_PENDING = 1000
-SILENT_BEATS = 3
-"""Heartbeat intervals without a change after which an actor's leases are taken away."""
-
-if TYPE_CHECKING:
-    from isentrope.rollout.weights import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +57,6 @@ class ActorPort:
         self.actor = actor
         self.view = RunView(broker)
         self.heartbeat_s = heartbeat_s
-        self.max_tries = max_tries
         self.max_record_bytes = 64 << 20
         self._keys = broker.keys
         self._lock = threading.Lock()
@@ -70,19 +64,18 @@ class ActorPort:
         self._strays: set[tuple[str, str]] = set()
         self._beat = 0
         self._last_control: Control | None = None
-        self._silence: dict[str, tuple[str, float]] = {}
-        self._reaped_at: float | None = None
+        self._reaper = Reaper(broker, me=actor, heartbeat_s=heartbeat_s, max_tries=max_tries)
 
     # --- the run
 
     def spec(self, deadline_s: float) -> RunSpec:
         """The run's facts; waits up to `deadline_s` for a learner to open the run, then UnreachableError."""
         spec = self.view.spec(deadline_s)
-        self.heartbeat_s, self.max_tries = spec.heartbeat_s, spec.max_tries
-        self.max_record_bytes = spec.max_record_bytes
+        self.heartbeat_s, self.max_record_bytes = spec.heartbeat_s, spec.max_record_bytes
+        self._reaper = Reaper(self.broker, me=self.actor, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
         return spec
 
-    def weights(self) -> "Manifest | None":
+    def weights(self) -> Manifest | None:
         """The newest announced weights; None: none yet."""
         return self.view.weights()
 
@@ -134,12 +127,14 @@ class ActorPort:
             time.sleep(min(left, 0.25))
 
     def eval_version(self, preferred: int) -> int | None:
-        """The version that evaluation orders ask for: `preferred` if any does, else the oldest's; None: no orders."""
-        entries = self.broker.run(lambda client: client.xrange(self._keys.eval, count=MAX_PENDING))
-        versions = [int(fields[b"version"]) for _, fields in entries or []]
-        if not versions:
+        """The version that waiting evaluation orders ask for: `preferred` if any does, else the oldest order's."""
+        groups = self.broker.group_read(lambda client: client.xinfo_groups(self._keys.eval))
+        if not groups:
             return None
-        return preferred if preferred in versions else versions[0]
+        taken = groups[0]["last-delivered-id"].decode()
+        entries = self.broker.run(lambda client: client.xrange(self._keys.eval, f"({taken}", count=MAX_PENDING))
+        versions = [int(fields[b"version"]) for _, fields in entries]
+        return preferred if preferred in versions else next(iter(versions), None)
 
     def publish(self, group: Group, order: WorkOrder) -> PublishResult:
         """Hand a finished group to the learner, once. RecordError if it is not a valid record, or too large: then
@@ -199,30 +194,8 @@ class ActorPort:
         return [order for order in orders if self._place(order) not in pending]
 
     def reap(self) -> int:
-        """Take away the leases of actors whose record stood still for three heartbeats; returns how many.
-
-        Call it once per heartbeat; any actor, the learner and a supervisor may, and several at once do no harm. Time
-        counts on the caller's monotonic clock, one interval per call at most: a caller or broker that was stopped
-        accuses nobody.
-        """
-        now = time.monotonic()
-        step = 0.0 if self._reaped_at is None else min(now - self._reaped_at, self.heartbeat_s)
-        records = {name.decode(): record.decode() for name, record in self._actors().items()}
-        self._reaped_at = now
-        silence: dict[str, tuple[str, float]] = {}
-        taken = 0
-        for name in self._lease_holders() | set(records):
-            record = records.get(name, "")
-            seen, silent_s = self._silence.get(name, (record, -step))
-            silent_s = silent_s + step if seen == record else 0.0
-            if silent_s > SILENT_BEATS * self.heartbeat_s and name != self.actor and name in self._lease_holders():
-                leases = int(self.broker.call("reap", name, record, self.max_tries))
-                if leases:
-                    logger.warning("%s GONE: no heartbeat for %.0f s, %d leases re-queued", name, silent_s, leases)
-                taken += leases
-            silence[name] = (record, max(silent_s, 0.0))
-        self._silence = silence
-        return taken
+        """Take away the leases of other actors that are gone; returns how many. Call it once per heartbeat interval."""
+        return self._reaper.reap()
 
     def leave(self) -> None:
         """Hand back every lease and forget this actor."""
@@ -252,7 +225,7 @@ class ActorPort:
     def _read(self, streams: list[str], count: int, block_s: float) -> list[tuple[str, str, dict[str, str]]]:
         """New entries for this consumer; none if the broker has lost the group (its learner will make it again)."""
         block = max(1, int(block_s * 1000)) if block_s > 0 else None
-        reply = self._unless_lost(
+        reply = self.broker.group_read(
             lambda client: client.xreadgroup(ACTORS, self.actor, dict.fromkeys(streams, ">"), count, block)
         )
         if reply is None:
@@ -310,33 +283,10 @@ class ActorPort:
         }
 
     def _leases(self, stream: str) -> list[dict[str, bytes]]:
-        def read(client: Client) -> Any:
-            return client.xpending_range(stream, ACTORS, "-", "+", MAX_PENDING, consumername=self.actor)
-
-        return list(self._unless_lost(read) or [])
-
-    def _lease_holders(self) -> set[str]:
-        return {
-            consumer["name"].decode()
-            for stream in (self._keys.work, self._keys.work_hi, self._keys.eval)
-            for consumer in self._holders(stream)
-        }
-
-    def _holders(self, stream: str) -> list[dict[str, bytes]]:
-        summary = self._unless_lost(lambda client: client.xpending(stream, ACTORS))
-        return list(summary["consumers"]) if summary else []
-
-    def _unless_lost(self, read: Callable[[Client], Any]) -> Any:
-        """Reply of `read`; None if the broker has lost the consumer group (the learner will make it again)."""
-        try:
-            return self.broker.run(read)
-        except InternalError as error:
-            if not any(word in error.what for word in ("NOGROUP", "UNBLOCKED")):
-                raise
-            return None
-
-    def _actors(self) -> dict[bytes, bytes]:
-        return dict(self.broker.run(lambda client: client.hgetall(self._keys.actors)))
+        leases = self.broker.group_read(
+            lambda client: client.xpending_range(stream, ACTORS, "-", "+", MAX_PENDING, consumername=self.actor)
+        )
+        return list(leases or [])
 
 
 def _work_order(stream: str, entry_id: str, fields: dict[str, str]) -> WorkOrder:

@@ -143,6 +143,15 @@ class Broker:
                     logger.warning("broker at %s: %s; trying again", self.place, type(error).__name__)
             time.sleep(backoff.compute(failures))
 
+    def group_read(self, read: Callable[[Client], Any]) -> Any:
+        """As `run`, for reads through a consumer group; None if the server has lost it (a learner makes it again)."""
+        try:
+            return self.run(read)
+        except InternalError as error:
+            if not any(word in error.what for word in ("NOGROUP", "UNBLOCKED", "no such key")):
+                raise
+            return None
+
     def call(self, script: str, *args: Argument, keys: Sequence[str] = ()) -> Any:
         """Reply of a script on its own keys plus `keys`.
 

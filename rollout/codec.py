@@ -93,6 +93,12 @@ def decode_eval(header: RawHeader, payload: bytes, *, max_bytes: int, vocab_size
     return result
 
 
+def split_fields(fields: Mapping[bytes, bytes]) -> tuple[RawHeader, bytes]:
+    """Header and payload of one entry, from its fields as the broker gives them."""
+    header = {key.decode(errors="replace"): value for key, value in fields.items()}
+    return header, header.pop("payload", b"")
+
+
 def header_text(header: RawHeader, key: str) -> str:
     """Field `key` as text."""
     value = header.get(key)

@@ -26,7 +26,7 @@ class State(StrEnum):
 
 
 class Control(BaseModel):
-    """Control state, written by the learner alone; an operator's wish arrives in `requested_mode`."""
+    """Control state, written by the learner alone; what an operator asks for is filled in when it is read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,12 +34,16 @@ class Control(BaseModel):
     state: State = State.RUN
     max_lag: Annotated[int, Field(ge=0)]
     """Admission bound of `async` mode, in batches; `on_policy` admits as if it were 0 and keeps the value for later."""
-    served: Annotated[int, Field(ge=0)] = 0
-    """Serial of the last operator's request that was applied or refused; raise it to `request` to close a request."""
+    note: str = ""
+    """For people: why the last request was refused."""
+    served: str = ""
+    """Id of the last request that was answered; the learner's port keeps it."""
     requested_mode: Annotated[Mode | None, Field(exclude=True)] = None
-    """Mode an operator asks for, None if nothing is open. Filled in when read; never stored."""
-    request: Annotated[int, Field(exclude=True)] = 0
-    """Serial of that request. Filled in when read; never stored."""
+    """Mode an operator asks for; None: nothing is asked, or a stop. Never stored."""
+    requested_stop: Annotated[bool, Field(exclude=True)] = False
+    """An operator asks for the end of the run. Never stored."""
+    request: Annotated[str, Field(exclude=True)] = ""
+    """Id of that request; empty: none is open. Never stored."""
 
     @property
     def lag(self) -> int:

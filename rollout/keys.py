@@ -67,7 +67,7 @@ class Keys:
 
     @property
     def request(self) -> str:
-        """S: what an operator asks for, `<serial>:<mode>`."""
+        """S: what an operator asks for, `<id>:<verb>`."""
         return self._key("request")
 
     @property

@@ -15,28 +15,24 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
-
-from isentrope.errors import BrokerChangedError, FencedError, InternalError, RecordError, RunFolderError
-from isentrope.rollout.broker import BLOCK_S, Argument, Broker, BrokerFullError, FencedReply
-from isentrope.rollout.codec import RawHeader, decode_eval, header_int, header_text
+from isentrope.errors import BrokerChangedError, InternalError, RecordError, RunFolderError
+from isentrope.rollout.broker import BLOCK_S, Broker, BrokerFullError
+from isentrope.rollout.codec import RawHeader, header_int, header_text, split_fields
 from isentrope.rollout.control import Control
+from isentrope.rollout.evaluations import Evaluations
+from isentrope.rollout.fenced import FencedBroker, RawEntries, RawFields
 from isentrope.rollout.keys import LEARNER
+from isentrope.rollout.reaper import Reaper
 from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.types import BATCH_BITS, EvalOrder, EvalResult, Group
+from isentrope.rollout.types import EvalOrder, EvalResult
 from isentrope.rollout.view import ActorState, RunView
+from isentrope.rollout.weights import Manifest
 
 ISSUE_CHUNK = 256
 DROP_CHUNK = 500
 FETCH_CHUNK = 64
-
-RawFields: TypeAlias = dict[bytes, bytes]
-RawEntries: TypeAlias = list[tuple[str, RawFields]]
-
-if TYPE_CHECKING:
-    from isentrope.rollout.weights import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +66,14 @@ class LearnerPort:
         self.spec = spec
         self.view = RunView(broker)
         self._keys = broker.keys
+        self._fenced = FencedBroker(broker, incarnation)
+        self._call = self._fenced.call
+        self._evaluations = Evaluations(self._fenced, spec)
+        self._reaper = Reaper(broker, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
         self._cursor = 0
         self._handed: set[str] = set()
         self._manifest: Manifest | None = None
         self._control: Control | None = None
-        self._eval_open: dict[tuple[str, int, int], EvalOrder] = {}
-        self._eval_unsent: list[EvalOrder] = []
-        self._eval_serial = 0
 
     # --- taking over
 
@@ -106,12 +103,12 @@ class LearnerPort:
         Repeats what the broker may have lost: spec, control state, announced weights, open evaluation orders.
         """
         if newest_claim > self.incarnation:
-            raise self._fenced_by(newest_claim)
+            raise self._fenced.fenced_by(newest_claim)
         self._handed.clear()
         self._fence(lwm, cursor)
         if self._manifest is not None:
             self.announce(self._manifest)
-        self._eval_unsent = list(self._eval_open.values())
+        self._evaluations.repeat()
 
     def broker_changed(self) -> bool:
         """Is the server another process than at the last fence?"""
@@ -171,7 +168,7 @@ class LearnerPort:
         drop."""
         deadline = time.monotonic() + block_s
         while True:
-            raw = self._read(self._keys.traj, ">", count, min(block_s, BLOCK_S))
+            raw = self._fenced.read(self._keys.traj, ">", count, min(block_s, BLOCK_S))
             entries = self._hand_out([entry_id for entry_id, _ in raw], _entries(raw))
             if entries or time.monotonic() >= deadline:
                 return entries
@@ -219,53 +216,44 @@ class LearnerPort:
 
     # --- weights and control
 
-    def announce(self, manifest: "Manifest") -> None:
+    def announce(self, manifest: Manifest) -> None:
         """Make `manifest` the newest weights."""
         self._call("plan", "", manifest.model_dump_json(), keys=[self._keys.weights])
         self._manifest = manifest
 
     def control(self) -> Control:
-        """The control state, with an operator's open request in `requested_mode`."""
+        """The control state, with what an operator asks for in `requested_mode` or `requested_stop`."""
         control = self.view.control()
         assert control is not None, "fence writes it"
         return control
 
     def set_control(self, control: Control) -> None:
-        """Write the control state. With `requested_mode` None the request it was read with is closed, applied or
-        not."""
-        if control.requested_mode is None:
-            control = control.model_copy(update={"served": max(control.served, control.request)})
-        self._call("plan", "", control.model_dump_json(), keys=[self._keys.ctl])
-        self._control = control
+        """Write the control state. If neither `requested_mode` nor `requested_stop` is set, the request it was read
+        with is closed, applied or not (`note` says why not)."""
+        assert self._control is not None
+        answered = control.request and control.requested_mode is None and not control.requested_stop
+        served = control.request if answered else self._control.served
+        self._control = control.model_copy(update={"served": served})
+        self._call("plan", "", self._control.model_dump_json(), keys=[self._keys.ctl])
 
     # --- evaluation
 
     def issue_eval(self, orders: Sequence[EvalOrder]) -> None:
         """Order evaluations; `entry_id` is ignored. What a full broker refuses goes out with a later `admit_eval`."""
-        self._eval_open.update({(order.name, order.index, order.version): order for order in orders})
-        self._eval_unsent += orders
-        self._send_eval()
+        self._evaluations.issue(orders)
 
     def admit_eval(self, count: int, block_s: float) -> list[EvalResult]:
         """Up to `count` results of open orders, each once; waits up to `block_s` seconds for the first.
 
         An order that was given up comes as a result whose group has no responses.
         """
-        deadline = time.monotonic() + block_s
-        self._send_eval()
-        while True:
-            raw = self._read(self._keys.evald, "0", count, 0.0)  # a reply that was lost
-            raw = raw or self._read(self._keys.evald, ">", count, min(block_s, BLOCK_S))
-            results = [
-                result for entry_id, fields in raw if (result := self._eval_result(entry_id, fields)) is not None
-            ]
-            if raw:
-                self._call("drop", *(entry_id for entry_id, _ in raw), keys=[self._keys.evald])
-            results = [r for r in results if self._eval_open.pop((r.name, r.group.seq, r.version), None) is not None]
-            if results or time.monotonic() >= deadline:
-                return results
+        return self._evaluations.admit(count, block_s)
 
-    # --- what to show
+    # --- actors
+
+    def reap(self) -> int:
+        """Take away the leases of actors that are gone; returns how many. Call it once per heartbeat interval."""
+        return self._reaper.reap()
 
     def actors(self) -> list[ActorState]:
         """All actors, with the seconds since each one's record changed."""
@@ -286,6 +274,9 @@ class LearnerPort:
         assert self._control is not None
         self.broker.pin()
         self.broker.load_scripts()
+        before = self.view.control()
+        if before is not None and not self._control.served:
+            self._control = self._control.model_copy(update={"served": before.served})  # a stop asks only once
         digest = self.spec.config_digest
         texts = (self.spec.model_dump_json(), self._control.model_dump_json(), digest)
         try:
@@ -298,30 +289,6 @@ class LearnerPort:
                 f"({error.what.rpartition('DIGEST ')[2][:12]}, this one is {digest[:12]})",
                 fix="give the run another name",
             ) from None
-
-    def _call(self, script: str, *args: Argument, keys: Sequence[str] = ()) -> Any:
-        """A script that compares the incarnation first."""
-        try:
-            return self.broker.call(script, self.incarnation, *args, keys=keys)
-        except FencedReply as reply:
-            if reply.held > self.incarnation:
-                raise self._fenced_by(reply.held) from None
-            raise BrokerChangedError(
-                f"the broker at {self.broker.place} holds incarnation {reply.held}, older than {self.incarnation}",
-                where=self._keys.run,
-            ) from None
-
-    def _fenced_by(self, newer: int) -> FencedError:
-        return FencedError(
-            f"fenced: learner {newer} took over from {self.incarnation}",
-            where=f"run {self._keys.run}",
-            fix="do not restart",
-        )
-
-    def _read(self, stream: str, start: str, count: int, block_s: float) -> RawEntries:
-        block = max(1, int(block_s * 1000)) if block_s > 0 else None
-        reply: Any = self.broker.run(lambda client: client.xreadgroup(LEARNER, LEARNER, {stream: start}, count, block))
-        return [(entry_id.decode(), fields or {}) for _, entries in reply or [] for entry_id, fields in entries]
 
     def _range(self, ids: Sequence[str]) -> RawEntries:
         def read(client: Any) -> list[Any]:
@@ -347,39 +314,6 @@ class LearnerPort:
             self._call("drop", *entry_ids[start : start + DROP_CHUNK])
         self._handed.difference_update(entry_ids)
 
-    def _send_eval(self) -> None:
-        if not self._eval_unsent:
-            return
-        self._eval_serial += 1
-        parts = [(order.name, order.index, order.version, order.samples) for order in self._eval_unsent]
-        try:
-            self._call(
-                "issue_eval", self.incarnation << BATCH_BITS | self._eval_serial, *(x for part in parts for x in part)
-            )
-        except BrokerFullError as error:
-            logger.warning("%s", error.what)
-            return
-        self._eval_unsent = []
-
-    def _eval_result(self, entry_id: str, fields: RawFields) -> EvalResult | None:
-        header, payload = _split(fields)
-        try:
-            if header_text(header, "kind") == "tombstone":
-                logger.warning("evaluation order given up: %s", header_text(header, "reason"))
-                none = np.zeros(0, np.int32)
-                group = Group(header_int(header, "index"), 0, header_text(header, "actor"), none, (), 1.0)
-                return EvalResult(header_text(header, "name"), header_int(header, "version"), group)
-            limit, vocabulary = self.spec.max_record_bytes, self.spec.vocab_size
-            return decode_eval(header, payload, max_bytes=limit, vocab_size=vocabulary)
-        except RecordError as error:
-            logger.warning("evaluation result %s dropped: %s (%s)", entry_id, error.what, error.where)
-            return None
-
-
-def _split(fields: RawFields) -> tuple[RawHeader, bytes]:
-    header = {key.decode(errors="replace"): value for key, value in fields.items()}
-    return header, header.pop("payload", b"")
-
 
 def _entries(raw: RawEntries) -> list[Entry]:
     return [entry for entry_id, fields in raw if (entry := _entry(entry_id, fields)) is not None]
@@ -387,7 +321,7 @@ def _entries(raw: RawEntries) -> list[Entry]:
 
 def _entry(entry_id: str, fields: RawFields) -> Entry | None:
     """None if not even kind, seq and attempt can be read: the seq is then re-issued by `reconcile`."""
-    header, payload = _split(fields)
+    header, payload = split_fields(fields)
     try:
         kind = header_text(header, "kind")
         seq, attempt = header_int(header, "seq"), header_int(header, "attempt")

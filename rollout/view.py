@@ -1,12 +1,13 @@
 """What anyone may read of a run, and the one thing an operator may ask for. Used by both ports and by `isentrope
 status`.
 
-Reads only, apart from `request_mode`; calls behave as described in `broker.py`.
+Reads only, apart from `request`; calls behave as described in `broker.py`.
 """
 
+import secrets
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,12 +16,13 @@ from isentrope.rollout.broker import Broker
 from isentrope.rollout.control import Control, Mode
 from isentrope.rollout.keys import ACTORS, LEARNER
 from isentrope.rollout.spec import RunSpec
+from isentrope.rollout.weights import Manifest
 
-if TYPE_CHECKING:
-    from isentrope.rollout.weights import Manifest
+Verb: TypeAlias = Literal["async", "on_policy", "stop"]
+"""What an operator may ask for."""
 
 GONE = "!"
-"""First character of the record of an actor whose leases were taken away."""
+"""First character of the record of an actor whose leases were taken away; its heartbeats do not overwrite it."""
 
 
 class Stage(StrEnum):
@@ -92,24 +94,21 @@ class RunView:
         if not text:
             return None
         control = Control.model_validate_json(text)
-        serial, _, mode = self.text(self._keys.request).partition(":")
-        if not serial or int(serial) <= control.served:
+        request, _, verb = self.text(self._keys.request).partition(":")
+        if request in ("", control.served):
             return control
-        return control.model_copy(update={"request": int(serial), "requested_mode": Mode(mode)})
+        asked = {"requested_stop": True} if verb == "stop" else {"requested_mode": Mode(verb)}
+        return control.model_copy(update={"request": request, **asked})
 
-    def request_mode(self, mode: Mode) -> None:
-        """Ask the learner to change the mode at its next batch; a later request replaces it."""
-        serial = self.broker.run(lambda client: client.hincrby(self._keys.n, "requests", 1))
-        self.broker.run(lambda client: client.set(self._keys.request, f"{serial}:{Mode(mode)}"))
+    def request(self, verb: Verb) -> None:
+        """Ask the learner for another mode or the end of the run, at its next batch; a later request replaces it."""
+        request = f"{secrets.token_hex(8)}:{verb}"
+        self.broker.run(lambda client: client.set(self._keys.request, request))
 
-    def weights(self) -> "Manifest | None":
+    def weights(self) -> Manifest | None:
         """The newest announced weights; None: none yet."""
         text = self.text(self._keys.weights)
-        if not text:
-            return None
-        from isentrope.rollout.weights import Manifest
-
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(text) if text else None
 
     def checkpoint(self) -> str:
         """The last committed checkpoint as the learner described it; empty: none."""
@@ -165,9 +164,8 @@ class RunView:
         return int(self.broker.run(lambda client: client.xlen(stream)))
 
     def _leased(self, stream: str, group: str) -> int:
-        if not self._length(stream):
-            return 0
-        return int(self.broker.run(lambda client: client.xpending(stream, group))["pending"])
+        summary = self.broker.group_read(lambda client: client.xpending(stream, group))
+        return int(summary["pending"]) if summary else 0
 
 
 def _text(value: object) -> str:

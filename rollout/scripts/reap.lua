@@ -1,12 +1,13 @@
 -- REAP: takes away all leases of an actor whose record is still the one the caller saw stand still.
 -- Orders go to the front with one more try; after `max_tries` a tombstone in `traj` retires the seq (the learner's
--- ledger must see it), and one in `evald` ends an evaluation order. Returns how many leases were taken.
+-- ledger must see it), and one in `evald` ends an evaluation order. Returns how many leases were taken, -1 if the record
+-- has moved.
 -- The first write is HDEL or XACK, which pass a full broker and open the gate for the rest.
 local actors, work, work_hi, eval, traj, evald = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local pub, sizes, n = KEYS[7], KEYS[8], KEYS[9]
 local who, seen, max_tries = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-if (redis.call('HGET', actors, who) or '') ~= seen then return 0 end
+if (redis.call('HGET', actors, who) or '') ~= seen then return -1 end
 if seen ~= '' and string.sub(seen, 1, 1) ~= '!' then
   redis.call('HDEL', actors, who)
   redis.call('HSET', actors, who, '!' .. seen) -- so that it learns of it at its next heartbeat
