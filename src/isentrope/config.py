@@ -1,8 +1,17 @@
-"""The run file: composes the folders' own tables into one model."""
+"""The run file: composes the folders' own tables into one model, checks what no single key can, and digests it.
+
+Knows nothing of files, objectives or processes; `runfile` reads, `check` looks at what the keys point to.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from pydantic import Field
 
 from isentrope.actors.config import ActorsConfig
+from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
 from isentrope.rollout.config import (
     DataConfig,
@@ -13,6 +22,35 @@ from isentrope.rollout.config import (
     Section,
     WeightsConfig,
 )
+from isentrope.runfile import RunFile, raise_all, read, validate
+
+TASK = "task:"
+"""Beginning of `data.train` when it names a built-in generator."""
+
+MAY_CHANGE: Collection[str] = frozenset(
+    {
+        "run.output_dir",  # a moved folder is the same run
+        "actors",
+        "redis",
+        "data.reward_timeout_s",
+        "data.eval",  # evaluation is outside the ledger and trains nothing
+        "data.eval_prompts",
+        "data.eval_samples",
+        "weights.keep",
+        "learner.mode",  # may change while running
+        "learner.batches",  # a finished run may be prolonged
+        "learner.micro_batch_tokens",  # packing: the gradient is the same, but for rounding
+        "learner.gradient_checkpointing",
+        "learner.checkpoint_every",
+        "learner.keep_checkpoints",
+        "learner.eval_every",
+        "learner.stall_timeout_s",
+        "learner.collective_timeout_s",
+        "learner.tensorboard",
+        "learner.prometheus_port",
+    }
+)
+"""Tables and keys that another start of the same run may change: they say where and how fast, not what is learned."""
 
 
 class Config(Section):
@@ -26,3 +64,112 @@ class Config(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
     weights: WeightsConfig = Field(default_factory=WeightsConfig)
+
+    @property
+    def rewards(self) -> list[str]:
+        """Names of the reward functions; none if a task's own verifier is used."""
+        reward = self.data.reward
+        return [reward] if isinstance(reward, str) and reward else list(reward)
+
+    def output_dir(self, folder: Path) -> Path:
+        """Absolute folder of the run; relative ones start at `folder`, that of the run file."""
+        return (folder / (self.run.output_dir or f"runs/{self.run.name}")).resolve()
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, RunFile]:
+    """A run file as configuration; ConfigError, or a group of them, for whatever is wrong with it."""
+    file = read(path, overrides)
+    config = validate(file, Config)
+    raise_all(list(contradictions(config, file)))
+    return config, file
+
+
+def digest(config: Config, objective: object) -> str:
+    """Digest of what a run learns, so that the same folder or run name cannot go on as something else.
+
+    `objective` is the merged objective as plain values: it stands for `learner.method` and the presets' contents.
+    """
+    facts = config.model_dump(mode="json")
+    facts["learner"] |= {"method": "", "objective": objective}
+    for key in MAY_CHANGE:
+        table, _, name = key.partition(".")
+        if name:
+            del facts[table][name]
+        else:
+            del facts[table]
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def contradictions(config: Config, file: RunFile) -> Iterator[ConfigError]:
+    """Keys that are allowed each, but not together."""
+    yield from _sizes(config, file)
+    yield from _sources(config, file)
+    lag = 0 if config.learner.mode == "on_policy" else config.learner.staleness.max_lag
+    if lag < config.weights.publish_every - 1:
+        yield ConfigError(
+            f"weights.publish_every = {config.weights.publish_every} needs a lag of at least "
+            f"{config.weights.publish_every - 1} batches, and {lag} are allowed",
+            where=file.where("weights.publish_every"),
+            fix="lower it, or raise learner.staleness.max_lag (on_policy always has 0)",
+        )
+    if config.sampling.top_p < 1 or config.sampling.top_k > 0:
+        key = "sampling.top_p" if config.sampling.top_p < 1 else "sampling.top_k"
+        yield ConfigError(
+            "truncated sampling would train on log-probabilities of another distribution",
+            where=file.where(key),
+            fix="leave out top_p and top_k",
+        )
+
+
+def _sizes(config: Config, file: RunFile) -> Iterator[ConfigError]:
+    learner, sampling, longest = config.learner, config.sampling, config.model.max_model_len
+    if learner.prompts_per_batch % learner.updates_per_batch:
+        yield ConfigError(
+            f"{learner.prompts_per_batch} groups cannot be split into {learner.updates_per_batch} equal updates",
+            where=file.where("learner.updates_per_batch"),
+            fix="make learner.prompts_per_batch a multiple of learner.updates_per_batch",
+        )
+    if longest is not None and sampling.max_new_tokens >= longest:
+        yield ConfigError(
+            f"sampling.max_new_tokens = {sampling.max_new_tokens} leaves no room for a prompt in "
+            f"model.max_model_len = {longest}",
+            where=file.where("sampling.max_new_tokens"),
+            fix="lower it, or raise model.max_model_len",
+        )
+    if learner.micro_batch_tokens <= sampling.max_new_tokens:
+        yield ConfigError(
+            f"learner.micro_batch_tokens = {learner.micro_batch_tokens} cannot hold a response of "
+            f"sampling.max_new_tokens = {sampling.max_new_tokens} with its prompt",
+            where=file.where("learner.micro_batch_tokens"),
+            fix="raise it, or lower sampling.max_new_tokens",
+        )
+    if config.redis.max_record_bytes > config.redis.max_bytes:
+        yield ConfigError(
+            f"redis.max_record_bytes = {config.redis.max_record_bytes} is more than redis.max_bytes = "
+            f"{config.redis.max_bytes}",
+            where=file.where("redis.max_record_bytes"),
+            fix="lower it, or raise redis.max_bytes",
+        )
+
+
+def _sources(config: Config, file: RunFile) -> Iterator[ConfigError]:
+    data, task = config.data, config.data.train.startswith(TASK)
+    if not config.rewards and not task:
+        yield ConfigError(
+            "key data.reward is missing",
+            where=file.where("data.reward"),
+            fix="name a reward: built-in, or module:function",
+        )
+    if data.reward_weights and len(data.reward_weights) != len(config.rewards):
+        yield ConfigError(
+            f"data.reward_weights has {len(data.reward_weights)} numbers for {len(config.rewards)} rewards",
+            where=file.where("data.reward_weights"),
+            fix="give one weight per reward, or none",
+        )
+    if config.learner.eval_every and not data.eval and not task:
+        yield ConfigError(
+            f"learner.eval_every = {config.learner.eval_every}, but there is no held-out data",
+            where=file.where("learner.eval_every"),
+            fix="set data.eval, or leave eval_every out",
+        )

@@ -1,0 +1,250 @@
+"""Reads a run file and the command line's `key=value` on top of it, and says where every key came from.
+
+Turns whatever is wrong with them into short errors that name file, line, key, what was given, what is allowed and the
+nearest known key. Does not know what the keys mean.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from isentrope.errors import ConfigError
+from isentrope.rollout.config import Section
+
+COMMAND_LINE = "command line"
+
+Model = TypeVar("Model", bound=Section)
+
+_ALLOWED = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid array": "a list",
+    "a valid list": "a list",
+    "a valid tuple": "a list",
+    "an object": "a table",
+    "a valid dictionary": "a table",
+}
+"""pydantic's words and ours, which are those of a TOML file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """A run file as read, overrides applied, not yet validated."""
+
+    path: Path
+    values: dict[str, object]
+    lines: Mapping[str, str]
+    """Dotted key or table -> where it was set: `run.toml:12` or the command line."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder that relative paths and `module:function` resolve from."""
+        return self.path.parent
+
+    def where(self, key: str) -> str:
+        """Place of a dotted key, or of the innermost table around it that has one."""
+        place = key
+        while place and place not in self.lines:
+            place = place.rpartition(".")[0]
+        return f"{self.lines.get(place, self.path.name)}: {key}"
+
+    def has(self, key: str) -> bool:
+        """Was this dotted key set?"""
+        return key in self.lines
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
+    """Read `path` and apply `overrides`; ConfigError if there is no such file, or either cannot be parsed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read run file {path}: {error.strerror}", fix="check the path") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"run file {path} is not UTF-8: byte {error.start}", fix="save it as UTF-8") from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(path, str(error)) from None
+    lines = {key: f"{path.name}:{line}" for key, line in _lines(text)}
+    for override in overrides:
+        _apply(values, lines, override)
+    return RunFile(path.resolve(), values, lines)
+
+
+def from_values(path: Path, values: Mapping[str, object]) -> RunFile:
+    """A run file that exists only in memory, for programs that make their configuration themselves."""
+    return RunFile(path, dict(values), dict.fromkeys(_dotted(values), path.name))
+
+
+def validate(file: RunFile, model: type[Model]) -> Model:
+    """The file's values as `model`; ConfigError, or a group of them if several things are wrong."""
+    try:
+        return model.model_validate_json(json.dumps(file.values, default=str), strict=True)
+    except ValidationError as error:
+        raise_all(_rewrite(file, model, error.errors(include_url=False)))
+        raise
+
+
+def raise_all(errors: Sequence[Exception]) -> None:
+    """Raise the error, or all of them as a group; return if there are none."""
+    if len(errors) > 1:
+        raise ExceptionGroup("several things are wrong", errors)
+    for error in errors:
+        raise error
+
+
+# --- places
+
+
+def _lines(text: str) -> Iterator[tuple[str, int]]:
+    """Dotted key or table, and its line. `text` is valid TOML, so a statement ends where it first parses."""
+    table = ""
+    statement, start = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if not statement:
+            start = number
+        statement += line + "\n"
+        try:
+            parsed = tomllib.loads(statement)
+        except tomllib.TOMLDecodeError:
+            continue  # a list or text over several lines
+        if statement.lstrip().startswith("["):
+            table = ".".join(_tables(parsed))
+            yield table, start
+        else:
+            for key in _dotted(parsed):
+                yield (f"{table}.{key}" if table else key), start
+        statement = ""
+
+
+def _tables(parsed: object) -> Iterator[str]:
+    """Names on the way to the innermost table of a header."""
+    while isinstance(parsed, dict) and parsed:
+        ((name, inner),) = parsed.items()
+        yield name
+        parsed = inner[0] if isinstance(inner, list) else inner
+
+
+def _dotted(values: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """All keys of nested tables, tables included."""
+    for name, value in values.items():
+        yield prefix + name
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{name}.")
+
+
+def _syntax_error(path: Path, message: str) -> ConfigError:
+    text, _, place = message.partition(" (at ")
+    text = re.sub(r"\(('[^)]*)\)", lambda names: names.group(1).replace("', '", ".").strip("',"), text)
+    line = re.search(r"line (\d+)", place)
+    where = f"{path.name}:{line.group(1)}" if line else f"{path.name}: at its end"
+    return ConfigError(f"not valid TOML: {text[0].lower()}{text[1:]}", where=where, fix="see https://toml.io")
+
+
+# --- overrides
+
+
+def _apply(values: dict[str, object], lines: dict[str, str], override: str) -> None:
+    key, found, text = override.partition("=")
+    names = key.strip().split(".")
+    if not found or not all(names):
+        raise ConfigError(f"{override!r} is not key=value", where=COMMAND_LINE, fix="for example learner.batches=20")
+    table: dict[str, object] = values
+    for name in names[:-1]:
+        below = table.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{override!r}: {name} is not a table", where=COMMAND_LINE)
+        table = below
+    table[names[-1]] = _value(text)
+    for end in range(1, len(names)):
+        lines.setdefault(".".join(names[:end]), COMMAND_LINE)
+    lines[".".join(names)] = COMMAND_LINE
+
+
+def _value(text: str) -> object:
+    """A value as in TOML; anything else is text, so that quotes for the shell are rarely needed."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+# --- errors
+
+
+def known_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a configuration model, tables included."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """The known dotted key that was probably meant, or nothing."""
+    table, _, name = key.rpartition(".")
+    same_name = [other for other in known if other.rpartition(".")[2] == name]
+    beside = [other for other in known if other.rpartition(".")[0] == table]
+    close = difflib.get_close_matches(key, beside, 1, 0.75) or same_name or difflib.get_close_matches(key, known, 1, 0.6)
+    return close[0] if close else ""
+
+
+def unknown_key(file: RunFile, key: str, known: Sequence[str]) -> ConfigError:
+    """Error for a key that is not among `known` dotted keys."""
+    table = key.rpartition(".")[0]
+    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == table]
+    meant = nearest(key, known)
+    fix = f"did you mean {meant}?" if meant else f"known keys of {f'[{table}]' if table else 'the file'}: "
+    return ConfigError(f"unknown key {key}", where=file.where(key), fix=fix if meant else fix + ", ".join(beside))
+
+
+def _rewrite(file: RunFile, model: type[Section], details: Sequence[ErrorDetails]) -> list[ConfigError]:
+    known = list(known_keys(model))
+    by_place: dict[str, list[ErrorDetails]] = {}
+    for detail in details:
+        by_place.setdefault(_place(file.values, detail), []).append(detail)
+    inner = {place.partition("[")[0] for place in by_place if "[" in place}
+    return [_one(file, place, found, known) for place, found in by_place.items() if place not in inner]
+
+
+def _place(values: Mapping[str, object], detail: ErrorDetails) -> str:
+    """Dotted place of an error, without the steps pydantic adds for the branches of a union."""
+    place = ""
+    value: object = values
+    for step in detail["loc"]:
+        if isinstance(value, Mapping) and (step in value or detail["type"] == "missing"):
+            place, value = f"{place}.{step}" if place else str(step), value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            place, value = f"{place}[{step}]", value[step]
+    return place
+
+
+def _one(file: RunFile, place: str, details: Sequence[ErrorDetails], known: Sequence[str]) -> ConfigError:
+    kind, given, key = details[0]["type"], details[0]["input"], place.partition("[")[0]
+    if kind == "extra_forbidden":
+        return unknown_key(file, key, known)
+    if kind == "missing" and isinstance(given, dict):
+        what = f"table [{key}]" if any(other.startswith(f"{key}.") for other in known) else f"key {key}"
+        return ConfigError(f"{what} is missing", where=file.where(key), fix="add it to the run file")
+    allowed = " or ".join(dict.fromkeys(_allowed(detail) for detail in details))
+    text = json.dumps(given, default=str, ensure_ascii=False)
+    return ConfigError(f"{place} = {text} is not allowed", where=file.where(key), fix=f"must be {allowed}")
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    if detail["type"] == "string_pattern_mismatch":
+        return f"text that matches {detail['ctx']['pattern']}"
+    if detail["type"] == "missing":
+        return "a longer list"
+    text = detail["msg"].partition("should be ")[2] or detail["msg"]
+    return _ALLOWED.get(text.partition(",")[0], text)
