@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import redis
+from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
@@ -194,9 +195,9 @@ class Broker:
 
     def _translate(self, error: redis.RedisError) -> IsentropeError:
         text = str(error)
-        if isinstance(error, redis.exceptions.NoScriptError):
+        if isinstance(error, exceptions.NoScriptError):
             return _MissingScript(text)
-        if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
+        if isinstance(error, redis.AuthenticationError | exceptions.AuthorizationError):
             return AccessError(
                 f"the broker at {self.place} refuses user or password", fix="check the password in the broker's URL"
             )
@@ -206,13 +207,13 @@ class Broker:
             return UnreachableError(
                 f"cannot reach redis at {self.place} for {self.deadline_s:.0f} s: {text}", fix="is the server running?"
             )
-        if "NOPERM" in text or isinstance(error, redis.exceptions.NoPermissionError) or "The user executing" in text:
+        if "NOPERM" in text or isinstance(error, exceptions.NoPermissionError) or "The user executing" in text:
             return AccessError(f"the broker at {self.place} does not allow: {text}", fix="see the access rules")
         if "OOM command not allowed" in text or "MISCONF" in text:
             return BrokerFullError(
                 f"the broker at {self.place} is full: {text}", fix="raise maxmemory, or free its disk"
             )
-        if isinstance(error, redis.exceptions.ReadOnlyError):
+        if isinstance(error, exceptions.ReadOnlyError):
             return UnreachableError(f"redis at {self.place} is a read-only replica", fix="give the primary's address")
         if text.startswith("FENCED "):
             return FencedReply(int(text.split()[1]))
@@ -307,6 +308,6 @@ def _certificate_error(error: BaseException | None) -> bool:
 
 
 def _retriable(error: redis.RedisError) -> bool:
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError) or _certificate_error(error):
+    if isinstance(error, redis.AuthenticationError | exceptions.AuthorizationError) or _certificate_error(error):
         return False
     return isinstance(error, redis.ConnectionError | redis.TimeoutError)

@@ -264,7 +264,7 @@ class LearnerPort:
         return self.view.counters()
 
     def report(self, values: Mapping[str, int]) -> None:
-        """Write the learner's own counters (trained, retired, …) beside the protocol's."""
+        """Write the learner's own counters beside the protocol's: `trained` and `retired` seqs at least."""
         for name, value in values.items():
             self._call("plan", name, value, keys=[self._keys.n])
 

@@ -151,6 +151,11 @@ class RunView:
             "eval": self._length(self._keys.eval),
         }
 
+    def memory(self) -> tuple[int, int]:
+        """Bytes the server uses, and its limit (0: none)."""
+        info = self.broker.run(lambda client: client.info("memory"))
+        return int(info["used_memory"]), int(info["maxmemory"])
+
     def text(self, key: str) -> str:
         """Value of a string key; empty if there is none."""
         value = self.broker.run(lambda client: client.get(key))
