@@ -1,0 +1,1 @@
+"""From published groups to the batch that is trained: what was trained, what comes next, who computes which part."""

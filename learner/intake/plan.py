@@ -1,0 +1,114 @@
+"""Who computes what: splits a batch into optimizer updates and shares each of them out to ranks and micro-batches.
+
+A pure function of lengths and groups, so every rank computes the same plan without talking to the others. It decides
+about speed and memory only: losses are sums over responses with global denominators, so the gradient does not depend
+on it. Knows no tensors, no network and no broker.
+"""
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from isentrope.rollout.types import Int64
+
+Rows: TypeAlias = tuple[int, ...]
+"""Indices of responses, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One pass over some responses, shared out to the ranks.
+
+    rows: the responses. shares: [rank][micro-batch] -> responses; every rank has the same number of micro-batches, so
+    that all run the same collectives; the last ones of a rank may be empty.
+    """
+
+    rows: Rows
+    shares: tuple[tuple[Rows, ...], ...]
+
+    @property
+    def micro_batches(self) -> int:
+        """How many micro-batches every rank runs."""
+        return len(self.shares[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run for one batch: `statistics` without gradient over all responses, then the optimizer updates."""
+
+    statistics: Sweep
+    updates: tuple[Sweep, ...]
+
+
+def make_plan(
+    lengths: Int64,
+    groups: Int64,
+    *,
+    ranks: int,
+    micro_batch_tokens: int,
+    updates_per_batch: int,
+    epochs: int,
+) -> Plan:
+    """The plan of one batch.
+
+    Args:
+        lengths: [N], tokens the network sees of each response.
+        groups: [N], group of each response. Updates are made of whole groups in ascending order.
+        ranks: data-parallel ranks.
+        micro_batch_tokens: no micro-batch has more, unless it is a single response.
+        updates_per_batch: optimizer updates in one pass over the batch. With fewer groups than that, every group is an
+            update: an update without data would still move the weights, by momentum and decay.
+        epochs: passes over the batch.
+    """
+    assert len(lengths) == len(groups) > 0
+    parts = np.array_split(np.unique(groups), min(updates_per_batch, len(np.unique(groups))))
+    updates = [
+        make_sweep(lengths, np.flatnonzero(np.isin(groups, part)).tolist(), ranks, micro_batch_tokens) for part in parts
+    ]
+    return Plan(make_sweep(lengths, range(len(lengths)), ranks, micro_batch_tokens), tuple(updates * epochs))
+
+
+def make_sweep(lengths: Int64, rows: Iterable[int], ranks: int, micro_batch_tokens: int) -> Sweep:
+    """One pass over `rows`: token counts of any two ranks differ by at most the longest response."""
+    size = [int(length) for length in lengths]
+    shares = _balance(size, rows, ranks)
+    count = _fewest(size, shares, micro_batch_tokens)
+    while True:
+        split = [_balance(size, share, count) for share in shares]
+        if all(_fits(size, part, micro_batch_tokens) for parts in split for part in parts):
+            break  # at the latest when every response is alone
+        count += 1
+    return Sweep(
+        rows=tuple(sorted(row for share in shares for row in share)),
+        shares=tuple(tuple(_longest_first(size, parts)) for parts in split),
+    )
+
+
+def _balance(size: Sequence[int], rows: Iterable[int], parts: int) -> list[Rows]:
+    """Longest first, each to the part with the fewest tokens: the fullest part was the emptiest before its last row."""
+    heap = [(0, part) for part in range(parts)]
+    taken: list[list[int]] = [[] for _ in range(parts)]
+    for row in sorted(rows, key=lambda row: (-size[row], row)):
+        tokens, part = heap[0]
+        taken[part].append(row)
+        heapq.heapreplace(heap, (tokens + size[row], part))
+    return [tuple(sorted(part)) for part in taken]
+
+
+def _fewest(size: Sequence[int], shares: Sequence[Rows], limit: int) -> int:
+    """A lower bound of the micro-batches per rank: by tokens, and because two rows above half the limit never share."""
+    by_tokens = max(-(-sum(min(size[row], limit) for row in share) // limit) for share in shares)
+    by_rows = max(sum(2 * size[row] > limit for row in share) for share in shares)
+    return max(by_tokens, by_rows, 1)
+
+
+def _fits(size: Sequence[int], part: Rows, limit: int) -> bool:
+    return len(part) <= 1 or sum(size[row] for row in part) <= limit
+
+
+def _longest_first(size: Sequence[int], parts: Sequence[Rows]) -> list[Rows]:
+    """Micro-batches that run at the same time on all ranks are of like size; empty ones come last."""
+    return sorted(parts, key=lambda part: (-sum(size[row] for row in part), part))
