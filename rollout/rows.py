@@ -1,0 +1,121 @@
+"""One row of data as the rest of the system sees it, and the rules a prompt obeys. Knows no files and no tokenizer."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from isentrope.errors import DataError
+
+Messages = list[dict[str, str]]
+"""A chat: `[{"role": ..., "content": ...}, ...]`; text only."""
+
+RESERVED = ("prompts", "completions", "completion_ids")
+"""Arguments a reward function gets besides the columns; no column may be called so."""
+
+_ALIASES = {
+    "prompt": ("question", "problem", "query", "input", "instruction", "messages"),
+    "answer": ("ground_truth", "label", "solution", "target", "expected_answer"),
+}
+"""What other projects call these two columns: offered in a message, never used unasked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One problem.
+
+    prompt: text, or chat messages. columns: everything else the row holds, by the names the reward expects. source:
+    which data set it is from. where: place of the row for messages, such as `train.jsonl:7`.
+    """
+
+    prompt: str | Messages
+    columns: Mapping[str, object]
+    source: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """How the columns of one data set become a `Row`.
+
+    prompt: the column that holds the prompt. columns: name the reward expects = name in the data. source: name of the
+    data set.
+    """
+
+    prompt: str
+    columns: Mapping[str, str]
+    source: str
+
+    def row(self, raw: Mapping[str, object], where: str) -> Row:
+        """The row of `raw`, or a `DataError` that names the column and what to set."""
+        columns = dict(raw)
+        self._require(self.prompt, "data.prompt", columns, where)
+        prompt = checked_prompt(columns.pop(self.prompt), where)
+        renamed: dict[str, object] = {}
+        for name, given in self.columns.items():
+            self._require(given, f"data.columns.{name}", columns, where)
+            renamed[name] = columns.pop(given)
+        for name in columns:
+            if name in RESERVED or name in renamed:
+                whose = "an argument of every reward function" if name in RESERVED else "also the new name of another"
+                raise DataError(
+                    f"column {name!r} is {whose}",
+                    where=where,
+                    fix=f'rename it in the data, or set data.columns.<another name> = "{name}"',
+                )
+        return Row(prompt, columns | renamed, self.source, where)
+
+    def _require(self, name: str, key: str, columns: Mapping[str, object], where: str) -> None:
+        if name not in columns:
+            there = f"{where} (columns: {', '.join(columns) or 'none'})"
+            raise DataError(f"column {name!r} is missing", where=there, fix=set_column(key, name, columns))
+
+
+def set_column(key: str, name: str, columns: Iterable[str]) -> str:
+    """Advice for a missing column `name`: the configuration `key` to set, to the column most likely meant."""
+    return f'set {key} = "{nearest(name, columns) or "<the column that holds it>"}"'
+
+
+def nearest(name: str, columns: Iterable[str]) -> str:
+    """The column most likely meant by `name`; empty if none resembles it."""
+    columns = list(columns)
+    close = difflib.get_close_matches(name, columns, n=1)
+    known = [alias for alias in _ALIASES.get(name, ()) if alias in columns]
+    return next(iter(close + known), "")
+
+
+def checked_prompt(value: object, where: str) -> str | Messages:
+    """`value` if it is a prompt: text with something in it, or chat messages that end where the model is to speak."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise DataError("the prompt is empty", where=where, fix="remove the row or fill the prompt")
+        return value
+    if isinstance(value, list) and value:
+        messages = [_checked_message(message, f"{where}, message {i}") for i, message in enumerate(value)]
+        if messages[-1]["role"] == "assistant":
+            raise DataError(
+                "the last message of the prompt is the assistant's, so nothing is left to answer",
+                where=where,
+                fix="end the prompt with a message of the user (or a tool)",
+            )
+        return messages
+    raise DataError(
+        f"the prompt is {_short(value)}",
+        where=where,
+        fix='a prompt is text, or a non-empty list of {"role": ..., "content": ...} messages',
+    )
+
+
+def _checked_message(message: object, where: str) -> dict[str, str]:
+    if not isinstance(message, dict):
+        raise DataError(f"a message is {_short(message)}", where=where, fix='write {"role": ..., "content": ...}')
+    texts = {key: value for key, value in message.items() if value is not None}  # parquet fills absent fields with null
+    for key in ("role", "content", *texts):
+        if not isinstance(texts.get(key), str):
+            given = _short(texts[key]) if key in texts else "missing"
+            raise DataError(f"{key!r} of a message is {given}", where=where, fix="fields of a message are text")
+    return texts
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

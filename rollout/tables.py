@@ -1,0 +1,187 @@
+"""Data files as tables of rows with random access. Knows file formats; knows neither prompts nor rewards.
+
+A file is read once from end to end when it is opened: every mistake in it is found then, with its line. A jsonl file
+is not kept in memory: where its rows begin is, and rows are read when asked for.
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, NoReturn, Protocol
+
+from isentrope.errors import DataError
+
+MAX_LINE_BYTES = 16 << 20
+"""A longer line of a jsonl file is refused without reading on."""
+
+SUPPORTED = "data comes from a .jsonl file, a .parquet file, or a built-in task such as task:digit_walk"
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Table(Protocol):
+    """Rows by index. `digest` depends on nothing but the file's contents."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, object]: ...
+
+    def where(self, index: int) -> str:
+        """Place of a row for messages."""
+        ...
+
+
+Check = Callable[[Mapping[str, object], str], object]
+"""Called with every row and its place when a table is opened; raises what it dislikes."""
+
+
+def open_table(path: Path, check: Check) -> Table:
+    """The table in `path`, by the ending of its name.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty, of a kind not supported, or broken (then with the line).
+    """
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise DataError(f"{path} is not a kind of data file that is supported", fix=SUPPORTED)
+    try:
+        table: Table = JsonlTable(path, check) if path.suffix == ".jsonl" else ParquetTable(path, check)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist", fix="relative paths start at the run file's folder") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not len(table):
+        raise DataError(f"{path} has no rows", fix="an empty data set cannot be trained or evaluated on")
+    return table
+
+
+class JsonlTable:
+    """A file with one JSON object a line, all with the same keys; blank lines are ignored."""
+
+    def __init__(self, path: Path, check: Check) -> None:
+        self._path = path
+        self._file: BinaryIO = path.open("rb")
+        self._start = array("q")
+        self._line = array("q")
+        self.columns: tuple[str, ...] = ()
+        digest = hashlib.blake2b(digest_size=16)
+        start = 0
+        for number, line in self._lines():
+            digest.update(line)
+            content = line.removeprefix(_BOM) if number == 1 else line
+            if content.strip():
+                row = self._parse(content, number)
+                self._same_columns(row, number)
+                check(row, self._where(number))
+                self._start.append(start + len(line) - len(content))
+                self._line.append(number)
+            start += len(line)
+        self._start.append(start)
+        self.digest = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        start, end = self._start[index], self._start[index + 1]
+        return self._parse(os.pread(self._file.fileno(), end - start, start).partition(b"\n")[0], self._line[index])
+
+    def where(self, index: int) -> str:
+        return self._where(self._line[index])
+
+    def _where(self, number: int) -> str:
+        return f"{self._path}:{number}"
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        number = 0
+        while line := self._file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(
+                    f"a line is longer than {MAX_LINE_BYTES >> 20} MiB",
+                    where=self._where(number),
+                    fix="write one JSON object a line; a JSON array over several rows is not jsonl",
+                )
+            yield number, line
+
+    def _same_columns(self, row: dict[str, object], number: int) -> None:
+        self.columns = self.columns or tuple(row)
+        for one, other, text in ((self.columns, row, "is missing"), (row, self.columns, "is not in the first row")):
+            if odd := sorted(set(one) - set(other)):
+                raise DataError(
+                    f"column {odd[0]!r} {text}",
+                    where=f"{self._where(number)} (columns of the first row: {', '.join(self.columns)})",
+                    fix="give every row the same columns, with null where one does not apply",
+                )
+
+    def _parse(self, line: bytes, number: int) -> dict[str, object]:
+        try:
+            row = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start} of the line",
+                where=self._where(number),
+                fix=f"convert it, for example: iconv -f latin1 -t utf-8 {self._path.name}",
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"not valid JSON: {error}", where=self._where(number), fix="write one JSON object a line"
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"the line holds a {type(row).__name__}, not an object",
+                where=self._where(number),
+                fix='write one JSON object a line, such as {"prompt": "...", "answer": "..."}',
+            )
+        return row
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} occurs twice")
+    return row
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+class ParquetTable:
+    """A parquet file, kept in memory in Arrow's form."""
+
+    def __init__(self, path: Path, check: Check) -> None:
+        try:
+            import pyarrow  # type: ignore[import-untyped]
+            from pyarrow import parquet
+        except ImportError as error:
+            raise DataError(f"{path}: parquet needs pyarrow", fix="pip install 'isentrope[data]'") from error
+        self._path = path
+        with path.open("rb") as file:
+            self.digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        try:
+            self._table = parquet.read_table(path)
+        except pyarrow.ArrowException as error:
+            raise DataError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+        self.columns = tuple(self._table.column_names)
+        if twice := [name for name in self.columns if self.columns.count(name) > 1]:
+            raise DataError(f"column {twice[0]!r} occurs twice", where=str(path))
+        for index in range(len(self)):
+            check(self[index], self.where(index))
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        row: dict[str, object] = self._table.slice(index, 1).to_pylist()[0]
+        return row
+
+    def where(self, index: int) -> str:
+        return f"{self._path}, row {index}"
