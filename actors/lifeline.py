@@ -1,0 +1,20 @@
+"""Ends a child process when its parent ends, however that happens. Knows nothing of what either does."""
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent_pid: int) -> None:
+    """Let the kernel kill this process when the thread that started it ends; call first thing in the child.
+
+    Args:
+        parent_pid: process that started this one; if it is gone already, this one ends at once.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGKILL)

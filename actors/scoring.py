@@ -1,0 +1,240 @@
+"""Reward functions in processes of their own: what hangs is killed, what crashes is replaced, what prints is logged.
+
+Knows nothing of engines and of the broker. The user's code is imported in those processes alone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from io import TextIOWrapper
+from multiprocessing.connection import Connection
+from pathlib import Path
+from signal import Signals
+from typing import Self, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from isentrope.actors.lifeline import end_with_parent
+from isentrope.errors import RewardError
+from isentrope.rollout.config import DataConfig
+from isentrope.rollout.rewards import RewardSet, Score, load_rewards, probe
+from isentrope.rollout.rows import Messages, Row
+
+LOAD_TIMEOUT_S = 300.0
+"""A process may take this long to import the reward functions: a reward may load a model."""
+
+MAX_OUTPUT_BYTES = 1 << 14
+"""What reward functions print between two calls is logged up to here, and then dropped."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Scorer:
+    """Scores responses in worker processes; an async context manager.
+
+    Entering starts the workers and imports the reward functions there. A worker that misses the deadline or dies fails
+    its own call only, and is replaced before its next one. `score` may be called from many tasks at once.
+    """
+
+    def __init__(self, data: DataConfig, run_folder: str, *, workers: int = 1) -> None:
+        self._deadline = _Deadline(
+            data.reward_timeout_s, "the reward", "make the function faster, or raise data.reward_timeout_s"
+        )
+        reader, self._writer = multiprocessing.Pipe(duplex=False)
+        self._output = _Output(reader)
+        setup = (data, Path(run_folder), self._writer, os.getpid())
+        self._workers = [_Worker(setup) for _ in range(workers)]
+        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+
+    async def __aenter__(self) -> Self:
+        self._output.open()
+        try:
+            await asyncio.gather(*(worker.load() for worker in self._workers))
+        except BaseException:
+            await self.__aexit__()
+            raise
+        for worker in self._workers:
+            self._idle.put_nowait(worker)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in self._workers))
+        self._writer.close()
+        self._output.close()
+
+    async def score(
+        self,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[object]],
+    ) -> list[Score]:
+        """One score for each completion; the arguments are those of `RewardSet`.
+
+        Raises:
+            RewardError: a function failed, returned what is not a reward, missed the deadline, or killed its process.
+        """
+        return await self._call(_score, prompts, completions, columns)
+
+    async def probe(self, row: Row) -> None:
+        """Score made-up responses to `row`, to find out before a run whether the functions work at all."""
+        await self._call(_probe, row)
+
+    async def _call(self, function: Callable[..., _T], *arguments: object) -> _T:
+        worker = await self._idle.get()
+        try:
+            await worker.load()
+            self._output.renew()
+            return await worker.run(function, *arguments, deadline=self._deadline)
+        finally:
+            self._idle.put_nowait(worker)
+
+
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    """How long what may take, and what to do if it takes longer."""
+
+    seconds: float
+    what: str
+    fix: str
+
+
+_LOADING = _Deadline(LOAD_TIMEOUT_S, "importing the reward functions", "move what is slow or waits out of the module")
+
+
+class _Worker:
+    """One process and its successors. Pools of one, because only then it is known which process a call gets."""
+
+    def __init__(self, setup: tuple[DataConfig, Path, Connection, int]) -> None:
+        self._setup = setup
+        self._pool = self._new_pool()
+        self._loaded = False
+
+    async def load(self) -> None:
+        """Import the reward functions, if the present process has not: a call's deadline is not for that."""
+        if not self._loaded:
+            await self.run(_load, deadline=_LOADING)
+            self._loaded = True
+
+    async def run(self, function: Callable[..., _T], *arguments: object, deadline: _Deadline) -> _T:
+        """`function(*arguments)` in the process."""
+        if not self._pool.active:  # the process died between two calls
+            await asyncio.to_thread(self.close)
+            self._pool = self._new_pool()
+        call = self._pool.schedule(function, args=arguments, timeout=deadline.seconds)
+        self._loaded, loaded = False, self._loaded  # any way out but the regular one costs the process
+        try:
+            result = await asyncio.wrap_future(call)
+        except TimeoutError as error:
+            raise RewardError(
+                f"{deadline.what} took more than {deadline.seconds:g} s, and its process was killed", fix=deadline.fix
+            ) from error
+        except ProcessExpired as error:
+            raise RewardError(f"{deadline.what} ended its process ({_cause(error.exitcode)})") from error
+        except BrokenProcessPool as error:
+            raise RewardError(f"the process for {deadline.what} ended before it could begin") from error
+        except RewardError:
+            self._loaded = loaded
+            raise
+        self._loaded = loaded
+        return result
+
+    def close(self) -> None:
+        """Kill the process; blocks until it is gone."""
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        self._pool.join()
+
+    def _new_pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPool(max_workers=1, initializer=_start, initargs=self._setup, context=context)
+
+
+def _cause(exitcode: int) -> str:
+    return f"signal {Signals(-exitcode).name}" if exitcode < 0 else f"exit code {exitcode}"
+
+
+class _Output:
+    """Logs what the processes print, line by line, within an allowance. Lives in the event loop."""
+
+    def __init__(self, reader: Connection) -> None:
+        self._reader = reader
+        self._left = MAX_OUTPUT_BYTES
+        self._line = b""
+
+    def open(self) -> None:
+        os.set_blocking(self._reader.fileno(), False)
+        asyncio.get_running_loop().add_reader(self._reader.fileno(), self._read)
+
+    def renew(self) -> None:
+        """Begin a new call's allowance, and a new line."""
+        self._left = MAX_OUTPUT_BYTES
+        self._flush()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._reader.fileno())
+        with contextlib.suppress(BlockingIOError):  # nothing there, but a child of a reward still has the other end
+            while self._read():
+                pass
+        self._flush()
+        self._reader.close()
+
+    def _read(self) -> int:
+        printed = os.read(self._reader.fileno(), 1 << 16)
+        kept = printed[: self._left]
+        if self._left and len(kept) < len(printed):
+            _log.warning("reward: prints more than %d bytes in one call; the rest is dropped", MAX_OUTPUT_BYTES)
+        self._left -= len(kept)
+        *lines, self._line = (self._line + kept).split(b"\n")
+        for line in lines:
+            _log.info("reward: %s", line.decode(errors="replace"))
+        return len(printed)
+
+    def _flush(self) -> None:
+        if self._line:
+            _log.info("reward: %s", self._line.decode(errors="replace"))
+            self._line = b""
+
+
+# What runs in a worker process.
+
+_setup: tuple[DataConfig, Path]
+
+
+def _start(data: DataConfig, run_folder: Path, output: Connection, parent_pid: int) -> None:
+    """First thing in the process: tie it to its parent, take its output, give it no input."""
+    end_with_parent(parent_pid)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(output.fileno(), stream.fileno())
+        assert isinstance(stream, TextIOWrapper)
+        stream.reconfigure(line_buffering=True)  # what is printed before a hang must be seen
+    global _setup
+    _setup = data, run_folder
+
+
+@cache
+def _rewards() -> RewardSet:
+    data, run_folder = _setup
+    return load_rewards(data, run_folder=run_folder)
+
+
+def _load() -> None:
+    _rewards()
+
+
+def _score(
+    prompts: Sequence[str | Messages], completions: Sequence[str], columns: Mapping[str, Sequence[object]]
+) -> list[Score]:
+    return _rewards()(prompts, completions, columns)
+
+
+def _probe(row: Row) -> None:
+    probe(_rewards(), row)
