@@ -209,7 +209,7 @@ class Broker:
             )
         if "NOPERM" in text or isinstance(error, exceptions.NoPermissionError) or "The user executing" in text:
             return AccessError(f"the broker at {self.place} does not allow: {text}", fix="see the access rules")
-        if "OOM command not allowed" in text or "MISCONF" in text:
+        if isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in text or "MISCONF" in text:
             return BrokerFullError(
                 f"the broker at {self.place} is full: {text}", fix="raise maxmemory, or free its disk"
             )

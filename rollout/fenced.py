@@ -3,11 +3,11 @@
 Knows who holds the run, not what is written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from isentrope.errors import BrokerChangedError, FencedError
-from isentrope.rollout.broker import Argument, Broker, FencedReply
+from isentrope.rollout.broker import Argument, Broker, Client, FencedReply
 from isentrope.rollout.keys import LEARNER
 
 RawFields: TypeAlias = dict[bytes, bytes]
@@ -38,12 +38,19 @@ class FencedBroker:
     def read(self, stream: str, start: str, count: int, block_s: float) -> RawEntries:
         """Entries of a stream for the learner: new ones (`start` is `>`), or pending ones after an id."""
         block = max(1, int(block_s * 1000)) if block_s > 0 else None
-        reply: Any = self.broker.group_read(
-            lambda client: client.xreadgroup(LEARNER, LEARNER, {stream: start}, count, block)
-        )
+        reply = self._group(lambda client: client.xreadgroup(LEARNER, LEARNER, {stream: start}, count, block))
+        return [(entry_id.decode(), fields or {}) for _, entries in reply for entry_id, fields in entries]
+
+    def pending(self, stream: str, start: str, count: int) -> list[str]:
+        """Ids of entries that were read and not yet deleted, from `start` on."""
+        page = self._group(lambda client: client.xpending_range(stream, LEARNER, start, "+", count))
+        return [lease["message_id"].decode() for lease in page]
+
+    def _group(self, read: Callable[[Client], Any]) -> Any:
+        reply = self.broker.group_read(read)
         if reply is None:
             raise self._lost("has lost the run")
-        return [(entry_id.decode(), fields or {}) for _, entries in reply for entry_id, fields in entries]
+        return reply
 
     def fenced_by(self, newer: int) -> FencedError:
         """The error that ends this learner."""

@@ -23,7 +23,6 @@ from isentrope.rollout.codec import RawHeader, header_int, header_text, split_fi
 from isentrope.rollout.control import Control
 from isentrope.rollout.evaluations import Evaluations
 from isentrope.rollout.fenced import FencedBroker, RawEntries, RawFields
-from isentrope.rollout.keys import LEARNER
 from isentrope.rollout.reaper import Reaper
 from isentrope.rollout.spec import RunSpec
 from isentrope.rollout.types import EvalOrder, EvalResult
@@ -33,6 +32,7 @@ from isentrope.rollout.weights import Manifest
 ISSUE_CHUNK = 256
 DROP_CHUNK = 500
 FETCH_CHUNK = 64
+PENDING_CHUNK = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class LearnerPort:
         then those whose reply was lost. Cheap when there are none."""
         ids: list[str] = []
         start = "-"
-        while page := self._pending_page(start):
+        while page := self._fenced.pending(self._keys.traj, start, PENDING_CHUNK):
             ids += page
             start = f"({page[-1]}"
         new = [entry_id for entry_id in ids if entry_id not in self._handed]
@@ -298,10 +298,6 @@ class LearnerPort:
             return list(pipeline.execute())
 
         return [(entry_id.decode(), fields) for found in self.broker.run(read) for entry_id, fields in found]
-
-    def _pending_page(self, start: str) -> list[str]:
-        page: Any = self.broker.run(lambda client: client.xpending_range(self._keys.traj, LEARNER, start, "+", 1000))
-        return [lease["message_id"].decode() for lease in page]
 
     def _hand_out(self, ids: Sequence[str], entries: list[Entry]) -> list[Entry]:
         """Remember what was handed out; delete what cannot be (deleted by someone, or no record at all)."""

@@ -140,7 +140,7 @@ class RedisServer:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(settings.encode())
             self._process.stdin.close()
-        self._guard = _guard(self._process.pid)
+        self._guard = _guard(self._process.pid, self.socket.parent)
         self._wait(deadline, log)
 
     def _wait(self, deadline: float, log: Path) -> None:
@@ -210,11 +210,11 @@ def find_binary() -> Path:
     )
 
 
-def _guard(pid: int) -> subprocess.Popen[bytes]:
-    """A process that ends `pid` when this one is gone, however it went: it waits for the end of a pipe we never write
-    to."""
+def _guard(pid: int, home: Path) -> subprocess.Popen[bytes]:
+    """A process that ends `pid` and removes `home` when this one is gone, however it went: it waits for the end of a
+    pipe that we never write to."""
     return subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r _; kill -TERM "$1"', "guard", str(pid)],
+        ["/bin/sh", "-c", 'read -r _; kill -TERM "$1"; rm -rf "$2"', "guard", str(pid), str(home)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
