@@ -1,0 +1,354 @@
+"""Keeps work flowing: issues orders, takes in what comes back, and hands out batches. The heart of exactly-once.
+
+One thread of rank 0 talks to the broker; the training loop calls the methods below. What may be lost and what may not
+is in `README.md`. Knows the protocol's calls and the order they are made in; the rules for groups are in `buffer.py`.
+
+Errors of the thread end it and are raised by the next call: a newer learner took over (`FencedError`), the broker is
+out of reach for longer than its deadline, or a fault of ours.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from isentrope.errors import BrokerChangedError
+from isentrope.learner.intake.buffer import Buffer, ReadyBatch, Rules
+from isentrope.learner.intake.ledger import Ledger
+from isentrope.rollout.control import Control, Mode
+from isentrope.rollout.learner_port import Entry, LearnerPort
+from isentrope.rollout.waiting import why_waiting
+from isentrope.rollout.weights import Manifest
+
+T = TypeVar("T")
+
+ADMIT_COUNT = 64
+ADMIT_BLOCK_S = 0.5
+PENDING_EVERY_S = 3.0
+"""How often to look for entries whose reply was lost."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FeederOptions:
+    """What the feeder must know of the run, beside its `RunSpec`."""
+
+    batches: int
+    """Batches of the whole run; no more groups are issued than they and the replacements need."""
+    rules: Rules
+    mode: Mode
+    """Mode at the start."""
+    newest_claim: Callable[[], int]
+    """The newest incarnation claimed on the checkpoint storage, read anew."""
+    reconcile_after_s: float = 60.0
+    """After this long without progress look for groups that are nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFacts:
+    """What a checkpoint has to hold of the intake, and what may be deleted once it is durable. Taken at one moment."""
+
+    ledger: dict[str, object]
+    """For `Ledger.from_json`."""
+    lwm: int
+    entries: tuple[str, ...]
+    plans: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeederStatus:
+    """Where the run is, at one moment."""
+
+    ready: int
+    """Complete groups that wait for training."""
+    issued: int
+    trained: int
+    retired: dict[str, int]
+    """By reason."""
+    idle_s: float
+    """Seconds the training loop waited for batches."""
+    quiet_s: float
+    """Seconds since a group came in or a batch was trained."""
+
+
+class Feeder:
+    """The intake of one learner. One thread may call the methods, beside the feeder's own."""
+
+    def __init__(self, port: LearnerPort, ledger: Ledger, options: FeederOptions) -> None:
+        """`port` was fenced with the low watermark and cursor of `ledger`, which is a checkpoint's or new."""
+        self._port = port
+        self._options = options
+        self._ledger = ledger
+        self._buffer = Buffer(ledger, port.spec, port.incarnation, options.rules, options.mode)
+        self._published = 0
+        self._durable_lwm = ledger.lwm
+        self._changed = threading.Condition()  # guards all that follows and precedes, but not calls that wait
+        self._thread = threading.Thread(target=self._serve, name="feeder", daemon=True)
+        self._stopping = threading.Event()
+        self._failure: Exception | None = None
+        self._lost = False
+        self._meetings = 0
+        self._idle_s = 0.0
+        self._clocks = _Clocks()
+        self._reported: dict[str, int] = {}
+
+    # --- life
+
+    def start(self, manifest: Manifest) -> None:
+        """Announce the weights to begin with, read back what the broker holds, line up stored plans, start the
+        thread."""
+        self._buffer.newest_version = manifest.version
+        self._published = manifest.batch
+        with self._changed:
+            while True:
+                try:
+                    if self._lost:
+                        self._refence()
+                    self._port.announce(manifest)
+                    self._collect()
+                    break
+                except BrokerChangedError:
+                    self._lost = True
+            self._lost = False
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; harmless when repeated. What it was busy with it finishes."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # --- batches
+
+    def next_batch(self, timeout_s: float) -> ReadyBatch | None:
+        """The next batch, its plan stored; None: it is not complete after `timeout_s` seconds.
+
+        Report it with `trained`, or give it up with `give_up`, before asking again.
+        """
+        began = time.monotonic()
+        with self._changed:
+            try:
+                while True:
+                    self._check()
+                    if (batch := self._take()) is not None:
+                        return batch
+                    left = began + timeout_s - time.monotonic()
+                    if left <= 0:
+                        return None
+                    self._changed.wait(left)
+            finally:
+                self._idle_s += time.monotonic() - began
+
+    def trained(self) -> None:
+        """The batch in hand was trained. After the run's last batch, what is still out is retired as surplus."""
+        with self._changed:
+            self._check()
+            self._buffer.trained()
+            if self._ledger.batches == self._options.batches:
+                self._buffer.retire_rest()
+            self._buffer.retire_stale()
+            self._clocks.progress()
+
+    def give_up(self, seqs: Collection[int], reason: str) -> None:
+        """The batch in hand cannot be trained: retire its groups `seqs` with `reason`; the others are free again."""
+        with self._changed:
+            self._buffer.put_back()
+            self._buffer.retire(seqs, reason)
+
+    # --- weights and control
+
+    def announce(self, manifest: Manifest) -> None:
+        """Make `manifest` the newest weights, and issue the orders that this admits."""
+        with self._changed:
+            self._buffer.newest_version = manifest.version  # first: an actor may answer with it at once
+        self.call(lambda port: port.announce(manifest))
+        with self._changed:
+            self._published = manifest.batch
+            self.call(lambda port: self._issue())
+
+    def set_control(self, control: Control) -> None:
+        """Write the control state, and choose batches by its mode from now on."""
+        with self._changed:  # nothing is issued in between
+            self.call(lambda port: port.set_control(control))
+            self._buffer.switch(control.mode)
+            self._buffer.retire_stale()
+
+    def call(self, operation: Callable[[LearnerPort], T]) -> T:
+        """What `operation` returns; repeated after the feeder has met a broker that came back."""
+        while True:
+            met = self._meetings
+            try:
+                return operation(self._port)
+            except BrokerChangedError:
+                self._await_meeting(met)
+
+    # --- checkpoints
+
+    def commit_facts(self) -> CommitFacts:
+        """For a checkpoint of the present state; no batch may be in hand."""
+        with self._changed:
+            assert self._buffer.in_hand is None
+            entries, plans = self._buffer.uncommitted()
+            return CommitFacts(self._ledger.to_json(), self._ledger.lwm, entries, plans)
+
+    def commit(self, facts: CommitFacts, ckpt: str) -> None:
+        """The checkpoint that holds `facts` is durable; `ckpt` describes it to people and to the next learner."""
+        with self._changed:
+            self._durable_lwm = facts.lwm
+        self.call(lambda port: port.commit(entries=facts.entries, lwm=facts.lwm, ckpt=ckpt, plans=facts.plans))
+        with self._changed:
+            self._buffer.committed(facts.entries, facts.plans)
+
+    # --- what to show
+
+    def status(self) -> FeederStatus:
+        """Where the run is."""
+        with self._changed:
+            return FeederStatus(
+                ready=self._buffer.ready,
+                issued=self._buffer.cursor,
+                trained=self._ledger.trained,
+                retired=dict(self._ledger.reasons),
+                idle_s=self._idle_s,
+                quiet_s=self._clocks.quiet_s(),
+            )
+
+    def why_waiting(self) -> str:
+        """One line that names who is waited for."""
+        return self.call(lambda port: why_waiting(port.view, port.spec))
+
+    # --- the thread
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                try:
+                    if self._lost:
+                        self._meet_again()
+                    self._round()
+                except BrokerChangedError as error:
+                    logger.warning("%s; reading everything again", error.what)
+                    self._lost = True
+        except Exception as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _round(self) -> None:
+        with self._changed:
+            self._issue()
+        entries = self._port.admit(ADMIT_COUNT, ADMIT_BLOCK_S)
+        if self._clocks.due("pending", PENDING_EVERY_S):
+            entries += self._port.pending()
+        with self._changed:
+            self._take_in(entries)
+            self._buffer.retire_stale()
+            self._changed.notify_all()
+            if self._clocks.quiet_s() > self._options.reconcile_after_s and self._clocks.due(
+                "reconcile", self._options.reconcile_after_s
+            ):
+                self._reconcile()
+        if self._clocks.due("reap", self._port.spec.heartbeat_s):
+            self._port.reap()
+        self._report()
+
+    def _meet_again(self) -> None:
+        """The broker came back, maybe with an older state: nothing counts that is only in memory, but the ledger."""
+        with self._changed:
+            self._refence()
+            self._collect()
+            self._reported = {}
+            self._lost = False
+            self._meetings += 1
+            self._changed.notify_all()
+
+    def _await_meeting(self, met: int) -> None:
+        """Wait until the thread has met the broker again, since it had `met` times."""
+        with self._changed:
+            self._lost |= self._meetings == met
+            while self._meetings == met:
+                self._check()
+                self._changed.wait()
+
+    # --- steps, all with the lock held
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        assert self._thread.is_alive(), "the feeder was stopped"
+
+    def _take(self) -> ReadyBatch | None:
+        """The next batch, its plan stored; None: not now."""
+        if self._lost or (batch := self._buffer.take()) is None:
+            return None
+        if not batch.replayed:
+            try:
+                self._port.plan(batch.record.batch, batch.record.encode())
+            except BrokerChangedError:
+                self._buffer.put_back()
+                self._lost = True
+                return None
+        return batch
+
+    def _issue(self) -> None:
+        retired = self._ledger.retired
+        limit = self._options.batches * self._port.spec.prompts_per_batch + retired
+        self._buffer.cursor = self._port.issue(trained_batches=self._published, retired=retired, limit=limit)
+
+    def _take_in(self, entries: list[Entry]) -> None:
+        duplicates = [entry for entry in entries if not self._buffer.add(entry)]
+        self._port.drop(duplicates)
+        if entries:
+            self._clocks.progress()
+
+    def _collect(self) -> None:
+        """Read everything the broker holds, line up stored plans, and re-issue what is nowhere."""
+        self._buffer.clear()
+        self._buffer.cursor = max(self._buffer.cursor, self._port.view.cursor())
+        self._take_in(self._port.pending())
+        while entries := self._port.admit(ADMIT_COUNT, 0.0):
+            self._take_in(entries)
+        if replays := self._buffer.queue_replays(self._port.plans()):
+            logger.info("%d stored plans fit the checkpoint and are trained again", replays)
+        self._buffer.retire_stale()
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        self._port.reconcile(self._buffer.known_from(self._durable_lwm))
+
+    def _refence(self) -> None:
+        claim = self._options.newest_claim()
+        self._port.refence(newest_claim=claim, lwm=self._durable_lwm, cursor=self._buffer.cursor)
+
+    def _report(self) -> None:
+        """The learner's own counters, for everyone who looks at the run."""
+        with self._changed:
+            counts = {"trained": self._ledger.trained, "retired": self._ledger.retired}
+        if counts != self._reported:
+            self._port.report(counts)
+            self._reported = counts
+
+
+@dataclass(slots=True)
+class _Clocks:
+    """When things were last done."""
+
+    progressed_at: float = field(default_factory=time.monotonic)
+    done_at: dict[str, float] = field(default_factory=dict)
+
+    def progress(self) -> None:
+        self.progressed_at = time.monotonic()
+
+    def quiet_s(self) -> float:
+        return time.monotonic() - self.progressed_at
+
+    def due(self, what: str, every_s: float) -> bool:
+        """Is it time again for `what`? If so, its clock starts anew."""
+        now = time.monotonic()
+        if now - self.done_at.get(what, -every_s) < every_s:
+            return False
+        self.done_at[what] = now
+        return True

@@ -1,0 +1,195 @@
+"""A run with simulated actors: real broker, ports and feeders; engines, training and checkpoint files are missing."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from wire import answer, make_spec
+
+from isentrope.learner.intake.buffer import ReadyBatch, Rules
+from isentrope.learner.intake.feeder import CommitFacts, Feeder, FeederOptions
+from isentrope.learner.intake.ledger import Ledger
+from isentrope.rollout.actor_port import ActorPort, PublishResult
+from isentrope.rollout.broker import Broker
+from isentrope.rollout.control import Control, Mode
+from isentrope.rollout.learner_port import LearnerPort
+from isentrope.rollout.types import WorkOrder, version_of
+from isentrope.rollout.weights import Manifest
+
+P = 4
+WAIT_S = 10.0
+
+
+def weights(incarnation: int, batch: int) -> Manifest:
+    return Manifest(
+        version=version_of(incarnation, batch),
+        folder="weights",
+        shards=(),
+        dtype="float32",
+        parameters="",
+        digest=f"{incarnation}.{batch}",
+        created=0.0,
+    )
+
+
+def seqs(batch: ReadyBatch) -> list[int]:
+    return [buffered.group.seq for buffered in batch.groups]
+
+
+@dataclass
+class Learner:
+    """One incarnation; `lineage` is what its weights were trained on."""
+
+    incarnation: int
+    port: LearnerPort
+    ledger: Ledger
+    feeder: Feeder
+    lineage: list[list[int]]
+
+    @property
+    def version(self) -> int:
+        return version_of(self.incarnation, self.ledger.batches)
+
+    def next(self, timeout_s: float = WAIT_S) -> ReadyBatch:
+        batch = self.feeder.next_batch(timeout_s)
+        assert batch is not None, self.feeder.why_waiting()
+        return batch
+
+    def train(self, batch: ReadyBatch) -> None:
+        self.feeder.trained()
+        self.lineage.append(seqs(batch))
+        self.feeder.announce(weights(self.incarnation, self.ledger.batches))
+
+    def settle(self, ready: int) -> None:
+        """Wait until so many groups are in the buffer."""
+        until(lambda: self.feeder.status().ready == ready)
+
+    def retired(self, **reasons: int) -> None:
+        """Wait until exactly these were retired."""
+        until(lambda: self.feeder.status().retired == reasons)
+
+
+@dataclass
+class Checkpoint:
+    facts: CommitFacts
+    lineage: list[list[int]]
+
+
+@dataclass
+class Run:
+    """A run and its checkpoint storage."""
+
+    url: str
+    name: str
+    batches: int = 4
+    max_lag: int = 1
+    spec: dict[str, Any] = field(default_factory=dict)
+    claims: int = 0
+    checkpoint: Checkpoint | None = None
+    brokers: list[Broker] = field(default_factory=list)
+    learners: list[Learner] = field(default_factory=list)
+
+    def broker(self) -> Broker:
+        self.brokers.append(Broker.connect(self.url, self.name, deadline_s=WAIT_S))
+        return self.brokers[-1]
+
+    def actor(self, name: str = "a1") -> "Actor":
+        return Actor(ActorPort(self.broker(), name))
+
+    def control(self, mode: Mode) -> Control:
+        return Control(mode=mode, max_lag=self.max_lag)
+
+    def learner(self, mode: Mode = Mode.ASYNC, **options: Any) -> Learner:
+        """The next incarnation, from the last durable checkpoint."""
+        self.claims += 1
+        number = self.claims
+        ledger = Ledger.from_json(self.checkpoint.facts.ledger) if self.checkpoint else Ledger()
+        spec = make_spec(self.name, prompts_per_batch=P, **self.spec)
+        port = LearnerPort.fence(self.broker(), number, ledger.lwm, ledger.cursor, spec, self.control(mode))
+        rules = Rules(token_max_lag=self.max_lag, min_kept=0.5)
+        facts = FeederOptions(self.batches, rules, mode, newest_claim=lambda: self.claims, **options)
+        lineage = list(self.checkpoint.lineage) if self.checkpoint else []
+        learner = Learner(number, port, ledger, Feeder(port, ledger, facts), lineage)
+        learner.feeder.start(weights(number, ledger.batches))
+        self.learners.append(learner)
+        return learner
+
+    def save(self, learner: Learner, *, commit: bool = True) -> None:
+        facts = learner.feeder.commit_facts()
+        self.checkpoint = Checkpoint(facts, list(learner.lineage))
+        if commit:
+            learner.feeder.commit(facts, f"batch {learner.ledger.batches}")
+
+    def kill(self, learner: Learner) -> None:
+        """End a learner without a checkpoint."""
+        learner.feeder.stop()
+
+    def close(self) -> None:
+        for learner in self.learners:
+            learner.feeder.stop()
+        for broker in self.brokers:
+            broker.close()
+
+
+@dataclass
+class Actor:
+    """Answers orders at once."""
+
+    port: ActorPort
+
+    def take(self, count: int) -> list[WorkOrder]:
+        """Exactly `count` orders."""
+        orders: list[WorkOrder] = []
+        until(lambda: len(orders) == count or bool(orders.extend(self.port.take(count - len(orders), 0.1))))
+        return orders
+
+    def publish(self, order: WorkOrder, version: int, **changes: Any) -> PublishResult:
+        return self.port.publish(answer(order, version=version, actor=self.port.actor, **changes), order)
+
+    def work(self, count: int, version: int) -> list[int]:
+        """Answer `count` orders by `version`; returns their seqs."""
+        orders = self.take(count)
+        for order in orders:
+            assert self.publish(order, version) is PublishResult.DONE
+        return [order.seq for order in orders]
+
+    def idle(self) -> bool:
+        """Is there nothing to do?"""
+        return not self.port.take(1, 0.3)
+
+
+def until(condition: Any) -> None:
+    """Wait until `condition()` holds."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.01)
+
+
+def finish(learner: Learner, actor: Actor, batches: int) -> None:
+    """Train up to `batches` with an actor that always has the newest weights."""
+    while learner.ledger.batches < batches:
+        while (batch := learner.feeder.next_batch(0.0)) is None:
+            for order in actor.port.take(P, 0.05):
+                actor.publish(order, learner.version)
+        learner.train(batch)
+
+
+def assert_exactly_once(run: Run, learner: Learner) -> None:
+    """At the end of a run."""
+    trained = [seq for batch in learner.lineage for seq in batch]
+    status = learner.feeder.status()
+    assert len(trained) == len(set(trained)) == status.trained == run.batches * P
+    assert status.issued == learner.port.view.cursor() == status.trained + sum(status.retired.values())
+    assert all(learner.ledger.known(seq) for seq in range(status.issued))
+
+
+@contextmanager
+def running(url: str, name: str, **changes: Any) -> Iterator[Run]:
+    run = Run(url, name, **changes)
+    try:
+        yield run
+    finally:
+        run.close()
