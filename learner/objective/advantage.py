@@ -1,0 +1,235 @@
+"""Baselines and scales: from the rewards of a batch to one number per token that says how much better it did. No
+gradient.
+
+A baseline returns the advantage of each response [N] or token [N, T]; a scale multiplies it. Group statistics use the
+unbiased variance and are exactly 0 where all rewards of the group are equal, also when their mean is not exact; a
+response that is alone in its group has advantage 0.
+
+Shapes: reward, greedy_reward [N]; group [N] int64; correct [N] bool; advantage, token_reward, values, logp_old, sum_p2
+[N, T]; mask [N, T] bool. token_reward holds the shaped reward at the last masked token of a response, and token
+penalties.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from isentrope.learner.objective import selection
+from isentrope.learner.objective.schema import Finite, Fraction, NonNegative
+
+Epsilon = Annotated[float, Field(ge=0, le=1e-2)]
+
+
+def none(reward: Tensor) -> Tensor:
+    """A = R: [N]. "Simple Statistical Gradient-Following Algorithms" by Williams (1992), without baseline."""
+    return reward
+
+
+def constant(reward: Tensor, correct: Tensor, *, right: Finite = 0.0, wrong: Finite = 0.0) -> Tensor:
+    """A = R - `right` for correct responses, R - `wrong` for the others: [N]. With rewards 1 and 0, `wrong` = 1 gives
+    +1 and -1: Zhu et al. (https://arxiv.org/abs/2506.01347)."""
+    return reward - torch.where(correct, torch.full_like(reward, right), torch.full_like(reward, wrong))
+
+
+def group_mean(reward: Tensor, group: Tensor) -> Tensor:
+    """A_i = R_i - mean of the group: [N]. "DeepSeekMath" by Shao et al. (https://arxiv.org/abs/2402.03300)."""
+    mean = selection.group_sum(reward, group) / selection.group_size(group)
+    return _zero_if_equal(reward - mean, reward, group)
+
+
+def leave_one_out(reward: Tensor, group: Tensor) -> Tensor:
+    """A_i = R_i - mean of the others of the group: [N]. "Back to Basics" by Ahmadian et al.
+    (https://arxiv.org/abs/2402.14740)."""
+    count = selection.group_size(group)
+    others = (selection.group_sum(reward, group) - reward) / (count - 1).clamp_min(1)
+    return _zero_if_equal(reward - others, reward, group)
+
+
+def length_weighted(reward: Tensor, group: Tensor, mask: Tensor) -> Tensor:
+    """A_i = R_i - sum_j n_j R_j / sum_j n_j over the group: [N], n the number of masked tokens.
+
+    The baseline of least variance if squared gradient norms grow with length: "On-Policy RL with Optimal Reward
+    Baseline" by Hao et al. (https://arxiv.org/abs/2505.23585).
+    """
+    count = mask.sum(1).to(reward.dtype)
+    total = selection.group_sum(count, group)
+    baseline = selection.group_sum(count * reward, group) / total.clamp_min(1)
+    return _zero_if_equal(torch.where(total > 0, reward - baseline, 0.0), reward, group)
+
+
+def greedy(reward: Tensor, greedy_reward: Tensor) -> Tensor:
+    """A_i = R_i - reward of the greedy response to the same prompt: [N]. "ReMax" by Li et al.
+    (https://arxiv.org/abs/2310.10505)."""
+    return reward - greedy_reward
+
+
+def best_of_group(reward: Tensor, group: Tensor) -> Tensor:
+    """The best response gets its distance to the second best, the others 0: [N].
+
+    Leave-one-out credit for the maximum of the group (pass@G for rewards 0 and 1): "Optimizing Language Models for
+    Inference Time Objectives using Reinforcement Learning" by Tang et al. (https://arxiv.org/abs/2503.19595).
+    """
+    same = group[:, None] == group[None, :]
+    other = same & ~torch.eye(len(reward), dtype=torch.bool, device=reward.device)
+    best_other = torch.where(other, reward[None, :], -torch.inf).amax(1)
+    return torch.where(best_other.isfinite(), (reward - best_other).clamp_min(0.0), 0.0)
+
+
+def max_likelihood(reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
+    """A_i = (R_i - mean) / (mean + eps) over the group: [N]. Weighs prompts by the inverse pass rate, which for rewards
+    0 and 1 estimates the gradient of log pass rate: MaxRL, as in SkyRL's `compute_maxrl_advantage`."""
+    mean = selection.group_sum(reward, group) / selection.group_size(group)
+    return _zero_if_equal((reward - mean) / (mean + eps), reward, group)
+
+
+def returns(token_reward: Tensor, mask: Tensor, *, gamma: Fraction = 1.0) -> Tensor:
+    """Discounted reward from each token on: [N, T]. Tokens off the mask are stepped over. "REINFORCE++" by Hu
+    (https://arxiv.org/abs/2501.03262), with gamma 1."""
+    return _backwards(token_reward, mask, torch.full_like(token_reward[:, 0], gamma))
+
+
+def token_optimal(
+    token_reward: Tensor, group: Tensor, mask: Tensor, logp_old: Tensor, sum_p2: Tensor, *, eps: Epsilon = 1e-8
+) -> Tensor:
+    """Return from each token on, minus the group's baseline of least variance at that place: [N, T].
+
+    B_t = sum_i G_it W_it / sum_i W_it with W_t = sum over tokens up to t of (1 - 2 p + sum_k p_k^2), the squared norm
+    of the score function; where only one response of the group is still going, B is 0. As in verl's
+    `compute_optimal_token_baseline_advantage`.
+    """
+    going = (token_reward * mask).flip(1).cumsum(1).flip(1)
+    squared_norm = (1 - 2 * logp_old.exp() + sum_p2) * mask
+    weight = squared_norm.cumsum(1) * mask
+    top, bottom = (_group_sum_rows(x, group) for x in (going * weight, weight))
+    alone = _group_sum_rows(mask.to(weight.dtype), group) <= 1
+    return (going - torch.where(alone, 0.0, top / (bottom + eps))) * mask
+
+
+def gae(
+    token_reward: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: Fraction = 1.0,
+    lambda_policy: Fraction = 0.95,
+    length_adaptive: NonNegative = 0.0,
+) -> Tensor:
+    """Generalized advantage estimate: [N, T].
+
+    A_t = delta_t + gamma lambda A_t+, delta_t = r_t + gamma V_t+ - V_t, t+ the next masked token: "High-Dimensional
+    Continuous Control Using Generalized Advantage Estimation" by Schulman et al. (https://arxiv.org/abs/1506.02438),
+    equation 16. With `length_adaptive` alpha > 0: lambda = 1 - 1 / (alpha n), at least 0, n the tokens of the response;
+    "VAPO" by Yue et al. (https://arxiv.org/abs/2504.05118).
+    """
+    lambda_ = torch.full_like(values[:, 0], lambda_policy)
+    if length_adaptive > 0:
+        lambda_ = adaptive_lambda(mask, length_adaptive).to(values.dtype)
+    following = _following(values, mask)
+    delta = token_reward + gamma * following - values
+    return _backwards(delta, mask, gamma * lambda_)
+
+
+def adaptive_lambda(mask: Tensor, alpha: float) -> Tensor:
+    """1 - 1 / max(alpha n, 1) for the n masked tokens of each response: [N]. Yue et al."""
+    return 1 - 1 / (alpha * mask.sum(1).double()).clamp_min(1.0)
+
+
+def value_targets(
+    token_reward: Tensor, values: Tensor, mask: Tensor, *, gamma: Fraction = 1.0, lambda_value: Fraction = 1.0
+) -> Tensor:
+    """What a critic is regressed on: generalized advantage with its own lambda, plus the value: [N, T]. Yue et al.
+    (https://arxiv.org/abs/2504.05118): lambda 1 keeps the bias of the values out of their own targets."""
+    return gae(token_reward, values, mask, gamma=gamma, lambda_policy=lambda_value) + values * mask
+
+
+def unscaled(advantage: Tensor) -> Tensor:
+    """A as it is: [N, T]. "Understanding R1-Zero-Like Training" by Liu et al. (https://arxiv.org/abs/2503.20783)."""
+    return advantage
+
+
+def group_std(advantage: Tensor, reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
+    """A / (standard deviation of the group's rewards + eps): [N, T]. Shao et al. (https://arxiv.org/abs/2402.03300)."""
+    count = selection.group_size(group)
+    centred = group_mean(reward, group)
+    variance = selection.group_sum(centred.square(), group) / (count - 1).clamp_min(1)
+    return advantage / (variance.sqrt() + eps)[:, None]
+
+
+def leave_one_out_std(advantage: Tensor, reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
+    """A / (standard deviation of the other rewards of the group + eps), unscaled where that is 0: [N, T]. As in
+    NeMo-RL's `calculate_baseline_and_std_per_prompt`."""
+    same = group[:, None] == group[None, :]
+    other = same & ~torch.eye(len(reward), dtype=torch.bool, device=reward.device)
+    count = other.sum(1)
+    mean = torch.where(other, reward[None, :], 0.0).sum(1) / count.clamp_min(1)
+    squares = torch.where(other, (reward[None, :] - mean[:, None]).square(), 0.0).sum(1)
+    largest = torch.where(other, reward[None, :], -torch.inf).amax(1)
+    smallest = torch.where(other, reward[None, :], torch.inf).amin(1)
+    std = (squares / (count - 1).clamp_min(1)).sqrt()
+    return advantage / torch.where(largest > smallest, std + eps, 1.0)[:, None]
+
+
+def whiten(
+    advantage: Tensor, mask: Tensor, *, eps: Epsilon = 1e-8, unbiased: bool = True, centre: bool = True
+) -> Tensor:
+    """(A - mean) / sqrt(variance + eps) over all masked tokens of the batch: [N, T]. Hu
+    (https://arxiv.org/abs/2501.03262). Long responses weigh more in the statistics."""
+    wide = advantage.double()
+    count = mask.sum()
+    mean = (wide * mask).sum() / count.clamp_min(1)
+    variance = ((wide - mean).square() * mask).sum() / (count - int(unbiased)).clamp_min(1)
+    white = (wide - mean) * torch.rsqrt(variance + eps)
+    return (white if centre else white + mean).to(advantage.dtype) * mask
+
+
+def signs(advantage: Tensor, *, positive: NonNegative = 1.0, negative: NonNegative = 1.0) -> Tensor:
+    """A times `positive` where A > 0, times `negative` where A < 0: [N, T]. Zhu et al.
+    (https://arxiv.org/abs/2506.01347), with `positive` 0.1."""
+    return advantage * torch.where(advantage > 0, positive, negative)
+
+
+def nonzero_share(advantage: Tensor, reward: Tensor) -> Tensor:
+    """A N / (number of responses whose reward is not 0): [N, T]. "GPG" by Chu et al.
+    (https://arxiv.org/abs/2504.02546), as in verl's `compute_gpg_outcome_advantage`."""
+    return advantage * (len(reward) / reward.count_nonzero().clamp_min(1))
+
+
+def _zero_if_equal(advantage: Tensor, reward: Tensor, group: Tensor) -> Tensor:
+    return torch.where(selection.group_varies(reward, group), advantage, 0.0)
+
+
+def _group_sum_rows(value: Tensor, group: Tensor) -> Tensor:
+    """Sum of `value` [N, T] over the responses of the group, at each place: [N, T]."""
+    _, place = torch.unique(group, return_inverse=True)
+    sums = value.new_zeros(int(place.max()) + 1, value.shape[1]).index_add_(0, place, value)
+    return sums[place]
+
+
+def _following(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` at the next masked token, 0 after the last: [N, T]."""
+    after = torch.zeros_like(values)
+    carry = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        after[:, t] = carry
+        carry = torch.where(mask[:, t], values[:, t], carry)
+    return after
+
+
+def _backwards(value: Tensor, mask: Tensor, decay: Tensor) -> Tensor:
+    """x_t = value_t + decay x_t+ over masked tokens, the sum carried through the others, 0 off the mask: [N, T]."""
+    out = torch.zeros_like(value)
+    carry = torch.zeros_like(value[:, 0])
+    for t in reversed(range(value.shape[1])):
+        carry = torch.where(mask[:, t], value[:, t] + decay * carry, carry)
+        out[:, t] = carry
+    return out * mask
+
+
+def outcome_rewards(reward: Tensor, penalty: Tensor, mask: Tensor) -> Tensor:
+    """Token penalties, plus the reward at the last masked token: [N, T]."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    last = (steps * mask).amax(1)
+    at_last = (steps == last[:, None]) & mask
+    return penalty * mask + at_last * reward[:, None]

@@ -1,0 +1,48 @@
+"""Loss terms beside the policy's: per token, added with their own coefficient and token set. Knows one response at a
+time.
+
+Shapes: logp, ratio (with gradient), advantage [N, T]; mask, demonstration [N, T] bool; correct [N] bool. A term returns
+its loss per token [N, T], 0 outside its set. `..._set` returns the tokens over which the mean is taken, where these are
+not all.
+"""
+
+import math
+
+from torch import Tensor
+
+from isentrope.learner.objective.schema import Finite, NonNegative, Positive, Share
+
+
+def positive_nll(logp: Tensor, correct: Tensor, *, coef: NonNegative = 0.1) -> Tensor:
+    """-coef log p on correct responses: [N, T]. Yue et al. (https://arxiv.org/abs/2504.05118), positive example LM
+    loss; correctness is the raw one, the mean over the tokens of correct responses of the whole update."""
+    return -coef * logp * correct[:, None]
+
+
+def positive_nll_set(correct: Tensor, mask: Tensor) -> Tensor:
+    """The tokens of correct responses: [N, T] bool."""
+    return mask & correct[:, None]
+
+
+def high_prob_push(
+    ratio: Tensor, logp: Tensor, advantage: Tensor, *, coef: Finite = 0.0, threshold: Share = 0.95
+) -> Tensor:
+    """-coef r |A| on tokens with p > threshold: [N, T]; a positive `coef` keeps likely tokens likely.
+
+    "EntroPIC" by Yang et al. (https://arxiv.org/abs/2511.15248). The released code divides by the number of such tokens
+    of a micro-batch; here the denominator is the policy term's.
+    """
+    likely = logp.detach() > math.log(threshold)
+    return -coef * ratio * advantage.abs() * likely
+
+
+def shaped_demonstration(
+    logp: Tensor, advantage: Tensor, demonstration: Tensor, *, gamma: Positive = 0.1, coef: NonNegative = 1.0
+) -> Tensor:
+    """-coef A p / (p + gamma) on demonstration tokens, which the policy term leaves out: [N, T].
+
+    Stresses the improbable tokens of the demonstrator, whose own probabilities are taken as 1: "Learning to Reason
+    under Off-Policy Guidance" by Yan et al. (https://arxiv.org/abs/2504.14945).
+    """
+    p = logp.exp()
+    return -coef * advantage * p / (p + gamma) * demonstration

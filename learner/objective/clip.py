@@ -1,0 +1,127 @@
+"""Policy surrogates: the loss of a token given its ratio and advantage. The only stages whose gradient the policy
+follows.
+
+Knows one response at a time. Shapes: ratio (with gradient), logp (with gradient), logp_anchor, advantage [N, T]; mask
+[N, T] bool. Every surrogate returns a loss per token [N, T], to be minimised; with ratio 1 its gradient with respect to
+logp is -advantage.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from isentrope.learner.objective.schema import Fraction, NonNegative, Positive
+
+Dual = Annotated[float, Field(gt=1)] | None
+
+
+def ppo(ratio: Tensor, advantage: Tensor, *, low: Fraction = 0.2, high: NonNegative = 0.2, dual: Dual = None) -> Tensor:
+    """max(-A r, -A clip(r, 1 - low, 1 + high)): [N, T].
+
+    Schulman et al. (https://arxiv.org/abs/1707.06347), equation 7; `high` above `low` is the clip-higher of Yu et al.
+    (https://arxiv.org/abs/2503.14476), equation 10. `dual` bounds the loss of a negative advantage by -A dual:
+    "Mastering Complex Control in MOBA Games" by Ye et al. (https://arxiv.org/abs/1912.09729).
+    """
+    loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high))
+    if dual is not None:
+        loss = torch.where(advantage < 0, torch.minimum(loss, -advantage * dual), loss)
+    return loss
+
+
+def none(ratio: Tensor, advantage: Tensor) -> Tensor:
+    """-A r: [N, T]. Importance-weighted policy gradient; Cui et al. (https://arxiv.org/abs/2505.22617)."""
+    return -advantage * ratio
+
+
+def mask(ratio: Tensor, logp: Tensor, advantage: Tensor, *, low: Fraction = 0.2, high: NonNegative = 0.2) -> Tensor:
+    """-A log p where the ratio has not left [1 - low, 1 + high] on the side that A pushes to, else 0: [N, T].
+
+    "Stabilizing Reinforcement Learning with LLMs" by Zheng et al. (https://arxiv.org/abs/2512.01374); a
+    correction supplies the weight.
+    """
+    cut = ((advantage > 0) & (ratio > 1 + high)) | ((advantage < 0) & (ratio < 1 - low))
+    return -advantage * logp * ~cut
+
+
+def truncated_ratio(
+    ratio: Tensor, logp: Tensor, advantage: Tensor, *, low: Fraction = 1.0, high: NonNegative = 4.0
+) -> Tensor:
+    """-sg[clip(r, 1 - low, 1 + high)] A log p: [N, T]. Every token keeps a gradient.
+
+    "MiniMax-M1" by MiniMax (https://arxiv.org/abs/2506.13585). The value of the loss means nothing, log p being
+    unbounded: watch its gradient.
+    """
+    return -ratio.detach().clamp(1 - low, 1 + high) * advantage * logp
+
+
+def soft_gate(ratio: Tensor, advantage: Tensor, *, positive: Positive = 1.0, negative: Positive = 1.05) -> Tensor:
+    """-A (4 / tau) sigmoid(tau (r - 1)), tau by the sign of A: [N, T].
+
+    "Soft Adaptive Policy Optimization" by Gao et al. (https://arxiv.org/abs/2511.20347).
+    """
+    tau = torch.where(advantage > 0, positive, negative).to(ratio.dtype)
+    return -advantage * torch.sigmoid(tau * (ratio - 1)) * (4 / tau)
+
+
+def geometric_mean(
+    log_ratio: Tensor, advantage: Tensor, mask: Tensor, *, low: NonNegative = 0.4, high: NonNegative = 0.4
+) -> Tensor:
+    """-A exp(mean_t of the log ratios, each clipped to [-low, high] on the side that A pushes to): [N, T].
+
+    "Geometric-Mean Policy Optimization" by Zhao et al. (https://arxiv.org/abs/2507.20673); constant over the
+    response, so that a mean over responses of means over tokens is the paper's.
+    """
+    sign = advantage.sign()
+    pessimistic = sign * torch.minimum(sign * log_ratio, sign * log_ratio.clamp(-low, high))
+    count = mask.sum(1, keepdim=True).clamp_min(1)
+    ratio = ((pessimistic * mask).sum(1, keepdim=True) / count).exp()
+    mean_advantage = (advantage * mask).sum(1, keepdim=True) / count
+    return (-mean_advantage * ratio).expand_as(advantage)
+
+
+def total_variation(
+    ratio: Tensor,
+    logp: Tensor,
+    logp_anchor: Tensor,
+    advantage: Tensor,
+    *,
+    low: NonNegative = 0.2,
+    high: NonNegative = 0.2,
+    cap: Positive = 20.0,
+) -> Tensor:
+    """-A sg[min(r, cap)] log p where |p - p_anchor| is within bounds on the side that A pushes to, else 0: [N, T].
+
+    "Rethinking the Trust Region in LLM Reinforcement Learning" (https://arxiv.org/abs/2602.04879), the binary total
+    variation form.
+    """
+    change = (logp.exp() - logp_anchor.exp()).detach()
+    kept = torch.where(advantage > 0, change <= high, change >= -low)
+    return -advantage * ratio.detach().clamp_max(cap) * logp * kept
+
+
+def divergence(
+    ratio: Tensor,
+    logp: Tensor,
+    logp_anchor: Tensor,
+    advantage: Tensor,
+    *,
+    low: NonNegative = 0.05,
+    high: NonNegative = 0.05,
+    cap: Positive = 20.0,
+) -> Tensor:
+    """As `total_variation`, bounding the KL divergence between the two Bernoulli distributions "this token or another".
+
+    https://arxiv.org/abs/2602.04879, the binary KL form: p_a log(p_a / p) + (1 - p_a) log((1 - p_a) / (1 - p)).
+    """
+    p, p_anchor = logp.detach().exp(), logp_anchor.exp()
+    rest = torch.log((1 - p_anchor + 1e-8) / (1 - p + 1e-8))
+    binary_kl = p_anchor * (logp_anchor - logp.detach()) + (1 - p_anchor) * rest
+    kept = torch.where(advantage > 0, (binary_kl <= high) | (p <= p_anchor), (binary_kl <= low) | (p >= p_anchor))
+    return -advantage * ratio.detach().clamp_max(cap) * logp * kept
+
+
+def score_function(logp: Tensor, advantage: Tensor) -> Tensor:
+    """-A log p: [N, T]. Williams (1992)."""
+    return -advantage * logp

@@ -1,0 +1,143 @@
+"""Weights for the difference between the policy that sampled and the learner's: engine mismatch and staleness. No
+gradient.
+
+Knows log-probabilities of one batch. w = exp(log p_old - log p_rollout), the exponent clamped to +-20. The weight
+multiplies the policy term after its clip and never changes a denominator. Shapes: logp, logp_old, logp_rollout [N, T];
+mask [N, T] bool. Every stage returns [N, T].
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from isentrope.learner.objective import selection
+from isentrope.learner.objective.schema import Finite, NonNegative, Positive
+
+Level = Literal["token", "sequence"]
+LOG_CLAMP = 20.0
+
+
+def none(mask: Tensor) -> Tensor:
+    """1: [N, T]."""
+    return torch.ones(mask.shape, device=mask.device)
+
+
+def truncate(
+    logp_old: Tensor,
+    logp_rollout: Tensor,
+    mask: Tensor,
+    *,
+    high: Positive = 2.0,
+    low: NonNegative = 0.0,
+    level: Level = "token",
+    normalize: bool = False,
+) -> Tensor:
+    """min(max(w, low), high): [N, T]. Truncated importance sampling, "Your Efficient RL Framework Secretly Brings You
+    Off-Policy RL Training" by Yao et al. (2025). `level` "sequence": w is the product over the response, which grows
+    with its length. `normalize` divides by the mean weight of the batch."""
+    weight = importance(logp_old, logp_rollout, mask, level=level).clamp(low, high)
+    return _normalized(weight, mask, level) if normalize else weight
+
+
+def band(
+    logp_old: Tensor,
+    logp_rollout: Tensor,
+    mask: Tensor,
+    *,
+    low: NonNegative = 0.5,
+    high: Positive = 5.0,
+    level: Level = "token",
+    normalize: bool = False,
+) -> Tensor:
+    """w where low <= w <= high, else 0: [N, T]. IcePop, "Every Step Evolves" by the Ling team
+    (https://arxiv.org/abs/2510.18855)."""
+    weight = importance(logp_old, logp_rollout, mask, level=level)
+    weight = torch.where((weight >= low) & (weight <= high), weight, 0.0)
+    return _normalized(weight, mask, level) if normalize else weight
+
+
+def truncate_current(logp: Tensor, logp_rollout: Tensor, *, high: Positive = 5.0) -> Tensor:
+    """min(p / p_rollout, high) with the current p: [N, T]. Zheng et al. (https://arxiv.org/abs/2512.01374): mismatch,
+    staleness and drift in one factor, for a surrogate that has no ratio of its own."""
+    return (logp.detach() - logp_rollout).clamp(-LOG_CLAMP, LOG_CLAMP).exp().clamp_max(high)
+
+
+def reject(
+    logp_old: Tensor,
+    logp_rollout: Tensor,
+    mask: Tensor,
+    *,
+    statistic: Literal["ratio", "k1", "k2", "k3"] = "ratio",
+    over: Literal["token", "sum", "mean", "max"] = "token",
+    low: Finite | None = None,
+    high: Finite = 5.0,
+    weigh: bool = True,
+) -> Tensor:
+    """w (or 1, without `weigh`) where low <= statistic <= high, else 0: [N, T].
+
+    The statistic of a token is w, -log w (k1), (log w)^2 / 2 (k2) or w - 1 - log w (k3); `over` takes it for the
+    response, w by its logarithm, and then the weight of w is its geometric mean. AReaL's `apply_rejection_sampling` and
+    verl's `compute_rollout_rejection_mask`.
+    """
+    log_w = _log_weight(logp_old, logp_rollout)
+    weight = log_w.exp()
+    match statistic:
+        case "ratio":
+            value = log_w if over != "token" else weight
+        case "k1":
+            value = -log_w
+        case "k2":
+            value = log_w.square() / 2
+        case "k3":
+            value = weight - 1 - log_w
+    if over != "token":
+        value = _over_response(value, mask, over)
+        if statistic == "ratio":
+            value = value.exp()
+            weight = _over_response(log_w, mask, "mean").exp()
+    kept = value <= high
+    if low is not None:
+        kept &= value >= low
+    return (weight * kept if weigh else kept.to(weight.dtype)).expand_as(mask)
+
+
+def second_moment(logp_old: Tensor, logp_rollout: Tensor, mask: Tensor, *, threshold: Positive = 0.04) -> Tensor:
+    """1, but 0 for the tokens with the largest (log w)^2, as many as it takes for the mean of the rest to be below
+    `threshold`; at least one token stays: [N, T]. M2PO, "Prosperity before Collapse" by Zheng et al.
+    (https://arxiv.org/abs/2510.01161), as in AReaL's `_apply_m2po_masking`."""
+    square = (logp_rollout - logp_old).square()
+    values = torch.sort(square[mask], descending=True, stable=True).values
+    total = values.double().flip(0).cumsum(0).flip(0)
+    mean_of_rest = total / torch.arange(len(values), 0, -1, device=values.device)
+    dropped = int((mean_of_rest >= threshold).sum().clamp_max(max(len(values) - 1, 0)))
+    return (~selection.top(square, mask, dropped)).to(logp_old.dtype)
+
+
+def importance(logp_old: Tensor, logp_rollout: Tensor, mask: Tensor, *, level: Level = "token") -> Tensor:
+    """w of each token, or their product over the response at each of its tokens: [N, T]."""
+    if level == "token":
+        return _log_weight(logp_old, logp_rollout).exp()
+    total = ((logp_old - logp_rollout) * mask).sum(1, keepdim=True).clamp(-LOG_CLAMP, LOG_CLAMP)
+    return total.exp().expand_as(logp_old)
+
+
+def _log_weight(logp_old: Tensor, logp_rollout: Tensor) -> Tensor:
+    return (logp_old - logp_rollout).clamp(-LOG_CLAMP, LOG_CLAMP)
+
+
+def _over_response(value: Tensor, mask: Tensor, over: str) -> Tensor:
+    if over == "max":
+        largest = torch.where(mask, value, -torch.inf).amax(1, keepdim=True)
+        return torch.where(largest.isfinite(), largest, 0.0)
+    total = (value * mask).sum(1, keepdim=True)
+    return total if over == "sum" else total / mask.sum(1, keepdim=True).clamp_min(1)
+
+
+def _normalized(weight: Tensor, mask: Tensor, level: Level) -> Tensor:
+    if level == "token":
+        mean = selection.mean(weight, mask)
+    else:
+        counted = mask.any(1)
+        mean = weight[:, 0][counted].double().mean().to(weight.dtype)
+    return torch.where(mean > 0, weight / mean, weight)

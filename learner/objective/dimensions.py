@@ -1,0 +1,222 @@
+"""The dimensions of an objective and the kinds of each: the one table that says what can be configured.
+
+Knows the stage functions by name; nothing of presets or of how stages are composed. Several stages of one dimension run
+in the order in which their kinds stand here, whatever the order of the tables.
+"""
+
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from isentrope.learner.objective import (
+    advantage,
+    auxiliary,
+    clip,
+    control,
+    correction,
+    critic,
+    entropy,
+    filter,
+    kl,
+    modulation,
+    ratio,
+    reduce,
+    reset,
+    responses,
+    reward,
+    tokens,
+)
+from isentrope.learner.objective.schema import Dimension, Form, NonNegative, kinds
+
+Stats = Literal["old", "rollout", "microbatch"]
+STATS: tuple[str, ...] = get_args(Stats)
+"""Where selections take their statistics from; the key `stats` of the objective."""
+
+
+class KlKeys(BaseModel):
+    """Keys of every KL term, beside those of its estimator (`kind`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    anchor: Literal["ref", "old", "rollout"] = "ref"
+    """What the current policy is held to: the reference model, the learner before the update, the sampling engine."""
+    coef: NonNegative = 0.0
+    tokens: str | dict[str, object] = "all"
+    """`all`, or a kind of `kl.tokens` with its keys: which tokens the term is for."""
+    importance: Literal["none", "old", "rollout", "score"] = "none"
+    """Factor with gradient on the estimate: p / p_old, p / p_rollout, or p / sg[p] (value 1). With `k3` and "old" it is
+    the unbiased estimate of DeepSeek-V3.2 (https://arxiv.org/abs/2512.02556)."""
+    gradient: Literal["own", "k2"] = "own"
+    """"k2": the value of the estimator with the gradient of `k2`, verl's "+" forms."""
+
+
+def _all() -> tuple[Dimension, ...]:
+    return (
+        Dimension(
+            "filter",
+            Form.BY_KIND,
+            kinds(
+                mixed_groups=filter.mixed_groups,
+                correct_only=filter.correct_only,
+                incorrect_only=filter.incorrect_only,
+                not_truncated=filter.not_truncated,
+            ),
+        ),
+        Dimension(
+            "reward",
+            Form.BY_KIND,
+            kinds(
+                scheme=reward.scheme,
+                unlikeliness=reward.unlikeliness,
+                stop_properly=reward.stop_properly,
+                soft_overlong=reward.soft_overlong,
+                kl_penalty=reward.kl_penalty,
+            ),
+        ),
+        Dimension(
+            "advantage.baseline",
+            Form.ONE,
+            kinds(
+                none=advantage.none,
+                constant=advantage.constant,
+                group_mean=advantage.group_mean,
+                leave_one_out=advantage.leave_one_out,
+                length_weighted=advantage.length_weighted,
+                token_optimal=advantage.token_optimal,
+                greedy=advantage.greedy,
+                best_of_group=advantage.best_of_group,
+                max_likelihood=advantage.max_likelihood,
+                returns=advantage.returns,
+                gae=advantage.gae,
+            ),
+            default="group_mean",
+        ),
+        Dimension(
+            "advantage.scale",
+            Form.ONE,
+            kinds(
+                none=advantage.unscaled,
+                group_std=advantage.group_std,
+                leave_one_out_std=advantage.leave_one_out_std,
+                whiten=advantage.whiten,
+                signs=advantage.signs,
+                nonzero_share=advantage.nonzero_share,
+            ),
+            default="group_std",
+        ),
+        Dimension("modulation", Form.BY_KIND, kinds(semantic_entropy=modulation.semantic_entropy)),
+        Dimension(
+            "tokens",
+            Form.BY_KIND,
+            kinds(
+                positive_weight=tokens.positive_weight,
+                step_labels=tokens.step_labels,
+                entropy_change=tokens.entropy_change,
+                entropy_change_exact=tokens.entropy_change_exact,
+                top_entropy=tokens.top_entropy,
+                top_cov=tokens.top_cov,
+                band_cov=tokens.band_cov,
+            ),
+        ),
+        Dimension(
+            "responses",
+            Form.BY_KIND,
+            kinds(sequence_divergence=responses.sequence_divergence, geometric_mask=responses.geometric_mask),
+        ),
+        Dimension(
+            "correction",
+            Form.ONE,
+            kinds(
+                none=correction.none,
+                truncate=correction.truncate,
+                truncate_current=correction.truncate_current,
+                band=correction.band,
+                reject=correction.reject,
+                second_moment=correction.second_moment,
+            ),
+            default="none",
+        ),
+        Dimension(
+            "ratio.level",
+            Form.ONE,
+            kinds(none=ratio.none, token=ratio.token, sequence=ratio.sequence),
+            default="token",
+        ),
+        Dimension(
+            "ratio.anchor",
+            Form.ONE,
+            kinds(old=ratio.old, rollout=ratio.rollout, interpolated=ratio.interpolated),
+            default="old",
+        ),
+        Dimension(
+            "clip",
+            Form.ONE,
+            kinds(
+                ppo=clip.ppo,
+                none=clip.none,
+                mask=clip.mask,
+                truncated_ratio=clip.truncated_ratio,
+                soft_gate=clip.soft_gate,
+                geometric_mean=clip.geometric_mean,
+                total_variation=clip.total_variation,
+                divergence=clip.divergence,
+                score_function=clip.score_function,
+            ),
+            default="ppo",
+        ),
+        Dimension(
+            "kl",
+            Form.WHOLE,
+            kinds(k1=kl.k1, abs=kl.absolute, k2=kl.k2, k3=kl.k3, sequence_k2=kl.sequence_k2),
+            keys=KlKeys,
+        ),
+        Dimension("entropy", Form.ONE, kinds(bonus=entropy.bonus), default="bonus"),
+        Dimension(
+            "aux",
+            Form.BY_KIND,
+            kinds(
+                positive_nll=auxiliary.positive_nll,
+                high_prob_push=auxiliary.high_prob_push,
+                shaped_demonstration=auxiliary.shaped_demonstration,
+            ),
+        ),
+        Dimension(
+            "reduce",
+            Form.ONE,
+            kinds(
+                token_mean=reduce.token_mean,
+                group_token_mean=reduce.group_token_mean,
+                seq_token_mean=reduce.seq_token_mean,
+                seq_sum=reduce.seq_sum,
+                seq_sum_constant=reduce.seq_sum_constant,
+                sum_constant=reduce.sum_constant,
+            ),
+            default="token_mean",
+        ),
+        Dimension(
+            "control",
+            Form.BY_KIND,
+            kinds(
+                entropy_step=control.entropy_step,
+                entropy_pi=control.entropy_pi,
+                positive_weight=control.positive_weight,
+                positive_weight_by_stage=control.positive_weight_by_stage,
+                positive_weight_by_epoch=control.positive_weight_by_epoch,
+                adaptive_kl=control.adaptive_kl,
+            ),
+        ),
+        Dimension("reset", Form.ONE, kinds(never=reset.never, on_stagnation=reset.on_stagnation), default="never"),
+        Dimension("critic", Form.ONE, kinds(none=critic.none, clipped=critic.clipped), default="none"),
+    )
+
+
+DIMENSIONS = {dimension.path: dimension for dimension in _all()}
+
+KL_TOKENS = kinds(
+    top_cov=tokens.top_covariance,
+    low_entropy_cov=tokens.low_entropy_covariance,
+)
+"""Token sets of a KL term, by kind."""
+
+AUX_SETS = kinds(positive_nll=auxiliary.positive_nll_set)
+"""Auxiliary terms that are a mean over their own tokens; the others share the policy term's denominators."""

@@ -1,0 +1,36 @@
+"""Which responses are trained on at all. Knows rewards of a batch, nothing of tokens.
+
+A filtered response leaves the batch: it takes part in no baseline, no statistic and no denominator. Filters judge the
+raw correctness, never the shaped reward: an all-correct group with one long answer has a reward variance but no signal.
+
+Shapes: correct, truncated [N] bool; group [N] int64. Every filter returns the responses it keeps: [N] bool.
+"""
+
+from torch import Tensor
+
+from isentrope.learner.objective import selection
+
+
+def mixed_groups(correct: Tensor, group: Tensor) -> Tensor:
+    """Keeps groups with 0 < number of correct responses < G: the others have no group advantage.
+
+    "DAPO: An Open-Source LLM Reinforcement Learning System at Scale" by Yu et al. (https://arxiv.org/abs/2503.14476),
+    equation 11, without drawing further prompts: the batch gets smaller.
+    """
+    return selection.group_varies(correct, group)
+
+
+def correct_only(correct: Tensor) -> Tensor:
+    """Keeps correct responses: positive sample reinforcement, "The Surprising Effectiveness of Negative Reinforcement
+    in LLM Reasoning" by Zhu et al. (https://arxiv.org/abs/2506.01347)."""
+    return correct
+
+
+def incorrect_only(correct: Tensor) -> Tensor:
+    """Keeps incorrect responses: negative sample reinforcement, Zhu et al. (https://arxiv.org/abs/2506.01347)."""
+    return ~correct
+
+
+def not_truncated(truncated: Tensor) -> Tensor:
+    """Drops responses cut by the length limit: overlong filtering, Yu et al. (https://arxiv.org/abs/2503.14476)."""
+    return ~truncated

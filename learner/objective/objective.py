@@ -1,0 +1,322 @@
+"""One objective: stages in their order, over one batch and its updates. Knows no kind, no preset and no rank.
+
+`prepare` runs once for a batch, on every rank alike, with what needs all responses: filters, rewards, advantages,
+statistics, selections, corrections, denominators. `token_loss` then gives the part of an update's loss that some
+responses make; the parts of all micro-batches of all ranks add up to the loss, however the responses are divided:
+
+    loss = sum_it reduce_i mask_it (weight_it surrogate_it + sum_k coef_k weight^k_it kl^k_it - coef_H H_it)
+           + auxiliary terms
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isentrope.learner.objective import advantage as advantages
+from isentrope.learner.objective import monitors, philox
+from isentrope.learner.objective.batch import Batch, LossParts, Prepared
+from isentrope.learner.objective.dimensions import AUX_SETS, KlKeys
+from isentrope.learner.objective.schema import Stage
+
+Scope = dict[str, Any]
+Overrides = Mapping[str, Mapping[str, float]]
+State = Mapping[str, Mapping[str, float]]
+"""What a checkpoint holds of an objective: numbers of each controller, by its kind, and of the reset rule."""
+
+NO_STATE: State = {}
+CURRENT = frozenset({"logp", "log_ratio", "ratio"})
+"""Names that mean the current policy: a response mask or correction that reads one is evaluated in every update."""
+LOG_CLAMP = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class KlTerm:
+    """One divergence of the loss. tokens: the stage that weighs its tokens; None: all alike."""
+
+    estimator: Stage
+    keys: KlKeys
+    tokens: Stage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The stages of a run, by dimension. `stats`: what selections take their statistics from (`dimensions.STATS`)."""
+
+    stats: str
+    filter: tuple[Stage, ...]
+    reward: tuple[Stage, ...]
+    baseline: Stage
+    scale: Stage
+    modulation: tuple[Stage, ...]
+    tokens: tuple[Stage, ...]
+    responses: tuple[Stage, ...]
+    correction: Stage
+    anchor: Stage
+    level: Stage
+    clip: Stage
+    kl: tuple[KlTerm, ...]
+    entropy: Stage
+    aux: tuple[Stage, ...]
+    reduce: Stage
+    control: tuple[Stage, ...]
+    reset: Stage
+    critic: Stage
+
+    def prepare(self, batch: Batch, updates: Sequence[Tensor], state: State = NO_STATE) -> Prepared:
+        """Everything of `batch` that its updates do not change.
+
+        Args:
+            batch: with the fields that the objective needs.
+            updates: response numbers of each update ([n] int64), whole groups; epochs follow each other.
+            state: of the controllers.
+        """
+        if self.stats == "rollout":
+            batch = replace(batch, logp_old=batch.logp_rollout)
+        kept = torch.ones_like(batch.correct)
+        for stage in self.filter:
+            kept = kept & stage(_scope_of(batch))
+        mask = batch.mask & kept[:, None]
+        # selections and sums see responses in the order of their ids, not in that of their arrival
+        order = _by_id(batch)
+        rows = order[kept[order]]
+        blank = torch.zeros_like(batch.logp_rollout)
+        reduce = self._reduce(batch, mask, updates)
+        prepared = Prepared(
+            batch=batch,
+            mask=mask,
+            advantage=blank,
+            weight=blank,
+            reduce=reduce,
+            kl_weight=tuple(None if term.tokens is None else blank for term in self.kl),
+            aux_reduce=tuple(self._aux_reduce(stage, batch, mask, updates, reduce) for stage in self.aux),
+            metrics={},
+        )
+        if not mask.any():
+            return prepared
+        part = batch.take(rows)
+        scope = _scope_of(part)
+        self._set_advantage(scope, self.overrides(state))
+        self._set_statistics(scope, part)
+        return replace(
+            prepared,
+            advantage=_place(scope["advantage"], rows, blank),
+            weight=_place(self._fixed_weight(scope), rows, blank),
+            kl_weight=tuple(
+                given if term.tokens is None or self.stats == "microbatch" else _place(term.tokens(scope), rows, blank)
+                for term, given in zip(self.kl, prepared.kl_weight, strict=True)
+            ),
+            metrics=monitors.prepared_metrics(scope),
+        )
+
+    def token_loss(
+        self,
+        prepared: Prepared,
+        update: int,
+        rows: Tensor,
+        logp: Tensor,
+        entropy: Tensor,
+        state: State = NO_STATE,
+    ) -> LossParts:
+        """The part of an update's loss that responses `rows` make.
+
+        Args:
+            prepared: the batch.
+            update: which of the updates given to `prepare`.
+            rows: [n] int64, response numbers of the batch.
+            logp: [n, T], of the current policy, with gradient; values off the mask are ignored.
+            entropy: [n, T], of the current policy, with gradient where `needs` says so.
+            state: of the controllers, as before this update.
+        """
+        overrides = self.overrides(state)
+        scope = self._update_scope(prepared, rows, logp, entropy)
+        whole, mask = prepared.mask[rows], scope["mask"]
+        reduce = prepared.reduce[update, rows].to(logp.dtype)[:, None]
+
+        policy = self.clip(scope)
+        scope["clipped"] = monitors.without_gradient(policy, scope["logp"])
+        scope["weight"] = prepared.weight[rows] * self._moving_weight(scope, overrides)
+        terms = {"policy": reduce * torch.where(mask, scope["weight"] * policy, 0.0)}
+        for place, term in enumerate(self.kl):
+            value = _divergence(term, scope, overrides)
+            if term.tokens is not None:
+                at_batch = prepared.kl_weight[place]
+                now = self.stats == "microbatch" or at_batch is None
+                value = value * (term.tokens(_detached(scope)) if now or at_batch is None else at_batch[rows])
+            terms[f"kl_{place}"] = reduce * torch.where(mask, value, 0.0)
+        counted = mask & (scope["weight"] != 0) if self.entropy.params["tokens"] == "selected" else mask
+        terms["entropy"] = reduce * torch.where(counted, self.entropy(scope, overrides.get("entropy")), 0.0)
+        for stage, factor in zip(self.aux, prepared.aux_reduce, strict=True):
+            value = stage(scope | {"mask": whole}, overrides.get(f"aux.{stage.kind.name}"))
+            own = factor[update, rows].to(logp.dtype)[:, None]
+            terms[f"aux_{stage.kind.name}"] = own * torch.where(whole, value, 0.0)
+
+        losses = {name: term.sum() for name, term in terms.items()}
+        sums, maxima = monitors.update_sums(scope, losses)
+        return LossParts(torch.stack(list(losses.values())).sum(), sums, maxima)
+
+    def start(self) -> State:
+        """The controllers' state before the first update."""
+        return {stage.kind.name: {"value": float(stage.params["initial"])} for stage in self.control}
+
+    def after_update(self, state: State, sums: Mapping[str, float], progress: float) -> State:
+        """The controllers' state after an update that was applied; a skipped one leaves it as it is.
+
+        Args:
+            state: before the update.
+            sums: `LossParts.sums`, added over all micro-batches and ranks.
+            progress: share of the run that is done.
+        """
+        measured = monitors.measured(sums) | {"progress": progress}
+        stepped = {stage.kind.name: stage(measured | {"state": state[stage.kind.name]}) for stage in self.control}
+        return {**state, **stepped}
+
+    def after_evaluation(self, state: State, score: float, batch: int) -> tuple[State, bool]:
+        """State after an evaluation that gave `score` behind `batch` batches, and whether the current policy now
+        becomes the reference, with a fresh optimizer."""
+        stepped: Mapping[str, float] = self.reset({"state": state.get("reset", {}), "score": score, "batch": batch})
+        return {**state, "reset": stepped}, bool(stepped["reset"])
+
+    def overrides(self, state: State) -> Overrides:
+        """Values that controllers set, by the place they act on."""
+        acting: dict[str, dict[str, float]] = {}
+        for stage in self.control:
+            target = str(stage.params["of"])
+            value = state.get(stage.kind.name, {}).get("value", float(stage.params["initial"]))
+            acting[target] = {"value" if target.startswith("tokens.") else "coef": value}
+        return acting
+
+    def _reduce(self, batch: Batch, mask: Tensor, updates: Sequence[Tensor]) -> Tensor:
+        out = torch.zeros(len(updates), len(mask), dtype=torch.float64)
+        for update, rows in enumerate(updates):
+            out[update, rows] = self.reduce({"mask": mask[rows], "group": batch.group[rows]})
+        return out
+
+    def _aux_reduce(
+        self, stage: Stage, batch: Batch, mask: Tensor, updates: Sequence[Tensor], shared: Tensor
+    ) -> Tensor:
+        """As `_reduce`: a mean over the term's own tokens, if it has such, else the shared denominators."""
+        if stage.kind.name not in AUX_SETS:
+            return shared
+        own = AUX_SETS[stage.kind.name]
+        scope = _scope_of(batch) | {"mask": mask}
+        tokens: Tensor = own.function(**{name: scope[name] for name in own.reads})
+        out = torch.zeros_like(shared)
+        for update, rows in enumerate(updates):
+            out[update, rows] = 1 / tokens[rows].sum().clamp_min(1).double()
+        return out
+
+    def _set_advantage(self, scope: Scope, overrides: Overrides) -> None:
+        """Sets the shaped `reward` and the `advantage` [N, T]."""
+        mask, penalty = scope["mask"], torch.zeros_like(scope["logp_rollout"])
+        for stage in self.reward:
+            shaped = stage(scope, overrides.get(f"reward.{stage.kind.name}"))
+            if shaped.dim() == 1:
+                scope["reward"] = shaped
+            else:
+                penalty = penalty + shaped
+        scope["token_reward"] = advantages.outcome_rewards(scope["reward"], penalty, mask)
+        scope["reward"] = scope["reward"] + penalty.sum(1)
+        advantage = self.baseline(scope)
+        if advantage.dim() == 1:
+            advantage = advantage[:, None]
+        scope["advantage"] = advantage * mask
+        advantage = self.scale(scope)
+        for stage in self.modulation:
+            advantage = advantage * stage(scope)[:, None]
+        scope["advantage"] = advantage * mask
+
+    def _set_statistics(self, scope: Scope, batch: Batch) -> None:
+        """Sets what selections read. Demonstrations have no log-probabilities and take part in no statistic."""
+        if batch.demonstration is not None:
+            scope["mask"] = scope["mask"] & ~batch.demonstration
+        scope["logp"] = scope["logp_old"]
+        scope["entropy"] = batch.entropy_old
+        scope["clipped"] = torch.zeros_like(batch.mask)  # before the first update every ratio is 1
+        scope["uniform"] = self._uniform(batch, update=0)
+
+    def _uniform(self, batch: Batch, *, update: int) -> Tensor | None:
+        if not any("uniform" in stage.kind.reads for stage in self.tokens):
+            return None
+        return philox.uniform(batch.seed, batch.number, update, batch.seq, batch.index, batch.mask.shape[1])
+
+    def _fixed_weight(self, scope: Scope) -> Tensor:
+        """Product of the weights that no update changes: [N, T]."""
+        weight = torch.ones_like(scope["logp_rollout"])
+        for stage in (*self.tokens, *self.responses, self.correction):
+            if not self._moves(stage):
+                weight = weight * stage(scope)
+        return weight
+
+    def _moving_weight(self, scope: Scope, overrides: Overrides) -> Tensor:
+        """Product of the weights that follow the current policy or a controller: [n, T]."""
+        weight = torch.ones_like(scope["advantage"])
+        now = _detached(scope)
+        for stage in (*self.tokens, *self.responses, self.correction):
+            if self._moves(stage):
+                weight = weight * stage(now, overrides.get(f"tokens.{stage.kind.name}"))
+        return weight
+
+    def _moves(self, stage: Stage) -> bool:
+        if stage in self.tokens:
+            controlled = any(control.params["of"] == f"tokens.{stage.kind.name}" for control in self.control)
+            return self.stats == "microbatch" or controlled
+        return not CURRENT.isdisjoint(stage.kind.reads)
+
+    def _update_scope(self, prepared: Prepared, rows: Tensor, logp: Tensor, entropy: Tensor) -> Scope:
+        part, whole = prepared.batch.take(rows), prepared.mask[rows]
+        scope = _scope_of(part)
+        # off the mask everything is 0, so that no value there can reach a sum, not even as 0 times infinity
+        for name, value in scope.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 2:
+                scope[name] = value.masked_fill(~whole, 0.0)
+        scope |= {
+            "mask": whole if part.demonstration is None else whole & ~part.demonstration,
+            "advantage": prepared.advantage[rows],
+            "logp": torch.where(whole, logp, 0.0),
+            "entropy": torch.where(whole, entropy, 0.0),
+            "uniform": self._uniform(part, update=1) if self.stats == "microbatch" else None,
+        }
+        scope["logp_anchor"] = self.anchor(scope)
+        scope["log_ratio"] = self.level(scope)
+        scope["ratio"] = scope["log_ratio"].exp()
+        return scope
+
+
+def _divergence(term: KlTerm, scope: Scope, overrides: Overrides) -> Tensor:
+    """coef times the term's estimate per token: [n, T]."""
+    logp, keys = scope["logp"], term.keys
+    x = (logp - scope[f"logp_{keys.anchor}"]).clamp(-LOG_CLAMP, LOG_CLAMP)
+    value: Tensor = term.estimator(scope | {"x": x})
+    if keys.gradient == "k2":
+        half_square = x.square() / 2
+        value = value.detach() + half_square - half_square.detach()
+    if keys.importance != "none":
+        sampled_by = logp.detach() if keys.importance == "score" else scope[f"logp_{keys.importance}"]
+        value = value * (logp - sampled_by).clamp(-LOG_CLAMP, LOG_CLAMP).exp()
+    return value * overrides.get(f"kl.{keys.anchor}", {}).get("coef", keys.coef)
+
+
+def _scope_of(batch: Batch) -> Scope:
+    """The batch's fields by name; those it lacks are left out."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _detached(scope: Scope) -> Scope:
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in scope.items()}
+
+
+def _by_id(batch: Batch) -> Tensor:
+    """Response numbers in the order of (seq, index)."""
+    by_index = torch.argsort(batch.index, stable=True)
+    return by_index[torch.argsort(batch.seq[by_index], stable=True)]
+
+
+def _place(value: Tensor, rows: Tensor, blank: Tensor) -> Tensor:
+    """`value` [n, T] at responses `rows` of a blank [N, T]."""
+    out = blank.clone()
+    out[rows] = value.to(blank.dtype)
+    return out

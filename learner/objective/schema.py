@@ -1,0 +1,127 @@
+"""The dimensions of an objective and the kinds each may take. Knows signatures and values, not how stages are composed.
+
+A stage is a pure module-level function. Its positional parameters are tensors, called by the names of `batch.Batch` and
+of `objective.Objective`; they say what the stage needs. Its keyword-only parameters are the configuration keys of its
+kind, with their types, bounds and defaults. So a kind is declared once, by its signature, and a function of the user's
+own (`kind = "my_module:my_function"`) stands on the same footing as ours.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from isentrope.errors import ConfigError
+
+Function = Callable[..., Any]
+Table = Mapping[str, object]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Form(Enum):
+    """How the tables of a dimension are written and merged."""
+
+    ONE = "one table"
+    BY_KIND = "a list, merged by kind"
+    WHOLE = "a list, replaced as a whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to fill a dimension: a function, the tensors it reads and the model of its keyword parameters."""
+
+    name: str
+    function: Function
+    reads: tuple[str, ...]
+    keys: type[BaseModel]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A kind with the values of its keys."""
+
+    kind: Kind
+    params: Mapping[str, Any]
+
+    def __call__(self, scope: Mapping[str, Any], overrides: Mapping[str, float] | None = None) -> Any:
+        """The function's result for the tensors it reads from `scope`; `overrides` are values set by a controller."""
+        tensors = {name: scope[name] for name in self.kind.reads}
+        return self.kind.function(**tensors, **{**self.params, **(overrides or {})})
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A place in the objective that takes one stage, or several.
+
+    path: its key below `[learner.objective]`. default: the kind of a `ONE` dimension that no table sets.
+    keys: keys of every table of the dimension, besides those of its kind.
+    """
+
+    path: str
+    form: Form
+    kinds: Mapping[str, Kind]
+    default: str = ""
+    keys: type[BaseModel] | None = None
+
+
+def kind_of(name: str, function: Function) -> Kind:
+    """The kind that `function` declares by its signature."""
+    hints = get_type_hints(function, include_extras=True)
+    reads: list[str] = []
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[parameter.name] = (hints.get(parameter.name, Any), default)
+        elif parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            reads.append(parameter.name)
+        else:
+            raise ConfigError(
+                f"{name}: a stage takes named parameters only, not {parameter}",
+                fix="tensors before `*`, configuration keys after it",
+            )
+    config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    keys: type[BaseModel] = create_model(name, __config__=config, **fields)
+    return Kind(name, function, tuple(reads), keys)
+
+
+def kinds(**functions: Function) -> dict[str, Kind]:
+    """Kinds by name."""
+    return {name: kind_of(name, function) for name, function in functions.items()}
+
+
+def parse_keys(model: type[BaseModel], table: Table, where: str) -> dict[str, Any]:
+    """`table` as values of `model`, defaults filled in; ConfigError names the key and the nearest allowed one."""
+    try:
+        parsed = model.model_validate(dict(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        at = f"{where}.{key}" if key else where
+        if first["type"] == "extra_forbidden":
+            raise unknown("key", key, model.model_fields, at) from None
+        if first["type"] == "missing":
+            raise ConfigError(f"`{key}` has no default", where=at, fix=f"set {at}") from None
+        raise ConfigError(f"`{key}` = {first['input']!r}: {first['msg'].lower()}", where=at) from None
+    return {name: getattr(parsed, name) for name in model.model_fields}
+
+
+def unknown(what: str, given: str, allowed: Iterable[str], where: str) -> ConfigError:
+    """The error for a name that does not exist, with the nearest that do."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    if near:
+        fix = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
+    else:
+        fix = "allowed: " + (", ".join(names) or "none")
+    return ConfigError(f"unknown {what} `{given}`", where=where, fix=fix)

@@ -1,0 +1,72 @@
+"""Choosing tokens of a batch by a score: exact, deterministic, the same on every rank. Knows no method and no policy.
+
+Responses are in the order of (seq, index), so that a choice does not depend on the order in which they arrived: equal
+scores are cut by place, the earlier token first.
+"""
+
+import torch
+from torch import Tensor
+
+
+def top(score: Tensor, mask: Tensor, count: int) -> Tensor:
+    """The `count` masked tokens with the largest score (all, if there are fewer): [N, T] bool.
+
+    score, mask: [N, T]. A score that is not a number counts as the smallest.
+    """
+    at = mask.flatten().nonzero()[:, 0]
+    values = torch.nan_to_num(score.flatten()[at], nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    chosen = at[torch.sort(values, descending=True, stable=True).indices[:count]]
+    selected = torch.zeros_like(mask).flatten()
+    selected[chosen] = True
+    return selected.view_as(mask)
+
+
+def quantile(score: Tensor, mask: Tensor, share: float) -> Tensor:
+    """The `share` quantile of the masked scores, interpolated between the two nearest; no limit on their number."""
+    values = torch.sort(score[mask]).values
+    place = share * (len(values) - 1)
+    below = int(place)
+    above = min(below + 1, len(values) - 1)
+    return torch.lerp(values[below], values[above], place - below)
+
+
+def mean(value: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the masked tokens, summed in float64; 0 if there are none."""
+    total = value.double().masked_fill(~mask, 0.0).sum()
+    return (total / mask.sum().clamp_min(1)).to(value.dtype)
+
+
+def covariance(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
+    """What each token adds to the covariance of log-probability and advantage: [N, T], 0 off the mask.
+
+    (A - mean A) (log p - mean log p), both means over the masked tokens: "The Entropy Mechanism of Reinforcement
+    Learning for Reasoning Language Models" by Cui et al. (https://arxiv.org/abs/2505.22617).
+    """
+    product = (advantage - mean(advantage, mask)) * (logp.detach() - mean(logp.detach(), mask))
+    return product.masked_fill(~mask, 0.0)
+
+
+def group_sum(value: Tensor, group: Tensor) -> Tensor:
+    """Sum of `value` [N] over the group of each response: [N]."""
+    _, place = torch.unique(group, return_inverse=True)
+    sums = torch.zeros(int(place.max()) + 1, dtype=torch.float64, device=value.device)
+    return sums.index_add_(0, place, value.double()).to(value.dtype)[place]
+
+
+def group_size(group: Tensor) -> Tensor:
+    """Number of responses in the group of each: [N] int64."""
+    _, place, count = torch.unique(group, return_inverse=True, return_counts=True)
+    size: Tensor = count[place]
+    return size
+
+
+def group_varies(value: Tensor, group: Tensor) -> Tensor:
+    """Whether `value` [N] differs within the group of each response: [N] bool.
+
+    Compares the largest with the smallest: a variance of equal values that are not dyadic is not exactly 0.
+    """
+    _, place = torch.unique(group, return_inverse=True)
+    wide = value.double()
+    largest = wide.new_full((int(place.max()) + 1,), -torch.inf).scatter_reduce_(0, place, wide, "amax")
+    smallest = torch.full_like(largest, torch.inf).scatter_reduce_(0, place, wide, "amin")
+    return (largest > smallest)[place]

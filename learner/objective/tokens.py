@@ -1,0 +1,188 @@
+"""Weights of tokens in the policy term, from statistics of the whole batch. No gradient.
+
+Knows advantages, log-probabilities and entropies of one batch. `logp` and `entropy` are those that the objective's
+`stats` names: of the learner before the first update ("old"), of the sampling engine ("rollout"), or current ones of
+whatever micro-batch the function is given ("microbatch", which makes the result depend on it). A weight never changes a
+denominator.
+
+Shapes: logp, logp_old, entropy, advantage, uniform, sum_p2, sum_p2_logp [N, T]; mask, clipped, step_correct [N, T]
+bool; correct [N] bool. Every stage returns [N, T]; values off the mask do not matter.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from isentrope.learner.objective import selection
+from isentrope.learner.objective.schema import Finite, NonNegative, Positive, Share
+
+Weight = Annotated[float, Field(ge=0, le=1)]
+
+
+def top_entropy(entropy: Tensor, mask: Tensor, *, keep: Share = 0.2) -> Tensor:
+    """1 for tokens whose entropy is at least the (1 - keep) quantile of the batch, else 0: [N, T].
+
+    "Beyond the 80/20 Rule" by Wang et al. (https://arxiv.org/abs/2506.01939). The denominator stays all tokens, so a
+    step gets smaller by about `keep`.
+    """
+    return (entropy >= selection.quantile(entropy, mask, 1 - keep)).to(entropy.dtype)
+
+
+def top_cov(logp: Tensor, advantage: Tensor, mask: Tensor, *, share: Share = 2e-4) -> Tensor:
+    """0 for the tokens that add most to the covariance of log-probability and advantage, else 1: [N, T]. The selection
+    of `top_covariance`, dropped instead of penalised."""
+    return (~top_covariance(logp, advantage, mask, share=share)).to(logp.dtype)
+
+
+def band_cov(
+    logp: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    clipped: Tensor,
+    uniform: Tensor,
+    *,
+    share: Share = 2e-4,
+    low: Finite = 1.0,
+    high: Finite = 5.0,
+) -> Tensor:
+    """0 for a random `share` of all tokens, taken from those with low < covariance < high that are not clipped: [N, T].
+
+    max(floor(share * tokens), 1) tokens, or all candidates if they are fewer; `uniform` is the draw: the smallest are
+    taken. Cui et al. (https://arxiv.org/abs/2505.22617), Clip-Cov.
+    """
+    covariance = selection.covariance(logp, advantage, mask)
+    candidates = mask & (covariance > low) & (covariance < high) & ~clipped
+    return (~selection.top(-uniform, candidates, selected_count(mask, share))).to(logp.dtype)
+
+
+def entropy_change(
+    logp: Tensor,
+    logp_old: Tensor,
+    entropy: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    map: Literal["exponential", "linear"] = "exponential",
+    min: Weight = 0.8,
+    max: Positive = 1.0,
+    floor: NonNegative = 0.02,
+) -> Tensor:
+    """Less weight for tokens whose update changes the entropy much: [N, T]; see `damp` for the weight.
+
+    Omega = (A / p_old) p (1 - p) (log p + H), to first order the entropy change by a step on this token: "Rethinking
+    Entropy Interventions in RLVR" by Hao et al. (https://arxiv.org/abs/2510.10150).
+    """
+    p, p_old = (x.exp().clamp(1e-8, 1 - 1e-8) for x in (logp, logp_old))
+    score = advantage / p_old * p * (1 - p) * (p.log() + entropy)
+    return damp(score, mask, map=map, min=min, max=max, floor=floor)
+
+
+def entropy_change_exact(
+    logp: Tensor,
+    logp_old: Tensor,
+    entropy: Tensor,
+    sum_p2: Tensor,
+    sum_p2_logp: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    map: Literal["exponential", "linear"] = "exponential",
+    min: Weight = 0.8,
+    max: Positive = 1.0,
+    floor: NonNegative = 0.02,
+) -> Tensor:
+    """As `entropy_change`, with the exact first-order change: [N, T]; see `exact_entropy_change`."""
+    score = exact_entropy_change(logp, logp_old, entropy, sum_p2, sum_p2_logp, advantage)
+    return damp(score, mask, map=map, min=min, max=max, floor=floor)
+
+
+def positive_weight(advantage: Tensor, *, value: NonNegative = 1.0) -> Tensor:
+    """`value` where A > 0, else 1: [N, T]. "Revisiting Entropy in Reinforcement Learning for Large Reasoning Models"
+    (https://arxiv.org/abs/2511.05993)."""
+    return torch.where(advantage > 0, value, 1.0).to(advantage.dtype)
+
+
+def step_labels(correct: Tensor, step_correct: Tensor, *, beta: Annotated[float, Field(ge=-1, le=1)] = 0.5) -> Tensor:
+    """`beta` on the correct steps of incorrect responses, else 1: [N, T]. 1 takes no notice of steps, 0 ignores such
+    tokens, below 0 they are rewarded. "Unearthing Gems from Stones" by Yang et al.
+    (https://arxiv.org/abs/2505.14403)."""
+    return torch.where(step_correct & ~correct[:, None], beta, 1.0)
+
+
+def top_covariance(logp: Tensor, advantage: Tensor, mask: Tensor, *, share: Share = 2e-4) -> Tensor:
+    """The max(1, floor(share * tokens)) tokens with the largest covariance: [N, T] bool. Cui et al.
+    (https://arxiv.org/abs/2505.22617), KL-Cov."""
+    return selection.top(selection.covariance(logp, advantage, mask), mask, selected_count(mask, share))
+
+
+def low_entropy_covariance(
+    logp: Tensor,
+    entropy: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    low: Share = 0.8,
+    share: Share = 2e-4,
+    top: NonNegative = 2.0,
+    bottom: NonNegative = 0.5,
+    rest: NonNegative = 0.0,
+) -> Tensor:
+    """Weights on the `low` share of tokens with the least entropy, by their covariance within that set: [N, T].
+
+    `top` for the `share` with the largest covariance, `bottom` for the `share` with the smallest, `rest` for the others
+    of the set, 0 outside. "Efficient Reinforcement Learning with Semantic and Token Entropy for LLM Reasoning"
+    (https://arxiv.org/abs/2512.04359), as in its second release.
+    """
+    inside = mask & (entropy <= selection.quantile(entropy, mask, low))
+    covariance = selection.covariance(logp, advantage, inside)
+    count = selected_count(inside, share)
+    weight = inside.to(logp.dtype) * rest
+    weight = torch.where(selection.top(-covariance, inside, count), bottom, weight)
+    return torch.where(selection.top(covariance, inside, count), top, weight)
+
+
+def exact_entropy_change(
+    logp: Tensor, logp_old: Tensor, entropy: Tensor, sum_p2: Tensor, sum_p2_logp: Tensor, advantage: Tensor
+) -> Tensor:
+    """dH / d eta of one token's distribution under a step eta on (p / p_old) A, for free logits: [N, T].
+
+    -(A / p_old) p [p (log p + H) - sum_k p_k^2 (log p_k + H)]. Ours: the step moves logit k by eta (A p / p_old)
+    (1[k = a] - p_k), and dH / dz_k = -p_k (log p_k + H).
+    """
+    p = logp.exp()
+    others = sum_p2_logp + entropy * sum_p2
+    return -advantage * (logp - logp_old).exp() * (p * (logp + entropy) - others)
+
+
+def damp(
+    score: Tensor,
+    mask: Tensor,
+    *,
+    map: Literal["exponential", "linear"],
+    min: float,
+    max: float,
+    floor: float,
+) -> Tensor:
+    """Weight from `max` (small |score|) to `min` (the largest of the batch): [N, T]. Hao et al. as above.
+
+    exponential: clip(exp(u ln(min) / max(u_max, floor)), min, 1), u = |score|; linear: between the smallest and the
+    largest u of the masked tokens, the middle if they are equal. A score that is not finite counts as 0.
+    """
+    u = torch.where(score.isfinite() & mask, score.abs(), 0.0)
+    largest = u[mask].amax()
+    if map == "exponential":
+        slope = math.log(min) if min > 0 else -math.inf
+        exponent = torch.where(u > 0, u * slope / largest.clamp_min(floor), 0.0)
+        return exponent.exp().clamp(min, 1.0)
+    smallest = u[mask].amin()
+    spread = largest - smallest
+    share = torch.where(spread > 0, (u - smallest) / spread, 0.5)
+    return (max - share * (max - min)).clamp(min, max)
+
+
+def selected_count(mask: Tensor, share: float) -> int:
+    """max(1, floor(share * masked tokens)); the product is rounded first, so that 0.29 of 100 is 29."""
+    return max(1, math.floor(round(share * int(mask.sum()), 9)))
