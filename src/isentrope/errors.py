@@ -7,7 +7,8 @@ IsentropeError                    exit code
   ├─ UnreachableError (ConnectionError)  69  broker or actor, past its deadline
   │    └─ BrokerChangedError             69  the broker is another process than before
   ├─ InternalError (RuntimeError)        70  a fault of ours
-  │    └─ RecordError (ValueError)       70  a record on the wire that does not hold what it says
+  │    ├─ RecordError (ValueError)       70  a record on the wire that does not hold what it says
+  │    └─ ArgumentError (ValueError)     70  tensors that do not fit a kernel
   ├─ RunFolderError (FileExistsError)    73  run folder or run name belongs to another configuration
   ├─ StorageError (OSError)              74  disk full, checkpoint or weights unreadable
   ├─ FencedError (RuntimeError)          75  a newer learner took over; do not restart
@@ -86,6 +87,10 @@ class InternalError(IsentropeError, RuntimeError):
 
 class RecordError(InternalError, ValueError):
     """A record that is truncated, damaged, of another schema, or inconsistent."""
+
+
+class ArgumentError(InternalError, ValueError):
+    """A call of a kernel with tensors that do not fit it; names the argument, what was given and what is allowed."""
 
 
 class RunFolderError(IsentropeError, FileExistsError):

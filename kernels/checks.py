@@ -1,0 +1,66 @@
+"""What every kernel demands of its tensors, and the one error that says which demand was broken. Knows no maths.
+
+Checks look at shapes, strides, types and devices only: nothing here waits for the device. The values of `targets` are
+therefore looked at on the CPU alone; on a GPU a target outside the vocabulary gives a
+log-probability of -inf.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from isentrope.errors import ArgumentError
+
+LOGIT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    """`logits` [M, V] of a supported type with unit stride over V, `targets` [M] int64 on the same device."""
+    if logits.dim() != 2:
+        raise ArgumentError(f"logits: shape {tuple(logits.shape)}, [tokens, vocabulary] is needed")
+    if logits.dtype not in LOGIT_TYPES:
+        raise ArgumentError(
+            f"logits: {logits.dtype}, one of {', '.join(map(str, LOGIT_TYPES))} is allowed",
+            fix="use isentrope.kernels.reference for float64",
+        )
+    if logits.shape[1] == 0:
+        raise ArgumentError("logits: an empty vocabulary")
+    if logits.stride(1) != 1 and logits.shape[1] > 1:
+        raise ArgumentError(
+            f"logits: stride {logits.stride(1)} over the vocabulary, 1 is needed (rows may have any stride)",
+            fix="pass logits.contiguous()",
+        )
+    if logits.shape[0] > 1 and logits.stride(0) < logits.shape[1]:
+        raise ArgumentError(f"logits: rows overlap (stride {logits.stride(0)} for {logits.shape[1]} columns)")
+    check_tokens(logits.shape[0], logits.device, {"targets": targets})
+    if targets.dtype != torch.int64:
+        raise ArgumentError(f"targets: {targets.dtype}, torch.int64 is needed")
+
+
+def check_targets(targets: torch.Tensor, vocabulary: int) -> None:
+    """On the CPU: all of `targets` are in [0, vocabulary). On a GPU this would wait for the device, so it is left out.
+
+    Called inside the operators, where a compiler does not trace.
+    """
+    if targets.device.type == "cpu" and targets.numel():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= vocabulary:
+            wrong = low if low < 0 else high
+            raise ArgumentError(f"targets: {wrong} is outside the vocabulary, 0 to {vocabulary - 1} are allowed")
+
+
+def check_tokens(count: int, device: torch.device, tensors: Mapping[str, torch.Tensor | None]) -> None:
+    """Each given tensor is [count] on `device`."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.shape != (count,):
+            raise ArgumentError(f"{name}: shape {tuple(tensor.shape)}, ({count},) is needed")
+        if tensor.device != device:
+            raise ArgumentError(f"{name}: on {tensor.device}, {device} is needed")
+
+
+def check_not_empty(count: int) -> None:
+    """At least one token."""
+    if count == 0:
+        raise ArgumentError("logits: no tokens", fix="skip the call when a batch is empty")

@@ -1,0 +1,96 @@
+"""The kernels as registered operators with fake versions, so that torch.compile traces through them without a break.
+
+Nothing is computed here. Statistics travel as one [4, M] tensor, see `stats.Stats`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from isentrope.kernels import gradient, row, stats
+from isentrope.kernels.checks import check_targets
+from isentrope.kernels.policy import Tokens
+from isentrope.kernels.rows import compact
+
+
+@torch.library.custom_op("isentrope::row_stats", mutates_args=())
+def row_stats(
+    logits: torch.Tensor, targets: torch.Tensor, inverse_temperature: torch.Tensor, softcap: float, active: torch.Tensor
+) -> torch.Tensor:
+    """`stats.row_stats` of the rows in `active` [M] bool: [4, M] float32."""
+    check_targets(targets, logits.shape[1])
+    return stats.row_stats(logits, targets, inverse_temperature, softcap, compact(active))
+
+
+@row_stats.register_fake
+def _fake_row_stats(
+    logits: torch.Tensor, targets: torch.Tensor, inverse_temperature: torch.Tensor, softcap: float, active: torch.Tensor
+) -> torch.Tensor:
+    return torch.empty(4, logits.shape[0], dtype=torch.float32, device=logits.device)
+
+
+@torch.library.custom_op("isentrope::write_gradient", mutates_args=("out",))
+def write_gradient(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    statistics: torch.Tensor,
+    by_logp: torch.Tensor,
+    by_entropy: torch.Tensor,
+    upstream: torch.Tensor,
+    inverse_temperature: torch.Tensor,
+    softcap: float,
+    out: torch.Tensor,
+) -> None:
+    """`gradient.write_gradient`; `out` may be `logits`."""
+    gradient.write_gradient(
+        logits, targets, statistics, by_logp, by_entropy, upstream, inverse_temperature, softcap, out
+    )
+
+
+@torch.library.custom_op("isentrope::fuse_rows", mutates_args=("out",))
+def fuse_rows(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    advantage: torch.Tensor,
+    logp_old: torch.Tensor,
+    weight: torch.Tensor,
+    keep: torch.Tensor,
+    selected: torch.Tensor | None,
+    normalizer: torch.Tensor,
+    rules: Sequence[float],
+    action: int,
+    inverse_temperature: torch.Tensor,
+    softcap: float,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """`row.fuse_rows`: [3, M] float32, loss, logp and entropy; the gradient goes to `out`, which may be `logits`."""
+    check_targets(targets, logits.shape[1])
+    tokens = Tokens(advantage, logp_old, weight, keep, selected, normalizer)
+    low, high, dual, kl_coef, entropy_coef, clamp = rules
+    scalars = (low, high, dual, kl_coef, entropy_coef, clamp)
+    return row.fuse_rows(logits, targets, tokens, scalars, action, inverse_temperature, softcap, out)
+
+
+@fuse_rows.register_fake
+def _fake_fuse_rows(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    advantage: torch.Tensor,
+    logp_old: torch.Tensor,
+    weight: torch.Tensor,
+    keep: torch.Tensor,
+    selected: torch.Tensor | None,
+    normalizer: torch.Tensor,
+    rules: Sequence[float],
+    action: int,
+    inverse_temperature: torch.Tensor,
+    softcap: float,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    return torch.empty(3, logits.shape[0], dtype=torch.float32, device=logits.device)
+
+
+@torch.library.custom_op("isentrope::scale_gradient", mutates_args=("gradient",))
+def scale_gradient(gradient: torch.Tensor, upstream: torch.Tensor) -> None:
+    """`row.scale_gradient`."""
+    row.scale_gradient(gradient, upstream)
