@@ -18,12 +18,18 @@ _ALWAYS = {
     "PYTHONWARNINGS": "ignore::FutureWarning",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths stay what they are
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # Ray's minute is short for a busy laptop
     "TRITON_DEFAULT_FP_FUSION": "1",  # its present behaviour; unset, Triton 3.9 warns at every compilation
 }
 
 _CPU = {
     "DS_ACCELERATOR": "cpu",  # DeepSpeed neither probes nor warns
     "OMP_NUM_THREADS": "1",  # ranks and engines share few cores; also what makes a run repeatable to the bit
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less; a laptop is not taken away
     "TORCHDYNAMO_DISABLE": "1",  # no Inductor, hence no compiler; never on a GPU
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -33,6 +39,9 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1"}  # nobody waits for a network when all models
 
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 """Folder of the user's caches; unset: `~/.cache`."""
+
+COMMAND_MARK = "ISENTROPE_COMMAND"
+"""Differs between two commands and is inherited by all they start, so that what a dead one left can be found."""
 
 READ_FROM_USER: Mapping[str, str] = MappingProxyType(
     {

@@ -1,0 +1,164 @@
+"""The rollout actors of one command, each a Ray actor with its own place: started, watched, replaced when they die.
+
+An actor that comes back is always a new one, under a new id. Knows how an actor ends, not what it generates.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError, UnreachableError
+from isentrope.launch import logs
+from isentrope.rollout.view import ActorState, Stage
+
+if TYPE_CHECKING:
+    from isentrope.actors.worker import ActorOptions
+
+FATAL = (ConfigError, DataError, AccessError, RunFolderError)
+"""Errors that every other actor would meet too."""
+
+MAX_FAILURES = 5
+"""Deaths in a row, without having served in between, after which the run is given up."""
+
+MAX_PAUSE_S = 60.0
+"""Longest wait before an actor is started again."""
+
+logger = logging.getLogger(__name__)
+
+
+class RolloutActor:
+    """Body of the Ray actor."""
+
+    def serve(self, options: "ActorOptions", log: Path) -> None:
+        """Be an actor until told to leave."""
+        logs.to_file(log)
+        from isentrope.actors import worker
+
+        asyncio.run(worker.serve(options))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ActorPlan:
+    """What all actors of a command have in common."""
+
+    options: "ActorOptions"
+    """Of each, but for the id."""
+    count: int
+    gpus: int
+    """Of each."""
+    log_folder: Path
+    start_timeout_s: float
+
+
+@dataclasses.dataclass(slots=True)
+class _Slot:
+    """One wanted actor: who fills the place now, or when the next one may."""
+
+    name: str = ""
+    handle: Any = None
+    future: Any = None
+    started: float = 0.0
+    served: bool = False
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+class Actors:
+    """The actors of one command. Not thread-safe."""
+
+    def __init__(self, plan: ActorPlan, last_number: int) -> None:
+        """`last_number`: of the newest actor this run ever had; ids go on from there."""
+        self._plan = plan
+        self._number = last_number
+        self._slots = [_Slot() for _ in range(plan.count)]
+
+    def tend(self, states: Sequence[ActorState]) -> Iterator[str]:
+        """Start who is missing, bury the dead; says what happened. `states`: as the broker has them.
+
+        Raises what ended an actor if every other would meet it too, and UnreachableError if one cannot be started.
+        """
+        by_name = {state.id: state.state for state in states}
+        for slot in self._slots:
+            if slot.future is None:
+                if time.monotonic() >= slot.retry_at:
+                    self._start(slot)
+                continue
+            stage = by_name.get(slot.name, Stage.JOINING)
+            slot.served = slot.served or stage is Stage.SERVING
+            if self._has_ended(slot):
+                yield self._bury(slot)
+            elif stage is Stage.JOINING and time.monotonic() - slot.started > self._plan.start_timeout_s:
+                raise UnreachableError(
+                    f"actor {slot.name} has not started its engine for {self._plan.start_timeout_s:.0f} s",
+                    where=str(self._log(slot)),
+                    fix="see its log; raise actors.start_timeout_s if it only needs more time",
+                )
+
+    def unready(self, states: Sequence[ActorState]) -> list[str]:
+        """What each actor that has not served yet is doing."""
+        by_name = {state.id: state.state for state in states}
+        doing = {Stage.SYNCING: "has its engine, waits for weights", Stage.DIRTY: "failed to load weights"}
+        return [
+            f"actor {slot.name} {doing.get(by_name.get(slot.name, Stage.JOINING), 'boots its engine')}"
+            for slot in self._slots
+            if slot.future is not None and not slot.served
+        ]
+
+    def leave(self, timeout_s: float) -> None:
+        """Wait until all have left, as they do when the run ends; after `timeout_s` end them."""
+        import ray
+
+        futures = [slot.future for slot in self._slots if slot.future is not None]
+        if futures:
+            ray.wait(futures, num_returns=len(futures), timeout=timeout_s)
+        for slot in self._slots:
+            if slot.handle is not None:
+                ray.kill(slot.handle)
+
+    def _start(self, slot: _Slot) -> None:
+        import ray
+
+        self._number += 1
+        slot.name, slot.started, slot.served = f"a{self._number}", time.monotonic(), False
+        remote: Any = ray.remote(num_cpus=0, num_gpus=self._plan.gpus, max_restarts=0)(RolloutActor)
+        slot.handle = remote.remote()
+        slot.future = slot.handle.serve.remote(
+            dataclasses.replace(self._plan.options, actor_id=slot.name), self._log(slot)
+        )
+
+    def _log(self, slot: _Slot) -> Path:
+        return self._plan.log_folder / f"actor-{slot.name}.log"
+
+    def _has_ended(self, slot: _Slot) -> bool:
+        import ray
+
+        done, _ = ray.wait([slot.future], timeout=0)
+        return bool(done)
+
+    def _bury(self, slot: _Slot) -> str:
+        import ray
+
+        try:
+            ray.get(slot.future)
+            why = "left"
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, FATAL):
+                raise error.cause from None
+            why = f"failed: {error.cause}"
+        except ray.exceptions.RayActorError:
+            why = "died"
+        slot.failures = 0 if slot.served else slot.failures + 1
+        if slot.failures == MAX_FAILURES:
+            raise UnreachableError(
+                f"{slot.failures} actors in a row ended before they served, the last, {slot.name}, {why}",
+                where=str(self._log(slot)),
+                fix="see its log",
+            )
+        pause_s = min(2.0**slot.failures, MAX_PAUSE_S)
+        slot.handle = slot.future = None
+        slot.retry_at = time.monotonic() + pause_s
+        return f"actor {slot.name} {why}; another starts in {pause_s:.0f} s (log: {self._log(slot)})"

@@ -1,0 +1,48 @@
+"""The broker of one command: a private server in the run's folder, or one that is already there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from isentrope.environment import variable
+from isentrope.rollout.config import RedisConfig
+from isentrope.rollout.server import RedisServer
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where it is. The URL may hold a password."""
+
+    url: str
+    socket: str
+    """Of a private server; else empty."""
+
+
+class CommandBroker:
+    """A context manager."""
+
+    def __init__(self, config: RedisConfig, folder: Path) -> None:
+        """`folder`: of a private server's data."""
+        url = variable(config.url_env)
+        self._server = None if url else RedisServer()
+        self._folder = folder
+        self._url = url
+
+    def __enter__(self) -> Place:
+        if self._server is None:
+            return Place(self._url, "")
+        url = self._server.start(self._folder)
+        return Place(url, str(self._server.socket))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+    def revive(self) -> bool:
+        """Start a private server again if it has died; did it?"""
+        if self._server is None or self._server.pid:
+            return False
+        self._server.restart()
+        return True

@@ -1,0 +1,101 @@
+"""Ray for one command: a local one of its own, or a running cluster. The only module that starts and stops Ray.
+
+A local Ray has no dashboard, a small object store (nothing large passes through it) and a temporary folder that goes
+when it stops. Its parts die with the thread that started it, so this must be the main thread.
+"""
+
+import contextlib
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+
+from isentrope.environment import defaults, has_gpu
+from isentrope.errors import ConfigError, UnreachableError
+from isentrope.launch.guard import Guard
+
+OBJECT_STORE_BYTES = 80 << 20
+"""The least Ray accepts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What Ray has now."""
+
+    gpus: int
+    local: bool
+
+    @property
+    def cpu_only(self) -> bool:
+        """Work as on a machine without a GPU."""
+        return self.gpus == 0
+
+
+@contextlib.contextmanager
+def cluster(address: str, guard: Guard) -> Iterator[Resources]:
+    """Ray at `address`, or a local one if that is empty; UnreachableError if there is none there."""
+    import ray
+
+    assert threading.current_thread() is threading.main_thread()
+    with contextlib.ExitStack() as stack:
+        if address:
+            stack.callback(ray.shutdown)
+            _join(address)
+        else:
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="isentrope-ray-", ignore_cleanup_errors=True)
+            )
+            stack.callback(ray.shutdown)
+            _start(folder)
+            guard.watch(psutil.Process().children(recursive=True))
+        yield Resources(_gpus(), local=not address)
+
+
+def _start(folder: str) -> None:
+    import ray
+
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_gpus=None if has_gpu() else 0,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=folder,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def _join(address: str) -> None:
+    """Join twice: only a member sees whether there are GPUs, and only then is it known what its processes need."""
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        variables = defaults(cpu=_gpus() == 0)
+        ray.shutdown()
+        ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UnreachableError(
+            f"no Ray at {address}: {str(error).splitlines()[0]}", fix="is the address that of the head node?"
+        ) from None
+
+
+def _gpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def require_gpus(resources: Resources, *, actors: int, tensor_parallel_size: int, ranks: int) -> None:
+    """ConfigError if a local machine with GPUs has too few; a cluster may still grow."""
+    needed = actors * tensor_parallel_size + ranks
+    if resources.local and not resources.cpu_only and needed > resources.gpus:
+        raise ConfigError(
+            f"{actors} actors of {tensor_parallel_size} GPUs and {ranks} ranks need {needed} GPUs, this machine has "
+            f"{resources.gpus}",
+            fix="lower actors.count, actors.tensor_parallel_size or learner.ranks",
+        )

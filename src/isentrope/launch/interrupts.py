@@ -1,0 +1,32 @@
+"""What Ctrl-C and SIGTERM mean: the first asks for an orderly end, the second ends at once."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Counts interrupts while it is entered; a context manager for the main thread."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        """Has anybody asked for the end?"""
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def __enter__(self) -> Self:
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -1,0 +1,97 @@
+"""The learner's ranks as workers of Ray Train, which restarts all when one dies. Does not know what they learn."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isentrope.errors import InternalError, UnreachableError
+from isentrope.launch import logs
+
+if TYPE_CHECKING:
+    from isentrope.learner.training.job import LearnerJob
+
+MAX_FAILURES = 3
+"""How often Ray Train starts the ranks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerPlan:
+    """How the ranks are started."""
+
+    job: "LearnerJob"
+    ranks: int
+    gpu: bool
+    collective_timeout_s: float
+    log_folder: Path
+    model: Path | None
+    """A file without which there is nothing to learn; None: it is there, or far away."""
+    start_timeout_s: float
+
+
+def rank_main(config: dict[str, Any]) -> None:
+    """Entry of every rank; torch.distributed is initialised."""
+    from ray.train import get_context
+
+    plan: LearnerPlan = config["plan"]
+    logs.to_file(plan.log_folder / f"learner-{get_context().get_world_rank()}.log")
+    from isentrope.learner.training import loop  # takes seconds, in which the model may be made
+
+    deadline = time.monotonic() + plan.start_timeout_s
+    while plan.model is not None and not plan.model.exists():
+        if time.monotonic() > deadline:
+            raise UnreachableError(f"nobody has made {plan.model} for {plan.start_timeout_s:.0f} s")
+        time.sleep(0.1)
+    loop.train(plan.job)
+
+
+class Learner:
+    """The group of ranks, from its start to its end."""
+
+    def __init__(self, plan: LearnerPlan) -> None:
+        self._plan = plan
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fit, name="learner", daemon=True)
+        self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Have all ranks returned, or has Ray given up?"""
+        return not self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end."""
+        self._thread.join(timeout_s)
+
+    def failure(self) -> InternalError:
+        """Why there is no outcome."""
+        last = (
+            str(self._error).strip().splitlines()[-1] if self._error is not None else "its ranks returned without one"
+        )
+        return InternalError(
+            f"the learner ended without an outcome: {last}", where=str(self._plan.log_folder), fix="see learner-0.log"
+        )
+
+    def _fit(self) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        plan = self._plan
+        trainer = TorchTrainer(
+            rank_main,
+            train_loop_config={"plan": plan},
+            torch_config=TorchConfig(backend="nccl" if plan.gpu else "gloo", timeout_s=int(plan.collective_timeout_s)),
+            scaling_config=ScalingConfig(
+                num_workers=plan.ranks, use_gpu=plan.gpu, resources_per_worker=None if plan.gpu else {"CPU": 0.01}
+            ),
+            run_config=RunConfig(
+                name="learner",
+                storage_path=str(plan.log_folder / "ray-train"),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # of any kind: it is told when somebody asks for the outcome
+            self._error = error

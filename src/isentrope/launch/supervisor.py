@@ -1,0 +1,131 @@
+"""Watches a run from the start of its parts to their end: keeps actors alive, shows progress, passes on a wish to stop.
+
+What it knows of the learner it reads from the broker and from the run's folder.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from isentrope.errors import IsentropeError, UnreachableError
+from isentrope.launch.actors import Actors
+from isentrope.launch.interrupts import Interrupts
+from isentrope.launch.learner import Learner
+from isentrope.progress import Progress, Tail
+from isentrope.rollout.control import Control, State
+from isentrope.rollout.spec import RunSpec
+from isentrope.rollout.view import ActorState, RunView
+from isentrope.rollout.waiting import why_waiting
+from isentrope.runfolder import Outcome, read_outcome
+
+INTERVAL_S = 0.5
+
+STOP_S = 60.0
+"""How long the learner may take to stop when the run cannot go on without its actors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """One started run."""
+
+    spec: RunSpec
+    batches: int
+    view: RunView
+    actors: Actors
+    learner: Learner
+    model: Future[None] | None
+    """Done when the model is made; None: it was there."""
+    revive_broker: Callable[[], bool]
+    """Start a private broker again if it has died; did it?"""
+    start_timeout_s: float
+
+
+class Supervisor:
+    """The loop of the command."""
+
+    def __init__(self, parts: Parts, interrupts: Interrupts, progress: Progress) -> None:
+        self._parts = parts
+        self._interrupts = interrupts
+        self._progress = progress
+        self._tail = Tail(Path(parts.spec.output_dir) / "metrics.jsonl", from_end=True)
+        self._started = time.monotonic()
+        self._stop_sent = False
+
+    def watch(self) -> Outcome:
+        """Until the learner has ended; raises what makes it pointless to go on."""
+        parts = self._parts
+        while not parts.learner.has_ended:
+            facts = self._facts()
+            self._show_batches()
+            if facts is not None:
+                if self._interrupts.asked and not self._stop_sent:
+                    if facts.control is None:
+                        return Outcome(status="stopped", exit_code=0, what="nothing was trained yet")
+                    self._stop()
+                self._tend(facts)
+            time.sleep(INTERVAL_S)
+        self._show_batches()
+        outcome = read_outcome(Path(parts.spec.output_dir))
+        if outcome is None:
+            raise parts.learner.failure()
+        return outcome
+
+    def _facts(self) -> "_Facts | None":
+        """What the broker shows; None: it does not answer. The learner decides how long that may last."""
+        view = self._parts.view
+        try:
+            return _Facts(view.control(), view.weights() is not None, view.actors())
+        except UnreachableError as error:
+            revived = self._parts.revive_broker()
+            self._progress.note("the private broker had died and was started again" if revived else error.what)
+            return None
+
+    def _tend(self, facts: "_Facts") -> None:
+        parts = self._parts
+        if parts.model is not None and parts.model.done():
+            parts.model.result()
+        if facts.control is None and time.monotonic() - self._started > parts.start_timeout_s:
+            raise UnreachableError(
+                f"the learner has not opened the run for {parts.start_timeout_s:.0f} s",
+                where=str(Path(parts.spec.output_dir) / "logs"),
+                fix="see learner-0.log; raise actors.start_timeout_s if it only needs more time",
+            )
+        if facts.control is None or facts.control.state is not State.STOP:
+            try:
+                for event in parts.actors.tend(facts.actors):
+                    self._progress.note(event)
+            except IsentropeError:
+                if facts.control is not None:
+                    self._stop()
+                    parts.learner.join(STOP_S)
+                raise
+        self._progress.waiting(self._waits(facts))
+
+    def _waits(self, facts: "_Facts") -> list[str]:
+        """Who is waited for: while the run starts all who are late, later the one that holds it up."""
+        parts = self._parts
+        if facts.control is not None and facts.announced:
+            return [why_waiting(parts.view, parts.spec)]
+        waits = []
+        if parts.model is not None and not parts.model.done():
+            waits.append("the model is being made")
+        waits.append("the learner loads the model" if facts.control is not None else "the learner starts")
+        return waits + parts.actors.unready(facts.actors)
+
+    def _stop(self) -> None:
+        self._parts.view.request("stop")
+        self._stop_sent = True
+        self._progress.note("stopping: the learner ends its batch and writes a checkpoint; Ctrl-C again ends at once")
+
+    def _show_batches(self) -> None:
+        for line in self._tail.read():
+            self._progress.batch(line, self._parts.batches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    control: Control | None
+    announced: bool
+    actors: Sequence[ActorState]

@@ -1,0 +1,131 @@
+"""What a long command shows while it runs: a line per batch, and one that says what is waited for.
+
+On a terminal that line is renewed in place; elsewhere it is printed when it has stood for a while. Knows how to show,
+not where the facts come from.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.markup import escape
+
+PLAIN_INTERVAL_S = 15.0
+"""Without a terminal: seconds between two lines about the same wait."""
+
+HEADER_EVERY = 20
+
+
+class _Times(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    tokens_per_second: float = 0.0
+
+
+class BatchLine(BaseModel):
+    """What is shown of a line of `metrics.jsonl`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    batch: int
+    mode: str
+    reward: float
+    entropy: float
+    lag_mean: float = 0.0
+    lag_max: int = 0
+    time: _Times = _Times()
+
+
+class Tail:
+    """New lines of `metrics.jsonl`, as they are written."""
+
+    def __init__(self, path: Path, *, from_end: bool) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if from_end and path.exists() else 0
+
+    def read(self) -> Iterator[BatchLine]:
+        """Lines that were finished since the last call."""
+        if not self._path.exists():
+            return
+        size = self._path.stat().st_size
+        if size < self._offset:  # a resumed learner cut off what it will train again
+            self._offset = 0
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield BatchLine.model_validate_json(line)
+
+
+class Progress(Protocol):
+    """Where a command's progress goes."""
+
+    def batch(self, line: BatchLine, batches: int) -> None:
+        """A batch was trained."""
+
+    def waiting(self, waits: Sequence[str]) -> None:
+        """What happens, or is waited for, now."""
+
+    def note(self, text: str) -> None:
+        """Something happened."""
+
+
+class Shown:
+    """Progress on a console; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = console.status("") if console.is_terminal else None
+        self._started = time.monotonic()
+        self._rows = 0
+        self._last = ("", self._started)
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def batch(self, line: BatchLine, batches: int) -> None:
+        """A batch was trained."""
+        if self._rows % HEADER_EVERY == 0:
+            self._console.print("  batch    reward   entropy   lag   tokens/s   mode", style="bold", highlight=False)
+        self._rows += 1
+        width = len(str(batches))
+        self._console.print(
+            f"  {line.batch:>{width}}/{batches}  {line.reward:>8.3f}  {line.entropy:>8.3f}  {line.lag_mean:>4.1f}  "
+            f"{line.time.tokens_per_second:>9,.0f}   {line.mode}",
+            highlight=False,
+        )
+        self._last = ("", time.monotonic())
+
+    def waiting(self, waits: Sequence[str]) -> None:
+        """What happens, or is waited for, now."""
+        now = time.monotonic()
+        text = f"{_clock(now - self._started)}  {'; '.join(waits)}"
+        if self._status is not None:
+            self._status.update(escape(text))
+        elif now - self._last[1] >= PLAIN_INTERVAL_S:
+            self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+            self._last = (text, now)
+
+    def note(self, text: str) -> None:
+        """Something happened."""
+        self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

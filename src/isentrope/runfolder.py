@@ -1,0 +1,193 @@
+"""A run's folder: whose it is, whether it goes on, and how to reach the run it belongs to.
+
+`run.json` is written by the command that runs, and read by `status`, `mode` and the report; it holds no secrets. Knows
+the files at the top of the folder, not checkpoints or weights.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from isentrope.environment import variable
+from isentrope.errors import ConfigError, RunFolderError, StorageError
+from isentrope.rollout.broker import Broker
+from isentrope.rollout.server import private_url
+from isentrope.rollout.view import RunView
+
+RUNS = Path("runs")
+"""Where runs lie by default."""
+
+RECORD = "run.json"
+OUTCOME = "outcome.json"
+LOCK = "run.lock"
+
+
+class Record(BaseModel):
+    """`run.json`: what runs here, and where its broker is."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run: str
+    config_digest: str
+    method: str
+    mode: str
+    seed: int
+    batches: int
+    actors: int
+    ranks: int
+    run_file: str
+    started: float
+    """Unix time."""
+    versions: dict[str, str]
+    host: str
+    pid: int
+    """Of the command."""
+    socket: str
+    """Of the private broker; the password lies beside it. Empty: a broker by URL."""
+    url_env: str
+    """Environment variable with the broker's URL."""
+    insecure: bool
+
+
+class Outcome(BaseModel):
+    """`outcome.json`: how the run ended, as the learner wrote it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    status: str
+    exit_code: int
+    what: str = ""
+    where: str = ""
+    fix: str = ""
+    batches: int = 0
+    trained: int = 0
+    retired: dict[str, int] = {}
+    issued: int = 0
+
+
+class RunFolder:
+    """A run folder held by this process alone; a context manager."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def claim(cls, path: Path, digest: str) -> Self:
+        """Make the folder if there is none, and keep all other commands out.
+
+        RunFolderError if another command runs in it, it belongs to another configuration, or it is no run folder.
+        """
+        try:
+            if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
+                raise RunFolderError(f"{path} is not empty, and not a run folder", fix="choose another run.output_dir")
+            path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except NotADirectoryError:
+            raise RunFolderError(f"{path} is not a folder", fix="choose another run.output_dir") from None
+        except FileExistsError:
+            raise RunFolderError(f"{path} is a file", fix="choose another run.output_dir") from None
+        except OSError as error:
+            raise StorageError(f"cannot make run folder {path}: {error.strerror}") from None
+        folder = cls(path, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder._require(digest)
+        except BlockingIOError:
+            folder.release()
+            raise RunFolderError(
+                f"another command runs in {path}", fix="wait for it, or choose another run.output_dir"
+            ) from None
+        except RunFolderError:
+            folder.release()
+            raise
+        return folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others in."""
+        os.close(self._lock)
+
+    @property
+    def is_new(self) -> bool:
+        """Has no command run here before?"""
+        return not (self.path / RECORD).exists()
+
+    def is_finished(self, batches: int) -> bool:
+        """Has the run ended with at least so many batches?"""
+        outcome = read_outcome(self.path)
+        return outcome is not None and outcome.status == "finished" and outcome.batches >= batches
+
+    def begin(self, record: Record) -> None:
+        """Say what runs here from now on, and forget how it ended before."""
+        write_json(self.path / RECORD, record.model_dump(mode="json"))
+        (self.path / OUTCOME).unlink(missing_ok=True)
+        (self.path / "logs").mkdir(exist_ok=True)
+
+    def _require(self, digest: str) -> None:
+        if self.is_new:
+            return
+        record = read_record(self.path)
+        if record.config_digest != digest:
+            raise RunFolderError(
+                f"{self.path} belongs to another configuration ({record.config_digest[:8]}, this one is {digest[:8]})",
+                where=str(self.path / RECORD),
+                fix="choose another run.output_dir, or undo the change of the run file",
+            )
+
+
+def read_record(path: Path) -> Record:
+    """What runs, or ran, in a folder. RunFolderError if it is no run folder."""
+    try:
+        return Record.model_validate_json((path / RECORD).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(f"{path} is not a run folder: it has no {RECORD}", fix="give the run's folder") from None
+    except ValidationError:
+        raise RunFolderError(f"{path / RECORD} was written by another version of this program") from None
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """How the run in a folder ended; None: it has not."""
+    with contextlib.suppress(FileNotFoundError):
+        return Outcome.model_validate_json((path / OUTCOME).read_bytes())
+    return None
+
+
+def newest(runs: Path) -> Path:
+    """The folder among `runs` whose run started last."""
+    records = list(runs.glob(f"*/{RECORD}"))
+    if not records:
+        raise RunFolderError(f"there is no run under {runs.resolve()}", fix="give the run's folder")
+    return max(records, key=lambda path: path.stat().st_mtime).parent
+
+
+def open_view(record: Record, *, deadline_s: float) -> RunView:
+    """The run's view. StorageError if its private broker is gone, UnreachableError if its broker does not answer."""
+    url = private_url(Path(record.socket)) if record.socket else variable(record.url_env)
+    if not url:
+        raise ConfigError(f"{record.url_env} is not set, and the run's broker is known by it alone", fix="set it")
+    return RunView(Broker.connect(url, record.run, deadline_s=deadline_s, insecure=record.insecure))
+
+
+def write_json(path: Path, values: Mapping[str, JsonValue]) -> None:
+    """Write a file that is either whole or absent."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def host() -> str:
+    """This machine's name."""
+    return socket.gethostname()
