@@ -1,0 +1,65 @@
+"""The demo's run: the run file beside this module, with what the command line changes. Imports nothing heavy."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from isentrope.config import Config
+
+RUN_FILE = Path(__file__).with_name("run.toml")
+
+TOY_SCALE = Path(__file__).with_name("toy_scale.toml")
+"""Settings by method, on top of its preset: shares of tokens made for 7B models select less than one token here."""
+
+MODEL_FOLDER = "model"
+"""The model's place in the output folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may change without writing a run file. None: as the run file has it."""
+
+    method: tuple[str, ...] | None = None
+    """Presets, merged left to right."""
+    mode: str | None = None
+    batches: int | None = None
+    seed: int | None = None
+    actors: int | None = None
+    ranks: int | None = None
+
+
+def build(output_dir: Path, options: Options) -> Config:
+    """The demo's configuration, with everything it writes in `output_dir`."""
+    table = tomllib.loads(RUN_FILE.read_text(encoding="utf-8"))
+    by_method = tomllib.loads(TOY_SCALE.read_text(encoding="utf-8"))
+    for name in options.method or ():
+        table = merged(table, by_method.get(name, {}))
+    return Config.model_validate(merged(table, _changes(output_dir.absolute(), options)))
+
+
+def merged(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """`base` with the keys of `changes` put over it, table by table."""
+    result = dict(base)
+    for key, value in changes.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _changes(output_dir: Path, options: Options) -> dict[str, object]:
+    asked: dict[str, dict[str, object]] = {
+        "run": {"seed": options.seed},
+        "actors": {"count": options.actors},
+        "learner": {
+            "method": list(options.method) if options.method else None,
+            "mode": options.mode,
+            "batches": options.batches,
+            "ranks": options.ranks,
+        },
+    }
+    changes: dict[str, object] = {
+        table: {key: value for key, value in keys.items() if value is not None} for table, keys in asked.items()
+    }
+    place = {"run": {"output_dir": str(output_dir)}, "model": {"path": str(output_dir / MODEL_FOLDER)}}
+    return merged(changes, place)

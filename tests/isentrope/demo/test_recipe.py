@@ -1,0 +1,61 @@
+"""The demo's configuration is its run file plus what the command line changes, and nothing else."""
+
+import tomllib
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isentrope.config import Config
+from isentrope.demo import recipe
+from isentrope.demo.recipe import Options
+
+TABLES = st.recursive(
+    st.integers(), lambda below: st.dictionaries(st.sampled_from("abc"), below, max_size=3), max_leaves=6
+).filter(lambda table: isinstance(table, dict))
+
+
+def test_run_file_is_valid_as_it_stands() -> None:
+    config = Config.model_validate(tomllib.loads(recipe.RUN_FILE.read_text(encoding="utf-8")))
+    assert config.learner.mode == "async"
+    assert config.data.train == "task:digit_walk"
+
+
+def test_without_options_only_places_change(tmp_path: Path) -> None:
+    plain = Config.model_validate(tomllib.loads(recipe.RUN_FILE.read_text(encoding="utf-8")))
+    built = recipe.build(tmp_path, Options())
+    assert built.run.output_dir == str(tmp_path)
+    assert built.model.path == str(tmp_path / "model")
+    unplaced = {"run": {"output_dir"}, "model": {"path"}}
+    assert built.model_dump(exclude=unplaced) == plain.model_dump(exclude=unplaced)
+
+
+def test_every_option_reaches_its_key(tmp_path: Path) -> None:
+    options = Options(method=("dr_grpo", "kl_cov"), mode="on_policy", batches=7, seed=5, actors=2, ranks=1)
+    built = recipe.build(tmp_path, options)
+    assert built.learner.method == ["dr_grpo", "kl_cov"]
+    assert (built.learner.mode, built.learner.batches, built.learner.ranks) == ("on_policy", 7, 1)
+    assert (built.run.seed, built.actors.count) == (5, 2)
+
+
+def test_seed_zero_is_an_answer_not_an_omission(tmp_path: Path) -> None:
+    assert recipe.build(tmp_path, Options(seed=0)).run.seed == 0
+
+
+@given(TABLES, TABLES)
+def test_merged_takes_from_the_second_and_keeps_the_rest_of_the_first(
+    base: dict[str, object], changes: dict[str, object]
+) -> None:
+    both = recipe.merged(base, changes)
+    assert recipe.merged(both, changes) == both
+    assert set(both) == set(base) | set(changes)
+    for key, value in changes.items():
+        if not isinstance(value, dict):
+            assert both[key] == value
+
+
+@given(TABLES)
+def test_merged_leaves_its_arguments_alone(base: dict[str, object]) -> None:
+    before = repr(base)
+    recipe.merged(base, {"a": {"b": 1}})
+    assert repr(base) == before
