@@ -89,8 +89,8 @@ class Feeder:
         self._thread = threading.Thread(target=self._serve, name="feeder", daemon=True)
         self._stopping = threading.Event()
         self._failure: Exception | None = None
-        self._lost = False
-        self._meetings = 0
+        self._lost = False  # the broker changed, and was not met again yet
+        self._calling = False  # the training loop is in a call, which must end before that
         self._idle_s = 0.0
         self._clocks = _Clocks()
         self._reported: dict[str, int] = {}
@@ -167,7 +167,7 @@ class Feeder:
         self.call(lambda port: port.announce(manifest))
         with self._changed:
             self._published = manifest.batch
-            self.call(lambda port: self._issue())
+            self.call(lambda _: self._issue())
 
     def set_control(self, control: Control) -> None:
         """Write the control state, and choose batches by its mode from now on."""
@@ -179,11 +179,19 @@ class Feeder:
     def call(self, operation: Callable[[LearnerPort], T]) -> T:
         """What `operation` returns; repeated after the feeder has met a broker that came back."""
         while True:
-            met = self._meetings
+            with self._changed:
+                while self._lost:
+                    self._check()
+                    self._changed.wait()
+                self._calling = True
             try:
                 return operation(self._port)
             except BrokerChangedError:
-                self._await_meeting(met)
+                self._lost = True
+            finally:
+                with self._changed:
+                    self._calling = False
+                    self._changed.notify_all()
 
     # --- checkpoints
 
@@ -258,20 +266,13 @@ class Feeder:
     def _meet_again(self) -> None:
         """The broker came back, maybe with an older state: nothing counts that is only in memory, but the ledger."""
         with self._changed:
+            while self._calling:  # or it might write, to the broker that came back, what the port repeats there
+                self._changed.wait()
             self._refence()
             self._collect()
             self._reported = {}
             self._lost = False
-            self._meetings += 1
             self._changed.notify_all()
-
-    def _await_meeting(self, met: int) -> None:
-        """Wait until the thread has met the broker again, since it had `met` times."""
-        with self._changed:
-            self._lost |= self._meetings == met
-            while self._meetings == met:
-                self._check()
-                self._changed.wait()
 
     # --- steps, all with the lock held
 
