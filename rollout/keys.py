@@ -67,7 +67,7 @@ class Keys:
 
     @property
     def request(self) -> str:
-        """S: what an operator asks for, `<id>:<verb>`."""
+        """H: what an operator asks for, `id` and `verb`; no string, so that operators need no right to write any."""
         return self._key("request")
 
     @property

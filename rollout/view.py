@@ -94,16 +94,16 @@ class RunView:
         if not text:
             return None
         control = Control.model_validate_json(text)
-        request, _, verb = self.text(self._keys.request).partition(":")
-        if request in ("", control.served):
+        asked = {name: _text(value) for name, value in self._hash(self._keys.request).items()}
+        if asked.get("id", control.served) == control.served:
             return control
-        asked = {"requested_stop": True} if verb == "stop" else {"requested_mode": Mode(verb)}
-        return control.model_copy(update={"request": request, **asked})
+        wish = {"requested_stop": True} if asked["verb"] == "stop" else {"requested_mode": Mode(asked["verb"])}
+        return control.model_copy(update={"request": asked["id"], **wish})
 
     def request(self, verb: Verb) -> None:
         """Ask the learner for another mode or the end of the run, at its next batch; a later request replaces it."""
-        request = f"{secrets.token_hex(8)}:{verb}"
-        self.broker.run(lambda client: client.set(self._keys.request, request))
+        asked = ["id", secrets.token_hex(8), "verb", verb]
+        self.broker.run(lambda client: client.hset(self._keys.request, items=asked))
 
     def weights(self) -> Manifest | None:
         """The newest announced weights; None: none yet."""

@@ -73,9 +73,11 @@ def explain(facts: Facts, spec: RunSpec) -> str:
     batch = facts.counters.get("trained", 0) // spec.prompts_per_batch + 1
     if facts.ready >= spec.prompts_per_batch:
         closed = "; admission closed, actors wait" if facts.under_way == 0 else ""
-        return f"learner is training batch {batch}: {facts.ready} groups ready{closed}"
-    progress = f"batch {batch}: {facts.ready} of {spec.prompts_per_batch} groups"
-    return f"{progress}; {_culprit(facts, spec)}"
+        line = f"learner is training batch {batch}: {facts.ready} groups ready{closed}"
+    else:
+        line = f"batch {batch}: {facts.ready} of {spec.prompts_per_batch} groups; {_culprit(facts, spec)}"
+    prompts = facts.queues["eval"]
+    return f"{line}; {prompts} held-out prompts to answer" if prompts else line
 
 
 def _culprit(facts: Facts, spec: RunSpec) -> str:

@@ -26,6 +26,8 @@ redis.call('SET', meta, ARGV[4])
 redis.call('SET', ctl, ARGV[5])
 redis.call('SETNX', weights, '')
 redis.call('SETNX', ckpt, '')
-for _, stream in ipairs({work, work_hi, eval}) do redis.pcall('XGROUP', 'CREATE', stream, 'actors', '0', 'MKSTREAM') end
-for _, stream in ipairs({traj, evald}) do redis.pcall('XGROUP', 'CREATE', stream, 'learner', '0', 'MKSTREAM') end
+for i, stream in ipairs({work, work_hi, eval, traj, evald}) do
+  local made = redis.pcall('XGROUP', 'CREATE', stream, i <= 3 and 'actors' or 'learner', '0', 'MKSTREAM')
+  if made.err and not string.find(made.err, 'BUSYGROUP') then return made end
+end
 return next_seq
