@@ -7,7 +7,7 @@ own keys: tables key by key (another `kind` starts its table afresh), lists by `
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from isentrope.errors import ConfigError, RewardError
 from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS, STATS, KlKeys
 from isentrope.learner.objective.objective import KlTerm, Objective
-from isentrope.learner.objective.schema import Form, Kind, Stage, Table, kind_of, parse_keys, unknown
+from isentrope.learner.objective.schema import Form, Kind, Locate, Stage, Table, kind_of, parse_keys, unknown
 from isentrope.rollout.loading import load_function
 
 FOLDER = Path(__file__).resolve().parent.parent / "methods"
@@ -55,13 +55,28 @@ class Preset(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Merged:
     """Merged tables. tables: by dimension path, each with its `kind`; a list for dimensions that take several.
-    provenance: key path -> preset or "run file". suggested: run key -> (value, preset)."""
+    provenance: key path -> preset or "run file". suggested: run key -> (value, preset). replaced: what of one preset a
+    later one undid."""
 
     methods: tuple[str, ...]
     stats: str
     tables: Mapping[str, Table | tuple[Table, ...]]
     provenance: Mapping[str, str]
     suggested: Mapping[str, tuple[float, str]]
+    replaced: tuple[str, ...]
+
+    def place(self, path: str) -> str:
+        """A key path for messages, with who set it or what is below it; a run's own keys need no name."""
+        below = f"{path}."
+        found = {source for key, source in self.provenance.items() if key == path or key.startswith(below)} - {OWN}
+        return f"learner.objective.{path}" + (f" (set by {', '.join(sorted(found))})" if found else "")
+
+    def plain(self) -> dict[str, Any]:
+        """The objective as plain values, presets resolved: what a run's digest is made of."""
+        return {"stats": self.stats} | {
+            path: [dict(entry) for entry in table] if isinstance(table, tuple) else dict(table)
+            for path, table in self.tables.items()
+        }
 
 
 def method_names() -> list[str]:
@@ -82,7 +97,7 @@ def read_preset(method: str, run_folder: Path) -> Preset:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not TOML: {error}", where=str(path)) from None
-    return Preset(**parse_keys(Preset, table, str(path)))
+    return Preset(**parse_keys(Preset, table, lambda key: f"{path}, {key}"))
 
 
 def load_objective(method: str | Sequence[str], own: Table, run_folder: Path) -> Merged:
@@ -102,6 +117,7 @@ def load_objective(method: str | Sequence[str], own: Table, run_folder: Path) ->
         tables={path: tuple(t) if isinstance(t, list) else t for path, t in merging.tables.items()},
         provenance=merging.provenance,
         suggested=merging.suggested,
+        replaced=tuple(merging.replaced),
     )
 
 
@@ -142,6 +158,7 @@ class _Merging:
         }
         self.provenance: dict[str, str] = {}
         self.suggested: dict[str, tuple[float, str]] = {}
+        self.replaced: list[str] = []
 
     def add(self, tables: Table, *, source: str, where: str) -> None:
         for path, value in _by_path(tables, where):
@@ -164,7 +181,7 @@ class _Merging:
         present = self.tables[path]
         assert isinstance(present, dict)
         if table.get("kind", present["kind"]) != present["kind"]:
-            self._forget(path)
+            self._forget(path, source)
             present = {}
         self.tables[path] = present | table
         self.provenance |= {f"{path}.{key}": source for key in table}
@@ -173,7 +190,7 @@ class _Merging:
         present = self.tables[path]
         assert isinstance(present, list)
         if not tables:
-            self._forget(path)
+            self._forget(path, source)
             self.tables[path] = []
             self.provenance[path] = source
         for table in tables:
@@ -186,15 +203,21 @@ class _Merging:
             self.provenance |= {f"{path}.{table['kind']}.{key}": source for key in table}
 
     def _whole(self, path: str, tables: list[dict[str, object]], source: str) -> None:
-        self._forget(path)
+        self._forget(path, source)
         self.tables[path] = tables
         self.provenance[path] = source
         for place, table in enumerate(tables):
             self.provenance |= {f"{path}.{place}.{key}": source for key in table}
 
-    def _forget(self, path: str) -> None:
-        for key in [key for key in self.provenance if key == path or key.startswith(f"{path}.")]:
+    def _forget(self, path: str, source: str) -> None:
+        """Drop what was said about `path`, because `source` says it anew."""
+        below = f"{path}."
+        gone = {key: by for key, by in self.provenance.items() if key == path or key.startswith(below)}
+        for key in gone:
             del self.provenance[key]
+        for former in sorted(set(gone.values())):
+            if self.tables[path]:
+                self.replaced.append(f"{path}: {source} replaces what {former} set")
 
 
 class _Maker:
@@ -213,7 +236,7 @@ class _Maker:
     def several(self, path: str) -> tuple[Stage, ...]:
         """In the order of the kinds, then the user's own as they came."""
         dimension = DIMENSIONS[path]
-        stages = [self._stage(dimension.kinds, table, path) for table in self._tables(path)]
+        stages = [self._stage(dimension.kinds, table, f"{path}.{table['kind']}") for table in self._tables(path)]
         known = list(dimension.kinds)
         stages.sort(key=lambda stage: known.index(stage.kind.name) if stage.kind.name in known else len(known))
         return tuple(stages)
@@ -221,14 +244,15 @@ class _Maker:
     def kl_terms(self) -> tuple[KlTerm, ...]:
         terms = []
         for place, table in enumerate(self._tables("kl")):
-            where = f"kl.{place}"
+            path = f"kl.{place}"
             shared = {key: value for key, value in table.items() if key in KlKeys.model_fields}
             rest = {key: value for key, value in table.items() if key not in shared}
-            keys = KlKeys(**parse_keys(KlKeys, shared, self._where(where)))
+            keys = KlKeys(**parse_keys(KlKeys, shared, self._locate(path), " of a KL term"))
             chosen = None
             if keys.tokens != "all":
-                chosen = self._stage(KL_TOKENS, _as_table(keys.tokens, where), f"{where}.tokens")
-            terms.append(KlTerm(self._stage(DIMENSIONS["kl"].kinds, rest, where), keys, chosen))
+                chosen = self._stage(KL_TOKENS, _as_table(keys.tokens, self._locate(path)("tokens")), f"{path}.tokens")
+            estimator = self._stage(DIMENSIONS["kl"].kinds, rest, path, KlKeys.model_fields)
+            terms.append(KlTerm(estimator, keys, chosen))
         return tuple(terms)
 
     def _tables(self, path: str) -> tuple[Table, ...]:
@@ -236,25 +260,26 @@ class _Maker:
         assert isinstance(tables, tuple)
         return tables
 
-    def _stage(self, kinds: Mapping[str, Kind], table: Table, path: str) -> Stage:
+    def _stage(self, kinds: Mapping[str, Kind], table: Table, path: str, also: Iterable[str] = ()) -> Stage:
         name = str(table["kind"])
+        locate = self._locate(path)
         if name in kinds:
             kind = kinds[name]
         elif ":" in name:
-            kind = _own_kind(name, self._run_folder, self._where(path))
+            kind = _own_kind(name, self._run_folder, locate("kind"))
         else:
-            raise unknown("kind", name, kinds, self._where(path))
-        given = {key: self._value(value) for key, value in table.items() if key != "kind"}
-        return Stage(kind, parse_keys(kind.keys, given, f"{self._where(path)} (kind `{name}`)"))
+            raise unknown("kind", name, kinds, locate("kind"))
+        given = {
+            key: self._max_new_tokens if value == "max_new_tokens" else value
+            for key, value in table.items()
+            if key != "kind"
+        }
+        setter = self._merged.provenance.get(f"{path}.kind", OWN)
+        of = f" of kind `{name}`" + ("" if setter == OWN else f", set by {setter}")
+        return Stage(kind, parse_keys(kind.keys, given, locate, of, also))
 
-    def _value(self, value: object) -> object:
-        return self._max_new_tokens if value == "max_new_tokens" else value
-
-    def _where(self, path: str) -> str:
-        sources = sorted(
-            {source for key, source in self._merged.provenance.items() if key == path or key.startswith(f"{path}.")}
-        )
-        return f"learner.objective.{path}" + (f", set by {' and '.join(sources)}" if sources else "")
+    def _locate(self, path: str) -> Locate:
+        return lambda key: self._merged.place(f"{path}.{key}")
 
 
 def _by_path(tables: Table, where: str) -> Iterator[tuple[str, object]]:

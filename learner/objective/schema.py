@@ -19,6 +19,8 @@ from isentrope.errors import ConfigError
 
 Function = Callable[..., Any]
 Table = Mapping[str, object]
+Locate = Callable[[str], str]
+"""Where a key was set, for messages."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -100,28 +102,35 @@ def kinds(**functions: Function) -> dict[str, Kind]:
     return {name: kind_of(name, function) for name, function in functions.items()}
 
 
-def parse_keys(model: type[BaseModel], table: Table, where: str) -> dict[str, Any]:
-    """`table` as values of `model`, defaults filled in; ConfigError names the key and the nearest allowed one."""
+def parse_keys(
+    model: type[BaseModel], table: Table, locate: Locate, of: str = "", also: Iterable[str] = ()
+) -> dict[str, Any]:
+    """`table` as values of `model`, defaults filled in.
+
+    ConfigError names the key, where it was set (`locate`), what it is a key `of`, and the nearest allowed one; `also`
+    are keys that may stand in the same table, but are not for `model`.
+    """
     try:
         parsed = model.model_validate(dict(table))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        at = f"{where}.{key}" if key else where
         if first["type"] == "extra_forbidden":
-            raise unknown("key", key, model.model_fields, at) from None
+            raise unknown("key", key, {*model.model_fields, *also}, locate(key), of) from None
         if first["type"] == "missing":
-            raise ConfigError(f"`{key}` has no default", where=at, fix=f"set {at}") from None
-        raise ConfigError(f"`{key}` = {first['input']!r}: {first['msg'].lower()}", where=at) from None
+            raise ConfigError(f"`{key}`{of} has no default", where=locate(key), fix="set it") from None
+        raise ConfigError(f"`{key}`{of} is {first['input']!r}: {first['msg'].lower()}", where=locate(key)) from None
     return {name: getattr(parsed, name) for name in model.model_fields}
 
 
-def unknown(what: str, given: str, allowed: Iterable[str], where: str) -> ConfigError:
+def unknown(what: str, given: str, allowed: Iterable[str], where: str, of: str = "") -> ConfigError:
     """The error for a name that does not exist, with the nearest that do."""
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     if near:
         fix = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
+    elif names:
+        fix = f"allowed: {', '.join(names)}"
     else:
-        fix = "allowed: " + (", ".join(names) or "none")
-    return ConfigError(f"unknown {what} `{given}`", where=where, fix=fix)
+        fix = f"there is no {what}{of}"
+    return ConfigError(f"unknown {what} `{given}`{of}", where=where, fix=fix)

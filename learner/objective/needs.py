@@ -1,0 +1,91 @@
+"""What an objective needs from the run besides sampled responses, derived from the tensors that its stages read.
+
+Knows the names of tensors and of needs, not how a run supplies them.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from isentrope.learner.objective.objective import KlTerm, Objective
+from isentrope.learner.objective.schema import Stage
+
+
+class Need(StrEnum):
+    """Something a run must supply; the value is how messages call it."""
+
+    REFERENCE = "a reference model"
+    ANSWERS = "final-answer keys from the reward function"
+    CRITIC = "a critic"
+    DEMONSTRATIONS = "demonstrations"
+    STEP_LABELS = "step labels"
+    GREEDY = "a greedy response to every prompt"
+    SAMPLING_MASK = "sampling-mask replay"
+    ROUTING = "routing replay"
+
+
+PROVIDED = frozenset({Need.ANSWERS})
+"""What the training loop supplies; a change that builds another of them adds it here."""
+
+_BY_TENSOR = {
+    "logp_ref": Need.REFERENCE,
+    "answer": Need.ANSWERS,
+    "values": Need.CRITIC,
+    "demonstration": Need.DEMONSTRATIONS,
+    "step_correct": Need.STEP_LABELS,
+    "greedy_reward": Need.GREEDY,
+}
+
+
+def stages_of(objective: Objective) -> Iterator[tuple[str, Stage]]:
+    """Every stage with its place below `learner.objective`, the token sets of KL terms included."""
+    single = {
+        "advantage.baseline": objective.baseline,
+        "advantage.scale": objective.scale,
+        "correction": objective.correction,
+        "ratio.anchor": objective.anchor,
+        "ratio.level": objective.level,
+        "clip": objective.clip,
+        "entropy": objective.entropy,
+        "reduce": objective.reduce,
+        "reset": objective.reset,
+        "critic": objective.critic,
+    }
+    several = {
+        "filter": objective.filter,
+        "reward": objective.reward,
+        "modulation": objective.modulation,
+        "tokens": objective.tokens,
+        "responses": objective.responses,
+        "aux": objective.aux,
+        "control": objective.control,
+    }
+    yield from single.items()
+    for path, stages in several.items():
+        yield from ((f"{path}.{stage.kind.name}", stage) for stage in stages)
+    for place, term in enumerate(objective.kl):
+        yield f"kl.{place}", term.estimator
+        if term.tokens is not None:
+            yield f"kl.{place}.tokens", term.tokens
+
+
+def needs(objective: Objective) -> dict[Need, str]:
+    """What the objective needs whatever the run, with the first place that needs it."""
+    found: dict[Need, str] = {}
+    for path, stage in stages_of(objective):
+        for name in stage.kind.reads:
+            if name in _BY_TENSOR:
+                found.setdefault(_BY_TENSOR[name], path)
+    for place, term in enumerate(objective.kl):
+        if term.keys.anchor == "ref" and acts(objective, term):
+            found.setdefault(Need.REFERENCE, f"kl.{place}")
+    return found
+
+
+def acts(objective: Objective, term: KlTerm) -> bool:
+    """Whether a KL term is more than 0: by its coefficient, or because a controller sets it."""
+    return term.keys.coef > 0 or any(stage.params["of"] == f"kl.{term.keys.anchor}" for stage in objective.control)
+
+
+def needs_entropy_gradient(objective: Objective) -> bool:
+    """Whether the loss depends on the current entropies; if not, they may come without gradient."""
+    return objective.entropy.params["coef"] != 0 or any(stage.params["of"] == "entropy" for stage in objective.control)

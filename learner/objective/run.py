@@ -1,0 +1,93 @@
+"""An objective and the run it is meant for: suggestions taken up, rules applied. Knows configuration, no files but
+presets.
+
+Used by everything that starts or checks a run, so that all of them refuse the same.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from isentrope.errors import ConfigError
+from isentrope.learner.config import LearnerConfig
+from isentrope.learner.objective.compose import Merged, build, load_objective
+from isentrope.learner.objective.objective import Objective
+from isentrope.learner.objective.rules import RunFacts, Verdict, check
+from isentrope.rollout.config import SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A run's objective. suggested: what was taken from presets, one line each; learner, sampling: with it."""
+
+    learner: LearnerConfig
+    sampling: SamplingConfig
+    merged: Merged
+    objective: Objective
+    facts: RunFacts
+    verdict: Verdict
+    suggested: tuple[str, ...]
+
+
+def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_folder: Path, evaluates: bool) -> Opened:
+    """The objective of `learner.method` and `learner.objective`.
+
+    Keys that the run file left unset take what presets suggest. ConfigError for what cannot be built; what the rules
+    refuse is in `verdict` (see `refusals`).
+    """
+    merged = load_objective(learner.method, learner.objective, run_folder)
+    learner, sampling, suggested = _take_suggestions(learner, sampling, merged)
+    objective = build(merged, run_folder, max_new_tokens=sampling.max_new_tokens)
+    facts = RunFacts(
+        updates=learner.updates_per_batch,
+        epochs=learner.epochs,
+        on_policy=learner.mode == "on_policy",
+        max_lag=learner.staleness.max_lag,
+        group_size=sampling.group_size,
+        truncated_sampling=sampling.top_p < 1 or sampling.top_k > 0,
+        evaluates=evaluates,
+    )
+    return Opened(learner, sampling, merged, objective, facts, check(objective, facts), suggested)
+
+
+def refusals(opened: Opened) -> list[ConfigError]:
+    """One error for each thing the rules refuse."""
+    return [
+        ConfigError(finding.reason, where=opened.merged.place(finding.key), fix=finding.remedy)
+        for finding in opened.verdict.refusals
+    ]
+
+
+def warnings(opened: Opened) -> list[str]:
+    """One line for each doubt."""
+    doubts = [f"{opened.merged.place(f.key)}: {f.reason}; {f.remedy}" for f in opened.verdict.warnings]
+    return [*opened.merged.replaced, *doubts]
+
+
+def _take_suggestions(
+    learner: LearnerConfig, sampling: SamplingConfig, merged: Merged
+) -> tuple[LearnerConfig, SamplingConfig, tuple[str, ...]]:
+    lines = []
+    for key, (value, method) in merged.suggested.items():
+        table, name = _PLACES[key]
+        section = {"learner": learner, "staleness": learner.staleness, "sampling": sampling}[table]
+        if name in section.model_fields_set or getattr(section, name) == value:
+            continue
+        changed = section.model_copy(update={name: value})
+        match changed:
+            case LearnerConfig():
+                learner = changed
+            case SamplingConfig():
+                sampling = changed
+            case _:
+                learner = learner.model_copy(update={"staleness": changed})
+        lines.append(f"{name} = {value:g}, suggested by {method}")
+    return learner, sampling, tuple(lines)
+
+
+_PLACES = {
+    "updates_per_batch": ("learner", "updates_per_batch"),
+    "epochs": ("learner", "epochs"),
+    "max_lag": ("staleness", "max_lag"),
+    "group_size": ("sampling", "group_size"),
+    "temperature": ("sampling", "temperature"),
+}
