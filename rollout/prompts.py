@@ -5,7 +5,7 @@ can serve any order, and a restarted run sees the same data.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,9 @@ from isentrope.rollout.types import Int32, Int64
 
 TASK = "task:"
 """Prefix that tells a built-in task from a file."""
+
+_LISTED = 5
+"""Rows named in one message."""
 
 
 class PromptTooLongError(DataError):
@@ -75,6 +78,12 @@ class Prompts:
         assert self._held_out is not None and 0 <= index < self.eval_count
         return self._held_out.eval(index * self._held_out.eval_count // self.eval_count)
 
+    def rows(self) -> Iterator[Row]:
+        """Every row of the files once, and the held-out rows of a task."""
+        if isinstance(self._train, _File):
+            yield from map(self._train.eval, range(self._train.count))
+        yield from map(self.eval, range(self.eval_count))
+
 
 def open_prompts(data: DataConfig, *, run_folder: Path, seed: int) -> Prompts:
     """Open and check the data that `data` names.
@@ -109,6 +118,26 @@ def tokenize(row: Row, tokenizer: Tokenizer, *, max_new_tokens: int, max_model_l
             fix='lower sampling.max_new_tokens, raise model.max_model_len, or set data.too_long = "skip"',
         )
     return Prompt(ids, row.prompt, row.columns, row.source)
+
+
+def check_lengths(rows: Iterable[Row], tokenizer: Tokenizer, *, max_new_tokens: int, max_model_len: int) -> None:
+    """Tokenize all `rows`, to find out before a run which of them `tokenize` would refuse.
+
+    Raises:
+        PromptTooLongError: lists the first rows that are too long.
+        DataError: as `tokenize`.
+    """
+    refused: list[PromptTooLongError] = []
+    for row in rows:
+        try:
+            tokenize(row, tokenizer, max_new_tokens=max_new_tokens, max_model_len=max_model_len)
+        except PromptTooLongError as error:
+            refused.append(error)
+    if refused:
+        places = "; ".join(error.where for error in refused[:_LISTED]) + ("; ..." if len(refused) > _LISTED else "")
+        raise PromptTooLongError(
+            f"{len(refused)} prompts are too long; of the first, {refused[0].what}", where=places, fix=refused[0].fix
+        )
 
 
 def _ids(row: Row, tokenizer: Tokenizer) -> object:

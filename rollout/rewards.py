@@ -90,10 +90,11 @@ class _Function:
         return self._call(**{k: list(v) for k, v in arguments.items() if self._takes_all or k in self._named})
 
     def _unknown_argument(self, name: str, columns: Sequence[str]) -> RewardError:
+        fix = set_column(f"data.columns.{name}", name, columns)
         if name in _TRL_ONLY:
-            fix = f"give {name} a default: it is TRL's trainer that passes it, and rewards run outside a trainer here"
-        else:
-            fix = set_column(f"data.columns.{name}", name, columns)
+            fix = f"give {name} a default: TRL's trainer passes it, and rewards run outside a trainer here"
+        elif close := difflib.get_close_matches(name, RESERVED, n=1):
+            fix = f"the argument is called {close[0]}"
         return RewardError(
             f"reward {self.name!r} needs {name!r}, and there is no such column",
             where=f"columns of the data: {', '.join(columns) or 'none'}",
@@ -219,6 +220,8 @@ class RewardSet:
                 f"no reward function applies to completion {index}: {names} returned None",
                 fix="at least one function must give a number for every completion",
             )
+        if not math.isfinite(reward):
+            raise RewardError(f"the weighted sum of the rewards of completion {index} is {reward}")
         if len(parts) > MAX_ENTRIES:
             raise RewardError(f"{len(parts)} components of a reward; at most {MAX_ENTRIES} are recorded")
         return Score(reward, parts, _answer_key(answer))

@@ -88,7 +88,7 @@ def checked_prompt(value: object, where: str) -> str | Messages:
     if isinstance(value, str):
         if not value.strip():
             raise DataError("the prompt is empty", where=where, fix="remove the row or fill the prompt")
-        return value
+        return _checked_text(value, where)
     if isinstance(value, list) and value:
         messages = [_checked_message(message, f"{where}, message {i}") for i, message in enumerate(value)]
         if messages[-1]["role"] == "assistant":
@@ -113,7 +113,18 @@ def _checked_message(message: object, where: str) -> dict[str, str]:
         if not isinstance(texts.get(key), str):
             given = _short(texts[key]) if key in texts else "missing"
             raise DataError(f"{key!r} of a message is {given}", where=where, fix="fields of a message are text")
+        _checked_text(texts[key], where)
     return texts
+
+
+def _checked_text(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{text[error.start]!r} is half of a surrogate pair, not a character", where=where, fix="mend the text"
+        ) from error
+    return text
 
 
 def _short(value: object) -> str:

@@ -4,6 +4,7 @@ A file is read once from end to end when it is opened: every mistake in it is fo
 is not kept in memory: where its rows begin is, and rows are read when asked for.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -17,7 +18,10 @@ from isentrope.errors import DataError
 MAX_LINE_BYTES = 16 << 20
 """A longer line of a jsonl file is refused without reading on."""
 
-SUPPORTED = "data comes from a .jsonl file, a .parquet file, or a built-in task such as task:digit_walk"
+SUPPORTED = (
+    "give a .jsonl or .parquet file, or a built-in task such as task:digit_walk; "
+    "save a data set of the Hugging Face hub with datasets' to_json or to_parquet first"
+)
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -47,12 +51,16 @@ def open_table(path: Path, check: Check) -> Table:
     Raises:
         DataError: the file is missing, unreadable, empty, of a kind not supported, or broken (then with the line).
     """
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise DataError(f"{path} is not a kind of data file that is supported", fix=SUPPORTED)
+    kinds: dict[str, Callable[[Path, Check], Table]] = {".jsonl": JsonlTable, ".parquet": ParquetTable}
+    if path.suffix not in kinds:
+        raise DataError(f"{path.name!r} is neither a data file nor a task", where=str(path), fix=SUPPORTED)
     try:
-        table: Table = JsonlTable(path, check) if path.suffix == ".jsonl" else ParquetTable(path, check)
+        table = kinds[path.suffix](path, check)
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist", fix="relative paths start at the run file's folder") from error
+        there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, there, n=1)
+        fix = f"did you mean {close[0]}?" if close else "relative paths start at the run file's folder"
+        raise DataError(f"{path} does not exist", fix=fix) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if not len(table):
@@ -65,13 +73,34 @@ class JsonlTable:
 
     def __init__(self, path: Path, check: Check) -> None:
         self._path = path
-        self._file: BinaryIO = path.open("rb")
-        self._start = array("q")
-        self._line = array("q")
-        self.columns: tuple[str, ...] = ()
+        self._start = array("q")  # byte at which row i begins
+        self._line = array("q")  # its number, from 1
+        self._columns: tuple[str, ...] = ()
+        with path.open("rb") as file:
+            self._state = _state(file)
+            self.digest = self._scan(file, check)
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        with self._path.open("rb") as file:
+            if _state(file) != self._state:
+                raise DataError(f"{self._path} changed while it was in use", fix="start the run again")
+            file.seek(self._start[index])
+            return self._parse(file.readline(), self._line[index])
+
+    def where(self, index: int) -> str:
+        return self._where(self._line[index])
+
+    def _where(self, number: int) -> str:
+        return f"{self._path}:{number}"
+
+    def _scan(self, file: BinaryIO, check: Check) -> str:
+        """Check every line and note where it is; returns the digest."""
         digest = hashlib.blake2b(digest_size=16)
         start = 0
-        for number, line in self._lines():
+        for number, line in self._lines(file):
             digest.update(line)
             content = line.removeprefix(_BOM) if number == 1 else line
             if content.strip():
@@ -81,25 +110,11 @@ class JsonlTable:
                 self._start.append(start + len(line) - len(content))
                 self._line.append(number)
             start += len(line)
-        self._start.append(start)
-        self.digest = digest.hexdigest()
+        return digest.hexdigest()
 
-    def __len__(self) -> int:
-        return len(self._line)
-
-    def __getitem__(self, index: int) -> dict[str, object]:
-        start, end = self._start[index], self._start[index + 1]
-        return self._parse(os.pread(self._file.fileno(), end - start, start).partition(b"\n")[0], self._line[index])
-
-    def where(self, index: int) -> str:
-        return self._where(self._line[index])
-
-    def _where(self, number: int) -> str:
-        return f"{self._path}:{number}"
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
+    def _lines(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         number = 0
-        while line := self._file.readline(MAX_LINE_BYTES + 1):
+        while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(
@@ -110,12 +125,12 @@ class JsonlTable:
             yield number, line
 
     def _same_columns(self, row: dict[str, object], number: int) -> None:
-        self.columns = self.columns or tuple(row)
-        for one, other, text in ((self.columns, row, "is missing"), (row, self.columns, "is not in the first row")):
+        self._columns = self._columns or tuple(row)
+        for one, other, text in ((self._columns, row, "is missing"), (row, self._columns, "is not in the first row")):
             if odd := sorted(set(one) - set(other)):
                 raise DataError(
                     f"column {odd[0]!r} {text}",
-                    where=f"{self._where(number)} (columns of the first row: {', '.join(self.columns)})",
+                    where=f"{self._where(number)} (columns of the first row: {', '.join(self._columns)})",
                     fix="give every row the same columns, with null where one does not apply",
                 )
 
@@ -141,6 +156,12 @@ class JsonlTable:
         return row
 
 
+def _state(file: BinaryIO) -> tuple[int, ...]:
+    """What changes when a file is written to or replaced."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     row = dict(pairs)
     if len(row) < len(pairs):
@@ -159,7 +180,7 @@ class ParquetTable:
 
     def __init__(self, path: Path, check: Check) -> None:
         try:
-            import pyarrow  # type: ignore[import-untyped]
+            import pyarrow
             from pyarrow import parquet
         except ImportError as error:
             raise DataError(f"{path}: parquet needs pyarrow", fix="pip install 'isentrope[data]'") from error
@@ -167,11 +188,11 @@ class ParquetTable:
         with path.open("rb") as file:
             self.digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         try:
-            self._table = parquet.read_table(path)
-        except pyarrow.ArrowException as error:
+            self._table = parquet.ParquetFile(path).read()
+        except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
-        self.columns = tuple(self._table.column_names)
-        if twice := [name for name in self.columns if self.columns.count(name) > 1]:
+        columns = self._table.column_names
+        if twice := [name for name in columns if columns.count(name) > 1]:
             raise DataError(f"column {twice[0]!r} occurs twice", where=str(path))
         for index in range(len(self)):
             check(self[index], self.where(index))

@@ -18,12 +18,17 @@ def exact_match(completions: list[Completion], answer: list[object]) -> list[dic
 
 
 def math(completions: list[Completion], answer: list[object]) -> list[dict[str, object]]:
-    """1 where the response's last mathematical expression equals the answer, by math-verify, else 0."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    """1 where the response's final expression equals the answer by math-verify, else 0.
+
+    Of an answer in GSM8K's form, what follows `####` counts. A response that cannot be read or compared is wrong.
+    """
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     rewards: list[dict[str, object]] = []
     for completion, gold in zip(completions, _golds(answer), strict=True):
-        expected = parse(f"\\boxed{{{gold}}}", extraction_config=[LatexExtractionConfig()])
+        expected = parse(
+            f"\\boxed{{{gold.rpartition('####')[2].strip()}}}", extraction_config=[LatexExtractionConfig()]
+        )
         if not expected:
             raise ValueError(f"column 'answer' holds {gold!r}, in which math-verify finds no expression")
         given = parse(text_of(completion), extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()])
