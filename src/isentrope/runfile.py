@@ -195,7 +195,9 @@ def nearest(key: str, known: Sequence[str]) -> str:
     table, _, name = key.rpartition(".")
     same_name = [other for other in known if other.rpartition(".")[2] == name]
     beside = [other for other in known if other.rpartition(".")[0] == table]
-    close = difflib.get_close_matches(key, beside, 1, 0.75) or same_name or difflib.get_close_matches(key, known, 1, 0.6)
+    close = (
+        difflib.get_close_matches(key, beside, 1, 0.75) or same_name or difflib.get_close_matches(key, known, 1, 0.6)
+    )
     return close[0] if close else ""
 
 

@@ -89,6 +89,7 @@ class RunFolder:
             if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
                 raise RunFolderError(f"{path} is not empty, and not a run folder", fix="choose another run.output_dir")
             path.mkdir(parents=True, exist_ok=True)
+            (path / "logs").mkdir(exist_ok=True)
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except NotADirectoryError:
             raise RunFolderError(f"{path} is not a folder", fix="choose another run.output_dir") from None
@@ -134,7 +135,6 @@ class RunFolder:
         """Say what runs here from now on, and forget how it ended before."""
         write_json(self.path / RECORD, record.model_dump(mode="json"))
         (self.path / OUTCOME).unlink(missing_ok=True)
-        (self.path / "logs").mkdir(exist_ok=True)
 
     def _require(self, digest: str) -> None:
         if self.is_new:

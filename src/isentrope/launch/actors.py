@@ -38,7 +38,11 @@ class RolloutActor:
         logs.to_file(log)
         from isentrope.actors import worker
 
-        asyncio.run(worker.serve(options))
+        try:
+            asyncio.run(worker.serve(options))
+        except Exception:
+            logger.exception("this actor failed")  # Ray shows it to nobody
+            raise
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,11 +11,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import psutil
-
 from isentrope.environment import defaults, has_gpu
 from isentrope.errors import ConfigError, UnreachableError
-from isentrope.launch.guard import Guard
 
 OBJECT_STORE_BYTES = 80 << 20
 """The least Ray accepts."""
@@ -35,7 +32,7 @@ class Resources:
 
 
 @contextlib.contextmanager
-def cluster(address: str, guard: Guard) -> Iterator[Resources]:
+def cluster(address: str) -> Iterator[Resources]:
     """Ray at `address`, or a local one if that is empty; UnreachableError if there is none there."""
     import ray
 
@@ -50,7 +47,6 @@ def cluster(address: str, guard: Guard) -> Iterator[Resources]:
             )
             stack.callback(ray.shutdown)
             _start(folder)
-            guard.watch(psutil.Process().children(recursive=True))
         yield Resources(_gpus(), local=not address)
 
 

@@ -57,6 +57,7 @@ def run(plan: Run, progress: Progress) -> Outcome:
     """Start everything, wait for the end, leave no process behind."""
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(logs.kept_apart(plan.folder.path / "logs" / "command.log"))
         guard = Guard()
         stack.callback(guard.close)
         broker = CommandBroker(plan.config.redis, plan.folder.path / "redis")
@@ -65,7 +66,7 @@ def run(plan: Run, progress: Progress) -> Outcome:
         last_actor = _take_over(plan, place)
         plan.folder.begin(plan.record.model_copy(update={"socket": place.socket}))
         model = stack.enter_context(_making(plan))
-        resources = stack.enter_context(cluster(plan.ray_address, guard))
+        resources = stack.enter_context(cluster(plan.ray_address))
         learner_config, actors_config = plan.config.learner, plan.config.actors
         require_gpus(
             resources,

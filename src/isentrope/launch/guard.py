@@ -1,22 +1,24 @@
 """A process that outlives the command and ends whatever the command left behind, however the command itself ended.
 
 Ray's agents, an engine's workers or a reward's children survive the death of those who started them, or notice it late.
-All of them inherit the environment, so the guard finds them by a mark in it; those that overwrite their environment are
-named to it while they still can be found. It waits for the end of a pipe that only the command holds. Knows processes,
-not what they are for.
+The guard notes the command's descendants while it lives, and finds those that came last by a mark in the environment,
+which all inherit (some overwrite it, hence the notes). It waits for the end of a pipe that only the command holds.
+Knows processes, not what they are for.
 """
 
 import contextlib
 import os
 import secrets
+import select
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import psutil
 
 from isentrope.environment import COMMAND_MARK
 
+_LOOK_S = 2.0
 _ROUNDS = 10
 
 
@@ -27,19 +29,11 @@ class Guard:
         mark = secrets.token_hex(16)
         os.environ[COMMAND_MARK] = mark
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, mark],
+            [sys.executable, "-m", __name__, mark, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # signals of the terminal are not for it
-            text=True,
         )
-
-    def watch(self, processes: Iterable[psutil.Process]) -> None:
-        """Name processes that may lose the mark."""
-        assert self._process.stdin is not None
-        for process in processes:
-            self._process.stdin.write(f"{process.pid}\n")
-        self._process.stdin.flush()
 
     def close(self) -> None:
         """End what is left, at once."""
@@ -48,13 +42,9 @@ class Guard:
         self._process.wait()
 
 
-def main(mark: str) -> None:
-    """Wait for the command's end, then kill until nothing bears the mark."""
-    named: list[psutil.Process] = []
-    for line in sys.stdin:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            named.append(psutil.Process(int(line)))
-    left = named
+def main(mark: str, command: int) -> None:
+    """Wait for the end of the process `command`, then kill what it has left."""
+    left = list(_descendants(command))
     for _ in range(_ROUNDS):
         left += _marked(mark)
         if not left:
@@ -66,6 +56,16 @@ def main(mark: str) -> None:
         left = []  # what was born while others were being killed comes next
 
 
+def _descendants(command: int) -> set[psutil.Process]:
+    """Returns when the command is gone, with the processes below it that are still there."""
+    found: set[psutil.Process] = set()
+    while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = {process for process in found if process.is_running()}
+            found.update(psutil.Process(command).children(recursive=True))
+    return {process for process in found if process.pid != os.getpid()}
+
+
 def _marked(mark: str) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -74,4 +74,4 @@ def _marked(mark: str) -> Iterator[psutil.Process]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

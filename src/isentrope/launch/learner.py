@@ -1,5 +1,6 @@
 """The learner's ranks as workers of Ray Train, which restarts all when one dies. Does not know what they learn."""
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 3
 """How often Ray Train starts the ranks again."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,14 @@ def rank_main(config: dict[str, Any]) -> None:
 
     plan: LearnerPlan = config["plan"]
     logs.to_file(plan.log_folder / f"learner-{get_context().get_world_rank()}.log")
+    try:
+        _train(plan)
+    except Exception:
+        logger.exception("this rank failed")  # Ray shows it to nobody
+        raise
+
+
+def _train(plan: LearnerPlan) -> None:
     from isentrope.learner.training import loop  # takes seconds, in which the model may be made
 
     deadline = time.monotonic() + plan.start_timeout_s
@@ -66,9 +77,8 @@ class Learner:
 
     def failure(self) -> InternalError:
         """Why there is no outcome."""
-        last = (
-            str(self._error).strip().splitlines()[-1] if self._error is not None else "its ranks returned without one"
-        )
+        lines = [line for line in str(self._error).splitlines() if line and not line[0].isspace()]
+        last = "its ranks returned without one" if self._error is None else lines[-1]
         return InternalError(
             f"the learner ended without an outcome: {last}", where=str(self._plan.log_folder), fix="see learner-0.log"
         )

@@ -1,8 +1,10 @@
 """Where a process of the run writes what it says. Knows nothing of the processes."""
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -18,3 +20,15 @@ def to_file(path: Path) -> None:
     os.dup2(file, 2)
     os.close(file)
     logging.basicConfig(level=logging.INFO, format=FORMAT, force=True)
+
+
+@contextlib.contextmanager
+def kept_apart(path: Path) -> Iterator[None]:
+    """While entered, what libraries log or print goes to `path`; the console holds the terminal and is not affected."""
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        logging.basicConfig(stream=file, level=logging.INFO, format=FORMAT, force=True)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            logging.basicConfig(level=logging.WARNING, format=FORMAT, force=True)
