@@ -199,7 +199,7 @@ class RewardSet:
                 raise function.raised(error) from error
         waiting = {i: value for i, value in enumerate(returned) if inspect.isawaitable(value)}
         if waiting:
-            finished = self._runner.run(_gather(list(waiting.values())))
+            finished = self._runner.run(_outcomes(list(waiting.values())))
             for i, value in zip(waiting, finished, strict=True):
                 if isinstance(value, BaseException):
                     raise self._functions[i].raised(value) from value
@@ -244,9 +244,9 @@ def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:
             fix=f"name {', '.join(verifiers.BUILTINS)}, or my_module:my_function of my_module.py beside the run file",
         )
     weights = data.reward_weights or [1.0] * len(names)
-    if len(weights) != len(names) or not all(map(math.isfinite, weights)):
+    if len(weights) != len(names):
         raise ConfigError(
-            f"{weights} are not {len(names)} finite numbers",
+            f"{len(weights)} weights for {len(names)} reward functions",
             where="data.reward_weights",
             fix="give one factor for each function of data.reward",
         )
@@ -281,8 +281,16 @@ def _find(name: str, run_folder: Path) -> RewardFunction:
     return verifiers.builtin(name)
 
 
-async def _gather(waiting: Sequence[Awaitable[object]]) -> list[object]:
-    return await asyncio.gather(*waiting, return_exceptions=True)
+async def _outcomes(waiting: Sequence[Awaitable[object]]) -> list[object]:
+    return await asyncio.gather(*map(_outcome, waiting))
+
+
+async def _outcome(waiting: Awaitable[object]) -> object:
+    """What is returned, or the exception: also one that would end the event loop, so that its function is known."""
+    try:
+        return await waiting
+    except (Exception, SystemExit) as error:
+        return error
 
 
 def _answer_key(answer: str) -> str:
