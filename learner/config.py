@@ -19,9 +19,14 @@ class StalenessConfig(Section):
     min_kept: Annotated[float, Field(ge=0, le=1)] = 0.5
     """A group with a smaller share of unmasked tokens is retired as stale, and replaced."""
 
+    @property
+    def oldest_token(self) -> int:
+        """`token_max_lag` in force."""
+        return self.max_lag if self.token_max_lag is None else self.token_max_lag
+
 
 class LearnerConfig(Section):
-    """`[learner]`; the table `[learner.objective]` and `method` are composed separately and arrive merged in `objective`."""
+    """`[learner]`."""
 
     method: str | list[str] = "grpo"
     mode: Mode = "async"
@@ -46,7 +51,7 @@ class LearnerConfig(Section):
     """With no progress for this long the run ends with exit code 78 and names the culprit."""
     collective_timeout_s: PositiveFloat = 600.0
     staleness: StalenessConfig = StalenessConfig()
-    objective: dict[str, object] = {}
+    objective: dict[str, object] = Field(default_factory=dict)
     """Own keys of `[learner.objective.*]`, on top of the presets of `method`."""
     tensorboard: bool = False
     prometheus_port: Annotated[int, Field(ge=0, le=65535)] = 0

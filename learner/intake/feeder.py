@@ -160,11 +160,12 @@ class Feeder:
 
     # --- weights and control
 
-    def announce(self, manifest: Manifest) -> None:
-        """Make `manifest` the newest weights, and issue the orders that this admits."""
+    def announce(self, manifest: Manifest, before_issuing: Callable[[], None] = lambda: None) -> None:
+        """Make `manifest` the newest weights, and issue the orders that this admits once `before_issuing` returns."""
         with self._changed:
             self._buffer.newest_version = manifest.version  # first: an actor may answer with it at once
         self.call(lambda port: port.announce(manifest))
+        before_issuing()
         with self._changed:
             self._published = manifest.batch
             self.call(lambda _: self._issue())

@@ -1,0 +1,78 @@
+"""The learner's ranks: who they are, what rank 0 tells the others, sums and agreement. Knows bytes and tensors, nothing
+of training.
+
+How calls behave: every method is collective, i.e. all ranks call it, in the same order. They run on a gloo group of
+their own, with a deadline of their own, so that they work beside whatever the training engine uses. When a rank is
+missing, the others get a RuntimeError at the deadline (at once if its process is gone), and `roll_call` says who.
+No message holds code: bytes are bytes, and everything else is JSON.
+"""
+
+import json
+import logging
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+ROLL_CALL_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Ranks:
+    """This process among its peers. `torch.distributed` is initialised by the launcher."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """`timeout_s`: how long a rank waits for the others in any of these calls."""
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        self._absent_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=ROLL_CALL_S))
+        self.device = torch.device("cpu")
+        """Where this rank's network lives."""
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", dist.get_node_local_rank())
+            torch.cuda.set_device(self.device)
+        self.places = [str(place) for place in self.gather(f"{socket.gethostname()}, pid {os.getpid()}")]
+
+    def broadcast(self, message: bytes = b"") -> bytes:
+        """Rank 0's message, on every rank."""
+        size = torch.tensor([len(message)])
+        dist.broadcast(size, 0, group=self._group)
+        buffer = bytearray(message) if self.rank == 0 else bytearray(int(size))
+        if buffer:
+            dist.broadcast(torch.frombuffer(buffer, dtype=torch.uint8), 0, group=self._group)
+        return bytes(buffer)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The JSON-able `value` of every rank, on every rank."""
+        text = json.dumps(value).encode()
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(text)]), group=self._group)
+        longest = max(int(size) for size in sizes)
+        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(texts, torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8), group=self._group)
+        return [json.loads(bytes(text.numpy())) for text in texts]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the ranks of CPU tensors of one shape, in place."""
+        dist.all_reduce(values, dist.ReduceOp.SUM, group=self._group)
+        return values
+
+    def max(self, values: Tensor) -> Tensor:
+        """Element-wise maximum over the ranks of CPU tensors of one shape, in place."""
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group)
+        return values
+
+    def roll_call(self, doing: str) -> None:
+        """After a collective has failed: log which ranks are missing."""
+        try:
+            dist.monitored_barrier(self._absent_group, timeout=timedelta(seconds=ROLL_CALL_S), wait_all_ranks=True)
+        except RuntimeError as error:
+            if self.rank == 0:
+                places = "; ".join(f"rank {rank}: {place}" for rank, place in enumerate(self.places))
+                logger.error("ranks missing while %s: %s (%s)", doing, error, places)

@@ -1,0 +1,148 @@
+"""One batch on every rank alike: statistics of the present policy, preparation, optimizer updates, what they measured.
+
+Every rank holds the whole batch's per-token numbers and runs the batch-level stages itself; only the network's passes
+are shared out. So what depends on the whole batch is exact on any number of ranks. Knows the objective's seam, never a
+method. N responses, T tokens of the longest, n responses of a micro-batch.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from isentrope.kernels.reference import Moments
+from isentrope.learner.intake.batch import Arrays, pack, to_batch
+from isentrope.learner.intake.plan import Plan, Sweep, make_plan, make_sweep
+from isentrope.learner.objective.batch import Batch, LossParts, Prepared
+from isentrope.learner.objective.objective import Objective, State
+from isentrope.learner.training.ranks import Ranks
+from isentrope.learner.training.step import Micro, Step, Stepper
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How a batch is divided, and where in the run it is."""
+
+    seed: int
+    micro_batch_tokens: int
+    updates_per_batch: int
+    epochs: int
+    progress: float
+    """Share of the run that is done when the batch is."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFacts:
+    """What one update measured, over all ranks."""
+
+    applied: bool
+    grad_norm: float
+    sums: dict[str, float]
+    maxima: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """What became of a batch."""
+
+    batch: Batch
+    """With the statistics of the policy before it."""
+    prepared: Prepared
+    updates: tuple[UpdateFacts, ...]
+    state: State
+    """Of the objective's controllers, after the batch."""
+    statistics_s: float
+    updates_s: float
+
+    @property
+    def applied(self) -> int:
+        """Updates that changed the weights."""
+        return sum(update.applied for update in self.updates)
+
+
+class Trainer:
+    """One rank's part in training and scoring. All methods are collective."""
+
+    def __init__(self, ranks: Ranks, stepper: Stepper, objective: Objective) -> None:
+        self._ranks = ranks
+        self._stepper = stepper
+        self._objective = objective
+
+    def statistics(self, arrays: Arrays, micro_batch_tokens: int) -> Moments:
+        """Of the present policy over all responses, on every rank: each field [N, T], 0 off the responses."""
+        lengths, rows = arrays.packed_length, range(len(arrays.length))
+        return self._statistics(arrays, make_sweep(lengths, rows, self._ranks.size, micro_batch_tokens))
+
+    def train(self, arrays: Arrays, schedule: Schedule, state: State) -> BatchFacts:
+        """Train one batch; `state` is that of the controllers before it."""
+        began = time.monotonic()
+        plan = self._plan(arrays, schedule)
+        batch = _with_statistics(to_batch(arrays, seed=schedule.seed), self._statistics(arrays, plan.statistics))
+        measured = time.monotonic()
+        prepared = self._objective.prepare(batch, [torch.tensor(sweep.rows) for sweep in plan.updates], state)
+        updates: list[UpdateFacts] = []
+        for number, sweep in enumerate(plan.updates):
+            facts = self._update(arrays, prepared, number, sweep, state)
+            if facts.applied:
+                state = self._objective.after_update(state, facts.sums, schedule.progress)
+            updates.append(facts)
+        return BatchFacts(batch, prepared, tuple(updates), state, measured - began, time.monotonic() - measured)
+
+    def _plan(self, arrays: Arrays, schedule: Schedule) -> Plan:
+        return make_plan(
+            arrays.packed_length,
+            arrays.group,
+            ranks=self._ranks.size,
+            micro_batch_tokens=schedule.micro_batch_tokens,
+            updates_per_batch=schedule.updates_per_batch,
+            epochs=schedule.epochs,
+        )
+
+    def _statistics(self, arrays: Arrays, sweep: Sweep) -> Moments:
+        """Every response is computed by one rank and zero on the others, so their sum is exact."""
+        whole = torch.zeros(len(Moments._fields), *arrays.tokens.shape)
+        for rows in sweep.shares[self._ranks.rank]:
+            moments = self._stepper.statistics(pack(arrays, rows, self._stepper.device))
+            whole[:, list(rows)] = torch.stack(list(moments))
+        return Moments(*self._ranks.sum(whole))
+
+    def _update(self, arrays: Arrays, prepared: Prepared, number: int, sweep: Sweep, state: State) -> UpdateFacts:
+        micros = [
+            Micro(
+                pack(arrays, rows, self._stepper.device),
+                partial(self._surrogate, prepared, number, torch.tensor(rows, dtype=torch.int64), state),
+            )
+            for rows in sweep.shares[self._ranks.rank]
+        ]
+        step = self._stepper.update(micros)
+        sums, maxima = _measured(self._ranks, step)
+        return UpdateFacts(step.applied, step.grad_norm, sums, maxima)
+
+    def _surrogate(
+        self, prepared: Prepared, number: int, rows: Tensor, state: State, logp: Tensor, entropy: Tensor
+    ) -> LossParts:
+        """The part of update `number`'s loss that responses `rows` make."""
+        return self._objective.token_loss(prepared, number, rows, logp, entropy, state)
+
+
+def _with_statistics(batch: Batch, moments: Moments) -> Batch:
+    return replace(
+        batch,
+        logp_old=moments.logp,
+        entropy_old=moments.entropy,
+        sum_p2=moments.sum_p2,
+        sum_p2_logp=moments.sum_p2_logp,
+    )
+
+
+def _measured(ranks: Ranks, step: Step) -> tuple[dict[str, float], dict[str, float]]:
+    """Sums and maxima over the micro-batches of all ranks."""
+    sums, maxima = sorted(step.parts[0].sums), sorted(step.parts[0].maxima)
+    total = torch.stack([torch.stack([part.sums[name].double() for name in sums]) for part in step.parts]).sum(0)
+    largest = torch.stack([torch.stack([part.maxima[name].double() for name in maxima]) for part in step.parts]).amax(0)
+    return (
+        dict(zip(sums, ranks.sum(total).tolist(), strict=True)),
+        dict(zip(maxima, ranks.max(largest).tolist(), strict=True)),
+    )
