@@ -54,7 +54,7 @@ def text_of(completion: Completion) -> str:
 
 def _golds(answer: list[object]) -> list[str]:
     for i, value in enumerate(answer):
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
             raise ValueError(f"column 'answer' holds {value!r} for completion {i}; text or a number is needed")
     return [str(value).strip() for value in answer]
 

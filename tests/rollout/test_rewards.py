@@ -318,13 +318,6 @@ def test_the_probe_finds_what_raises_and_passes_what_works(make: Make) -> None:
         probe(make("def f(completions, answer): return [1 / 0]"), row)
 
 
-def test_correct_means_above_the_threshold_not_at_it(make: Make) -> None:
-    """A reward of exactly `correct_above` is not correct: of 0 and 1 with the default, 1 is."""
-    data = DataConfig(train="t.jsonl")
-    scores = score(make("def f(completions): return [1.0, 0.5]"))
-    assert [one.reward > data.correct_above for one in scores] == [True, False]
-
-
 @pytest.mark.parametrize(
     ("reward", "weights", "what"),
     [
