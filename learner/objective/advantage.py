@@ -79,7 +79,8 @@ def best_of_group(reward: Tensor, group: Tensor) -> Tensor:
 
 def max_likelihood(reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
     """A_i = (R_i - mean) / (mean + eps) over the group: [N]. Weighs prompts by the inverse pass rate, which for rewards
-    0 and 1 estimates the gradient of log pass rate: MaxRL, as in SkyRL's `compute_maxrl_advantage`."""
+    0 and 1 estimates the gradient of log pass rate: "Maximum Likelihood
+    Reinforcement Learning" by Tajwar et al. (https://arxiv.org/abs/2602.02710)."""
     mean = selection.group_sum(reward, group) / selection.group_size(group)
     return _zero_if_equal((reward - mean) / (mean + eps), reward, group)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from isentrope.errors import ConfigError, RewardError
-from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS, STATS, KlKeys
+from isentrope.learner.objective.dimensions import CHOICES, DIMENSIONS, KL_TOKENS, KlKeys
 from isentrope.learner.objective.objective import KlTerm, Objective
 from isentrope.learner.objective.schema import Form, Kind, Locate, Stage, Table, kind_of, parse_keys, unknown
 from isentrope.rollout.loading import load_function
@@ -54,26 +54,30 @@ class Preset(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Merged tables. tables: by dimension path, each with its `kind`; a list for dimensions that take several.
-    provenance: key path -> preset or "run file". suggested: run key -> (value, preset). replaced: what of one preset a
-    later one undid."""
+    """Merged tables. choices: of `dimensions.CHOICES`. tables: by dimension path, each with its `kind`; a list for
+    dimensions that take several. provenance: key path -> preset or "run file". suggested: run key -> (value, preset).
+    replaced: what of one preset a later one undid."""
 
     methods: tuple[str, ...]
-    stats: str
+    choices: Mapping[str, str]
     tables: Mapping[str, Table | tuple[Table, ...]]
     provenance: Mapping[str, str]
     suggested: Mapping[str, tuple[float, str]]
     replaced: tuple[str, ...]
 
-    def place(self, path: str) -> str:
-        """A key path for messages, with who set it or what is below it; a run's own keys need no name."""
+    def sources(self, path: str) -> set[str]:
+        """Who set the key or one below it; nobody if all of it is by default."""
         below = f"{path}."
-        found = {source for key, source in self.provenance.items() if key == path or key.startswith(below)} - {OWN}
+        return {source for key, source in self.provenance.items() if key == path or key.startswith(below)}
+
+    def place(self, path: str) -> str:
+        """A key path for messages, with the presets that set it; a run's own keys need no name."""
+        found = self.sources(path) - {OWN}
         return f"learner.objective.{path}" + (f" (set by {', '.join(sorted(found))})" if found else "")
 
     def plain(self) -> dict[str, Any]:
         """The objective as plain values, presets resolved: what a run's digest is made of."""
-        return {"stats": self.stats} | {
+        return dict(self.choices) | {
             path: [dict(entry) for entry in table] if isinstance(table, tuple) else dict(table)
             for path, table in self.tables.items()
         }
@@ -113,7 +117,7 @@ def load_objective(method: str | Sequence[str], own: Table, run_folder: Path) ->
     merging.add(own, source=OWN, where="learner.objective")
     return Merged(
         methods=methods,
-        stats=merging.stats,
+        choices=merging.choices,
         tables={path: tuple(t) if isinstance(t, list) else t for path, t in merging.tables.items()},
         provenance=merging.provenance,
         suggested=merging.suggested,
@@ -125,7 +129,9 @@ def build(merged: Merged, run_folder: Path, *, max_new_tokens: int) -> Objective
     """The objective of merged tables. A value "max_new_tokens" stands for the run's longest response."""
     maker = _Maker(merged, run_folder, max_new_tokens)
     return Objective(
-        stats=merged.stats,
+        stats=merged.choices["stats"],
+        routing=merged.choices["ratio.routing"],
+        sampling_mask=merged.choices["ratio.sampling_mask"],
         filter=maker.several("filter"),
         reward=maker.several("reward"),
         baseline=maker.one("advantage.baseline"),
@@ -151,7 +157,7 @@ class _Merging:
     """Tables while they are merged."""
 
     def __init__(self) -> None:
-        self.stats = "old"
+        self.choices = {path: words[0] for path, words in CHOICES.items()}
         self.tables: dict[str, dict[str, object] | list[dict[str, object]]] = {
             path: {"kind": dimension.default} if dimension.form is Form.ONE else []
             for path, dimension in DIMENSIONS.items()
@@ -163,10 +169,10 @@ class _Merging:
     def add(self, tables: Table, *, source: str, where: str) -> None:
         for path, value in _by_path(tables, where):
             at = f"{where}.{path}"
-            if path == "stats":
-                if value not in STATS:
-                    raise unknown("value", str(value), STATS, at)
-                self.stats = str(value)
+            if path in CHOICES:
+                if value not in CHOICES[path]:
+                    raise unknown("value", str(value), CHOICES[path], at)
+                self.choices[path] = str(value)
                 self.provenance[path] = source
                 continue
             match DIMENSIONS[path].form:
@@ -284,20 +290,20 @@ class _Maker:
 
 def _by_path(tables: Table, where: str) -> Iterator[tuple[str, object]]:
     """Dimension paths with their tables; a dimension of several parts (`advantage.baseline`) is a table of them."""
-    compound = {path.partition(".")[0] for path in DIMENSIONS if "." in path}
+    paths = {*DIMENSIONS, *CHOICES}
+    compound = {path.partition(".")[0] for path in paths if "." in path}
     for name, value in tables.items():
         if name in compound:
             for part, inner in _as_mapping(value, f"{where}.{name}").items():
                 path = f"{name}.{part}"
-                if path not in DIMENSIONS:
-                    parts = [known.partition(".")[2] for known in DIMENSIONS if known.startswith(f"{name}.")]
+                if path not in paths:
+                    parts = [known.partition(".")[2] for known in paths if known.startswith(f"{name}.")]
                     raise unknown("key", part, parts, f"{where}.{path}")
                 yield path, inner
-        elif name in DIMENSIONS or name == "stats":
+        elif name in paths:
             yield name, value
         else:
-            known = {path.partition(".")[0] for path in DIMENSIONS}
-            raise unknown("dimension", name, {*known, "stats"}, f"{where}.{name}")
+            raise unknown("dimension", name, {path.partition(".")[0] for path in paths}, f"{where}.{name}")
 
 
 def _as_mapping(value: object, where: str) -> dict[str, object]:

@@ -4,7 +4,7 @@ Knows the stage functions by name; nothing of presets or of how stages are compo
 in the order in which their kinds stand here, whatever the order of the tables.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,9 +28,13 @@ from isentrope.learner.objective import (
 )
 from isentrope.learner.objective.schema import Dimension, Form, NonNegative, kinds
 
-Stats = Literal["old", "rollout", "microbatch"]
-STATS: tuple[str, ...] = get_args(Stats)
-"""Where selections take their statistics from; the key `stats` of the objective."""
+CHOICES = {
+    "stats": ("old", "rollout", "microbatch"),
+    "ratio.routing": ("none", "learner", "engine"),
+    "ratio.sampling_mask": ("none", "engine"),
+}
+"""Keys that are one word, the first if unset. stats: where selections take their statistics from. routing: whose choice
+of experts log-probabilities are computed with. sampling_mask: over whose choice of tokens they are renormalised."""
 
 
 class KlKeys(BaseModel):

@@ -43,9 +43,11 @@ class KlTerm:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The stages of a run, by dimension. `stats`: what selections take their statistics from (`dimensions.STATS`)."""
+    """The stages of a run, by dimension; `stats`, `routing` and `sampling_mask` as in `dimensions.CHOICES`."""
 
     stats: str
+    routing: str
+    sampling_mask: str
     filter: tuple[Stage, ...]
     reward: tuple[Stage, ...]
     baseline: Stage
@@ -254,16 +256,23 @@ class Objective:
         """Product of the weights that follow the current policy or a controller: [n, T]."""
         weight = torch.ones_like(scope["advantage"])
         now = _detached(scope)
-        for stage in (*self.tokens, *self.responses, self.correction):
+        for stage in self.tokens:
             if self._moves(stage):
                 weight = weight * stage(now, overrides.get(f"tokens.{stage.kind.name}"))
+        # a correction reaches from the engine that sampled to the anchor of the ratio, wherever that is
+        anchored = now | {"logp_old": now["logp_anchor"]}
+        for stage in (*self.responses, self.correction):
+            if self._moves(stage):
+                weight = weight * stage(anchored)
         return weight
 
     def _moves(self, stage: Stage) -> bool:
+        """Whether the stage's result changes between the updates of a batch."""
         if stage in self.tokens:
             controlled = any(control.params["of"] == f"tokens.{stage.kind.name}" for control in self.control)
             return self.stats == "microbatch" or controlled
-        return not CURRENT.isdisjoint(stage.kind.reads)
+        anchor_moves = "logp_old" in stage.kind.reads and "logp" in self.anchor.kind.reads
+        return anchor_moves or not CURRENT.isdisjoint(stage.kind.reads)
 
     def _update_scope(self, prepared: Prepared, rows: Tensor, logp: Tensor, entropy: Tensor) -> Scope:
         part, whole = prepared.batch.take(rows), prepared.mask[rows]

@@ -21,7 +21,8 @@ SCORE_SURROGATES = {"mask", "score_function"}
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """What the rules must know of a run. updates: per batch. truncated_sampling: top-p or top-k cut the distribution.
-    evaluates: there is held-out data, scored at intervals. provided: what the run supplies."""
+    experts: the model is a mixture of experts. evaluates: there is held-out data, scored at intervals. provided: what
+    the run supplies."""
 
     updates: int = 1
     epochs: int = 1
@@ -29,6 +30,7 @@ class RunFacts:
     max_lag: int = 2
     group_size: int = 8
     truncated_sampling: bool = False
+    experts: bool = False
     evaluates: bool = True
     provided: frozenset[Need] = PROVIDED
 
@@ -80,9 +82,15 @@ def _missing_needs(objective: Objective, facts: RunFacts) -> Findings:
     for need, key in needs(objective).items():
         if need not in facts.provided:
             yield Finding(key, f"needs {need}, which this version cannot supply yet", "choose a method without it")
+    if facts.experts and objective.routing != "none" and Need.ROUTING not in facts.provided:
+        yield Finding(
+            "ratio.routing",
+            f"with a mixture of experts needs {Need.ROUTING}, which this version cannot supply yet",
+            'set ratio.routing = "none", or train a dense model',
+        )
     if facts.truncated_sampling and Need.SAMPLING_MASK not in facts.provided:
         yield Finding(
-            "ratio",
+            "ratio.sampling_mask",
             f"top_p < 1 or top_k > 0 needs {Need.SAMPLING_MASK}, which this version cannot supply yet: the learner's "
             "log-probabilities would be those of another distribution",
             "set sampling.top_p = 1.0 and sampling.top_k = -1",
@@ -146,7 +154,7 @@ def _sequence_ratio(objective: Objective, facts: RunFacts) -> Findings:
 
 def _ratio_counted(objective: Objective, facts: RunFacts) -> Findings:
     correction, clip, anchor = (s.kind.name for s in (objective.correction, objective.clip, objective.anchor))
-    if anchor != "old" and correction != "none":
+    if anchor == "rollout" and correction != "none":
         yield Finding(
             "correction",
             f"a ratio anchored at `{anchor}` already reaches back to the engine that sampled: counted twice",
@@ -168,7 +176,8 @@ def _statistics(objective: Objective, facts: RunFacts) -> Findings:
     wanting = _kinds(objective.tokens) | {term.tokens.kind.name for term in objective.kl if term.tokens is not None}
     for kind in sorted(wanting & NEEDS_ENTROPY):
         yield Finding("stats", f'{kind} needs entropies, which stats = "rollout" does not have', 'set stats = "old"')
-    if objective.correction.kind.name not in ("none", "truncate_current"):
+    fixed = objective.anchor.kind.name != "interpolated"
+    if fixed and objective.correction.kind.name not in ("none", "truncate_current"):
         yield Finding(
             "correction",
             'with stats = "rollout" there is no pass of the learner\'s own, and every correction is 1',

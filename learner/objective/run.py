@@ -58,9 +58,10 @@ def refusals(opened: Opened) -> list[ConfigError]:
 
 
 def warnings(opened: Opened) -> list[str]:
-    """One line for each doubt."""
-    doubts = [f"{opened.merged.place(f.key)}: {f.reason}; {f.remedy}" for f in opened.verdict.warnings]
-    return [*opened.merged.replaced, *doubts]
+    """One line for each doubt about what somebody set, and for what one preset undid of another."""
+    merged = opened.merged
+    found = [finding for finding in opened.verdict.warnings if merged.sources(finding.key)]
+    return [*merged.replaced, *(f"{merged.place(f.key)}: {f.reason}; {f.remedy}" for f in found)]
 
 
 def _take_suggestions(
