@@ -22,7 +22,7 @@ from isentrope.kernels.stats import INTERPRETED, Stats, Tile, capped, load_logit
 
 def tile_for(vocabulary: int) -> Tile:
     """The tile for a vocabulary."""
-    return Tile(2, 2048, 8) if vocabulary >= 8192 else Tile(2, 256, 1)
+    return Tile(4, 1024, 4) if vocabulary >= 8192 else Tile(2, 256, 1)
 
 
 def write_gradient(
@@ -56,10 +56,10 @@ def write_gradient(
 
 
 @triton.jit
-def slope(x, scale, top, log_sum, a, b, softcap, CAP: tl.constexpr):
-    """dz of columns whose raw logits are x, the target's own term aside."""
+def slope(x, scale, top, a, b, softcap, CAP: tl.constexpr):
+    """dz of columns whose raw logits are x, the target's own term aside; `a`, `b` as `write_row` prepares them."""
     z = capped(x, softcap, CAP)
-    y = tl.fma(z, scale, -top) - log_sum
+    y = tl.fma(z, scale, -top)
     d = tl.exp2(y) * tl.fma(y, b, a)
     if CAP:
         d *= 1.0 - (z / softcap) * (z / softcap)
@@ -75,6 +75,9 @@ def write_row(
     scale = inverse * 1.4426950408889634
     a = -(g + h * entropy) * inverse
     b = -h * 0.6931471805599453 * inverse
+    share = tl.exp2(-log_sum)  # log2 s leaves the loop: 2^(y - log2 s) (a + b (y - log2 s)) = 2^y (a' + b' y)
+    inner_a = (a - b * log_sum) * share
+    inner_b = b * share
     column = tl.arange(0, B)[None, :] + tl.arange(0, U)[:, None] * B
     whole = vocabulary // (U * B) * (U * B)
     if whole < vocabulary:
@@ -82,14 +85,14 @@ def write_row(
         x = load_logits(source + whole + column, inside, True, INTERPRETED)
         if source.dtype.element_ty != target_row.dtype.element_ty:
             tl.debug_barrier()  # the two rows may share bytes: every read of a tile comes before its writes
-        d = slope(x, scale, top, log_sum, a, b, softcap, CAP)
+        d = slope(x, scale, top, inner_a, inner_b, softcap, CAP)
         tl.store(target_row + whole + column, d.to(target_row.dtype.element_ty), mask=inside)
     for left in tl.range(0, whole, U * B, num_stages=1):
         start = whole - U * B - left
         x = load_logits(source + start + column, column, False, INTERPRETED)
         if source.dtype.element_ty != target_row.dtype.element_ty:
             tl.debug_barrier()
-        d = slope(x, scale, top, log_sum, a, b, softcap, CAP)
+        d = slope(x, scale, top, inner_a, inner_b, softcap, CAP)
         tl.store(target_row + start + column, d.to(target_row.dtype.element_ty), eviction_policy="evict_first")
     tl.debug_barrier()
     y = logp * 1.4426950408889634

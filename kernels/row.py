@@ -23,7 +23,7 @@ PROGRAMS = 132
 
 def tile_for(vocabulary: int) -> Tile:
     """The tile for a vocabulary: all warps of a multiprocessor's share on one row."""
-    return Tile(4, 4096, 16) if vocabulary >= 32768 else Tile(4, 256, 1)
+    return Tile(8, 4096, 16) if vocabulary >= 32768 else Tile(4, 256, 1)
 
 
 def fuse_rows(
