@@ -4,6 +4,7 @@ Knows the order of things; how each is done is its neighbours' business.
 """
 
 import logging
+import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -329,6 +330,7 @@ class _Run:
         row["version"] = self._parts.publisher.newest.version
         now = self._watch.total_s
         row["time"] = {
+            "at": time.time(),  # by the clock, since the command has begun before this learner
             "seconds_total": now,
             **self._watch.take(),
             "tokens_per_second": row["tokens"] / max(now - self._row_at_s, 1e-9),
