@@ -1,0 +1,330 @@
+"""Reward functions run in real processes: what happens when they hang, crash, print, or cannot be imported."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from isentrope.actors import scoring
+from isentrope.actors.scoring import MAX_OUTPUT_BYTES, Scorer
+from isentrope.errors import RewardError
+from isentrope.rollout.config import DataConfig
+from isentrope.rollout.rows import Row
+
+T = TypeVar("T")
+
+REWARD = """
+import os, signal, sys, time
+
+started = time.monotonic()
+print("imported in", os.getpid())
+
+def f(completions, **columns):
+    return [obey(completion) for completion in completions]
+
+def obey(text):
+    word, _, argument = text.partition(" ")
+    match word:
+        case "hang": print("going to sleep"); time.sleep(1000)
+        case "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)
+        case "sleep": time.sleep(float(argument))
+        case "signal": os.kill(os.getpid(), int(argument))
+        case "leave": os._exit(int(argument))
+        case "raise": raise ValueError(argument)
+        case "print": print(argument)
+        case "flood": print("x" * int(argument))
+        case "child": os.system(f"echo {argument}")
+        case "stderr": print(argument, file=sys.stderr)
+        case "input": input()
+        case "pid": return float(os.getpid())
+    return float(len(text))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "obedient.py").write_text(REWARD)
+    return folder
+
+
+def data(reward: str = "obedient:f", **more: Any) -> DataConfig:
+    return DataConfig(**{"train": "train.jsonl", "reward": reward, "reward_timeout_s": 1.0, **more})
+
+
+class Driver:
+    """A scorer and the event loop it lives in, for tests that are no coroutines."""
+
+    def __init__(self, runner: asyncio.Runner, scorer: Scorer) -> None:
+        self._runner = runner
+        self._scorer = scorer
+
+    def run(self, waiting: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await waiting
+
+        return self._runner.run(wait())
+
+    def rewards(self, *completions: str) -> list[float]:
+        return self.run(self.score(*completions))
+
+    async def score(self, *completions: str) -> list[float]:
+        scores = await self._scorer.score(["p"] * len(completions), completions, {})
+        return [score.reward for score in scores]
+
+    def refusal(self, *completions: str) -> RewardError:
+        with pytest.raises(RewardError) as caught:
+            self.rewards(*completions)
+        return caught.value
+
+    def pid(self) -> int:
+        return int(self.rewards("pid")[0])
+
+
+@pytest.fixture(scope="module")
+def driver(folder: Path) -> Iterator[Driver]:
+    with asyncio.Runner() as runner:
+        scorer = Scorer(data(), str(folder))
+        runner.run(scorer.__aenter__())
+        yield Driver(runner, scorer)
+        runner.run(scorer.__aexit__())
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    return [child for child in psutil.Process(pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def wait_until_gone(pids: list[int], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while living := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < deadline, f"still alive: {living}"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_scores_come_back_and_the_users_code_stays_in_its_process(driver: Driver) -> None:
+    assert driver.rewards("a", "bb") == [1.0, 2.0]
+    assert driver.pid() != os.getpid()
+    assert "obedient" not in sys.modules
+
+
+def test_calls_of_many_tasks_get_their_own_scores(driver: Driver) -> None:
+    async def many() -> list[list[float]]:
+        return await asyncio.gather(*(driver.score("x" * i, "y") for i in range(50)))
+
+    assert driver.run(many()) == [[float(i), 1.0] for i in range(50)]
+
+
+def test_a_hanging_function_is_killed_at_the_deadline_and_replaced(driver: Driver) -> None:
+    before = driver.pid()
+    started = time.monotonic()
+    error = driver.refusal("hang")
+    assert 1.0 <= time.monotonic() - started < 3.0
+    assert error.what == "the reward took more than 1 s, and its process was killed"
+    assert "data.reward_timeout_s" in error.fix
+    wait_until_gone([before], within_s=1)
+    assert driver.pid() != before
+
+
+@pytest.mark.slow
+def test_a_function_deaf_to_sigterm_is_killed_too(driver: Driver) -> None:
+    before = driver.pid()
+    driver.refusal("deaf")
+    wait_until_gone([before], within_s=1)
+    assert driver.rewards("a") == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("order", "what"),
+    [
+        ("signal 9", "the reward ended its process (signal SIGKILL)"),
+        ("signal 11", "the reward ended its process (signal SIGSEGV)"),
+        ("leave 3", "the reward ended its process (exit code 3)"),
+    ],
+)
+def test_a_crash_fails_its_call_only(driver: Driver, order: str, what: str) -> None:
+    assert driver.refusal(order).what == what
+    assert driver.rewards("a") == [1.0]
+
+
+def test_an_exception_keeps_the_process(driver: Driver) -> None:
+    before = driver.pid()
+    error = driver.refusal("ok", "raise bad completion")
+    assert error.what == "reward 'obedient:f' raised ValueError: bad completion"
+    assert "obedient.py:" in error.where
+    assert driver.pid() == before
+
+
+def test_a_process_that_dies_between_two_calls_is_replaced(driver: Driver) -> None:
+    before = driver.pid()
+    os.kill(before, signal.SIGKILL)
+    wait_until_gone([before], within_s=1)
+    time.sleep(0.5)  # until the pool has noticed; a call before that fails with a `RewardError`, and is retried
+    assert driver.rewards("a") == [1.0]
+
+
+def test_a_cancelled_call_does_not_leave_its_process_working(driver: Driver) -> None:
+    before = driver.pid()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(driver.score("hang"))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    driver.run(cancel())
+    wait_until_gone([before], within_s=1)
+    assert driver.rewards("a") == [1.0]
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == scoring.__name__]
+
+
+def settle(driver: Driver) -> None:
+    """Let the event loop read what was printed before the result came."""
+    driver.run(asyncio.sleep(0.05))
+
+
+def test_what_is_printed_is_logged_by_line_also_from_child_processes(
+    driver: Driver, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, scoring.__name__)
+    driver.rewards("print one\ntwo", "child three", "stderr four")
+    settle(driver)
+    assert [f"reward: {word}" for word in ("one", "two", "three", "four")] == logged(caplog)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_printed_before_a_hang_is_logged(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, scoring.__name__)
+    driver.refusal("hang")
+    assert "reward: going to sleep" in logged(caplog)
+
+
+def test_a_flood_is_cut_off_and_the_next_call_heard_again(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, scoring.__name__)
+    driver.rewards("flood 1000000")
+    settle(driver)
+    driver.rewards("print again")
+    settle(driver)
+    lines = logged(caplog)
+    assert sum(map(len, lines)) < MAX_OUTPUT_BYTES + 200
+    assert sum("the rest is dropped" in line for line in lines) == 1
+    assert lines[-1] == "reward: again"
+
+
+def test_a_function_that_asks_for_input_gets_none(driver: Driver) -> None:
+    assert "raised EOFError" in driver.refusal("input").what
+
+
+def test_workers_work_at_the_same_time(folder: Path) -> None:
+    async def both() -> float:
+        async with Scorer(data(reward_timeout_s=10), str(folder), workers=2) as scorer:
+            started = time.monotonic()
+            await asyncio.gather(*(scorer.score(["p"], ["sleep 0.6"], {}) for _ in range(2)))
+            return time.monotonic() - started
+
+    assert asyncio.run(both()) < 1.1
+
+
+@pytest.mark.slow
+def test_importing_takes_none_of_a_calls_time(tmp_path: Path) -> None:
+    (tmp_path / "slow_import.py").write_text(
+        "import time; time.sleep(1.5)\ndef f(completions): time.sleep(1000 * (completions == ['hang'])); return [1.0]"
+    )
+
+    async def scores() -> None:
+        async with Scorer(data("slow_import:f"), str(tmp_path)) as scorer:
+            assert (await scorer.score(["p"], ["a"], {}))[0].reward == 1.0
+            with pytest.raises(RewardError):
+                await scorer.score(["p"], ["hang"], {})
+            assert (await scorer.score(["p"], ["a"], {}))[0].reward == 1.0
+
+    asyncio.run(scores())
+
+
+@pytest.mark.parametrize(
+    ("reward", "what"),
+    [
+        ("not_there:f", "cannot import 'not_there': ModuleNotFoundError"),
+        ("obedient:g", "module 'obedient' has no function 'g'"),
+        ("endless:f", "importing the reward functions took more than 2 s, and its process was killed"),
+    ],
+)
+def test_what_cannot_be_imported_fails_at_entry_and_leaves_no_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, reward: str, what: str
+) -> None:
+    (folder / "endless.py").write_text("import time; time.sleep(1000)")
+    monkeypatch.setattr(scoring, "_LOADING", scoring._Deadline(2.0, scoring._LOADING.what, ""))
+    before = {process.pid for process in workers_of(os.getpid())}
+
+    async def enter() -> None:
+        async with Scorer(data(reward), str(folder)):
+            pass
+
+    with pytest.raises(RewardError) as caught:
+        asyncio.run(enter())
+    assert caught.value.what.startswith(what)
+    assert {process.pid for process in workers_of(os.getpid())} <= before
+
+
+def test_the_probe_finds_a_column_the_data_lacks(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "needy.py").write_text("def f(completions, answer): return [1.0 for _ in answer]")
+
+    async def probe(**columns: object) -> None:
+        async with Scorer(data("needy:f"), str(tmp_path)) as scorer:
+            await scorer.probe(Row("p", columns, "train", "f:1"))
+
+    asyncio.run(probe(answer="4"))
+    with pytest.raises(RewardError, match=r"needs 'answer'") as caught:
+        asyncio.run(probe(label="4"))
+    assert caught.value.fix == 'set data.columns.answer = "label"'
+
+
+OWNER = """
+import asyncio, os, sys
+from isentrope.actors.scoring import Scorer
+from isentrope.rollout.config import DataConfig
+
+async def main():
+    data = DataConfig(train="train.jsonl", reward="obedient:f", reward_timeout_s=100)
+    async with Scorer(data, sys.argv[1], workers=2) as scorer:
+        pids = [(await scorer.score(["p"], ["pid"], {}))[0].reward for _ in range(2)]
+        hanging = asyncio.create_task(scorer.score(["p"], ["hang"], {}))
+        await asyncio.sleep(0.2)
+        print(*map(int, pids), flush=True)
+        await asyncio.sleep(100)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_process_outlives_its_owner(folder: Path, tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "owner.py").write_text(OWNER)
+    command = [sys.executable, str(tmp_path / "owner.py"), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as owner:
+        assert owner.stdout is not None
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        assert len(set(pids)) == 2 and all(map(psutil.pid_exists, pids))
+        owner.send_signal(how)
+        wait_until_gone(pids, within_s=5)
+        owner.kill()
