@@ -36,7 +36,6 @@ Prompt = str | Messages
 MAX_ANSWER_BYTES = 256
 """A longer answer key travels as its digest: it only tells equal answers from different ones."""
 
-
 _TRL_ONLY = ("trainer_state", "log_extra", "log_metric", "environments")
 """Arguments TRL has and we do not: they belong to a trainer that runs in the same process."""
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
 
@@ -75,7 +75,7 @@ class JsonlTable:
         self._path = path
         self._start = array("q")  # byte at which row i begins
         self._line = array("q")  # its number, from 1
-        self._columns: tuple[str, ...] = ()
+        self._columns: KeysView[str] = {}.keys()
         with path.open("rb") as file:
             self._state = _state(file)
             self.digest = self._scan(file, check)
@@ -125,18 +125,19 @@ class JsonlTable:
             yield number, line
 
     def _same_columns(self, row: dict[str, object], number: int) -> None:
-        self._columns = self._columns or tuple(row)
-        for one, other, text in ((self._columns, row, "is missing"), (row, self._columns, "is not in the first row")):
-            if odd := sorted(set(one) - set(other)):
-                raise DataError(
-                    f"column {odd[0]!r} {text}",
-                    where=f"{self._where(number)} (columns of the first row: {', '.join(self._columns)})",
-                    fix="give every row the same columns, with null where one does not apply",
-                )
+        self._columns = self._columns or row.keys()
+        if row.keys() == self._columns:
+            return
+        missing, new = sorted(self._columns - row.keys()), sorted(row.keys() - self._columns)
+        raise DataError(
+            f"column {missing[0]!r} is missing" if missing else f"column {new[0]!r} is not in the first row",
+            where=f"{self._where(number)} (columns of the first row: {', '.join(self._columns)})",
+            fix="give every row the same columns, with null where one does not apply",
+        )
 
     def _parse(self, line: bytes, number: int) -> dict[str, object]:
         try:
-            row = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+            row: object = _DECODER.decode(line.decode())
         except UnicodeDecodeError as error:
             raise DataError(
                 f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start} of the line",
@@ -173,6 +174,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
 
 
 class ParquetTable:
