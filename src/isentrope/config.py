@@ -22,10 +22,8 @@ from isentrope.rollout.config import (
     Section,
     WeightsConfig,
 )
+from isentrope.rollout.prompts import TASK
 from isentrope.runfile import RunFile, raise_all, read, validate
-
-TASK = "task:"
-"""Beginning of `data.train` when it names a built-in generator."""
 
 MAY_CHANGE: Collection[str] = frozenset(
     {
@@ -33,8 +31,7 @@ MAY_CHANGE: Collection[str] = frozenset(
         "actors",
         "redis",
         "data.reward_timeout_s",
-        "data.eval",  # evaluation is outside the ledger and trains nothing
-        "data.eval_prompts",
+        "data.eval_prompts",  # evaluation is outside the ledger and trains nothing
         "data.eval_samples",
         "weights.keep",
         "learner.mode",  # may change while running
@@ -78,7 +75,11 @@ class Config(Section):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, RunFile]:
     """A run file as configuration; ConfigError, or a group of them, for whatever is wrong with it."""
-    file = read(path, overrides)
+    return accept(read(path, overrides))
+
+
+def accept(file: RunFile) -> tuple[Config, RunFile]:
+    """A run file that was read or made as configuration; errors as `load`."""
     config = validate(file, Config)
     raise_all(list(contradictions(config, file)))
     return config, file

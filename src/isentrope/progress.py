@@ -4,6 +4,7 @@ On a terminal that line is renewed in place; elsewhere it is printed when it has
 not where the facts come from.
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class BatchLine(BaseModel):
 
 
 class Tail:
-    """New lines of `metrics.jsonl`, as they are written."""
+    """New lines of `metrics.jsonl`, as they are written. A resumed learner replaces the file by a shorter one."""
 
     def __init__(self, path: Path, *, from_end: bool) -> None:
         self._path = path
@@ -51,11 +52,11 @@ class Tail:
         """Lines that were finished since the last call."""
         if not self._path.exists():
             return
-        size = self._path.stat().st_size
-        if size < self._offset:  # a resumed learner cut off what it will train again
-            self._offset = 0
         with self._path.open("rb") as file:
-            file.seek(self._offset)
+            self._offset = min(self._offset, file.seek(0, os.SEEK_END))
+            file.seek(max(self._offset - 1, 0))
+            if self._offset:
+                self._offset += len(file.readline()) - 1  # nothing, unless the file was replaced and has grown since
             for line in file:
                 if not line.endswith(b"\n"):
                     return

@@ -82,8 +82,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
 
 
 def from_values(path: Path, values: Mapping[str, object]) -> RunFile:
-    """A run file that exists only in memory, for programs that make their configuration themselves."""
-    return RunFile(path, dict(values), dict.fromkeys(_dotted(values), path.name))
+    """A run file that a program has made; its place for messages is its name without ending."""
+    return RunFile(path, dict(values), dict.fromkeys(_dotted(values), path.stem))
 
 
 def validate(file: RunFile, model: type[Model]) -> Model:

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -27,6 +28,7 @@ RUNS = Path("runs")
 RECORD = "run.json"
 OUTCOME = "outcome.json"
 LOCK = "run.lock"
+LOCK_TRIES = 20
 
 
 class Record(BaseModel):
@@ -36,6 +38,7 @@ class Record(BaseModel):
 
     run: str
     config_digest: str
+    data_digest: str
     method: str
     mode: str
     seed: int
@@ -80,10 +83,10 @@ class RunFolder:
         self._lock = lock
 
     @classmethod
-    def claim(cls, path: Path, digest: str) -> Self:
+    def claim(cls, path: Path, *, config_digest: str, data_digest: str) -> Self:
         """Make the folder if there is none, and keep all other commands out.
 
-        RunFolderError if another command runs in it, it belongs to another configuration, or it is no run folder.
+        RunFolderError if another command runs in it, its run began otherwise, or it is no run folder.
         """
         try:
             if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
@@ -99,8 +102,8 @@ class RunFolder:
             raise StorageError(f"cannot make run folder {path}: {error.strerror}") from None
         folder = cls(path, lock)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            folder._require(digest)
+            _lock(lock)
+            folder._require(config_digest, data_digest)
         except BlockingIOError:
             folder.release()
             raise RunFolderError(
@@ -136,16 +139,49 @@ class RunFolder:
         write_json(self.path / RECORD, record.model_dump(mode="json"))
         (self.path / OUTCOME).unlink(missing_ok=True)
 
-    def _require(self, digest: str) -> None:
+    def _require(self, config_digest: str, data_digest: str) -> None:
         if self.is_new:
             return
         record = read_record(self.path)
-        if record.config_digest != digest:
-            raise RunFolderError(
-                f"{self.path} belongs to another configuration ({record.config_digest[:8]}, this one is {digest[:8]})",
-                where=str(self.path / RECORD),
-                fix="choose another run.output_dir, or undo the change of the run file",
-            )
+        for thing, there, here in (
+            ("configuration", record.config_digest, config_digest),
+            ("data", record.data_digest, data_digest),
+        ):
+            if there != here:
+                raise RunFolderError(
+                    f"the run in {self.path} began with another {thing} ({there[:8]}, this one is {here[:8]})",
+                    where=str(self.path / RECORD),
+                    fix="choose another run.output_dir, or undo the change",
+                )
+
+
+def has_ended(path: Path) -> bool:
+    """Has the run in this folder, if there is one, been finished?"""
+    outcome = read_outcome(path)
+    return outcome is not None and outcome.status == "finished"
+
+
+def is_held(path: Path) -> bool:
+    """Does a command run in this folder?"""
+    if not (path / LOCK).exists():
+        return False
+    lock = os.open(path / LOCK, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+
+
+def _lock(lock: int) -> None:
+    """Take the lock, or BlockingIOError; waits for a command that is ending, or that only looks whether it is held."""
+    for _ in range(LOCK_TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.1)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def read_record(path: Path) -> Record:

@@ -31,11 +31,16 @@ class Options:
 
 def build(output_dir: Path, options: Options) -> Config:
     """The demo's configuration, with everything it writes in `output_dir`."""
+    return Config.model_validate(table(output_dir, options))
+
+
+def table(output_dir: Path, options: Options) -> dict[str, object]:
+    """The same, not yet validated."""
     table = tomllib.loads(RUN_FILE.read_text(encoding="utf-8"))
     by_method = tomllib.loads(TOY_SCALE.read_text(encoding="utf-8"))
     for name in options.method or ():
         table = merged(table, by_method.get(name, {}))
-    return Config.model_validate(merged(table, _changes(output_dir.absolute(), options)))
+    return merged(table, _changes(output_dir.absolute(), options))
 
 
 def merged(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:

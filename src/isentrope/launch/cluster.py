@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from isentrope.config import Config
 from isentrope.environment import defaults, has_gpu
 from isentrope.errors import ConfigError, UnreachableError
 
@@ -86,12 +87,13 @@ def _gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def require_gpus(resources: Resources, *, actors: int, tensor_parallel_size: int, ranks: int) -> None:
+def require_gpus(resources: Resources, config: Config) -> None:
     """ConfigError if a local machine with GPUs has too few; a cluster may still grow."""
-    needed = actors * tensor_parallel_size + ranks
+    actors, ranks = config.actors, config.learner.ranks
+    needed = actors.count * actors.tensor_parallel_size + ranks
     if resources.local and not resources.cpu_only and needed > resources.gpus:
         raise ConfigError(
-            f"{actors} actors of {tensor_parallel_size} GPUs and {ranks} ranks need {needed} GPUs, this machine has "
+            f"{actors.count} actors of {actors.tensor_parallel_size} and {ranks} ranks need {needed} GPUs, and here are "
             f"{resources.gpus}",
             fix="lower actors.count, actors.tensor_parallel_size or learner.ranks",
         )

@@ -47,14 +47,14 @@ def rank_main(config: dict[str, Any]) -> None:
 
 
 def _train(plan: LearnerPlan) -> None:
-    from isentrope.learner.training import loop  # takes seconds, in which the model may be made
+    from isentrope.learner.training.loop import train  # takes seconds, in which the model may be made
 
     deadline = time.monotonic() + plan.start_timeout_s
     while plan.model is not None and not plan.model.exists():
         if time.monotonic() > deadline:
             raise UnreachableError(f"nobody has made {plan.model} for {plan.start_timeout_s:.0f} s")
         time.sleep(0.1)
-    loop.train(plan.job)
+    train(plan.job)
 
 
 class Learner:

