@@ -1,0 +1,237 @@
+"""The report's pictures: records in, inline SVG out. Knows nothing of files and of the page around them.
+
+Colours are drawn as placeholders and turned into the page's CSS variables, so that the same picture is right on light
+and on dark ground. Text stays text: small, searchable, in the reader's own font.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
+
+from isentrope.report.facts import Batch, Evaluation, Histogram
+from isentrope.report.fit import WINDOW, Fit, rolling_mean, window_means
+
+INK, SOFT, RULE = "#010101", "#020202", "#030303"
+REWARD, ENTROPY, BEFORE, AFTER = "#040404", "#050505", "#060606", "#070707"
+"""Placeholders: text, lesser text, lines; the four quantities."""
+
+_VARIABLES = {
+    INK: "--ink",
+    SOFT: "--soft",
+    RULE: "--rule",
+    REWARD: "--reward",
+    ENTROPY: "--entropy",
+    BEFORE: "--before",
+    AFTER: "--after",
+}
+
+_STYLE = Path(__file__).with_name("figures.mplstyle")
+
+_UNWANTED = (
+    r"<metadata>.*?</metadata>",
+    r"<style.*?</style>",  # would act on the whole page
+    r' (?:width|height)="[\d.]+pt"',
+    r'(?<=<g) id="[^"]*"',  # the same in every picture
+    r"font-family: [^;\"]*;? ?",
+)
+
+_BOLD_LINE = 2.2
+
+_FLOOR = 0.5
+"""Where a logarithmic axis of counts begins: an empty bin lies on it."""
+
+
+def learning(batches: Sequence[Batch], evaluations: Sequence[Evaluation]) -> str:
+    """Training reward per batch, and pass@1 on held-out prompts where it was measured."""
+    with _axes("learning") as (figure, axes):
+        axes.set_title("reward in training, and share of right answers on held-out prompts")
+        _curve(axes, batches, [line.reward for line in batches], REWARD, "training")
+        points = [(line.batch, line.pass_at[1]) for line in evaluations if 1 in line.pass_at]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, "o-", color=AFTER, ms=5, lw=1.0)
+            _label(axes, x[-1], y[-1], "held-out", AFTER, above=y[-1] >= _last_mean(batches))
+        return _svg(figure)
+
+
+def entropy(batches: Sequence[Batch]) -> str:
+    """Mean entropy of a token per batch."""
+    with _axes("entropy") as (figure, axes):
+        axes.set_title("mean entropy of a token, nats")
+        _curve(axes, batches, [line.entropy for line in batches], ENTROPY, "")
+        axes.set_ylim(bottom=0)
+        return _svg(figure)
+
+
+def reward_over_entropy(batches: Sequence[Batch], curve: Fit | None) -> str:
+    """Means of ten batches, later ones darker, and the fitted curve."""
+    h = window_means([line.entropy for line in batches])
+    r = window_means([line.reward for line in batches])
+    with _axes("exchange") as (figure, axes):
+        axes.set_title(f"reward, means of {WINDOW} batches")
+        axes.set_xlabel("entropy, nats (read from right to left: training uses it up)")
+        axes.scatter(
+            [line.entropy for line in batches], [line.reward for line in batches], s=7, color=REWARD, alpha=0.25, lw=0
+        )
+        if curve is not None:
+            x = np.linspace(0.0, float(h.max()) * 1.05, 100)
+            axes.plot(x, curve.at(x), color=SOFT, lw=1.2, ls=(0, (4, 3)))
+        for x, y, alpha in zip(h, r, np.linspace(0.4, 1.0, len(h)), strict=True):
+            axes.scatter(x, y, s=46, color=REWARD, lw=0, alpha=float(alpha), zorder=3)
+        for place, when, side in ((0, f"batches 1-{WINDOW}", 1), (-1, "last", -1)):
+            axes.annotate(
+                when,
+                (h[place], r[place]),
+                (8 * side, 6 * side),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="center",
+                color=SOFT,
+            )
+        axes.margins(x=0.16)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.set_xlim(left=0)
+        return _svg(figure)
+
+
+def pass_at_k(before: Evaluation | None, after: Evaluation | None) -> str:
+    """Share of held-out prompts that at least one of k tries gets right."""
+    with _axes("tries") as (figure, axes):
+        axes.set_title("share of prompts solved by at least one of k tries")
+        axes.set_xlabel("k tries")
+        for evaluation, color, name in ((before, BEFORE, "before"), (after, AFTER, "after")):
+            if evaluation is None:
+                continue
+            ks = sorted(evaluation.pass_at)
+            ys = [evaluation.pass_at[k] for k in ks]
+            axes.plot(ks, ys, "o-", color=color, ms=5, lw=_BOLD_LINE)
+            other = after if evaluation is before else before
+            above = other is None or ys[-1] >= other.pass_at.get(ks[-1], 0.0)
+            _label(axes, ks[-1], ys[-1], name, color, above=above)
+        axes.set_xscale("log", base=2)
+        shown = sorted({k for line in (before, after) if line for k in line.pass_at})
+        axes.xaxis.set_major_locator(FixedLocator(shown))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(0, 1.04)
+        _percent(axes)
+        return _svg(figure)
+
+
+def token_entropy(first: Histogram, last: Histogram) -> str:
+    """How many tokens had which entropy, in the first batch and in the last; logarithmic counts, bins drawn alike."""
+    with _axes("tokens") as (figure, axes):
+        axes.set_title("tokens of one batch")
+        axes.set_xlabel("entropy of the token, nats")
+        bins = max(_filled(first), _filled(last))
+        for histogram, color, name in ((first, BEFORE, "first batch"), (last, AFTER, "last batch")):
+            counts = np.maximum(np.asarray(histogram.counts[:bins], dtype=float), _FLOOR)
+            axes.stairs(counts, color=color, lw=1.8, label=name, baseline=_FLOOR)
+            axes.stairs(counts, color=color, fill=True, alpha=0.12, baseline=_FLOOR)
+        axes.xaxis.set_major_locator(FixedLocator(list(range(bins + 1))))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{first.edges[round(place)]:g}"))
+        axes.set_xlim(0, bins)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=_FLOOR)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}" if n >= 1 else ""))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.legend(
+            frameon=False,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 0.99),
+            ncols=2,
+            handlelength=0,
+            labelcolor="linecolor",
+            prop={"weight": "bold", "size": 9},
+        )
+        return _svg(figure)
+
+
+def lags(tokens: Mapping[int, int]) -> str:
+    """Share of trained tokens by lag."""
+    with _axes("lags") as (figure, axes):
+        axes.set_title("share of trained tokens")
+        axes.set_xlabel("lag: age in batches of the policy that wrote the token")
+        total = sum(tokens.values())
+        x = list(range(max(tokens) + 1))
+        shares = [tokens.get(lag, 0) / total for lag in x]
+        bars = axes.bar(x, shares, width=0.55, color=AFTER)
+        axes.bar_label(
+            bars, [f"{share:.1%}" if share else "none" for share in shares], padding=3, color=SOFT, fontsize=8.5
+        )
+        axes.xaxis.set_major_locator(FixedLocator(x))
+        axes.set_xlim(-0.75, max(len(x), 4) - 0.25)
+        axes.set_ylim(0, 1.12 * max(shares))
+        _percent(axes)
+        return _svg(figure)
+
+
+def _curve(axes: Axes, batches: Sequence[Batch], values: Sequence[float], color: str, name: str) -> None:
+    """Every batch pale, the mean of ten around it bold: one batch is too few prompts to be believed alone."""
+    x = [line.batch for line in batches]
+    axes.plot(x, values, color=color, lw=0.7, alpha=0.45)
+    smooth = rolling_mean(values)
+    axes.plot(x, smooth, color=color, lw=_BOLD_LINE)
+    axes.set_xlabel("batch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.margins(x=0.02)
+    if name:
+        _label(axes, x[-1], float(smooth[-1]), name, color, above=False)
+
+
+def _filled(histogram: Histogram) -> int:
+    """Number of bins up to the last that is not empty."""
+    return max((place + 1 for place, count in enumerate(histogram.counts) if count), default=1)
+
+
+def _last_mean(batches: Sequence[Batch]) -> float:
+    return float(rolling_mean([line.reward for line in batches])[-1])
+
+
+def _label(axes: Axes, x: float, y: float, text: str, color: str, *, above: bool) -> None:
+    """Name a line at its end, on the side where the other line is not."""
+    axes.annotate(
+        text,
+        (x, y),
+        (0, 8 if above else -8),
+        textcoords="offset points",
+        ha="right",
+        va="bottom" if above else "top",
+        color=color,
+        fontweight="bold",
+    )
+
+
+def _percent(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+
+
+@contextmanager
+def _axes(name: str) -> Iterator[tuple[Figure, Axes]]:
+    """One empty picture. `name` salts the ids inside it: several share a page."""
+    with matplotlib.rc_context({"svg.hashsalt": name}, fname=_STYLE):
+        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+        yield figure, figure.subplots()
+
+
+def _svg(figure: Figure) -> str:
+    """The picture as an element of a page: no prologue, no fixed size, no fonts and no colours of its own."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for pattern in _UNWANTED:
+        svg = re.sub(pattern, "", svg, flags=re.DOTALL)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return svg

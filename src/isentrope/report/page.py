@@ -1,0 +1,134 @@
+"""The report's page: facts in, one self-contained HTML file out. Knows the order of things, not the pictures."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import fmean
+
+import jinja2
+
+from isentrope.report.charts import charts
+from isentrope.report.facts import Batch, Facts
+from isentrope.report.responses import SHADE_FULL_AT, pairs
+from isentrope.report.summary import Summary
+from isentrope.report.words import duration, percent, several
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A number of the headline, and what it was at the start."""
+
+    name: str
+    value: str
+    before: str = ""
+
+
+def render(facts: Facts, summary: Summary) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("isentrope.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        name=facts.run.run if facts.run else "run",
+        settings=_settings(summary),
+        headline=_headline(summary),
+        trouble=_trouble(facts),
+        tiles=list(_tiles(facts, summary)),
+        charts=charts(facts),
+        pairs=pairs(facts.samples),
+        shade_full_at=SHADE_FULL_AT,
+        rows=list(_rows(facts, summary)),
+        versions=summary.versions,
+    )
+
+
+def _settings(summary: Summary) -> str:
+    parts = [
+        summary.method,
+        summary.mode and summary.mode.replace("_", "-"),
+        f"seed {summary.seed}" if summary.seed is not None else None,
+        f"{summary.batches} batches",
+        duration(summary.seconds_total) if summary.seconds_total is not None else None,
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _headline(summary: Summary) -> str:
+    """What happened, in one or two sentences."""
+    if summary.reward_first is None or summary.reward_last is None:
+        return "No batch has been trained yet."
+    entropy = f"Entropy went from {summary.entropy_first:.2f} to {summary.entropy_last:.2f} nats."
+    if summary.pass_at_1_before is None or summary.pass_at_1_after is None:
+        return f"In training, the reward went from {summary.reward_first:.2f} to {summary.reward_last:.2f}. {entropy}"
+    before, after = percent(summary.pass_at_1_before), percent(summary.pass_at_1_after)
+    return f"Of answers to problems it never trained on, {before} were right before and {after} after. {entropy}"
+
+
+def _trouble(facts: Facts) -> list[str]:
+    """What the reader must know before believing the rest; one line each."""
+    outcome = facts.outcome
+    if outcome is None:
+        return ["The run has not ended, or was killed: this is how far its files go. The same command continues it."]
+    if outcome.status == "stopped":
+        return ["The run was stopped before its end. The same command continues it."]
+    if outcome.status != "finished":
+        return [line for line in (outcome.what, outcome.where, outcome.fix) if line]
+    return []
+
+
+def _tiles(facts: Facts, summary: Summary) -> Iterator[Tile]:
+    before, after = facts.before, facts.after
+    if after is not None:
+        for k in sorted({1, max(after.pass_at, default=1)} & set(after.pass_at)):
+            yield Tile(f"held-out pass@{k}", f"{after.pass_at[k]:.3f}", f"{before.pass_at[k]:.3f}" if before else "")
+    if summary.reward_last is not None and summary.entropy_last is not None:
+        yield Tile("training reward", f"{summary.reward_last:.3f}", f"{summary.reward_first:.3f}")
+        yield Tile("entropy, nats", f"{summary.entropy_last:.3f}", f"{summary.entropy_first:.3f}")
+    if summary.tokens_per_second is not None:
+        yield Tile("tokens per second", f"{summary.tokens_per_second:,.0f}")
+    if summary.max_token_lag is not None:
+        yield Tile("largest lag, batches", str(summary.max_token_lag))
+
+
+def _rows(facts: Facts, summary: Summary) -> Iterator[tuple[str, str]]:
+    """How it ran: names and values of the table."""
+    if facts.run is not None:
+        yield "started", f"{datetime.fromtimestamp(facts.run.started, UTC):%Y-%m-%d %H:%M} UTC"
+        yield "processes", f"{several(facts.run.actors, 'rollout actor')}, {several(facts.run.ranks, 'learner rank')}"
+    if summary.seconds_total is not None:
+        startup = f", of which {duration(summary.seconds_startup)} start-up" if summary.seconds_startup else ""
+        yield "duration", duration(summary.seconds_total) + startup
+    if summary.groups_issued is not None:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.retired.items()) if count)
+        retired = f"{summary.groups_retired:,} retired" + (f" ({reasons})" if reasons else "")
+        yield "groups", f"{summary.groups_issued:,} issued = {summary.groups_trained:,} trained + {retired}"
+    if not facts.batches:
+        return
+    yield "tokens trained", f"{summary.tokens_trained:,}"
+    yield "learner's time", _shares(facts.batches)
+    low = fmean(line.clip_low for line in facts.batches)
+    high = fmean(line.clip_high for line in facts.batches)
+    yield "tokens clipped", f"{percent(low)} at the low bound, {percent(high)} at the high one"
+    first = facts.batches[0]
+    gap = f"differ by {first.logp_gap_mean:.1e} nats on average in the first batch, by {first.logp_gap_max:.1e} at most"
+    yield "log-prob, engine against learner", gap
+
+
+def _shares(batches: tuple[Batch, ...]) -> str:
+    """Where the learner's time went after the first batch, whose wait is the start-up of others."""
+    parts = {
+        "waiting for groups": [line.time.wait_s for line in batches[1:]],
+        "statistics": [line.time.stats_s for line in batches[1:]],
+        "updates": [line.time.update_s for line in batches[1:]],
+        "weights": [line.time.publish_s for line in batches[1:]],
+        "evaluations": [line.time.evaluate_s for line in batches[1:]],
+        "checkpoints": [line.time.checkpoint_s for line in batches[1:]],
+    }
+    total = sum(map(sum, parts.values()))
+    if not total:
+        return "not recorded"
+    return ", ".join(f"{name} {percent(sum(seconds) / total, 0)}" for name, seconds in parts.items())

@@ -1,0 +1,81 @@
+"""Responses as text to be read: each token shaded by its entropy, before training beside after. Knows no HTML."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from isentrope.report.facts import Sample
+
+SHADE_FULL_AT = 1.5
+"""Nats at which a token has the deepest shade."""
+
+SHOWN_PROMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of a response. `shade` in percent of the deepest."""
+
+    text: str
+    shade: int
+    nats: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response and what it earned."""
+
+    tokens: tuple[Token, ...]
+    reward: str
+    good: bool
+    """The reward is above zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Responses to one prompt, before training and after."""
+
+    prompt: str
+    before: tuple[Answer, ...]
+    after: tuple[Answer, ...]
+
+
+def pairs(samples: Sequence[Sample]) -> tuple[Pair, ...]:
+    """The first prompts that were answered both before training and at the last evaluation."""
+    last = max((sample.batch for sample in samples), default=0)
+    before = _by_prompt(sample for sample in samples if sample.batch == 0)
+    after = _by_prompt(sample for sample in samples if sample.batch == last)
+    if last == 0:
+        return ()
+    shown = sorted(before.keys() & after.keys())[:SHOWN_PROMPTS]
+    return tuple(Pair(_text(before[i][0].prompt), _answers(before[i]), _answers(after[i])) for i in shown)
+
+
+def _by_prompt(samples: Iterable[Sample]) -> dict[int, list[Sample]]:
+    grouped: dict[int, list[Sample]] = {}
+    for sample in samples:
+        grouped.setdefault(sample.index, []).append(sample)
+    return grouped
+
+
+def _answers(samples: Sequence[Sample]) -> tuple[Answer, ...]:
+    return tuple(
+        Answer(
+            tuple(_token(text, nats) for text, nats in zip(sample.tokens, sample.entropy, strict=True)),
+            f"{sample.reward:g}",
+            sample.reward > 0,
+        )
+        for sample in samples
+    )
+
+
+def _token(text: str, nats: float) -> Token:
+    return Token(text, round(100 * min(max(nats, 0.0) / SHADE_FULL_AT, 1.0)), f"{nats:.2f}")
+
+
+def _text(prompt: JsonValue) -> str:
+    """A prompt as text; of a chat, what was said."""
+    if isinstance(prompt, list):
+        return "\n".join(str(message["content"]) for message in prompt if isinstance(message, dict))
+    return str(prompt)

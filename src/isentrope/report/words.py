@@ -1,0 +1,21 @@
+"""Numbers as the report writes them."""
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share of one, with a narrow blank before the sign."""
+    return f"{100 * share:.{decimals}f}\u202f%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def several(count: int, name: str) -> str:
+    """A number of things."""
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"

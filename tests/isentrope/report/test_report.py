@@ -1,0 +1,158 @@
+"""The report is one file that needs nothing else, and says what is missing instead of failing."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from isentrope import report
+from isentrope.errors import StorageError
+
+MakeRun = Callable[..., Path]
+
+CHARTS = 6
+MINUS = "\u2212"
+
+
+def text_of(html: str) -> str:
+    """What a reader sees, blanks evened out."""
+
+    class Reader(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts: list[str] = []
+
+        def handle_data(self, data: str) -> None:
+            self.parts.append(data)
+
+    reader = Reader()
+    reader.feed(re.sub(r"<(style|svg).*?</\1>", "", html, flags=re.DOTALL))
+    return " ".join("".join(reader.parts).split())
+
+
+@pytest.fixture(scope="module")
+def page(make_run: MakeRun) -> str:
+    return report.write(make_run()).read_text(encoding="utf-8")
+
+
+def test_page_loads_nothing_and_runs_nothing(page: str) -> None:
+    assert "<script" not in page
+    assert re.findall(r'(?:src|href)="(?!#)[^"]*"', page) == []
+    assert "url(" not in re.sub(r"url\(#\w+\)", "", page)
+    assert "@import" not in page
+    assert len(page) < 200_000
+
+
+def test_pictures_are_well_formed_and_take_the_pages_colours(page: str) -> None:
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(pictures) == CHARTS
+    for picture in pictures:
+        ElementTree.fromstring(picture)
+        assert re.findall(r"#[0-9a-f]{6}", re.sub(r'"[^"]*#[pm][0-9a-f]{10}[^"]*"', "", picture)) == []
+        assert "<text" in picture
+        assert "font-family" not in picture
+
+
+def test_ids_inside_the_pictures_do_not_collide(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_every_colour_has_a_light_and_a_dark_value(page: str) -> None:
+    used = set(re.findall(r"var\((--[a-z]+)\)", page)) - {"--shade"}
+    light, dark = re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    assert used <= set(re.findall(r"(--[a-z]+):", light)) == set(re.findall(r"(--[a-z]+):", dark))
+
+
+def test_page_says_what_happened_and_how_it_ran(page: str) -> None:
+    text = text_of(page)
+    assert "34.6 % were right before and 50.2 % after" in text
+    assert f"R = {MINUS}a·exp(H) + b with a = 0." in text
+    assert "With 8 tries, 94.6 % of the prompts were solved before and 75.7 % after." in text
+    assert "none was more than 2 batches old" in text
+    assert "2,563 issued = 2,560 trained + 3 retired (3 stale)" in text
+    for fact in ("grpo · async · seed 0 · 80 batches", "1 rollout actor, 2 learner ranks", "vllm 1.0", "redis 6.2.14"):
+        assert fact in text
+
+
+def test_page_never_speaks_of_a_ceiling(page: str) -> None:
+    """The curve describes one run: where it meets no entropy is no limit of the model."""
+    assert "ceiling" not in text_of(page)
+
+
+def test_tokens_are_shaded_by_entropy(page: str) -> None:
+    shades = [(float(nats), int(shade)) for shade, nats in re.findall(r'--shade: (\d+)%" title="([\d.]+) nats"', page)]
+    assert max(shade for nats, shade in shades if nats < 0.05) <= 3
+    assert all(abs(shade - 100 * min(nats / 1.5, 1)) <= 1 for nats, shade in shades)
+
+
+def test_what_the_model_writes_is_text_not_markup(make_run: MakeRun) -> None:
+    folder = make_run()
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    for sample in samples:
+        sample["tokens"][0] = "<script>alert(1)</script>"
+    (folder / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    html = report.write(folder).read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+@pytest.mark.parametrize(
+    ("missing", "instead"),
+    [
+        ("metrics.jsonl", "No batch has been trained yet."),
+        ("eval.jsonl", "The model was not evaluated on held-out prompts."),
+        ("samples.jsonl", "No prompt was answered both before and after training."),
+        ("outcome.json", "The run has not ended, or was killed"),
+        ("run.json", "run"),
+    ],
+)
+def test_a_missing_file_gives_a_sentence(make_run: MakeRun, missing: str, instead: str) -> None:
+    folder = make_run()
+    (folder / missing).unlink()
+    assert instead in text_of(report.write(folder).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("batches", [1, 9, 10, 29, 30])
+def test_a_short_run_is_reported_too(make_run: MakeRun, batches: int) -> None:
+    text = text_of(report.write(make_run(batches=batches)).read_text(encoding="utf-8"))
+    assert (f"R = {MINUS}a·exp(H) + b" in text) == (batches >= 30)
+    assert ("Reward over entropy is shown from 10 batches on." in text) == (batches < 10)
+
+
+def test_an_empty_folder_is_reported_too(tmp_path: Path) -> None:
+    assert "No batch has been trained yet." in text_of(report.write(tmp_path).read_text(encoding="utf-8"))
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out(make_run: MakeRun) -> None:
+    folder = make_run()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"batch": 81, "mode": "asy')
+    assert "80 batches" in text_of(report.write(folder).read_text(encoding="utf-8"))
+
+
+def test_a_foreign_line_is_named(make_run: MakeRun) -> None:
+    folder = make_run(batches=3)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"batch": 4, "mode": "async", "reward": "high", "entropy": 1, "tokens": 1}\n')
+    with pytest.raises(StorageError, match=r"metrics\.jsonl:4"):
+        report.write(folder)
+
+
+@pytest.mark.parametrize(("status", "said"), [("stopped", "was stopped before its end"), ("error", "the disk is full")])
+def test_a_run_that_did_not_finish_says_so_first(make_run: MakeRun, status: str, said: str) -> None:
+    folder = make_run(status=status)
+    outcome = json.loads((folder / "outcome.json").read_text())
+    (folder / "outcome.json").write_text(json.dumps(outcome | {"what": "the disk is full"}))
+    text = text_of(report.write(folder).read_text(encoding="utf-8"))
+    assert said in text[: text.index("Does it learn?")]
+
+
+def test_writing_again_gives_the_same_bytes(make_run: MakeRun) -> None:
+    folder = make_run()
+    first = report.write(folder).read_bytes()
+    assert report.write(folder).read_bytes() == first
