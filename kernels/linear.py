@@ -1,0 +1,229 @@
+"""The policy loss from hidden states and the weight of the output layer: the [M, V] logits never exist.
+
+A chunk of tokens at a time: logits by one matmul, in float32; the row kernel turns them into their own gradient, a
+16-bit one in the upper half of the same bytes; two matmuls take it back to the hidden states and the weight. That is
+three matmuls for a training step, where whoever returns log-probs first and asks for their gradient later needs four.
+
+Rules that select over the whole call do not cost a fourth. `top_cov` and `band_cov` change few tokens: those rows are
+done again with the difference of the coefficients. `top_entropy` drops most tokens: a pass of one matmul decides, and
+the three run on the kept rows alone.
+
+Shapes: M tokens, D hidden, V vocabulary, C tokens of a chunk.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from isentrope.errors import ArgumentError
+from isentrope.kernels import ops
+from isentrope.kernels.call import Call, Options, PolicyLoss, TokenInputs, make_call, spend
+from isentrope.kernels.checks import LOGIT_TYPES, check_targets, check_tokens
+from isentrope.kernels.policy import Rules, Tokens, coefficients
+from isentrope.kernels.rows import compact
+
+CHUNK = 8192
+"""Tokens per chunk: accumulating the weight's gradient in float32 costs 245 / C of the three matmuls."""
+
+
+def fused_linear_policy_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    advantage: torch.Tensor,
+    logp_old: torch.Tensor,
+    rules: Rules,
+    *,
+    tokens: TokenInputs | None = None,
+    options: Options | None = None,
+    chunk: int = CHUNK,
+) -> PolicyLoss:
+    """`fused.fused_policy_loss` of the logits `hidden @ weight.T`, differentiable in both.
+
+    Args:
+        hidden: [M, D]; weight: [V, D]; both of one type. The weight's gradient is summed in float32.
+        targets: [M] int64; advantage, logp_old: [M] float32.
+        options: `inplace` is ignored: the inputs are never written to.
+        chunk: C; beyond the gradients, 4 C V bytes are in use.
+
+    Raises:
+        ArgumentError: shapes, types, devices; a second backward pass; `band_cov` without random bits.
+    """
+    _check(hidden, weight, targets, chunk)
+    check_tokens(hidden.shape[0], hidden.device, {"advantage": advantage})
+    call = make_call(advantage, logp_old, rules, tokens, options if options is not None else Options())
+    return PolicyLoss(*_LinearPolicyLoss.apply(hidden, weight, targets, call, chunk))  # type: ignore[no-untyped-call]
+
+
+def _check(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk: int) -> None:
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ArgumentError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}: [M, D] and [V, D] needed")
+    if hidden.dtype != weight.dtype or hidden.dtype not in LOGIT_TYPES:
+        raise ArgumentError(f"hidden {hidden.dtype} and weight {weight.dtype}: one of {LOGIT_TYPES} for both")
+    if hidden.device != weight.device:
+        raise ArgumentError(f"weight: on {weight.device}, {hidden.device} is needed")
+    if chunk < 1:
+        raise ArgumentError(f"chunk: {chunk}, 1 or more is needed")
+    check_tokens(hidden.shape[0], hidden.device, {"targets": targets})
+    check_targets(targets, weight.shape[0])
+
+
+def _matmul32(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """`left @ right` with a float32 result in `out`; the CPU's matmul cannot widen, so there the inputs are."""
+    if left.dtype == torch.float32:
+        return torch.mm(left, right, out=out)
+    if left.device.type == "cuda":
+        return torch.mm(left, right, out_dtype=torch.float32, out=out)
+    return torch.mm(left.float(), right.float(), out=out)
+
+
+class _Chunks:
+    """Room for the logits of one chunk and their gradient, and the sums that both feed."""
+
+    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> None:
+        rows, vocabulary = min(chunk, hidden.shape[0]), weight.shape[0]
+        self.hidden, self.weight = hidden, weight
+        self._logits = torch.empty(rows, vocabulary, dtype=torch.float32, device=hidden.device)
+        narrow = hidden.dtype != torch.float32
+        # The 16-bit gradient of a row lies in the upper half of the row's own bytes.
+        self._gradient = self._logits.view(hidden.dtype)[:, vocabulary:] if narrow else self._logits
+        self.by_hidden = torch.zeros_like(hidden)
+        self.by_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+
+    def spans(self, count: int) -> Iterator[slice]:
+        """Slices of `count` rows, a chunk each."""
+        for start in range(0, count, len(self._logits)):
+            yield slice(start, min(start + len(self._logits), count))
+
+    def logits(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [C, V] of these rows, float32, and where their gradient goes."""
+        count = hidden.shape[0]
+        return _matmul32(hidden, self.weight.T, self._logits[:count]), self._gradient[:count]
+
+    def take_back(self, hidden: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Add the weight's gradient; return that of `hidden`, [C, D]."""
+        if gradient.device.type == "cuda" and gradient.dtype != torch.float32:
+            torch.addmm(self.by_weight, gradient.T, hidden, out_dtype=torch.float32, out=self.by_weight)
+        else:
+            self.by_weight.addmm_(gradient.T.float(), hidden.float())
+        return gradient @ self.weight
+
+
+class _LinearPolicyLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, call: Call, chunk: int
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.spent = False
+        chunks = _Chunks(hidden.detach(), weight.detach(), chunk)
+        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        if needs_gradient and not call.decided and call.rules.select == "top_entropy":
+            results = _kept_rows(chunks, targets, call)
+        elif needs_gradient:
+            results = _all_rows(chunks, targets, call)
+        else:
+            results = _forward_only(chunks, targets, call)
+        ctx.by_hidden, ctx.by_weight = chunks.by_hidden, chunks.by_weight.to(weight.dtype)
+        loss, logp, entropy, selected = results
+        outputs = (loss.sum(), loss, logp, entropy, selected)
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[Any, ...]:
+        spend(ctx)
+        factor = upstream[0].reshape(1)
+        ops.scale_gradient(ctx.by_hidden, factor)
+        ops.scale_gradient(ctx.by_weight, factor)
+        return ctx.by_hidden, ctx.by_weight, None, None, None
+
+
+_Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""loss, logp, entropy [M] float32, selected [M] bool."""
+
+
+def _all_rows(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
+    """One pass with the coefficients that a row knows itself; then the rows that a selection changes once more."""
+    tokens = call.tokens
+    result = torch.empty(3, len(targets), dtype=torch.float32, device=targets.device)
+    for span in chunks.spans(len(targets)):
+        result[:, span] = _fused_span(chunks, targets, call, span)
+    loss, logp, entropy = result
+    chosen = call.with_selection(logp, entropy)
+    if tokens.selected is None and chosen.selected is not None:
+        loss = _correct(chunks, targets, call, chosen, logp, entropy)
+    selected = torch.zeros_like(tokens.keep) if chosen.selected is None else chosen.selected
+    return loss, logp, entropy, selected
+
+
+def _fused_span(chunks: _Chunks, targets: torch.Tensor, call: Call, span: slice) -> torch.Tensor:
+    hidden, tokens = chunks.hidden[span], call.tokens
+    logits, gradient = chunks.logits(hidden)
+    result = ops.fuse_rows(
+        logits, targets[span], tokens.advantage[span], tokens.logp_old[span], tokens.weight[span], tokens.keep[span],
+        None if tokens.selected is None else tokens.selected[span], tokens.normalizer, call.rules.scalars(),
+        call.action, _of(call.inverse_temperature, span), call.softcap, gradient,
+    )  # fmt: skip
+    chunks.by_hidden[span] = chunks.take_back(hidden, gradient)
+    return result
+
+
+def _correct(
+    chunks: _Chunks, targets: torch.Tensor, call: Call, chosen: Tokens, logp: torch.Tensor, entropy: torch.Tensor
+) -> torch.Tensor:
+    """Add what the selection changes, on the selected rows alone; returns the loss of all tokens."""
+    before = coefficients(logp, entropy, call.tokens, call.rules)
+    after = coefficients(logp, entropy, chosen, call.rules)
+    most = max(1, math.floor(call.rules.share * len(targets)))  # as many rows at most, known without asking the device
+    assert chosen.selected is not None
+    order = compact(chosen.selected).order.long()
+    for span in chunks.spans(most):
+        rows = order[span]
+        hidden = chunks.hidden[rows]
+        logits, gradient = chunks.logits(hidden)
+        inverse = _of(call.inverse_temperature, rows)
+        stats = ops.row_stats(logits, targets[rows], inverse, call.softcap, torch.ones_like(chosen.keep[rows]))
+        g, h = (after.by_logp - before.by_logp)[rows], (after.by_entropy - before.by_entropy)[rows]
+        one = torch.ones(1, dtype=torch.float32, device=logits.device)
+        ops.write_gradient(logits, targets[rows], stats, g, h, one, inverse, call.softcap, gradient)
+        chunks.by_hidden.index_add_(0, rows, chunks.take_back(hidden, gradient))
+    return after.loss
+
+
+def _kept_rows(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
+    """Decide with a pass of one matmul, then train on the rows that are kept. Reads their number from the device."""
+    loss, logp, entropy, selected = _forward_only(chunks, targets, call)
+    tokens = call.tokens
+    wanted = tokens.keep if call.rules.entropy_coef else tokens.keep & ~selected
+    rows = wanted.nonzero().squeeze(1)
+    decided = tokens._replace(selected=selected)
+    for span in chunks.spans(len(rows)):
+        part = rows[span]
+        small = Tokens(*(value[part] for value in decided[:4]), selected[part], tokens.normalizer)
+        hidden = chunks.hidden[part]
+        logits, gradient = chunks.logits(hidden)
+        ops.fuse_rows(
+            logits, targets[part], small.advantage, small.logp_old, small.weight, small.keep, small.selected,
+            small.normalizer, call.rules.scalars(), 1, _of(call.inverse_temperature, part), call.softcap, gradient,
+        )  # fmt: skip
+        chunks.by_hidden[part] = chunks.take_back(hidden, gradient)
+    return loss, logp, entropy, selected
+
+
+def _forward_only(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
+    stats = torch.empty(4, len(targets), dtype=torch.float32, device=targets.device)
+    for span in chunks.spans(len(targets)):
+        logits, _ = chunks.logits(chunks.hidden[span])
+        inverse = _of(call.inverse_temperature, span)
+        stats[:, span] = ops.row_stats(logits, targets[span], inverse, call.softcap, call.tokens.keep[span])
+    tokens = call.with_selection(stats[0], stats[1])
+    loss = coefficients(stats[0], stats[1], tokens, call.rules).loss
+    selected = torch.zeros_like(tokens.keep) if tokens.selected is None else tokens.selected
+    return loss, stats[0], stats[1], selected
+
+
+def _of(inverse_temperature: torch.Tensor, rows: "slice | torch.Tensor") -> torch.Tensor:
+    """The inverse temperature of some rows: [1] stays [1]."""
+    return inverse_temperature if inverse_temperature.numel() == 1 else inverse_temperature[rows]
