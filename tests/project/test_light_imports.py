@@ -39,7 +39,7 @@ def test_kernels_load_none_of_the_other_folders_libraries(sources: "list[Source]
 
 def _loaded(*modules: str) -> set[str]:
     """Top-level modules in a fresh interpreter that has imported these."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *modules], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *modules], stdout=subprocess.PIPE, text=True, check=True)
     return set(json.loads(done.stdout))
 
 
