@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isentrope.config import Config
-
 RUN_FILE = Path(__file__).with_name("run.toml")
 
 TOY_SCALE = Path(__file__).with_name("toy_scale.toml")
@@ -29,18 +27,13 @@ class Options:
     ranks: int | None = None
 
 
-def build(output_dir: Path, options: Options) -> Config:
-    """The demo's configuration, with everything it writes in `output_dir`."""
-    return Config.model_validate(table(output_dir, options))
-
-
 def table(output_dir: Path, options: Options) -> dict[str, object]:
-    """The same, not yet validated."""
-    table = tomllib.loads(RUN_FILE.read_text(encoding="utf-8"))
+    """The demo's run file, with everything it writes in `output_dir`; not yet validated."""
+    values = tomllib.loads(RUN_FILE.read_text(encoding="utf-8"))
     by_method = tomllib.loads(TOY_SCALE.read_text(encoding="utf-8"))
     for name in options.method or ():
-        table = merged(table, by_method.get(name, {}))
-    return merged(table, _changes(output_dir.absolute(), options))
+        values = merged(values, by_method.get(name, {}))
+    return merged(values, _changes(output_dir.absolute(), options))
 
 
 def merged(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:

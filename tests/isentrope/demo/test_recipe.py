@@ -3,16 +3,22 @@
 import tomllib
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isentrope.config import Config
 from isentrope.demo import recipe
 from isentrope.demo.recipe import Options
+from isentrope.learner.objective.compose import build, load_objective
 
 TABLES = st.recursive(
     st.integers(), lambda below: st.dictionaries(st.sampled_from("abc"), below, max_size=3), max_leaves=6
 ).filter(lambda table: isinstance(table, dict))
+
+
+def built(output_dir: Path, options: Options) -> Config:
+    return Config.model_validate(recipe.table(output_dir, options))
 
 
 def test_run_file_is_valid_as_it_stands() -> None:
@@ -23,23 +29,23 @@ def test_run_file_is_valid_as_it_stands() -> None:
 
 def test_without_options_only_places_change(tmp_path: Path) -> None:
     plain = Config.model_validate(tomllib.loads(recipe.RUN_FILE.read_text(encoding="utf-8")))
-    built = recipe.build(tmp_path, Options())
-    assert built.run.output_dir == str(tmp_path)
-    assert built.model.path == str(tmp_path / "model")
+    config = built(tmp_path, Options())
+    assert config.run.output_dir == str(tmp_path)
+    assert config.model.path == str(tmp_path / "model")
     unplaced = {"run": {"output_dir"}, "model": {"path"}}
-    assert built.model_dump(exclude=unplaced) == plain.model_dump(exclude=unplaced)
+    assert config.model_dump(exclude=unplaced) == plain.model_dump(exclude=unplaced)
 
 
 def test_every_option_reaches_its_key(tmp_path: Path) -> None:
     options = Options(method=("dr_grpo", "kl_cov"), mode="on_policy", batches=7, seed=5, actors=2, ranks=1)
-    built = recipe.build(tmp_path, options)
-    assert built.learner.method == ["dr_grpo", "kl_cov"]
-    assert (built.learner.mode, built.learner.batches, built.learner.ranks) == ("on_policy", 7, 1)
-    assert (built.run.seed, built.actors.count) == (5, 2)
+    config = built(tmp_path, options)
+    assert config.learner.method == ["dr_grpo", "kl_cov"]
+    assert (config.learner.mode, config.learner.batches, config.learner.ranks) == ("on_policy", 7, 1)
+    assert (config.run.seed, config.actors.count) == (5, 2)
 
 
 def test_seed_zero_is_an_answer_not_an_omission(tmp_path: Path) -> None:
-    assert recipe.build(tmp_path, Options(seed=0)).run.seed == 0
+    assert built(tmp_path, Options(seed=0)).run.seed == 0
 
 
 @given(TABLES, TABLES)
@@ -59,3 +65,11 @@ def test_merged_leaves_its_arguments_alone(base: dict[str, object]) -> None:
     before = repr(base)
     recipe.merged(base, {"a": {"b": 1}})
     assert repr(base) == before
+
+
+@pytest.mark.parametrize("method", sorted(tomllib.loads(recipe.TOY_SCALE.read_text(encoding="utf-8"))))
+def test_toy_scale_settings_belong_to_a_method_and_make_an_objective(tmp_path: Path, method: str) -> None:
+    learner = built(tmp_path, Options(method=(method,))).learner
+    assert learner.objective
+    merged = load_objective(learner.method, learner.objective, tmp_path)
+    build(merged, tmp_path, max_new_tokens=13)
