@@ -193,12 +193,12 @@ def known_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
 def nearest(key: str, known: Sequence[str]) -> str:
     """The known dotted key that was probably meant, or nothing."""
     table, _, name = key.rpartition(".")
-    same_name = [other for other in known if other.rpartition(".")[2] == name]
+    by_name = {other.rpartition(".")[2]: other for other in known}
     beside = [other for other in known if other.rpartition(".")[0] == table]
-    close = (
-        difflib.get_close_matches(key, beside, 1, 0.75) or same_name or difflib.get_close_matches(key, known, 1, 0.6)
-    )
-    return close[0] if close else ""
+    if close := difflib.get_close_matches(key, beside, 1, 0.75):
+        return close[0]
+    elsewhere = difflib.get_close_matches(name, by_name, 1, 0.8)
+    return by_name[elsewhere[0]] if elsewhere else ""
 
 
 def unknown_key(file: RunFile, key: str, known: Sequence[str]) -> ConfigError:

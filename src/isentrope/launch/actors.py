@@ -6,6 +6,7 @@ An actor that comes back is always a new one, under a new id. Knows how an actor
 import asyncio
 import dataclasses
 import logging
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,13 +37,19 @@ class RolloutActor:
     def serve(self, options: "ActorOptions", log: Path) -> None:
         """Be an actor until told to leave."""
         logs.to_file(log)
-        from isentrope.actors import worker
-
         try:
-            asyncio.run(worker.serve(options))
+            asyncio.run(_serve(options))
         except Exception:
             logger.exception("this actor failed")  # Ray shows it to nobody
             raise
+
+
+async def _serve(options: "ActorOptions") -> None:
+    from isentrope.actors import worker
+
+    drain = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain.set)
+    await worker.serve(options, drain)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def _take_over(run: Run, place: Place) -> int:
         view.broker.run(lambda client: client.delete(keys.ctl, keys.request))  # else actors would obey its last stop
         info = view.broker.run(lambda client: client.info("server"))
         run.folder.begin(make_record(run, socket=place.socket, redis_version=str(info["redis_version"])))
-        numbers = [int(found.group(1)) for actor in view.actors() if (found := re.fullmatch(r"a(\d+)", actor.id))]
+        numbers = [int(found.group(1)) for actor in view.actors() if (found := re.fullmatch(r"a(\d+)(\.\d+)?", actor.id))]
         return max(numbers, default=0)
 
 
