@@ -16,7 +16,9 @@ class ActorsConfig(Section):
     kv_cache_gib: PositiveFloat = 1.0
     """Size of the key-value cache on a CPU; a GPU sizes it by `gpu_memory_utilization`."""
     max_concurrent_groups: PositiveInt = 32
-    """Groups an actor holds leases on at a time."""
+    """Groups an actor generates at a time."""
+    reward_workers: PositiveInt = 1
+    """Processes of an actor that run reward functions."""
     heartbeat_s: PositiveFloat = 5.0
     """An actor unheard of for three of these is gone, and its leases go to others."""
     max_tries: PositiveInt = 5
@@ -24,3 +26,6 @@ class ActorsConfig(Section):
     drain_s: PositiveFloat = 30.0
     """How long a stopping actor may finish what it holds before it hands it back."""
     start_timeout_s: PositiveFloat = 600.0
+    """How long an actor waits for the learner to open the run, and then for its first weights."""
+    broker_timeout_s: PositiveFloat = 300.0
+    """How long an actor keeps what it has while the broker does not answer."""

@@ -1,0 +1,359 @@
+"""One vLLM engine in processes of its own: generates, swaps weights in flight, says when it has died.
+
+The only file that knows vLLM's engine interface. Knows nothing of the broker, groups and rewards.
+
+Each request has its own seed, so its tokens and log-probabilities are a function of weights, prompt and seed, whatever
+else runs (to the bit on a CPU in float32 with one thread). Log-probabilities are those of the distribution that was
+sampled from. Every token is labelled with the version of the weights that sampled it: versions change only while
+nothing runs, and the key-value cache is computed anew with the new weights.
+"""
+
+import asyncio
+import itertools
+import logging
+import multiprocessing
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NoReturn, Self, TypeVar
+
+import numpy as np
+from vllm import SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs.engine import tokens_input
+from vllm.logprobs import FlatLogprobs
+from vllm.outputs import CompletionOutput
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from isentrope.actors.receive import BACKEND, Tether
+from isentrope.errors import ConfigError, StorageError, UnreachableError
+from isentrope.rollout.types import Finish, Float32, Int32, Int64
+from isentrope.rollout.weights import Manifest, verify
+
+POLL_S = 0.25
+"""How often the engine's processes are looked at."""
+
+PROBE_S = 10.0
+"""How often the engine is asked for a sign of life."""
+
+SILENT_S = 60.0
+"""An engine that has not answered for so long counts as dead."""
+
+CPU_MAX_REQUESTS = 256
+"""Requests computed together on a CPU; vLLM's own default of 128 makes small models a fifth slower."""
+
+logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class EngineDiedError(UnreachableError):
+    """The engine did not start, its process is gone, or it answers no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is made of.
+
+    model_dir: folder or id of configuration and tokenizer; weights come by manifest. max_model_len: None: the model's
+    own limit. gpu_memory_utilization, kv_cache_gib: size of the key-value cache on a GPU and on a CPU.
+    """
+
+    model_dir: str
+    dtype: Literal["float32", "bfloat16"]
+    max_model_len: int | None = None
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
+    kv_cache_gib: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sampled response; the fields are those of `rollout.types.Response`."""
+
+    tokens: Int32
+    logp: Float32
+    span_start: Int32
+    span_version: Int64
+    finish: Finish
+
+
+class Engine:
+    """Made with `start`. Until the first good `load`, and after a bad one, requests wait."""
+
+    def __init__(self, llm: AsyncLLM, host: "_Host") -> None:
+        self._llm = llm
+        self._host = host
+        self._names = itertools.count()
+        self._load_lock = asyncio.Lock()
+        self._manifest: Manifest | None = None
+        self._death = asyncio.create_task(self._until_dead())
+
+    @classmethod
+    async def start(cls, options: EngineOptions) -> Self:
+        """Start the engine's processes with random weights, paused.
+
+        Raises:
+            ConfigError: vLLM refuses the model or the options.
+            EngineDiedError: its processes did not come up.
+        """
+        host = _Host(options)
+        llm = await host.llm()
+        engine = cls(llm, host)
+        try:
+            await engine._call(llm.pause_generation(mode="keep", clear_cache=True))
+            await engine._call(llm.init_weight_transfer_engine(WeightTransferInitRequest({})))
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The weights that are served; None: none are, and requests wait."""
+        return self._manifest
+
+    @property
+    def version(self) -> int:
+        """Version of the weights that are served; 0: none are."""
+        return self._manifest.version if self._manifest is not None else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's processes are there and answer."""
+        return not self._death.done()
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus response, in tokens."""
+        return int(self._llm.model_config.max_model_len)
+
+    async def generate(
+        self, prompt_ids: Int32, seeds: Sequence[int], *, max_tokens: int, temperature: float
+    ) -> list[Sample]:
+        """One response for each of `seeds`. Survives any number of loads; cancelling it ends its requests.
+
+        Raises EngineDiedError.
+        """
+        prompt = prompt_ids.tolist()
+        samples = [self._sample(prompt, _sampling(seed, max_tokens, temperature)) for seed in seeds]
+        try:
+            return await self._call(asyncio.gather(*samples))
+        except EngineGenerateError as error:
+            raise self._died() from error
+
+    async def load(self, manifest: Manifest) -> None:
+        """Serve the weights of `manifest`. Running requests stand still meanwhile and go on with the new weights.
+
+        After an error the engine is paused: it serves nothing until a load succeeds.
+
+        Raises:
+            StorageError: the files are not what the manifest says, or not the weights of this model.
+            EngineDiedError.
+        """
+        await asyncio.shield(self._load(manifest))  # half a load must not stay behind a caller that was cancelled
+
+    async def wait_dead(self) -> NoReturn:
+        """Return never; raise EngineDiedError when the engine has died."""
+        await asyncio.shield(self._death)
+        raise self._died()
+
+    async def close(self) -> None:
+        """End the engine's processes, running requests too."""
+        self._death.cancel()
+        await asyncio.to_thread(self._host.close)
+
+    async def _sample(self, prompt: list[int], sampling: SamplingParams) -> Sample:
+        async for output in self._llm.generate(tokens_input(prompt), sampling, str(next(self._names))):
+            return _as_sample(output.outputs[0])  # only the final output is delivered
+        raise self._died()
+
+    async def _load(self, manifest: Manifest) -> None:
+        async with self._load_lock:
+            try:
+                paths = await asyncio.to_thread(verify, manifest)
+            except StorageError:
+                await self._pause()
+                raise
+            await self._pause()
+            files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths]})
+            try:
+                await self._call(self._llm.start_weight_update())
+                await self._call(self._llm.update_weights(files))
+                await self._call(self._llm.finish_weight_update(str(manifest.version)))
+            except EngineDiedError:
+                raise
+            except Exception as error:  # vLLM passes on whatever its processes raised as a bare Exception
+                raise StorageError(
+                    f"version {manifest.version} cannot be loaded: {_last_line(error)}", where=manifest.folder
+                ) from error
+            await self._call(self._llm.resume_generation())
+            self._manifest = manifest
+
+    async def _pause(self) -> None:
+        self._manifest = None
+        await self._call(self._llm.pause_generation(mode="keep", clear_cache=True))
+
+    async def _call(self, call: Awaitable[_T]) -> _T:
+        """Result of `call`, or EngineDiedError: vLLM leaves calls unanswered for ever when the engine dies."""
+        answer = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait({answer, self._death}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise self._died()
+            return answer.result()
+        except EngineDeadError as error:
+            raise self._died() from error
+        finally:
+            answer.cancel()
+
+    async def _until_dead(self) -> None:
+        """Wait until the engine's processes are gone; end them if they answer no more."""
+        loop = asyncio.get_running_loop()
+        probe_at = loop.time() + PROBE_S
+        while not self._llm.errored:
+            if loop.time() >= probe_at and not self._load_lock.locked():
+                try:
+                    await asyncio.wait_for(self._llm.get_weight_version(), SILENT_S)
+                except TimeoutError:
+                    logger.error("engine silent for %.0f s: ending it", SILENT_S)
+                    await asyncio.to_thread(self._host.close)
+                    return
+                except EngineDeadError:
+                    return
+                probe_at = loop.time() + PROBE_S
+            await asyncio.sleep(POLL_S)
+
+    def _died(self) -> EngineDiedError:
+        self._manifest = None
+        manager = self._llm.engine_core.resources.engine_manager
+        assert manager is not None
+        codes = ", ".join(f"exit {code}" for code in manager.finished_procs().values())
+        return EngineDiedError(
+            f"the engine died ({codes or 'still there'})",
+            where=f"model {self._llm.model_config.model}",
+            fix="see the log above; another process, or the kernel for want of memory, may have killed it",
+        )
+
+
+def _sampling(seed: int, max_tokens: int, temperature: float) -> SamplingParams:
+    return SamplingParams(
+        seed=seed,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _as_sample(output: CompletionOutput) -> Sample:
+    if output.finish_reason not in (Finish.STOP, Finish.LENGTH):
+        raise EngineDiedError(f"vLLM ended a request with {output.finish_reason!r}", fix="see the log above")
+    assert isinstance(output.logprobs, FlatLogprobs) and output.weight_versions is not None
+    return Sample(
+        tokens=np.asarray(output.token_ids, np.int32),
+        logp=np.asarray(output.logprobs.logprobs, np.float32),
+        span_start=np.asarray([span.start for span in output.weight_versions], np.int32),
+        span_version=np.asarray([int(span.version) for span in output.weight_versions], np.int64),
+        finish=Finish(output.finish_reason),
+    )
+
+
+class _Host(threading.Thread):
+    """Starts vLLM, and lives until `close`.
+
+    The kernel ends an engine's process with the thread that started it, hence a thread of its own; and starting takes
+    half a minute, in which the event loop must go on.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(name="engine", daemon=True)
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._llm: asyncio.Future[AsyncLLM] = self._loop.create_future()
+        self._closed = threading.Event()
+        self.start()
+
+    async def llm(self) -> AsyncLLM:
+        """vLLM, once it has started. Cancelling this ends what has been started."""
+        try:
+            return await self._llm
+        except asyncio.CancelledError:
+            self._closed.set()
+            for child in multiprocessing.active_children():
+                if child.name == "EngineCore":
+                    child.kill()  # vLLM then gives up starting
+            raise
+
+    def close(self) -> None:
+        """End the engine's processes at once; blocks."""
+        self._closed.set()
+        self.join()
+
+    def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the engine inherits it: Ctrl-C is for us to handle
+        try:
+            llm = _start_vllm(self._options)
+        except BaseException as error:  # whatever it is, who waits for it must learn of it
+            self._deliver(self._llm.set_exception, error)
+            return
+        self._deliver(self._llm.set_result, llm)
+        self._closed.wait()
+        llm.shutdown(timeout=0.0)  # left alone it takes 4 s, and has nothing to save
+
+    def _deliver(self, deliver: Callable[[_T], None], what: _T) -> None:
+        if not self._closed.is_set():
+            self._loop.call_soon_threadsafe(deliver, what)
+
+
+def _start_vllm(options: EngineOptions) -> AsyncLLM:
+    try:
+        config = _arguments(options).create_engine_config()
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"vLLM refuses the model: {_last_line(error)}", where=options.model_dir, fix="see model and actors"
+        ) from error
+    config.additional_config = Tether()
+    try:
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+    except (RuntimeError, TimeoutError) as error:
+        raise EngineDiedError(
+            f"the engine did not start: {_last_line(error)}",
+            where=f"model {options.model_dir}",
+            fix="see the log above",
+        ) from error
+
+
+def _arguments(options: EngineOptions) -> AsyncEngineArgs:
+    arguments = AsyncEngineArgs(
+        model=options.model_dir,
+        load_format="dummy",
+        dtype=options.dtype,
+        tensor_parallel_size=options.tensor_parallel_size,
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+    )
+    if options.max_model_len is not None:
+        arguments.max_model_len = options.max_model_len
+    if current_platform.is_cpu():
+        arguments.enforce_eager = True
+        arguments.kv_cache_memory_bytes = int(options.kv_cache_gib * 2**30)
+        arguments.max_num_seqs = CPU_MAX_REQUESTS
+        # vLLM takes a prompt that it computes in pieces back from its seeded generator, which one on a CPU cannot do:
+        # the engine dies. Pieces are not only for long prompts: a load makes prompts of all running requests.
+        arguments.enable_chunked_prefill = False
+    else:
+        arguments.gpu_memory_utilization = options.gpu_memory_utilization
+    return arguments
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,170 @@
+"""A rollout actor as a process: joins a run, brings up what it works with, lives under one id after another, leaves.
+
+Importing this is light: vLLM is imported once an actor starts. Knows no orders and no weights.
+"""
+
+import asyncio
+import gc
+import itertools
+import logging
+import signal
+import time
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+from isentrope.actors.config import ActorsConfig
+from isentrope.actors.groups import GroupMaker, TextTokenizer, Tools
+from isentrope.actors.life import LeasesLost, Life, first_error
+from isentrope.actors.scoring import Scorer
+from isentrope.errors import ConfigError, IsentropeError, UnreachableError
+from isentrope.rollout.actor_port import ActorPort
+from isentrope.rollout.broker import Broker
+from isentrope.rollout.prompts import open_prompts
+from isentrope.rollout.spec import RunSpec
+from isentrope.rollout.view import RunView
+
+if TYPE_CHECKING:
+    from isentrope.actors.engine import Engine
+
+OPEN_TIMEOUT_S = 600.0
+"""How long an actor that was not told the run's facts waits for a learner to open the run."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ActorOptions:
+    """Who an actor is and where it joins.
+
+    actor_id: of its first life; later ones are `<actor_id>.2`, `<actor_id>.3`. spec: the run's facts; None: they are
+    read from the broker. insecure: allow a broker on another host without password.
+    """
+
+    url: str
+    run: str
+    actor_id: str
+    spec: RunSpec | None = None
+    insecure: bool = False
+
+
+def main(options: ActorOptions) -> int:
+    """Be an actor until SIGTERM, SIGINT, or the run's end; the exit code."""
+    try:
+        asyncio.run(_until_signalled(options))
+    except IsentropeError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    finally:
+        gc.collect()  # vLLM's objects hold each other, and complain if they live until the interpreter ends
+    return 0
+
+
+async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> None:
+    """Be an actor until `drain` is set or the run ends; installs no signal handlers.
+
+    Raises:
+        IsentropeError: what ends an actor before that; its leases are handed back if the broker can be reached.
+    """
+    drain = drain or asyncio.Event()
+    broker = await asyncio.to_thread(Broker.connect, options.url, options.run, insecure=options.insecure)
+    try:
+        spec = options.spec or await _spec(broker, drain)
+        if spec is not None:
+            await _serve_run(broker, spec, options.actor_id, drain)
+    finally:
+        await asyncio.to_thread(broker.close)
+
+
+async def _until_signalled(options: ActorOptions) -> None:
+    drain = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, drain.set)
+    await serve(options, drain)
+
+
+async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
+    """The run's facts, once a learner has opened it; None: told to leave before."""
+    view, deadline = RunView(broker), time.monotonic() + OPEN_TIMEOUT_S
+    while not drain.is_set():
+        try:
+            return await asyncio.to_thread(view.spec, 1.0)
+        except UnreachableError:
+            if time.monotonic() > deadline:
+                raise
+    return None
+
+
+async def _serve_run(broker: Broker, spec: RunSpec, actor_id: str, drain: asyncio.Event) -> None:
+    config = ActorsConfig.model_validate(spec.actors)
+    async with AsyncExitStack() as stack:
+        tools = asyncio.create_task(_equip(stack, spec, config))
+        try:
+            await _live(broker, spec, config, actor_id, tools, drain)
+        finally:
+            tools.cancel()
+            await asyncio.wait({tools})
+
+
+async def _live(
+    broker: Broker, spec: RunSpec, config: ActorsConfig, actor_id: str, tools: asyncio.Task[Tools], drain: asyncio.Event
+) -> None:
+    for number in itertools.count(1):
+        name = actor_id if number == 1 else f"{actor_id}.{number}"
+        port = ActorPort(broker, name, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
+        port.max_record_bytes = spec.max_record_bytes
+        try:
+            return await Life(port, spec, config, tools, drain).live()
+        except LeasesLost:
+            logger.warning("%s was silent for too long and lost its leases; it comes back under a new id", name)
+
+
+async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> Tools:
+    """Bring up engine, rewards and data at the same time; `stack` ends what must be ended."""
+
+    async def started(starting: "Awaitable[Engine]") -> "Engine":
+        engine = await starting
+        stack.push_async_callback(engine.close)
+        return engine
+
+    vllm = await asyncio.to_thread(_engine_module)
+    options = vllm.EngineOptions(
+        model_dir=spec.model_dir,
+        dtype=spec.model.dtype,
+        max_model_len=spec.model.max_model_len,
+        tensor_parallel_size=config.tensor_parallel_size,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        kv_cache_gib=config.kv_cache_gib,
+    )
+    folder = Path(spec.run_folder)
+    scorer = Scorer(spec.data, spec.run_folder, workers=config.reward_workers)
+    try:
+        async with asyncio.TaskGroup() as group:
+            engine = group.create_task(started(vllm.Engine.start(options)))
+            rewards = group.create_task(stack.enter_async_context(scorer))
+            tokenizer = group.create_task(asyncio.to_thread(_tokenizer, spec.model_dir))
+            prompts = group.create_task(asyncio.to_thread(open_prompts, spec.data, run_folder=folder, seed=spec.seed))
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+    maker = GroupMaker(
+        spec, engine=engine.result(), scorer=rewards.result(), prompts=prompts.result(), tokenizer=tokenizer.result()
+    )
+    return Tools(engine.result(), maker)
+
+
+def _engine_module() -> ModuleType:
+    from isentrope.actors import engine
+
+    return engine
+
+
+def _tokenizer(model_dir: str) -> TextTokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        return cast(TextTokenizer, AutoTokenizer.from_pretrained(model_dir))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no tokenizer can be loaded: {error}", where=model_dir) from error
