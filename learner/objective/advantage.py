@@ -188,7 +188,7 @@ def whiten(
 def signs(advantage: Tensor, *, positive: NonNegative = 1.0, negative: NonNegative = 1.0) -> Tensor:
     """A times `positive` where A > 0, times `negative` where A < 0: [N, T]. Zhu et al.
     (https://arxiv.org/abs/2506.01347), with `positive` 0.1."""
-    return advantage * torch.where(advantage > 0, positive, negative)
+    return torch.where(advantage > 0, advantage * positive, advantage * negative)
 
 
 def nonzero_share(advantage: Tensor, reward: Tensor) -> Tensor:

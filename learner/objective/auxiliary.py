@@ -7,10 +7,11 @@ not all.
 """
 
 import math
+from typing import Literal
 
 from torch import Tensor
 
-from isentrope.learner.objective.schema import Finite, NonNegative, Positive, Share
+from isentrope.learner.objective.schema import Finite, Fraction, NonNegative, Positive, Share
 
 
 def positive_nll(logp: Tensor, correct: Tensor, *, coef: NonNegative = 0.1) -> Tensor:
@@ -37,12 +38,29 @@ def high_prob_push(
 
 
 def shaped_demonstration(
-    logp: Tensor, advantage: Tensor, demonstration: Tensor, *, gamma: Positive = 0.1, coef: NonNegative = 1.0
+    logp: Tensor,
+    advantage: Tensor,
+    demonstration: Tensor,
+    *,
+    coef: NonNegative = 1.0,
+    shape: Literal["saturating", "linear", "power"] = "saturating",
+    gamma: Positive = 0.1,
+    power: Positive = 0.5,
+    low: Fraction = 0.0,
+    high: Share = 1.0,
 ) -> Tensor:
-    """-coef A p / (p + gamma) on demonstration tokens, which the policy term leaves out: [N, T].
+    """-coef A f(p) on demonstration tokens, which the policy term leaves out: [N, T].
 
-    Stresses the improbable tokens of the demonstrator, whose own probabilities are taken as 1: "Learning to Reason
-    under Off-Policy Guidance" by Yan et al. (https://arxiv.org/abs/2504.14945).
+    f(p) = p / (p + gamma), whose gradient is largest for tokens that are improbable to us; or p, or p^power; within
+    [low, high]. The demonstrator's own probabilities are taken as 1. "Learning to Reason under Off-Policy Guidance" by
+    Yan et al. (https://arxiv.org/abs/2504.14945).
     """
     p = logp.exp()
-    return -coef * advantage * p / (p + gamma) * demonstration
+    match shape:
+        case "saturating":
+            shaped = p / (p + gamma)
+        case "linear":
+            shaped = p
+        case "power":
+            shaped = p**power
+    return -coef * advantage * shaped.clamp(low, high) * demonstration

@@ -61,7 +61,7 @@ def soft_gate(ratio: Tensor, advantage: Tensor, *, positive: Positive = 1.0, neg
 
     "Soft Adaptive Policy Optimization" by Gao et al. (https://arxiv.org/abs/2511.20347).
     """
-    tau = torch.where(advantage > 0, positive, negative).to(ratio.dtype)
+    tau = torch.where(advantage > 0, torch.full_like(ratio, positive), torch.full_like(ratio, negative))
     return -advantage * torch.sigmoid(tau * (ratio - 1)) * (4 / tau)
 
 

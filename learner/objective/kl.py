@@ -10,6 +10,7 @@ from torch import Tensor
 from isentrope.learner.objective.schema import Positive
 
 Clamp = Positive | None
+LOG_CLAMP = 20.0
 
 
 def k1(x: Tensor) -> Tensor:
@@ -42,3 +43,19 @@ def sequence_k2(x: Tensor, mask: Tensor) -> Tensor:
     of the response. "Unearthing Gems from Stones" by Yang et al. (https://arxiv.org/abs/2505.14403)."""
     total = (x * mask).sum(1, keepdim=True)
     return (total.square() / (2 * mask.sum(1, keepdim=True).clamp_min(1))).expand_as(x)
+
+
+def with_k2_gradient(value: Tensor, x: Tensor) -> Tensor:
+    """The value of an estimator with the gradient of `k2`: [N, T]; verl's "+" forms."""
+    straight_through = k2(x)
+    return value.detach() + straight_through - straight_through.detach()
+
+
+def importance_weighted(value: Tensor, logp: Tensor, logp_sampled: Tensor) -> Tensor:
+    """q times an estimate, q = p / p_sampled with its gradient: [N, T].
+
+    With `k3` and the policy that sampled, the gradient is q x: that of the reverse KL, without bias and finite for
+    every x. "DeepSeek-V3.2" (https://arxiv.org/abs/2512.02556). With logp_sampled = sg[logp], q is 1 and the gradient
+    that of on-policy samples.
+    """
+    return value * (logp - logp_sampled).clamp(-LOG_CLAMP, LOG_CLAMP).exp()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from isentrope.learner.objective import advantage as advantages
-from isentrope.learner.objective import monitors, philox
+from isentrope.learner.objective import kl, monitors, philox
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
 from isentrope.learner.objective.dimensions import AUX_SETS, KlKeys
 from isentrope.learner.objective.schema import Stage
@@ -29,7 +29,6 @@ State = Mapping[str, Mapping[str, float]]
 NO_STATE: State = {}
 CURRENT = frozenset({"logp", "log_ratio", "ratio"})
 """Names that mean the current policy: a response mask or correction that reads one is evaluated in every update."""
-LOG_CLAMP = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,14 +296,13 @@ class Objective:
 def _divergence(term: KlTerm, scope: Scope, overrides: Overrides) -> Tensor:
     """coef times the term's estimate per token: [n, T]."""
     logp, keys = scope["logp"], term.keys
-    x = (logp - scope[f"logp_{keys.anchor}"]).clamp(-LOG_CLAMP, LOG_CLAMP)
+    x = (logp - scope[f"logp_{keys.anchor}"]).clamp(-kl.LOG_CLAMP, kl.LOG_CLAMP)
     value: Tensor = term.estimator(scope | {"x": x})
     if keys.gradient == "k2":
-        half_square = x.square() / 2
-        value = value.detach() + half_square - half_square.detach()
+        value = kl.with_k2_gradient(value, x)
     if keys.importance != "none":
-        sampled_by = logp.detach() if keys.importance == "score" else scope[f"logp_{keys.importance}"]
-        value = value * (logp - sampled_by).clamp(-LOG_CLAMP, LOG_CLAMP).exp()
+        sampled = logp.detach() if keys.importance == "score" else scope[f"logp_{keys.importance}"]
+        value = kl.importance_weighted(value, logp, sampled)
     return value * overrides.get(f"kl.{keys.anchor}", {}).get("coef", keys.coef)
 
 

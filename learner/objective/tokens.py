@@ -102,14 +102,15 @@ def entropy_change_exact(
 def positive_weight(advantage: Tensor, *, value: NonNegative = 1.0) -> Tensor:
     """`value` where A > 0, else 1: [N, T]. "Revisiting Entropy in Reinforcement Learning for Large Reasoning Models"
     (https://arxiv.org/abs/2511.05993)."""
-    return torch.where(advantage > 0, value, 1.0).to(advantage.dtype)
+    one = torch.ones_like(advantage)
+    return torch.where(advantage > 0, value * one, one)
 
 
 def step_labels(correct: Tensor, step_correct: Tensor, *, beta: Annotated[float, Field(ge=-1, le=1)] = 0.5) -> Tensor:
     """`beta` on the correct steps of incorrect responses, else 1: [N, T]. 1 takes no notice of steps, 0 ignores such
     tokens, below 0 they are rewarded. "Unearthing Gems from Stones" by Yang et al.
     (https://arxiv.org/abs/2505.14403)."""
-    return torch.where(step_correct & ~correct[:, None], beta, 1.0)
+    return 1.0 + (beta - 1.0) * (step_correct & ~correct[:, None]).double()
 
 
 def top_covariance(logp: Tensor, advantage: Tensor, mask: Tensor, *, share: Share = 2e-4) -> Tensor:
