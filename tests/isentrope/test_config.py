@@ -1,0 +1,117 @@
+"""Contradictions between keys are refused, and a run's digest changes with what is learned, and with nothing else."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isentrope.config import MAY_CHANGE, Config, digest, load
+from isentrope.errors import ConfigError
+from isentrope.runfile import from_values, known_keys, validate
+
+FILE_DATA = """
+[run]
+name = "a"
+[model]
+path = "m"
+[data]
+train = "train.jsonl"
+reward = "exact"
+"""
+
+
+def _load(folder: Path, text: str, *overrides: str) -> Config:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, overrides)[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "says"),
+    [
+        (["weights.publish_every=4"], "weights.publish_every", "lag of at least 3 batches, and 2 are allowed"),
+        (["weights.publish_every=2", "learner.mode=on_policy"], "weights.publish_every", "and 0 are allowed"),
+        (["learner.updates_per_batch=5"], "learner.updates_per_batch", "32 groups cannot be split into 5"),
+        (["model.max_model_len=1024"], "sampling.max_new_tokens", "leaves no room"),
+        (["learner.micro_batch_tokens=1024"], "learner.micro_batch_tokens", "cannot hold a response"),
+        (["redis.max_bytes=1000"], "redis.max_record_bytes", "more than redis.max_bytes = 1000"),
+        (["sampling.top_p=0.9"], "sampling.top_p", "truncated sampling"),
+        (["sampling.top_k=5"], "sampling.top_k", "truncated sampling"),
+        (["data.reward="], "data.reward", "key data.reward is missing"),
+        (["data.reward_weights=[1.0, 2.0]"], "data.reward_weights", "2 numbers for 1 rewards"),
+        (["learner.eval_every=5"], "learner.eval_every", "no held-out data"),
+    ],
+)
+def test_contradiction_is_refused_at_its_key(tmp_path: Path, overrides: list[str], key: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as raised:
+        _load(tmp_path, FILE_DATA, *overrides)
+    assert raised.value.where.endswith(f": {key}") and raised.value.fix
+
+
+def test_all_contradictions_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        _load(tmp_path, FILE_DATA, "sampling.top_p=0.9", "weights.publish_every=9", "learner.updates_per_batch=5")
+    assert len(raised.value.exceptions) == 3
+
+
+def test_output_dir_is_relative_to_the_run_file(tmp_path: Path) -> None:
+    config = _load(tmp_path, FILE_DATA)
+    assert config.output_dir(tmp_path) == tmp_path / "runs" / "a"
+    assert _load(tmp_path, FILE_DATA, "run.output_dir=x").output_dir(tmp_path) == tmp_path / "x"
+    assert _load(tmp_path, FILE_DATA, "run.output_dir=/x").output_dir(tmp_path) == Path("/x")
+
+
+OTHER_VALUES: dict[str, object] = {
+    "run.name": "b",
+    "model.dtype": "float32",
+    "model.max_model_len": 4096,
+    "data.reward": "other",
+    "data.reward_weights": [2.0],
+    "data.columns": {"answer": "label"},
+    "data.too_long": "skip",
+    "learner.method": "dapo",
+    "learner.mode": "on_policy",
+    "learner.adam_betas": [0.8, 0.9],
+    "learner.staleness.token_max_lag": 1,
+    "learner.objective": {"clip": {"high": 0.3}},
+    "learner.zero_stage": 3,
+    "sampling.top_p": 0.5,
+}
+SINGLE_VALUED = {"weights.transport"}
+
+
+def _tables() -> set[str]:
+    return {key.rpartition(".")[0] for key in known_keys(Config)}
+
+
+@pytest.mark.parametrize("key", [key for key in known_keys(Config) if key not in _tables() | SINGLE_VALUED])
+def test_digest_changes_with_what_is_learned_alone(key: str) -> None:
+    before = validate(from_values(Path("a"), tomllib.loads(FILE_DATA)), Config)
+    after = validate(from_values(Path("a"), _changed(before.model_dump(mode="json"), key)), Config)
+    assert after != before
+    same = digest(before, "objective") == digest(after, "objective")
+    by_the_objective = key in ("learner.method", "learner.objective")  # it stands for them, merged
+    assert same == (bool({key, key.partition(".")[0]} & set(MAY_CHANGE)) or by_the_objective)
+
+
+def test_digest_changes_with_the_merged_objective() -> None:
+    config = validate(from_values(Path("a"), tomllib.loads(FILE_DATA)), Config)
+    assert digest(config, {"clip": {"high": 0.2}}) != digest(config, {"clip": {"high": 0.3}})
+
+
+def _changed(values: dict[str, Any], key: str) -> dict[str, Any]:
+    table: Any = values
+    *path, name = key.split(".")
+    for step in path:
+        table = table[step]
+    old = table[name]
+    if key in OTHER_VALUES:
+        table[name] = OTHER_VALUES[key]
+    elif isinstance(old, bool):
+        table[name] = not old
+    elif isinstance(old, str):
+        table[name] = old + "x"
+    else:
+        table[name] = old / 2 if isinstance(old, float) and old else old + 1
+    return values
