@@ -29,7 +29,8 @@ from isentrope.errors import (
     StorageError,
     UnreachableError,
 )
-from isentrope.launch.plan import ModelInTheMaking, Run
+from isentrope.launch.model import ModelPlan
+from isentrope.launch.plan import Run
 from isentrope.progress import Shown
 from isentrope.rollout.config import RedisConfig
 from isentrope.rollout.control import Mode
@@ -103,7 +104,7 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
         model = path / recipe.MODEL_FOLDER
         write_skeleton(model)
         make = functools.partial(make_model, model)
-        return _run(Run(checked, folder, started, model=ModelInTheMaking(model / WEIGHTS, make)), console)
+        return _run(Run(checked, folder, started, model=ModelPlan(model / WEIGHTS, make)), console)
 
 
 def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:

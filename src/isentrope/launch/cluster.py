@@ -93,7 +93,7 @@ def require_gpus(resources: Resources, config: Config) -> None:
     needed = actors.count * actors.tensor_parallel_size + ranks
     if resources.local and not resources.cpu_only and needed > resources.gpus:
         raise ConfigError(
-            f"{actors.count} actors of {actors.tensor_parallel_size} and {ranks} ranks need {needed} GPUs, and here are "
+            f"{actors.count} actors of {actors.tensor_parallel_size} and {ranks} ranks need {needed} GPUs, there are "
             f"{resources.gpus}",
             fix="lower actors.count, actors.tensor_parallel_size or learner.ranks",
         )

@@ -4,11 +4,8 @@ Whatever the run file points to was checked before (`check`); what is told about
 """
 
 import contextlib
-import functools
-import multiprocessing
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 
 from isentrope.errors import RunFolderError
 from isentrope.launch import logs
@@ -18,6 +15,7 @@ from isentrope.launch.cluster import Resources, cluster, require_gpus
 from isentrope.launch.guard import Guard
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner, LearnerPlan
+from isentrope.launch.model import Making
 from isentrope.launch.plan import Run, make_record, make_spec
 from isentrope.launch.supervisor import Parts, Supervisor
 from isentrope.progress import Progress
@@ -47,7 +45,6 @@ def run(run: Run, progress: Progress) -> Outcome:
         place = stack.enter_context(broker)
         view = stack.enter_context(_view(run, place, VIEW_DEADLINE_S))
         last_actor = _take_over(run, place)
-        model = stack.enter_context(_making(run))
         progress.note(f"broker at {view.broker.place}; Ray starts")
         resources = stack.enter_context(cluster(run.ray_address))
         require_gpus(resources, config)
@@ -58,7 +55,7 @@ def run(run: Run, progress: Progress) -> Outcome:
             view=view,
             actors=actors,
             learner=Learner(_learner_plan(run, spec, place, resources)),
-            model=model,
+            model=Making(run.model, folder / "logs" / "model.log") if run.model is not None else None,
             revive_broker=broker.revive,
             start_timeout_s=config.actors.start_timeout_s,
         )
@@ -82,8 +79,8 @@ def _take_over(run: Run, place: Place) -> int:
         view.broker.run(lambda client: client.delete(keys.ctl, keys.request))  # else actors would obey its last stop
         info = view.broker.run(lambda client: client.info("server"))
         run.folder.begin(make_record(run, socket=place.socket, redis_version=str(info["redis_version"])))
-        numbers = [int(found.group(1)) for actor in view.actors() if (found := re.fullmatch(r"a(\d+)(\.\d+)?", actor.id))]
-        return max(numbers, default=0)
+        numbers = [re.fullmatch(r"a(\d+)(\.\d+)?", actor.id) for actor in view.actors()]
+        return max((int(found.group(1)) for found in numbers if found), default=0)
 
 
 @contextlib.contextmanager
@@ -92,18 +89,6 @@ def _view(run: Run, place: Place, deadline_s: float) -> Iterator[RunView]:
     broker = Broker.connect(place.url, config.run.name, deadline_s=deadline_s, insecure=config.redis.insecure)
     with contextlib.closing(broker):
         yield RunView(broker)
-
-
-@contextlib.contextmanager
-def _making(run: Run) -> Iterator[Future[None] | None]:
-    """The model in the making."""
-    if run.model is None:
-        yield None
-        return
-    log = functools.partial(logs.to_file, run.folder.path / "logs" / "model.log")
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), log)
-    yield pool.submit(run.model.make)
-    pool.shutdown(wait=False, cancel_futures=True)  # the guard ends what is still at work
 
 
 def _actor_plan(run: Run, spec: RunSpec, place: Place, resources: Resources) -> ActorPlan:

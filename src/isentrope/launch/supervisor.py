@@ -5,7 +5,6 @@ What it knows of the learner it reads from the broker and from the run's folder.
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from isentrope.errors import IsentropeError, UnreachableError
 from isentrope.launch.actors import Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
+from isentrope.launch.model import Making
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.control import Control, State
 from isentrope.rollout.spec import RunSpec
@@ -35,8 +35,8 @@ class Parts:
     view: RunView
     actors: Actors
     learner: Learner
-    model: Future[None] | None
-    """Done when the model is made; None: it was there."""
+    model: Making | None
+    """None: the model was there."""
     revive_broker: Callable[[], bool]
     """Start a private broker again if it has died; did it?"""
     start_timeout_s: float
@@ -84,8 +84,6 @@ class Supervisor:
 
     def _tend(self, facts: "_Facts") -> None:
         parts = self._parts
-        if parts.model is not None and parts.model.done():
-            parts.model.result()
         if facts.control is None and time.monotonic() - self._started > parts.start_timeout_s:
             raise UnreachableError(
                 f"the learner has not opened the run for {parts.start_timeout_s:.0f} s",
@@ -108,9 +106,7 @@ class Supervisor:
         parts = self._parts
         if facts.control is not None and facts.announced:
             return [why_waiting(parts.view, parts.spec)]
-        waits = []
-        if parts.model is not None and not parts.model.done():
-            waits.append("the model is being made")
+        waits = ["the model is being made"] if parts.model is not None and not parts.model.is_done() else []
         waits.append("the learner loads the model" if facts.control is not None else "the learner starts")
         return waits + parts.actors.unready(facts.actors)
 

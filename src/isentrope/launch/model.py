@@ -1,0 +1,50 @@
+"""A model whose weights are made while everything else starts, in a process of its own. Does not know how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isentrope.errors import InternalError, IsentropeError
+from isentrope.launch import logs
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """What is to be made."""
+
+    file: Path
+    """The model is there when this is."""
+    make: Callable[[], None]
+
+
+def _make(make: Callable[[], None], log: Path) -> None:
+    logs.to_file(log)
+    make()
+
+
+class Making:
+    """The model in the making; ends with Ray at the latest."""
+
+    def __init__(self, plan: ModelPlan, log: Path) -> None:
+        import ray
+
+        self._log = log
+        remote: Any = ray.remote(num_cpus=0, max_retries=0)(_make)
+        self._future = remote.remote(plan.make, log)
+
+    def is_done(self) -> bool:
+        """Is the model there? Raises why it will never be."""
+        import ray
+
+        done, _ = ray.wait([self._future], timeout=0)
+        if not done:
+            return False
+        try:
+            ray.get(self._future)
+        except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            if isinstance(cause, IsentropeError):
+                raise cause from None
+            raise InternalError(f"the model could not be made: {cause}", where=str(self._log)) from None
+        return True
