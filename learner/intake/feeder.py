@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from isentrope.errors import BrokerChangedError
 from isentrope.learner.intake.buffer import Buffer, ReadyBatch, Rules
-from isentrope.learner.intake.ledger import Ledger
+from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.rollout.control import Control, Mode
 from isentrope.rollout.learner_port import Entry, LearnerPort
 from isentrope.rollout.waiting import why_waiting
@@ -51,8 +51,7 @@ class FeederOptions:
 class CommitFacts:
     """What a checkpoint has to hold of the intake, and what may be deleted once it is durable. Taken at one moment."""
 
-    ledger: dict[str, object]
-    """For `Ledger.from_json`."""
+    ledger: LedgerState
     lwm: int
     entries: tuple[str, ...]
     plans: tuple[int, ...]
@@ -201,7 +200,7 @@ class Feeder:
         with self._changed:
             assert self._buffer.in_hand is None
             entries, plans = self._buffer.uncommitted()
-            return CommitFacts(self._ledger.to_json(), self._ledger.lwm, entries, plans)
+            return CommitFacts(self._ledger.state(), self._ledger.lwm, entries, plans)
 
     def commit(self, facts: CommitFacts, ckpt: str) -> None:
         """The checkpoint that holds `facts` is durable; `ckpt` describes it to people and to the next learner."""

@@ -3,7 +3,6 @@
 Seqs below the low watermark are all done; above it a set says which are. Knows no groups, no broker and no weights.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,21 +44,16 @@ class Ledger:
         self._above = set(state.above)
         assert self.lwm + len(self._above) == self.trained + self.retired, "every seq is done once"
 
-    @classmethod
-    def from_json(cls, table: Mapping[str, object]) -> "Ledger":
-        """The ledger that `to_json` described."""
-        return cls(LedgerState.model_validate(table))
-
-    def to_json(self) -> dict[str, object]:
-        """All of it, as plain JSON."""
+    def state(self) -> LedgerState:
+        """All of it, as it is now."""
         return LedgerState(
             lwm=self.lwm,
             above=tuple(sorted(self._above)),
             trained=self.trained,
-            retired=self.reasons,
+            retired=dict(self.reasons),
             batches=self.batches,
             chain=self.chain,
-        ).model_dump(mode="json")
+        )
 
     @property
     def retired(self) -> int:

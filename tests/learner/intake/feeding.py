@@ -105,7 +105,7 @@ class Run:
         """The next incarnation, from the last durable checkpoint."""
         self.claims += 1
         number = self.claims
-        ledger = Ledger.from_json(self.checkpoint.facts.ledger) if self.checkpoint else Ledger()
+        ledger = Ledger(self.checkpoint.facts.ledger if self.checkpoint else None)
         spec = make_spec(self.name, prompts_per_batch=P, **self.spec)
         port = LearnerPort.fence(self.broker(), number, ledger.lwm, ledger.cursor, spec, self.control(mode))
         rules = Rules(token_max_lag=self.max_lag, min_kept=0.5)

@@ -291,17 +291,16 @@ def test_switching_to_on_policy_drains_what_was_issued_before(run: Run) -> None:
 
 def test_a_rest_from_before_the_switch_makes_one_more_async_batch_with_new_groups(run: Run) -> None:
     learner, actor = run.learner(), run.actor()
-    orders = actor.take(2 * P)
-    actor.port.fail(orders[-1], "reward", "raised")
-    learner.retired(reward=1)
+    *orders, last = actor.take(2 * P)
     learner.feeder.set_control(run.control(Mode.ON_POLICY))
-    late = actor.port.take(1, 0.3)  # the replacement may have been issued before the switch or is after it
-    for order in [*orders[:-1], *late]:
+    actor.port.fail(last, "reward", "raised")
+    learner.retired(reward=1)
+    for order in orders:
         actor.publish(order, V0)
     learner.train(learner.next())
-    actor.work(1 - len(late), V1)
+    assert actor.work(1, V1) == [2 * P]
     batch = learner.next()
-    assert batch.record.mode is Mode.ASYNC
+    assert (batch.record.mode, seqs(batch)) == (Mode.ASYNC, [4, 5, 6, 8])
     learner.train(batch)
     actor.work(P, V2)
     assert learner.next().record.mode is Mode.ON_POLICY

@@ -10,13 +10,16 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from feeding import WAIT_S, Actor, Learner, P, Run, assert_exactly_once, finish, running, seqs, until
+from wire import answer
 
 from isentrope.errors import FencedError
 from isentrope.learner.intake.record import PlanRecord
 from isentrope.rollout.actor_port import PublishResult
+from isentrope.rollout.codec import encode_group
 from isentrope.rollout.control import Mode
 from isentrope.rollout.keys import LEARNER
 from isentrope.rollout.server import RedisServer
@@ -51,10 +54,19 @@ class Server:
     def roll_back(self) -> None:
         """Come back with the saved state."""
         self.kill()
-        for data in self.folder.glob("appendonly*"):
-            shutil.rmtree(data) if data.is_dir() else data.unlink()
+        self._delete()
         shutil.copytree(self.saved, self.folder, dirs_exist_ok=True)
         self.server.restart()
+
+    def lose_all(self) -> None:
+        """Come back with nothing."""
+        self.kill()
+        self._delete()
+        self.server.restart()
+
+    def _delete(self) -> None:
+        for data in self.folder.glob("appendonly*"):
+            shutil.rmtree(data) if data.is_dir() else data.unlink()
 
 
 @pytest.fixture
@@ -143,8 +155,11 @@ def test_only_batches_after_the_checkpoint_are_repeated(run: Run) -> None:
 
 
 def test_a_plan_whose_group_is_gone_is_void_and_so_are_the_later_ones(run: Run) -> None:
+    """The next learner then finds a group good that the first one had retired and replaced: one too many is out."""
     learner, actor = run.learner(), run.actor()
     lineage = out_of_order(learner, actor)
+    learner.retired(stale=1)
+    until(lambda: actor.port.view.cursor() == run.batches * P + 1)
     record = PlanRecord.model_validate_json(learner.port.plans()[1])
     run.kill(learner)
     learner.port.drop(learner.port.fetch([record.groups[0].entry]))
@@ -154,6 +169,7 @@ def test_a_plan_whose_group_is_gone_is_void_and_so_are_the_later_ones(run: Run) 
     assert actor.port.view.counters()["reissued"] == 1
     finish(after, actor, run.batches)
     assert after.lineage[: len(lineage)] != lineage
+    assert after.feeder.status().retired == {"surplus": 1}
     assert_exactly_once(run, after)
 
 
@@ -227,6 +243,20 @@ def test_a_broker_that_comes_back_with_its_state_costs_nothing(run: Run, server:
     assert_exactly_once(run, learner)
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_meeting_a_broker_again_leaves_what_a_later_learner_needs(run: Run, server: Server, trained: bool) -> None:
+    learner, actor = run.learner(), run.actor()
+    actor.work(P, V0)
+    batch = learner.next()
+    if trained:
+        learner.train(batch)
+    server.restart()
+    learner.feeder.call(lambda port: port.counters())
+    run.kill(learner)
+    again = run.learner().next()
+    assert again.replayed and again.record == batch.record
+
+
 def test_what_an_older_state_lacks_is_generated_again(run: Run, server: Server) -> None:
     learner, actor = run.learner(), run.actor()
     orders = actor.take(2 * P)
@@ -267,20 +297,22 @@ def test_a_batch_in_hand_is_finished_and_not_issued_again(run: Run, server: Serv
     assert_exactly_once(run, learner)
 
 
-def test_a_broker_that_lost_everything_is_filled_again(run: Run, server: Server) -> None:
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_broker_that_lost_everything_is_filled_again(run: Run, server: Server, crash: bool) -> None:
     learner, actor = run.learner(), run.actor()
-    actor.work(P, V0)
+    actor.work(2 * P, V0)
     learner.train(learner.next())
     run.save(learner)
-    (server.saved / "appendonly.aof").unlink(missing_ok=True)
-    shutil.rmtree(server.saved)
-    server.saved.mkdir()
-    server.roll_back()
-    learner.feeder.call(lambda port: port.view.queues())
-    run.kill(learner)
-    after = run.learner()
-    finish(after, run.actor("a2"), run.batches)
-    assert_exactly_once(run, after)
+    batch = learner.next()
+    server.lose_all()
+    until(lambda: actor.port.view.counters().get("reissued") == P)  # neither what was trained nor what is in hand
+    if crash:
+        run.kill(learner)
+        learner = run.learner()
+    else:
+        learner.train(batch)
+    finish(learner, run.actor("a2"), run.batches)
+    assert_exactly_once(run, learner)
 
 
 def test_a_learner_that_was_replaced_does_not_trust_a_broker_that_forgot_its_successor(
@@ -309,13 +341,17 @@ def test_a_broker_killed_during_the_commit_is_committed_again(run: Run, server: 
 
 def test_an_entry_whose_reply_was_lost_is_found(run: Run) -> None:
     learner, actor = run.learner(), run.actor()
-    run.kill(learner)
-    port = actor.port
-    orders = actor.take(1)
-    actor.publish(orders[0], V0)
-    port.broker.run(lambda client: client.xreadgroup(LEARNER, LEARNER, {port.broker.keys.traj: ">"}))
-    run.claims -= 1
-    run.learner().settle(1)
+    header, payload = encode_group(answer(actor.take(1)[0], version=V0))
+    traj = actor.port.broker.keys.traj
+
+    def publish_and_lose(client: Any) -> None:
+        with client.pipeline(transaction=True) as both:  # or the feeder's own read would get it
+            both.xadd(traj, {**header, "payload": payload})
+            both.xreadgroup(LEARNER, LEARNER, {traj: ">"})
+            both.execute()
+
+    actor.port.broker.run(publish_and_lose)
+    learner.settle(1)
 
 
 # --- everything at once
@@ -355,7 +391,7 @@ def progress(run: Run, learner: Learner, actor: Actor, dice: random.Random) -> N
 
 
 def fault(run: Run, learner: Learner, server: Server, dice: random.Random) -> Learner:
-    kind = dice.choice(["restart", "roll_back", "save", "learner", "learner", "both", "none"])
+    kind = dice.choice(["restart", "roll_back", "lose_all", "save", "learner", "learner", "both"])
     if kind == "save":
         server.save()
     if kind == "restart":
@@ -364,4 +400,6 @@ def fault(run: Run, learner: Learner, server: Server, dice: random.Random) -> Le
         run.kill(learner)
     if kind in ("roll_back", "both"):
         server.roll_back()
+    if kind == "lose_all":
+        server.lose_all()
     return run.learner(learner.feeder._buffer.mode) if kind in ("learner", "both") else learner

@@ -1,12 +1,10 @@
 """The ledger: every seq is done once, and a checkpoint of it says the same."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isentrope.learner.intake.ledger import Ledger
+from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.record import PlannedGroup, PlanRecord
 from isentrope.rollout.control import Mode
 
@@ -51,8 +49,8 @@ def test_seqs_known_from_any_watermark_on_are_all_there(history: tuple[list[int]
 @given(histories)
 def test_a_checkpoint_restores_the_ledger(history: tuple[list[int], list[bool]]) -> None:
     ledger = play(*history)
-    back = Ledger.from_json(json.loads(json.dumps(ledger.to_json())))
-    assert back.to_json() == ledger.to_json()
+    back = Ledger(LedgerState.model_validate_json(ledger.state().model_dump_json()))
+    assert back.state() == ledger.state()
     assert back.known_from(0) == ledger.known_from(0)
 
 

@@ -1,0 +1,164 @@
+"""The rules of the buffer, without a broker: which groups are chosen, which are too old, what is known."""
+
+from random import Random
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wire import make_group, make_response, make_spec
+
+from isentrope.learner.intake.buffer import Buffer, Rules
+from isentrope.learner.intake.ledger import Ledger
+from isentrope.rollout.codec import encode_group
+from isentrope.rollout.control import Mode
+from isentrope.rollout.learner_port import Entry
+from isentrope.rollout.types import Response, version_of
+
+P = 4
+LAG = 2
+few = settings(max_examples=50)
+
+
+def entry(seq: int, *responses: Response, version: int = version_of(1, 0), name: str = "") -> Entry:
+    given_ones = {"responses": responses} if responses else {}
+    header, payload = encode_group(make_group(seq, version=version, **given_ones))
+    return Entry(name or f"{seq}-0", seq, 0, "group", header, payload)
+
+
+def make_buffer(mode: Mode = Mode.ASYNC, *, cursor: int = 100, batches: int = 0, min_kept: float = 0.5) -> Buffer:
+    ledger = Ledger()
+    ledger.batches = batches
+    spec = make_spec("run", prompts_per_batch=P)
+    buffer = Buffer(ledger, spec, 1, Rules(token_max_lag=LAG, min_kept=min_kept), mode)
+    buffer.cursor = cursor
+    buffer.newest_version = version_of(1, batches)
+    return buffer
+
+
+def taken(buffer: Buffer) -> list[int]:
+    batch = buffer.take()
+    assert batch is not None
+    return [group.seq for group in batch.record.groups]
+
+
+@few
+@given(st.lists(st.integers(0, 30), min_size=P, unique=True))
+def test_async_takes_the_oldest_of_whatever_is_here(arrived: list[int]) -> None:
+    buffer = make_buffer()
+    assert all(buffer.add(entry(seq)) for seq in arrived)
+    assert taken(buffer) == sorted(arrived)[:P]
+    assert buffer.ready == len(arrived) - P
+
+
+@few
+@given(st.randoms(use_true_random=False))
+def test_on_policy_batches_do_not_depend_on_the_order_of_arrival(random: Random) -> None:
+    buffer = make_buffer(Mode.ON_POLICY, cursor=3 * P)
+    arrivals = list(range(3 * P))
+    random.shuffle(arrivals)
+    batches = []
+    for seq in arrivals:
+        buffer.add(entry(seq))
+        while (batch := buffer.take()) is not None:
+            batches.append([group.seq for group in batch.record.groups])
+            buffer.put_back()
+            buffer.retire(batches[-1], "done")
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+@few
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=12), st.floats(0, 1), st.integers(0, 6)
+)
+def test_a_group_is_stale_if_less_than_min_kept_of_its_own_tokens_is_young(
+    tokens: list[tuple[int, bool]], min_kept: float, batches: int
+) -> None:
+    """Versions may be ahead of the batches trained: an abandoned lineage got further."""
+    buffer = make_buffer(batches=batches, min_kept=min_kept)
+    buffer.newest_version = version_of(1, 6)
+    response = make_response(
+        0,
+        tokens=len(tokens),
+        mask=np.array([own for _, own in tokens]),
+        span_start=np.arange(len(tokens), dtype=np.int32),
+        span_version=np.array([version_of(1, batch) for batch, _ in tokens]),
+    )
+    buffer.add(entry(0, response, response))
+    own = [batch for batch, trainable in tokens if trainable]
+    kept = sum(batches - batch <= LAG for batch in own)
+    assert buffer.retire_stale() == (kept < min_kept * len(own))
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from("ab")), max_size=30))
+def test_every_seq_is_held_once_whatever_comes_again(arrivals: list[tuple[int, str]]) -> None:
+    buffer = make_buffer()
+    first: dict[int, str] = {}
+    for seq, copy in arrivals:
+        name = f"{seq}-{copy}"
+        assert buffer.add(entry(seq, name=name)) == (first.setdefault(seq, name) == name)
+        if buffer.in_hand is None and buffer.take() is not None and copy == "a":
+            buffer.trained()
+    assert buffer.known_from(0) == set(first)
+    if buffer.in_hand is not None:
+        buffer.trained()
+    assert set(buffer.uncommitted()[0]) <= set(first.values())
+    assert buffer.ledger.trained + buffer.ready == len(first)
+
+
+def test_clearing_keeps_only_the_batch_that_is_being_trained() -> None:
+    buffer = make_buffer()
+    for seq in range(P + 2):
+        buffer.add(entry(seq))
+    batch = buffer.take()
+    buffer.clear()
+    assert buffer.in_hand is batch
+    assert buffer.known_from(0) == set(range(P))
+    assert buffer.ready == 0
+
+
+def test_replays_come_first_and_are_not_judged_again() -> None:
+    first = make_buffer(Mode.ON_POLICY, cursor=2 * P)
+    for seq in range(P):
+        first.add(entry(seq))
+    batch = first.take()
+    assert batch is not None
+    again = Buffer(Ledger(), make_spec("run", prompts_per_batch=P), 2, Rules(LAG, 0.5), Mode.ON_POLICY)
+    again.cursor, again.newest_version = 2 * P, version_of(2, 0)
+    for seq in range(2 * P):
+        again.add(entry(seq))
+    assert again.queue_replays({1: batch.record.encode(), 3: b"not a record"}) == 1
+    assert again.retire_stale() == P
+    replayed = again.take()
+    assert replayed is not None and replayed.replayed and replayed.record == batch.record
+
+
+def test_a_stored_plan_is_void_if_a_group_of_it_was_generated_again() -> None:
+    first, again = make_buffer(), make_buffer()
+    for seq in range(P):
+        first.add(entry(seq))
+        again.add(entry(seq, name=f"{seq}-0" if seq else "later"))
+    batch = first.take()
+    assert batch is not None
+    assert again.queue_replays({1: batch.record.encode()}) == 0
+    assert again.ready == P
+
+
+def test_a_stored_plan_that_is_no_record_is_void() -> None:
+    buffer = make_buffer()
+    for seq in range(P):
+        buffer.add(entry(seq))
+    assert buffer.queue_replays({1: b"{}"}) == 0
+    assert taken(buffer) == [0, 1, 2, 3]
+
+
+def test_what_is_out_at_the_end_is_retired_as_surplus() -> None:
+    buffer = make_buffer(cursor=P + 3)
+    for seq in range(P + 1):
+        buffer.add(entry(seq))
+    buffer.take()
+    buffer.trained()
+    buffer.retire_rest()
+    assert buffer.ledger.reasons == {"surplus": 3}
+    assert buffer.ledger.lwm == P + 3
+    assert f"{P}-0" in buffer.uncommitted()[0]
