@@ -191,10 +191,11 @@ def signs(advantage: Tensor, *, positive: NonNegative = 1.0, negative: NonNegati
     return torch.where(advantage > 0, advantage * positive, advantage * negative)
 
 
-def nonzero_share(advantage: Tensor, reward: Tensor) -> Tensor:
-    """A N / (number of responses whose reward is not 0): [N, T]. "GPG" by Chu et al.
+def nonzero_share(advantage: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
+    """A times the number of responses / those whose reward is not 0: [N, T]. "GPG" by Chu et al.
     (https://arxiv.org/abs/2504.02546), as in verl's `compute_gpg_outcome_advantage`."""
-    return advantage * (len(reward) / reward.count_nonzero().clamp_min(1))
+    counted = mask.any(1)
+    return advantage * (counted.sum() / (counted & (reward != 0)).sum().clamp_min(1))
 
 
 def _zero_if_equal(advantage: Tensor, reward: Tensor, group: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def adv_verl(case: Case) -> Computed:
         case "compute_reinforce_plus_plus_baseline_outcome_advantage":
             a = advantage.whiten(per_token(advantage.group_mean(outcome, group), mask), mask)
         case "compute_gpg_outcome_advantage":
-            a = advantage.nonzero_share(per_token(advantage.group_mean(outcome, group), mask), outcome)
+            a = advantage.nonzero_share(per_token(advantage.group_mean(outcome, group), mask), outcome, mask)
         case "compute_reinforce_plus_plus_outcome_advantage":
             going = advantage.returns(tokens, mask, gamma=case.params["gamma"])
             return {"returns": going, "advantages": advantage.whiten(going, mask)}

@@ -58,7 +58,7 @@ def sequence_ratio(logp: Tensor, anchor: Tensor, mask: Tensor, clamp: float = 20
 
 def verl_surrogate(name: str, p: dict[str, float], old: Tensor, a: Tensor, mask: Tensor) -> Surrogate:
     low, high = p.get("clip_ratio_low", p.get("clip_ratio", 0.2)), p.get("clip_ratio_high", p.get("clip_ratio", 0.2))
-    dual = p.get("clip_ratio_c", 3.0)
+    dual, cap = p.get("clip_ratio_c", 3.0), p.get("clip_ratio_c", 20.0)
     match name:
         case "compute_policy_loss_vanilla":
             bound = None if dual == NO_DUAL else dual
@@ -72,13 +72,9 @@ def verl_surrogate(name: str, p: dict[str, float], old: Tensor, a: Tensor, mask:
         case "compute_policy_loss_geo_mean":
             return lambda logp: clip.geometric_mean(logp - old, a, mask, low=low, high=high)
         case "compute_policy_loss_dppo_tv":
-            return lambda logp: clip.total_variation(
-                token_ratio(logp, old), logp, old, a, low=low, high=high, cap=p.get("clip_ratio_c", 20.0)
-            )
+            return lambda logp: clip.total_variation(token_ratio(logp, old), logp, old, a, low=low, high=high, cap=cap)
         case "compute_policy_loss_dppo_kl":
-            return lambda logp: clip.divergence(
-                token_ratio(logp, old), logp, old, a, low=low, high=high, cap=p.get("clip_ratio_c", 20.0)
-            )
+            return lambda logp: clip.divergence(token_ratio(logp, old), logp, old, a, low=low, high=high, cap=cap)
         case "compute_policy_loss_gpg":
             return lambda logp: clip.score_function(logp, a)
     raise KeyError(name)

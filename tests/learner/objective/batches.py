@@ -1,4 +1,5 @@
-"""Random batches for tests of objectives, their gradient by micro-batches, and the same gradient by several processes."""
+"""Random batches for tests of objectives, their gradient by micro-batches, and the same gradient by several
+processes."""
 
 import dataclasses
 import socket
@@ -28,8 +29,8 @@ def objective_of(*methods: str, **own: object) -> Objective:
 
 
 def random_batch(seed: int = 0, *, prompts: int = 6, group: int = 4, dtype: torch.dtype = torch.float64) -> Batch:
-    """Ragged responses with every field that any stage reads: one group of one response, one without variance, one response
-    without any trainable token, some stale tokens, one demonstration."""
+    """Ragged responses with every field that any stage reads: one group of one response, one without variance, one
+    response without any trainable token, some stale tokens, one demonstration."""
     draw = torch.Generator().manual_seed(seed)
     sizes = [group] * (prompts - 1) + [1]
     owner = torch.repeat_interleave(torch.arange(prompts), torch.tensor(sizes))
@@ -107,14 +108,15 @@ def gradient(
     micro_batches: Sequence[Sequence[Tensor]],
     state: State | None = None,
     policy: tuple[Tensor, Tensor] | None = None,
+    updates: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, float, dict[str, float]]:
     """Gradient [2, N, T] with respect to log-probabilities and entropies, loss, and sums, over all updates.
 
-    micro_batches: of each update, the response numbers of each micro-batch.
+    micro_batches: of each update, the response numbers of each micro-batch. updates: whole, if not halves.
     """
     logp, entropy = (x.clone().requires_grad_() for x in policy or current_policy(batch))
     state = objective.start() if state is None else state
-    prepared = objective.prepare(batch, halves(batch), state)
+    prepared = objective.prepare(batch, updates or halves(batch), state)
     total, sums = 0.0, dict[str, float]()
     for update, parts in enumerate(micro_batches):
         for rows in parts:
