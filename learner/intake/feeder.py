@@ -25,7 +25,7 @@ from isentrope.rollout.weights import Manifest
 T = TypeVar("T")
 
 ADMIT_COUNT = 64
-ADMIT_BLOCK_S = 0.5
+ADMIT_BLOCK_S = 0.2
 PENDING_EVERY_S = 3.0
 """How often to look for entries whose reply was lost."""
 
