@@ -213,7 +213,9 @@ class _Merging:
         self.tables[path] = tables
         self.provenance[path] = source
         for place, table in enumerate(tables):
-            self.provenance |= {f"{path}.{place}.{key}": source for key in table}
+            for key, value in table.items():
+                inner = [f".{name}" for name in value] if isinstance(value, Mapping) else [""]
+                self.provenance |= {f"{path}.{place}.{key}{name}": source for name in inner}
 
     def _forget(self, path: str, source: str) -> None:
         """Drop what was said about `path`, because `source` says it anew."""

@@ -187,11 +187,13 @@ def _statistics(objective: Objective, facts: RunFacts) -> Findings:
 
 def _credit(objective: Objective, facts: RunFacts) -> Findings:
     baseline, scale = objective.baseline.kind.name, objective.scale.kind.name
-    filters, rewards = _kinds(objective.filter), _kinds(objective.reward)
+    filters = _kinds(objective.filter)
+    of_groups = [f"modulation.{kind}" for kind in sorted(_kinds(objective.modulation))]
+    of_groups += ["reward.unlikeliness"] if "unlikeliness" in _kinds(objective.reward) else []
     if baseline == "constant":
         if scale in ("group_std", "leave_one_out_std", "whiten"):
             yield Finding("advantage.scale", f"a constant baseline is not scaled by {scale}", 'set scale = "none"')
-        for key in sorted((rewards & {"unlikeliness"}) | _kinds(objective.modulation)):
+        for key in of_groups:
             yield Finding(key, "acts on group advantages, and the baseline is constant", "drop one of the two")
     one_sided = filters & {"correct_only", "incorrect_only"}
     if one_sided and baseline in GROUP_BASELINES:
