@@ -211,7 +211,7 @@ def _credit(objective: Objective, facts: RunFacts) -> Findings:
     if baseline != "gae" and objective.critic.kind.name != "none":
         yield Finding("critic", f"a critic is trained, but the baseline is {baseline}", 'set critic = "none"')
     if baseline == "gae":
-        for key in sorted((rewards & {"unlikeliness"}) | _kinds(objective.modulation)):
+        for key in of_groups:
             yield Finding(
                 key, "is defined with a group baseline, and the baseline is a critic's", "drop one of the two"
             )
