@@ -33,7 +33,7 @@ class FencedBroker:
         except FencedReply as reply:
             if reply.held > self.incarnation:
                 raise self.fenced_by(reply.held) from None
-            raise self._lost(f"holds incarnation {reply.held}, older than {self.incarnation}") from None
+            raise self.lost(f"holds incarnation {reply.held}, older than {self.incarnation}") from None
 
     def read(self, stream: str, start: str, count: int, block_s: float) -> RawEntries:
         """Entries of a stream for the learner: new ones (`start` is `>`), or pending ones after an id."""
@@ -49,7 +49,7 @@ class FencedBroker:
     def _group(self, read: Callable[[Client], Any]) -> Any:
         reply = self.broker.group_read(read)
         if reply is None:
-            raise self._lost("has lost the run")
+            raise self.lost("has lost the run")
         return reply
 
     def fenced_by(self, newer: int) -> FencedError:
@@ -60,5 +60,6 @@ class FencedBroker:
             fix="do not restart",
         )
 
-    def _lost(self, how: str) -> BrokerChangedError:
+    def lost(self, how: str) -> BrokerChangedError:
+        """The error that sends this learner back to its fence."""
         return BrokerChangedError(f"the broker at {self.broker.place} {how}", where=f"run {self.broker.keys.run}")

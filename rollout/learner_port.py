@@ -1,10 +1,11 @@
 """Everything the learner may do with the broker. Knows the delivery protocol, not models, batches or checkpoints.
 
-How calls behave: synchronous and thread-safe, retried as `broker.py` describes; all may be repeated. Every change is
-made by a script that compares the incarnation first. `FencedError` (exit 75) means a newer learner took over: stop,
-write nothing. `BrokerChangedError` means the server is another process than at the last fence and may hold an older
-state; every call raises it until `refence`. After it, whatever was buffered is void: empty the buffer, then
-`pending()`, `admit` until nothing comes, `reconcile(trained | retired | now in hand)`.
+How calls behave: synchronous and thread-safe (`admit` and `pending` belong to one thread), retried as `broker.py`
+describes; all may be repeated. Every change is made by a script that compares the incarnation first. `FencedError`
+(exit 75) means a newer learner took over: stop, write nothing. `BrokerChangedError` means the server is another process
+than at the last fence and may hold an older state; every call raises it until `refence`. After it, whatever was
+buffered is void: empty the buffer, then `pending()`, `admit` until nothing comes, `reconcile(trained | retired | now in
+hand)`. Entries that are trained or retired but not committed come again then; drop only those with another id.
 
 At start: claim the incarnation on the checkpoint storage, `fence`, `announce` the restored weights, `pending()`,
 `admit`, `plans()`, `reconcile`. While running: `pending()` every few seconds, because a lost reply moves entries to the
@@ -217,14 +218,15 @@ class LearnerPort:
     # --- weights and control
 
     def announce(self, manifest: Manifest) -> None:
-        """Make `manifest` the newest weights."""
-        self._call("plan", "", manifest.model_dump_json(), keys=[self._keys.weights])
+        """Make `manifest` the newest weights; `refence` repeats it, so it need not be called again after an error."""
         self._manifest = manifest
+        self._call("plan", "", manifest.model_dump_json(), keys=[self._keys.weights])
 
     def control(self) -> Control:
         """The control state, with what an operator asks for in `requested_mode` or `requested_stop`."""
         control = self.view.control()
-        assert control is not None, "fence writes it"
+        if control is None:
+            raise self._fenced.lost("has lost the run")
         return control
 
     def set_control(self, control: Control) -> None:

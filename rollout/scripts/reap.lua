@@ -14,7 +14,8 @@ if seen ~= '' and string.sub(seen, 1, 1) ~= '!' then
 end
 local moved = 0
 for _, stream in ipairs({work, work_hi, eval}) do
-  for _, lease in ipairs(redis.call('XPENDING', stream, 'actors', '-', '+', 1000, who)) do
+  local leases = redis.pcall('XPENDING', stream, 'actors', '-', '+', 1000, who)
+  for _, lease in ipairs(leases.err and {} or leases) do -- NOGROUP: lost, and its learner has not come back yet
     local entry = redis.call('XRANGE', stream, lease[1], lease[1])[1]
     redis.call('XACK', stream, 'actors', lease[1])
     redis.call('XDEL', stream, lease[1])

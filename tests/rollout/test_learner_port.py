@@ -252,6 +252,6 @@ def test_an_older_learner_does_not_mistake_a_rolled_back_broker_for_its_own(serv
 def test_a_run_that_was_deleted_is_a_loss_not_a_bug(learner: LearnerPort) -> None:
     keys = learner.broker.keys
     learner.broker.run(lambda client: client.delete(*client.keys(f"{{{keys.run}}}:*")))
-    for call in (lambda: learner.admit(1, 0.0), lambda: issue(learner, 1), learner.pending):
+    for call in (lambda: learner.admit(1, 0.0), lambda: issue(learner, 1), learner.pending, learner.control):
         with pytest.raises(BrokerChangedError):
             call()
