@@ -143,9 +143,7 @@ class Objective:
         for place, term in enumerate(self.kl):
             value = _divergence(term, scope, overrides)
             if term.tokens is not None:
-                at_batch = prepared.kl_weight[place]
-                now = self.stats == "microbatch" or at_batch is None
-                value = value * (term.tokens(_detached(scope)) if now or at_batch is None else at_batch[rows])
+                value = value * self._token_weight(term.tokens, prepared.kl_weight[place], scope, rows)
             terms[f"kl_{place}"] = reduce * torch.where(mask, value, 0.0)
         counted = mask & (scope["weight"] != 0) if self.entropy.params["tokens"] == "selected" else mask
         terms["entropy"] = reduce * torch.where(counted, self.entropy(scope, overrides.get("entropy")), 0.0)
@@ -254,6 +252,8 @@ class Objective:
     def _moving_weight(self, scope: Scope, overrides: Overrides) -> Tensor:
         """Product of the weights that follow the current policy or a controller: [n, T]."""
         weight = torch.ones_like(scope["advantage"])
+        if not scope["mask"].any():
+            return weight
         now = _detached(scope)
         for stage in self.tokens:
             if self._moves(stage):
@@ -264,6 +264,14 @@ class Objective:
             if self._moves(stage):
                 weight = weight * stage(anchored)
         return weight
+
+    def _token_weight(self, stage: Stage, of_batch: Tensor | None, scope: Scope, rows: Tensor) -> Tensor:
+        """Weight of a KL term's tokens: [n, T]."""
+        if self.stats == "microbatch" and scope["mask"].any():
+            weight: Tensor = stage(_detached(scope))
+            return weight
+        assert of_batch is not None
+        return of_batch[rows]
 
     def _moves(self, stage: Stage) -> bool:
         """Whether the stage's result changes between the updates of a batch."""

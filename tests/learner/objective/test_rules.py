@@ -1,0 +1,172 @@
+"""Every rule refuses what it is for and nothing near it; messages carry reason and remedy."""
+
+from pathlib import Path
+
+import pytest
+from batches import objective_of
+
+from isentrope.learner.config import LearnerConfig
+from isentrope.learner.objective.needs import Need
+from isentrope.learner.objective.rules import RunFacts, check, inert
+from isentrope.learner.objective.run import open_objective, refusals, warnings
+from isentrope.rollout.config import SamplingConfig
+
+ALL = frozenset(Need)
+MANY = {"updates": 4, "provided": ALL}
+HELD = [{"kind": "k3", "anchor": "ref", "coef": 0.1}]
+OLD = [{"kind": "abs", "anchor": "old", "coef": 1.0, "tokens": "top_cov"}]
+
+
+def refused(facts: RunFacts, *methods: str, **own: object) -> set[str]:
+    return {finding.key for finding in check(objective_of(*methods, **own), facts).refusals}
+
+
+def doubted(facts: RunFacts, *methods: str, **own: object) -> set[str]:
+    return {finding.key for finding in check(objective_of(*methods, **own), facts).warnings}
+
+
+@pytest.mark.parametrize(
+    ("methods", "own", "facts", "key"),
+    [
+        (["kl_cov"], {}, {"updates": 1}, "kl.0"),
+        (["kl_cov"], {}, {"updates": 4, "on_policy": True}, "kl.0"),
+        (["kl_cov"], {"stats": "rollout"}, {"updates": 1, "on_policy": True}, "kl.0"),
+        ([], {"kl": [{"kind": "k1", "coef": 1.0}]}, MANY, "kl.0"),
+        (["dapo"], {"kl": OLD}, MANY, "clip"),
+        ([], {"kl": [{"kind": "sequence_k2", "coef": 1.0}]}, MANY, "clip"),
+        (["gspo", "top_entropy"], {}, MANY, "tokens.top_entropy"),
+        (["gspo", "steer"], {}, MANY, "tokens.entropy_change"),
+        (["gspo", "clip_cov"], {}, MANY, "tokens.band_cov"),
+        (["gmpo", "top_entropy"], {}, MANY, "tokens.top_entropy"),
+        (["ppo", "gspo"], {}, MANY, "advantage.baseline"),
+        (["gspo", "dapo"], {}, MANY, "reduce"),
+        (["cispo"], {"ratio": {"level": "sequence"}, "reduce": "seq_token_mean"}, MANY, "ratio.level"),
+        (["cispo"], {"ratio": {"level": "none"}}, MANY, "clip"),
+        (["cispo", "tis"], {"ratio": {"anchor": "rollout"}}, MANY, "correction"),
+        (["dapo"], {"correction": "truncate_current"}, MANY, "correction"),
+        (["w_reinforce"], {"advantage": {"scale": "group_std"}}, MANY, "advantage.scale"),
+        (["unlikely", "w_reinforce"], {}, MANY, "reward.unlikeliness"),
+        (["seed_grpo", "nsr"], {}, MANY, "modulation.semantic_entropy"),
+        (["psr", "rloo"], {}, MANY, "filter"),
+        (["psr", "nsr"], {}, MANY, "filter"),
+        (["entropic", "skywork"], {}, MANY, "control"),
+        (["skywork", "positive_weight"], {}, MANY, "control"),
+        (["skywork"], {"entropy": {"coef": 0.1}}, MANY, "entropy"),
+        ([], {"control": [{"kind": "positive_weight", "target": 0.3}]}, MANY, "control.positive_weight"),
+        (["dapo"], {"filter": ["not_truncated"]}, MANY, "filter"),
+        (["dapo"], {"reward": [{"kind": "stop_properly", "coef": 0.5}]}, MANY, "reward"),
+        (["opo"], {}, {"updates": 1, "max_lag": 2}, "advantage.baseline"),
+        (["opo"], {}, {"updates": 2, "max_lag": 0}, "advantage.baseline"),
+        (["seed_grpo", "ppo"], {}, MANY, "modulation.semantic_entropy"),
+        ([], {"advantage": {"baseline": "gae"}}, MANY, "critic"),
+        (["ppo", "rloo"], {}, MANY, "critic"),
+        (["grpo"], {}, {"truncated_sampling": True}, "ratio.sampling_mask"),
+        (["minirl"], {}, {"experts": True}, "ratio.routing"),
+        ([], {"reward": [{"kind": "kl_penalty", "coef": 0.1}], "kl": HELD}, MANY, "reward.kl_penalty"),
+        (["top_entropy"], {"stats": "rollout"}, MANY, "stats"),
+        (["tis"], {"stats": "rollout"}, MANY, "correction"),
+        (["grpo"], {}, {"group_size": 1}, "advantage.baseline"),
+        (["prorl"], {}, {**MANY, "evaluates": False}, "reset"),
+        (["prorl"], {"kl": []}, MANY, "reset"),
+        (["ppo"], {}, {"updates": 4}, "advantage.baseline"),
+        (["luffy"], {}, {"updates": 4}, "aux.shaped_demonstration"),
+        (["bcpg_nsa"], {}, {"updates": 4}, "tokens.step_labels"),
+        (["remax"], {}, {"updates": 4}, "advantage.baseline"),
+    ],
+)
+def test_refused(methods: list[str], own: dict[str, object], facts: dict[str, object], key: str) -> None:
+    assert key in refused(RunFacts(**facts), *methods, **own)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("methods", "own", "facts"),
+    [
+        (["dapo", "kl_cov"], {}, MANY),
+        (["kl_cov"], {"stats": "rollout"}, {"updates": 1, "max_lag": 2}),
+        (["kl_cov"], {}, {"updates": 1, "epochs": 2}),
+        (["dapo", "top_entropy"], {}, MANY),
+        (["dapo", "steer", "tis"], {}, MANY),
+        (["rloo", "dapo", "icepop", "positive_weight"], {}, MANY),
+        (["dr_grpo", "decoupled", "deepseek_v32"], {}, MANY),
+        (["decoupled"], {"ratio": {"anchor": "interpolated"}, "stats": "rollout"}, MANY),
+        (["opo"], {}, {"on_policy": True}),
+        (["opo"], {}, {"updates": 1, "max_lag": 0}),
+        (["minirl"], {}, MANY),
+        (["dapo", "gspo"], {}, MANY),
+        (["dapo"], {"kl": HELD}, MANY),
+        (["grpo"], {"kl": [{"kind": "k1", "coef": 1.0, "importance": "old"}]}, MANY),
+        (["entropic"], {"kl": HELD, "control": [{"kind": "adaptive_kl", "target": 0.1}]}, MANY),
+    ],
+)
+def test_accepted(methods: list[str], own: dict[str, object], facts: dict[str, object]) -> None:
+    assert refused(RunFacts(**facts), *methods, **own) == set()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("methods", "own", "facts", "key"),
+    [
+        (["top_entropy", "steer"], {}, MANY, "tokens"),
+        (["clip_cov"], {"advantage": {"scale": "none"}}, MANY, "tokens.band_cov"),
+        (["kl_cov"], {"stats": "microbatch"}, MANY, "stats"),
+        (["dapo", "w_reinforce"], {}, MANY, "filter"),
+        (["unlikely"], {}, {"updates": 1, "provided": ALL}, "reward.unlikeliness"),
+        (["seed_grpo"], {"advantage": {"scale": "whiten"}}, MANY, "advantage.scale"),
+        (["vapo"], {}, MANY, "aux.positive_nll"),
+        (["grpo"], {}, {"updates": 1}, "clip"),
+        (["prorl"], {}, MANY, "reset"),
+    ],
+)
+def test_doubted(methods: list[str], own: dict[str, object], facts: dict[str, object], key: str) -> None:
+    assert key in doubted(RunFacts(**facts), *methods, **own)  # type: ignore[arg-type]
+
+
+def test_every_finding_says_why_and_what_to_do() -> None:
+    facts = RunFacts(
+        updates=1, group_size=1, truncated_sampling=True, experts=True, evaluates=False, provided=frozenset()
+    )
+    for methods in (
+        ["kl_cov"],
+        ["gspo", "top_entropy"],
+        ["psr", "nsr", "rloo"],
+        ["vapo"],
+        ["prorl"],
+        ["entropic", "skywork"],
+    ):
+        verdict = check(objective_of(*methods), facts)
+        assert verdict.refusals
+        for finding in (*verdict.refusals, *verdict.warnings):
+            assert finding.key and finding.reason and finding.remedy
+
+
+def test_going_on_policy_is_inert_for_a_divergence_to_the_old_policy_alone() -> None:
+    facts = RunFacts(updates=4, on_policy=True)
+    assert "one update per batch" in inert(objective_of("kl_cov"), facts)
+    assert inert(objective_of("dapo"), facts) == ""
+
+
+def test_suggestions_fill_only_what_the_run_left_unset() -> None:
+    learner = LearnerConfig(method="kl_cov", updates_per_batch=3)
+    opened = open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    assert opened.learner.updates_per_batch == 3 and opened.suggested == ()
+    free = open_objective(LearnerConfig(method=["dapo", "opo"]), SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    assert free.sampling.group_size == 16 and free.learner.staleness.max_lag == 0
+    assert "max_lag = 0, suggested by opo" in free.suggested
+    assert free.facts.max_lag == 0 and refusals(free) == []
+
+
+def test_refusals_are_errors_that_name_the_preset() -> None:
+    opened = open_objective(LearnerConfig(method="ppo"), SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    (error,) = refusals(opened)
+    assert "a critic" in error.what and error.where == "learner.objective.advantage.baseline (set by ppo)"
+
+
+def test_doubts_about_what_nobody_set_are_not_told() -> None:
+    opened = open_objective(LearnerConfig(method="rloo"), SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    assert warnings(opened) == []
+    opened = open_objective(
+        LearnerConfig(method="rloo", objective={"clip": {"high": 0.3}}),
+        SamplingConfig(),
+        run_folder=Path("/"),
+        evaluates=True,
+    )
+    assert any("never acts" in line for line in warnings(opened))
