@@ -17,7 +17,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from isentrope.environment import variable
-from isentrope.errors import ConfigError, RunFolderError, StorageError
+from isentrope.errors import ConfigError, RunFolderError, StorageError, UnreachableError
 from isentrope.rollout.broker import Broker
 from isentrope.rollout.server import private_url
 from isentrope.rollout.view import RunView
@@ -88,16 +88,14 @@ class RunFolder:
 
         RunFolderError if another command runs in it, its run began otherwise, or it is no run folder.
         """
+        if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
+            raise RunFolderError(f"{path} is not empty, and not a run folder", fix="choose another run.output_dir")
         try:
-            if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
-                raise RunFolderError(f"{path} is not empty, and not a run folder", fix="choose another run.output_dir")
             path.mkdir(parents=True, exist_ok=True)
             (path / "logs").mkdir(exist_ok=True)
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except NotADirectoryError:
+        except (FileExistsError, NotADirectoryError):
             raise RunFolderError(f"{path} is not a folder", fix="choose another run.output_dir") from None
-        except FileExistsError:
-            raise RunFolderError(f"{path} is a file", fix="choose another run.output_dir") from None
         except OSError as error:
             raise StorageError(f"cannot make run folder {path}: {error.strerror}") from None
         folder = cls(path, lock)
@@ -210,7 +208,9 @@ def newest(runs: Path) -> Path:
 
 
 def open_view(record: Record, *, deadline_s: float) -> RunView:
-    """The run's view. StorageError if its private broker is gone, UnreachableError if its broker does not answer."""
+    """The run's view. UnreachableError if its private broker is gone, or its broker does not answer."""
+    if record.socket and not Path(record.socket).exists():
+        raise UnreachableError(f"run {record.run!r} is not running: its private broker is gone")
     url = private_url(Path(record.socket)) if record.socket else variable(record.url_env)
     if not url:
         raise ConfigError(f"{record.url_env} is not set, and the run's broker is known by it alone", fix="set it")

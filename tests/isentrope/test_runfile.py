@@ -1,4 +1,4 @@
-"""Whatever is wrong with a run file is told with its line, its key, what was given, what is allowed and what was meant."""
+"""Whatever is wrong with a run file is told with line, key, what was given, what is allowed and what was meant."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -52,6 +52,7 @@ class Supervisor:
         self._tail = Tail(Path(parts.spec.output_dir) / "metrics.jsonl", from_end=True)
         self._started = time.monotonic()
         self._stop_sent = False
+        self._incarnation = 0
 
     def watch(self) -> Outcome:
         """Until the learner has ended; raises what makes it pointless to go on."""
@@ -76,7 +77,7 @@ class Supervisor:
         """What the broker shows; None: it does not answer. The learner decides how long that may last."""
         view = self._parts.view
         try:
-            return _Facts(view.control(), view.weights() is not None, view.actors())
+            return _Facts(view.control(), view.incarnation(), view.weights() is not None, view.actors())
         except UnreachableError as error:
             revived = self._parts.revive_broker()
             self._progress.note("the private broker had died and was started again" if revived else error.what)
@@ -84,7 +85,11 @@ class Supervisor:
 
     def _tend(self, facts: "_Facts") -> None:
         parts = self._parts
-        if facts.control is None and time.monotonic() - self._started > parts.start_timeout_s:
+        if facts.control is not None:
+            if 0 < self._incarnation < facts.incarnation:
+                self._progress.note("the learner's ranks were started again, from the last checkpoint")
+            self._incarnation = facts.incarnation
+        elif time.monotonic() - self._started > parts.start_timeout_s:
             raise UnreachableError(
                 f"the learner has not opened the run for {parts.start_timeout_s:.0f} s",
                 where=str(Path(parts.spec.output_dir) / "logs"),
@@ -123,5 +128,6 @@ class Supervisor:
 @dataclass(frozen=True, slots=True)
 class _Facts:
     control: Control | None
+    incarnation: int
     announced: bool
     actors: Sequence[ActorState]

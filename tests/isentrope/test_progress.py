@@ -1,0 +1,85 @@
+"""Every trained batch is shown once, whatever moment the file is read at; without a terminal waits are told seldom."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from isentrope import progress
+from isentrope.progress import BatchLine, Shown, Tail
+
+
+def _line(batch: int) -> bytes:
+    values = {"batch": batch, "mode": "async", "reward": 0.5, "entropy": 0.25, "lag_mean": 1.0, "other": [1]}
+    return json.dumps(values | {"time": {"tokens_per_second": 1234.5, "wait_s": 1}}).encode() + b"\n"
+
+
+@given(count=st.integers(0, 6), cuts=st.lists(st.integers(0, 700), max_size=8))
+def test_line_is_read_once_however_the_file_grows(
+    tmp_path_factory: pytest.TempPathFactory, count: int, cuts: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    text = b"".join(_line(batch) for batch in range(1, count + 1))
+    tail, seen, written = Tail(path, from_end=False), [], 0
+    for cut in [*sorted(cuts), len(text)]:
+        with path.open("ab") as file:
+            file.write(text[written:cut])
+        written = max(written, min(cut, len(text)))
+        seen += [line.batch for line in tail.read()]
+    assert seen == list(range(1, count + 1))
+
+
+@given(before=st.integers(1, 6), kept=st.integers(0, 6), after=st.integers(0, 8))
+def test_rewound_file_is_read_on_from_whole_lines(
+    tmp_path_factory: pytest.TempPathFactory, before: int, kept: int, after: int
+) -> None:
+    """A resumed learner replaces the file by its first lines and trains on; long lines follow short ones."""
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    path.write_bytes(b"".join(_line(batch) for batch in range(before)))
+    tail = Tail(path, from_end=True)
+    kept = min(kept, before)
+    again = [_line(batch + 1_000_000) for batch in range(after)]
+    path.write_bytes(b"".join(_line(batch) for batch in range(kept)) + b"".join(again))
+    seen = [line.batch for line in tail.read()]
+    assert seen == [batch + 1_000_000 for batch in range(after)][len(again) - len(seen) :]
+
+
+def test_file_that_is_not_there_yet_has_no_lines(tmp_path: Path) -> None:
+    assert list(Tail(tmp_path / "metrics.jsonl", from_end=True).read()) == []
+
+
+def _shown() -> tuple[Shown, io.StringIO]:
+    out = io.StringIO()
+    return Shown(Console(file=out, width=200)), out
+
+
+def test_batch_is_one_line_with_what_matters() -> None:
+    shown, out = _shown()
+    with shown:
+        shown.batch(BatchLine.model_validate_json(_line(7)), 80)
+    header, line = out.getvalue().splitlines()
+    assert header.split() == ["batch", "reward", "entropy", "lag", "tokens/s", "mode"]
+    assert line.split() == ["7/80", "0.500", "0.250", "1.0", "1,234", "async"]
+
+
+def test_same_wait_is_told_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown, out = _shown()
+    with shown:
+        for _ in range(100):
+            now[0] += 1.0
+            shown.waiting(["the learner starts", "[a1] boots"])
+    assert len(out.getvalue().splitlines()) == 100 // progress.PLAIN_INTERVAL_S
+    assert "0:15  the learner starts; [a1] boots" in out.getvalue()
+
+
+def test_notes_are_told_at_once_and_as_they_are() -> None:
+    shown, out = _shown()
+    with shown:
+        shown.note("log: [bold]/tmp/x.log")
+    assert out.getvalue() == "  log: [bold]/tmp/x.log\n"

@@ -1,0 +1,120 @@
+"""A run's folder belongs to one run and to one command at a time, and says where the run can be reached."""
+
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isentrope import runfolder
+from isentrope.errors import ConfigError, RunFolderError, UnreachableError
+from isentrope.runfolder import Record, RunFolder
+
+
+def _record(**changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "run": "a",
+        "config_digest": "c",
+        "data_digest": "d",
+        "method": "grpo",
+        "mode": "async",
+        "seed": 0,
+        "batches": 10,
+        "actors": 1,
+        "ranks": 1,
+        "run_file": "/x/run.toml",
+        "started": 1.0,
+        "versions": {},
+        "host": "here",
+        "pid": 1,
+        "socket": "",
+        "url_env": "NO_SUCH_VARIABLE",
+        "insecure": False,
+    }
+    return Record(**values | changes)
+
+
+def _claim(path: Path, config: str = "c", data: str = "d") -> RunFolder:
+    return RunFolder.claim(path, config_digest=config, data_digest=data)
+
+
+def test_new_folder_is_made_and_claimed_again_by_the_same_run(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "run"
+    with _claim(path) as folder:
+        assert folder.is_new
+        folder.begin(_record())
+        assert not folder.is_new
+    with _claim(path) as folder:
+        assert not folder.is_new and runfolder.read_record(path) == _record()
+
+
+@pytest.mark.parametrize(("config", "data", "says"), [("x", "d", "another configuration"), ("c", "x", "another data")])
+def test_other_digest_is_refused_and_the_folder_stays_free(tmp_path: Path, config: str, data: str, says: str) -> None:
+    with _claim(tmp_path / "run") as folder:
+        folder.begin(_record())
+    with pytest.raises(RunFolderError, match=says) as raised:
+        _claim(tmp_path / "run", config, data)
+    assert raised.value.exit_code == 73
+    _claim(tmp_path / "run").release()
+
+
+def test_second_command_is_kept_out_until_the_first_ends(tmp_path: Path) -> None:
+    with _claim(tmp_path / "run"):
+        assert runfolder.is_held(tmp_path / "run")
+        with pytest.raises(RunFolderError, match="another command runs"):
+            _claim(tmp_path / "run")
+    assert not runfolder.is_held(tmp_path / "run")
+    _claim(tmp_path / "run").release()
+
+
+def test_whoever_only_looks_does_not_keep_a_command_out(tmp_path: Path) -> None:
+    _claim(tmp_path / "run").release()
+    looking = os.open(tmp_path / "run" / runfolder.LOCK, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.3, os.close, [looking]).start()
+    _claim(tmp_path / "run").release()
+
+
+def test_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        _claim(tmp_path)
+    with pytest.raises(RunFolderError, match="is not a folder"):
+        _claim(tmp_path / "thesis.tex")
+
+
+def test_beginning_forgets_how_the_run_ended_before(tmp_path: Path) -> None:
+    with _claim(tmp_path / "run") as folder:
+        outcome = {"status": "finished", "exit_code": 0, "batches": 10}
+        (folder.path / runfolder.OUTCOME).write_text(json.dumps(outcome))
+        assert folder.is_finished(10) and not folder.is_finished(11) and runfolder.has_ended(folder.path)
+        folder.begin(_record())
+        assert not folder.is_finished(10) and not runfolder.has_ended(folder.path)
+
+
+def test_newest_run_is_the_one_that_began_last(tmp_path: Path) -> None:
+    for name, began in (("old", 2.0), ("new", 3.0), ("older", 1.0)):
+        with _claim(tmp_path / name) as folder:
+            folder.begin(_record())
+        os.utime(tmp_path / name / runfolder.RECORD, (began, began))
+    assert runfolder.newest(tmp_path) == tmp_path / "new"
+    with pytest.raises(RunFolderError, match="no run under"):
+        runfolder.newest(tmp_path / "old")
+
+
+def test_run_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="NO_SUCH_VARIABLE is not set"):
+        runfolder.open_view(_record(), deadline_s=1.0)
+    with pytest.raises(UnreachableError, match="not running"):
+        runfolder.open_view(_record(socket=str(tmp_path / "redis.sock")), deadline_s=1.0)
+
+
+def test_record_of_another_version_is_told_apart_from_no_record(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"has no run\.json"):
+        runfolder.read_record(tmp_path)
+    (tmp_path / runfolder.RECORD).write_text("{}")
+    with pytest.raises(RunFolderError, match="another version"):
+        runfolder.read_record(tmp_path)
