@@ -148,7 +148,7 @@ def token_entropy(first: Histogram, last: Histogram) -> str:
             loc="lower right",
             bbox_to_anchor=(1.0, 0.99),
             ncols=2,
-            handlelength=0,
+            handlelength=1.0,
             labelcolor="linecolor",
             prop={"weight": "bold", "size": 9},
         )
@@ -164,9 +164,7 @@ def lags(tokens: Mapping[int, int]) -> str:
         x = list(range(max(tokens) + 1))
         shares = [tokens.get(lag, 0) / total for lag in x]
         bars = axes.bar(x, shares, width=0.55, color=AFTER)
-        axes.bar_label(
-            bars, [f"{share:.1%}" if share else "none" for share in shares], padding=3, color=SOFT, fontsize=8.5
-        )
+        axes.bar_label(bars, [_share(share) for share in shares], padding=3, color=SOFT, fontsize=8.5)
         axes.xaxis.set_major_locator(FixedLocator(x))
         axes.set_xlim(-0.75, max(len(x), 4) - 0.25)
         axes.set_ylim(0, 1.12 * max(shares))
@@ -209,6 +207,13 @@ def _label(axes: Axes, x: float, y: float, text: str, color: str, *, above: bool
         color=color,
         fontweight="bold",
     )
+
+
+def _share(share: float) -> str:
+    """Few is not none."""
+    if share == 0:
+        return "none"
+    return "< 0.1%" if share < 0.001 else f"{share:.1%}"
 
 
 def _percent(axes: Axes) -> None:
