@@ -70,7 +70,9 @@ class _LogpEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_logp: Tensor, grad_entropy: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: FunctionCtx, grad_logp: Tensor, grad_entropy: Tensor
+    ) -> tuple[Tensor, None, None]:
         logits, targets, entropy = ctx.saved_tensors  # type: ignore[attr-defined]
         temperature: float = ctx.temperature  # type: ignore[attr-defined]
         grad = torch.empty_like(logits)

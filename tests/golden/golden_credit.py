@@ -1,6 +1,7 @@
 """Golden cases of rewards, advantages, aggregation and controllers, computed with our stages."""
 
 import math
+from typing import Any
 
 import torch
 from golden import Case, Computed
@@ -55,6 +56,8 @@ def adv_verl(case: Case) -> Computed:
             logp_old, sum_p2 = case["old_log_probs"], case["sum_pi_squared"]
             a = advantage.token_optimal(tokens, group, mask, logp_old, sum_p2)
             return {"advantages": a, "returns": advantage.returns(tokens, mask)}
+        case _:
+            raise KeyError(name)
     return {"advantages": a}
 
 
@@ -159,6 +162,8 @@ def reduced_advantages(case: Case) -> Tensor:
             factor = reduce.seq_sum_constant(mask, constant=p["max_seq_len"])
         case "prompt_mean":
             factor = reduce.group_token_mean(mask, group)
+        case _:
+            raise KeyError(p["loss_reduction"])
     return case["advantages"] * factor[:, None]
 
 
@@ -253,7 +258,7 @@ def answers(case: Case) -> Computed:
     for name in case.outputs:
         if name.startswith("adv_"):
             _, shape, alpha = name.split("_")
-            shapes = {"linear": "linear", "recip": "reciprocal", "exp": "exponential"}
+            shapes: dict[str, Any] = {"linear": "linear", "recip": "reciprocal", "exp": "exponential"}
             factor = modulation.semantic_entropy(
                 cluster, group, logp, mask, estimate="count", shape=shapes[shape], alpha=float(alpha)
             )

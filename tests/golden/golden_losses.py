@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from golden import Case, Computed
@@ -94,7 +95,7 @@ def policy_loss_verl(case: Case) -> Computed:
     surrogate = verl_surrogate(name, dict(case.params), old, a, mask)
     weight = case["rollout_is_weights"] if "rollout_is_weights" in case.inputs else torch.ones_like(old)
     computed: Computed = {}
-    modes = {FORCED.get(name, case.params.get("loss_agg_mode", "")): ""}
+    modes: dict[str, str] = {FORCED.get(name) or case.params.get("loss_agg_mode", ""): ""}
     if "micro_batches" in case.params:
         modes = {key.rpartition(".")[0]: f"{key.rpartition('.')[0]}." for key in case.outputs if key.endswith(".loss")}
     for mode, prefix in modes.items():
@@ -121,7 +122,7 @@ def edge_cases(case: Case) -> Computed:
     found = {key: case[args[key] if args[key] in case.inputs else stored[key]] for key in args}
     mask = found["mask"].bool()
     surrogate = verl_surrogate(name, dict(case.params), found["old"], found["adv"], mask)
-    mode = FORCED.get(name, case.params["loss_agg_mode"])
+    mode: str = FORCED.get(name) or case.params["loss_agg_mode"]
     loss, gradient = evaluate(found["logp"], lambda x: reduced(surrogate(x), mask, aggregation(mode, mask)))
     return {"loss": loss, "grad_logp": gradient}
 
@@ -281,7 +282,7 @@ def rollout_correction(case: Case) -> Computed:
     kept = torch.ones_like(old)
     for name, threshold in zip(p["rollout_rs"].split(","), str(p["rollout_rs_threshold"]).split(","), strict=True):
         level, _, statistic = name.rpartition("_")
-        over = {"token": "token", "seq_sum": "sum", "seq_mean": "mean", "seq_max": "max"}[level]
+        over: Any = {"token": "token", "seq_sum": "sum", "seq_mean": "mean", "seq_max": "max"}[level]
         high, low = float(threshold.rpartition("_")[2]), None
         if statistic == "k1":  # bounds of a ratio, for its logarithm
             low = math.log(float(threshold.partition("_")[0]) if "_" in threshold else 1 / high)
@@ -384,7 +385,7 @@ def value_loss(case: Case) -> Computed:
         "nemo": ("values", "old_values", "returns", "mask"),
     }[repository]
     bound = p.get("value_eps_clip", p.get("cliprange_value", p.get("cliprange")))
-    shape = {"mse": "squared", "huber": "huber"}[p.get("loss_fn_type", "mse")]
+    shape: Any = {"mse": "squared", "huber": "huber"}[p.get("loss_fn_type", "mse")]
     kept = case[mask].bool()
     delta = p.get("huber_delta", 10.0)
 

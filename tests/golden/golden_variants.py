@@ -1,6 +1,7 @@
 """Golden cases of whole losses beyond one surrogate: trl, covariance methods, single papers."""
 
 import math
+from typing import Any
 
 import torch
 from golden import Case, Computed, load
@@ -214,7 +215,7 @@ def demonstrations(case: Case) -> Computed:
     p, mask = case.params, case["eos_mask"].bool()
     old, logp, a, shown = case["old_log_prob"], case["log_prob"], case["advantages"], case["prefix_mask"]
     reshape = p["off_policy_reshape"]
-    keys: dict[str, object] = {"low": p.get("off_min_clip", 0.0), "high": p.get("off_max_clip", 1.0)}
+    keys: dict[str, Any] = {"low": p.get("off_min_clip", 0.0), "high": p.get("off_max_clip", 1.0)}
     if reshape.startswith("p_div_p"):
         keys |= {"shape": "saturating", "gamma": float(reshape.rpartition("_")[2])}
     else:

@@ -1,6 +1,7 @@
 """Merging presets and own keys, and what is said about mistakes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_own_stages_are_functions_beside_the_run_file(tmp_path: Path) -> None:
         (["grpo"], {"tokens": ["no_module:f"]}, "cannot import 'no_module'", "tokens", "no_module.py"),
     ],
 )
-def test_mistakes(methods: list[str], own: dict[str, object], message: str, where: str, fix: str) -> None:
+def test_mistakes(methods: list[str], own: dict[str, Any], message: str, where: str, fix: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         built(*methods, **own)
     assert where in caught.value.where and fix in caught.value.fix

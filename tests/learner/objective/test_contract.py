@@ -6,6 +6,7 @@ without variance, stale tokens, a demonstration (see `batches.random_batch`).
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from isentrope.learner.objective.compose import method_names, read_preset
 from isentrope.learner.objective.objective import Objective
 
 METHODS = method_names()
-EXACT = {"rtol": 1e-12, "atol": 1e-15}
+EXACT: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-15}
 
 
 def one_each(batch: Batch) -> list[list[torch.Tensor]]:

@@ -2,6 +2,7 @@
 step."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from isentrope.learner.objective import control
 
 
 def test_entropy_step_acts_one_step_later_and_only_below_its_target() -> None:
-    keys = {"target": 0.2, "delta": 0.001, "high": 0.0015}
+    keys: dict[str, Any] = {"target": 0.2, "delta": 0.001, "high": 0.0015}
     state: control.State = {}
     values = []
     for entropy in (0.1, 0.1, 0.3, 0.1):
