@@ -44,7 +44,8 @@ def update_sums(scope: Mapping[str, Any], losses: Mapping[str, Tensor]) -> tuple
         "logp_old": scope["logp_old"],
         "ratio": scope["ratio"],
         "clip_high": (clipped & (advantage > 0)).to(x.dtype),
-        "clip_low": (clipped & (advantage < 0)).to(x.dtype),
+        "clip_low": (clipped & (advantage < 0) & (scope["ratio"] <= 1)).to(x.dtype),
+        "clip_dual": (clipped & (advantage < 0) & (scope["ratio"] > 1)).to(x.dtype),
         "selected": (scope["weight"] != 0).to(x.dtype),
         "weight": scope["weight"],
         "weight_square": scope["weight"].square(),
@@ -82,6 +83,7 @@ def update_metrics(sums: Mapping[str, float], maxima: Mapping[str, float]) -> di
         "entropy",
         "clip_high",
         "clip_low",
+        "clip_dual",
         "selected",
         "kl_old",
         "kl_ref",
@@ -96,10 +98,15 @@ def update_metrics(sums: Mapping[str, float], maxima: Mapping[str, float]) -> di
 
 
 @torch.no_grad()
-def prepared_metrics(scope: Mapping[str, Any]) -> dict[str, float]:
-    """Of the responses that the filters kept: shaped reward, advantages, covariance. scope: of `Objective.prepare`."""
+def prepared_metrics(scope: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of the responses that the filters kept: shaped reward, advantages, covariance, and what each weight left.
+
+    scope: of `Objective.prepare`; weights: [N, T] each, by kind.
+    """
     mask, advantage = scope["mask"], scope["advantage"]
-    return {
+    acting = {kind: weight for kind, weight in weights.items() if (weight != 1).any()}
+    kept = {f"kept_{kind}": float(selection.mean((weight != 0).double(), mask)) for kind, weight in acting.items()}
+    return kept | {
         "reward_shaped": float(scope["reward"].double().mean()),
         "advantage_abs": float(selection.mean(advantage.abs(), mask)),
         "covariance": float(selection.mean(selection.covariance(scope["logp"], advantage, mask), mask)),
@@ -144,6 +151,7 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
         metrics["kl_ref"] = _mean((batch.logp_old - batch.logp_ref)[mask])
     if batch.entropy_old is not None:
         metrics |= entropy_metrics(batch.entropy_old, mask, batch.source, batch.source_names)
+        metrics["entropy_policy"] = _mean(batch.entropy_old[prepared.mask & (prepared.weight != 0)])
     return metrics | dict(prepared.metrics)
 
 

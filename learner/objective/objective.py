@@ -8,6 +8,7 @@ responses make; the parts of all micro-batches of all ranks add up to the loss, 
            + auxiliary terms
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -101,15 +102,16 @@ class Objective:
         scope = _scope_of(part)
         self._set_advantage(scope, self.overrides(state))
         self._set_statistics(scope, part)
+        factors = self._fixed_weights(scope)
         return replace(
             prepared,
             advantage=_place(scope["advantage"], rows, blank),
-            weight=_place(self._fixed_weight(scope), rows, blank),
+            weight=_place(math.prod(factors.values(), start=torch.ones_like(blank[rows])), rows, blank),
             kl_weight=tuple(
                 given if term.tokens is None or self.stats == "microbatch" else _place(term.tokens(scope), rows, blank)
                 for term, given in zip(self.kl, prepared.kl_weight, strict=True)
             ),
-            metrics=monitors.prepared_metrics(scope),
+            metrics=monitors.prepared_metrics(scope, factors),
         )
 
     def token_loss(
@@ -241,13 +243,10 @@ class Objective:
             return None
         return philox.uniform(batch.seed, batch.number, update, batch.seq, batch.index, batch.mask.shape[1])
 
-    def _fixed_weight(self, scope: Scope) -> Tensor:
-        """Product of the weights that no update changes: [N, T]."""
-        weight = torch.ones_like(scope["logp_rollout"])
-        for stage in (*self.tokens, *self.responses, self.correction):
-            if not self._moves(stage):
-                weight = weight * stage(scope)
-        return weight
+    def _fixed_weights(self, scope: Scope) -> dict[str, Tensor]:
+        """The weights that no update changes, by kind: [N, T] each."""
+        stages = (*self.tokens, *self.responses, self.correction)
+        return {stage.kind.name: stage(scope) for stage in stages if not self._moves(stage)}
 
     def _moving_weight(self, scope: Scope, overrides: Overrides) -> Tensor:
         """Product of the weights that follow the current policy or a controller: [n, T]."""

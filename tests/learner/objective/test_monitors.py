@@ -34,6 +34,8 @@ def test_effective_sample_counts_what_a_selection_leaves() -> None:
     found = monitors.update_metrics(sums, {})
     assert found["effective_sample"] == pytest.approx(found["selected"])
     assert 0.15 < found["selected"] < 0.3
+    prepared = objective_of("top_entropy").prepare(batch, halves(batch))
+    assert prepared.metrics["kept_top_entropy"] == pytest.approx(found["selected"])
 
 
 def test_batch_metrics_are_of_the_raw_batch() -> None:
