@@ -15,12 +15,15 @@ from isentrope import config as run_config
 from isentrope.actors.scoring import Scorer
 from isentrope.config import Config
 from isentrope.errors import ConfigError, IsentropeError
-from isentrope.rollout.prompts import TASK, Prompts, check_lengths, open_prompts
+from isentrope.rollout.prompts import TASK, Prompts, Tokenizer, check_lengths, open_prompts
 from isentrope.rollout.rows import Row
 from isentrope.runfile import RunFile, raise_all
 
+SPECIAL_TOKENS = 16
+"""More than a tokenizer adds to a text."""
+
 TEMPLATE_TOKENS = 512
-"""More than a chat template adds to a prompt."""
+"""More than a chat template adds to its messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +150,9 @@ class Findings:
         suspects = [row for row in prompts.rows() if _most_tokens(row) > room]
         if not suspects:
             return
-        from transformers import AutoTokenizer  # seconds, hence only for prompts that may be too long
-
         check_lengths(
             suspects,
-            AutoTokenizer.from_pretrained(model.path),
+            _load_tokenizer(model.path, self._file.where("model.path")),
             max_new_tokens=self._config.sampling.max_new_tokens,
             max_model_len=model.max_model_len,
         )
@@ -198,10 +199,22 @@ def _download_config(name: str, where: str) -> Path:
         ) from None
 
 
+def _load_tokenizer(path: str, where: str) -> Tokenizer:
+    """Takes seconds, so it is for prompts that may be too long alone."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} has no tokenizer that works: {str(error).splitlines()[0]}", where=where) from None
+    return tokenizer
+
+
 def _most_tokens(row: Row) -> int:
-    """No tokenizer makes more tokens of a prompt than it has bytes, but for what a template adds."""
-    text = row.prompt if isinstance(row.prompt, str) else "".join(message["content"] for message in row.prompt)
-    return len(text.encode()) + TEMPLATE_TOKENS
+    """No tokenizer makes more tokens of a prompt than it has bytes, but for what it or a template adds."""
+    if isinstance(row.prompt, str):
+        return len(row.prompt.encode()) + SPECIAL_TOKENS
+    return sum(len(message["content"].encode()) for message in row.prompt) + TEMPLATE_TOKENS
 
 
 def _errors(stage: Callable[[], None]) -> Sequence[Exception]:

@@ -1,6 +1,7 @@
 """What the commands do, each from its arguments to its exit code. The command line (`cli`) parses them and shows
 errors."""
 
+import asyncio
 import contextlib
 import functools
 import itertools
@@ -160,7 +161,8 @@ def show_status(folder: Path, as_json: bool, console: Console) -> int:
 def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
     """Be an actor of a run that is led elsewhere."""
     set_defaults()
-    from isentrope.actors.worker import ActorOptions, main
+    from isentrope.actors.worker import ActorOptions
+    from isentrope.launch.actors import serve
     from isentrope.launch.logs import FORMAT
 
     logging.basicConfig(level=logging.INFO, format=FORMAT)
@@ -168,7 +170,8 @@ def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
     if not url:
         raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
     name = actor_id or f"{runfolder.host().partition('.')[0]}-{os.getpid()}"
-    return main(ActorOptions(url=url, run=run, actor_id=name, spec=None, insecure=insecure))
+    asyncio.run(serve(ActorOptions(url=url, run=run, actor_id=name, insecure=insecure)))
+    return 0
 
 
 def list_methods(console: Console) -> int:

@@ -6,7 +6,6 @@ An actor that comes back is always a new one, under a new id. Knows how an actor
 import asyncio
 import dataclasses
 import logging
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError, UnreachableError
 from isentrope.launch import logs
+from isentrope.launch.interrupts import SIGNALS
 from isentrope.rollout.view import ActorState, Stage
 
 if TYPE_CHECKING:
@@ -38,17 +38,19 @@ class RolloutActor:
         """Be an actor until told to leave."""
         logs.to_file(log)
         try:
-            asyncio.run(_serve(options))
+            asyncio.run(serve(options))
         except Exception:
             logger.exception("this actor failed")  # Ray shows it to nobody
             raise
 
 
-async def _serve(options: "ActorOptions") -> None:
+async def serve(options: "ActorOptions") -> None:
+    """Be an actor until the run ends or a signal asks to leave."""
     from isentrope.actors import worker
 
     drain = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain.set)
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, drain.set)
     await worker.serve(options, drain)
 
 

@@ -15,7 +15,7 @@ from isentrope.launch.guard import Guard
 
 guard = Guard()
 started = [
-    subprocess.Popen(["sh", "-c", "sleep 300 & echo $!; exec sleep 300"], start_new_session=True, stdout=subprocess.PIPE),
+    subprocess.Popen(["sh", "-c", "sleep 300 & echo $!; exec sleep 300"], stdout=subprocess.PIPE),
     subprocess.Popen(["sh", "-c", "echo $$; exec sleep 300"], env={}, stdout=subprocess.PIPE),
 ]
 pids = [process.pid for process in started] + [int(process.stdout.readline()) for process in started]

@@ -1,0 +1,179 @@
+"""The command line is light, and every mistake of a user is three lines on standard error and the right exit code."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isentrope import cli
+
+HEAVY = {"torch", "vllm", "ray", "transformers", "deepspeed", "matplotlib", "pydantic", "numpy", "redis"}
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """Exit code of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["isentrope", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    code = f"import sys, isentrope.cli; print(sorted({HEAVY!r} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_help_costs_less_than_a_second() -> None:
+    """Of processor time: on a busy machine everything takes longer."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "isentrope.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        ("learner.batchs=3", 64, "did you mean learner.batches?"),
+        ("learner.batches=three", 64, "must be a whole number"),
+        ("learner.method=gprpo", 64, "grpo"),
+        ("learner.objective.clip.hgih=0.3", 64, "did you mean `high`?"),
+        ("data.train=none.jsonl", 65, "none.jsonl does not exist"),
+        ("data.reward=rewards:exactt", 65, "rewards:exact"),
+        ("data.reward=rewards:raises", 65, "KeyError: 'no such thing'"),
+        ("data.reward=rewards:nothing", 65, "returned None"),
+        ("data.reward=rewards:nan", 65, "returned nan"),
+        ("data.reward=rewards:needs_label", 65, "needs 'label'"),
+        ("data.columns.answer=label", 65, "column 'label' is missing"),
+        ("model.path=./nowhere", 64, "there is no model folder"),
+        ("model.max_model_len=8192", 64, "more than the 4096 positions"),
+        ("sampling.max_new_tokens=5000", 64, "leaves no room for a prompt"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_mistake_is_three_lines_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run_file: Path,
+    command: str,
+    change: str,
+    code: int,
+    says: str,
+) -> None:
+    assert _run(monkeypatch, command, run_file, change) == code
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and says in shown.err
+    assert shown.err.count("\n") <= 3 and "Traceback" not in shown.err
+    assert "Ray starts" not in shown.out and not (run_file.parent / "runs").exists()
+
+
+def test_divergence_with_one_on_policy_update_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    assert _run(monkeypatch, "check", run_file, "learner.method=kl_cov", "learner.mode=on_policy") == 64
+    assert "one update per batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "has no rows"),
+        ('{"prompt": "x", "answer": "y"}\n{"prompt": \n', "train.jsonl:2"),
+        ('{"q": "x"}\n', "'prompt'"),
+    ],
+)
+def test_broken_data_is_told_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path, text: str, says: str
+) -> None:
+    (run_file.parent / "train.jsonl").write_text(text)
+    assert _run(monkeypatch, "check", run_file) == 65
+    assert says in capsys.readouterr().err
+
+
+def test_reward_that_hangs_is_ended_at_its_deadline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    assert _run(monkeypatch, "check", run_file, "data.reward=rewards:hangs", "data.reward_timeout_s=0.5") == 65
+    assert "took more than 0.5 s" in capsys.readouterr().err
+
+
+def test_all_mistakes_are_told_and_the_first_decides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    code = _run(
+        monkeypatch, "check", run_file, "data.train=none.jsonl", "model.path=./nowhere", "data.reward=rewards:x"
+    )
+    shown = capsys.readouterr()
+    assert code == 65
+    assert shown.err.count("error: ") == 3
+    assert [line[0] for line in shown.out.splitlines()] == ["✓", "✓", "✗", "✗", "✗"]
+
+
+def test_run_file_in_order_passes_with_its_doubts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    assert _run(monkeypatch, "check", run_file, "learner.updates_per_batch=1") == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[1] for line in shown.splitlines()[:5]] == ["keys", "objective", "data", "reward", "model"]
+    assert "note: " in shown  # clipping does nothing with one update
+
+
+def test_wrong_broker_url_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    monkeypatch.setenv("ISENTROPE_REDIS_URL", "http://:secret@nowhere")
+    assert _run(monkeypatch, "train", run_file) == 64
+    shown = capsys.readouterr()
+    assert "broker's URL cannot be parsed" in shown.err and "secret" not in shown.err + shown.out
+
+
+def test_debug_shows_the_traceback_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    assert _run(monkeypatch, "--debug", "check", run_file, "learner.batchs=3") == 64
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["trian"], 2),
+        (["train"], 2),
+        (["demo", "--batches", "many"], 2),
+        (["demo", "--mode", "asink"], 64),
+        (["demo", "--batches", "0"], 64),
+        (["demo", "--method", "gprpo"], 64),
+        (["mode", "fast", "."], 64),
+        (["status", "."], 73),
+        (["status"], 73),
+        (["actor", "--run", "Upper", "--redis", "redis://localhost:1"], 64),
+        (["methods", "show", "gprpo"], 64),
+    ],
+)
+def test_only_what_cannot_be_parsed_is_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _run(monkeypatch, *arguments) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_methods_are_listed_and_shown_with_who_set_what(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "methods") == 0
+    assert {"grpo", "dr_grpo", "dapo", "kl_cov"} <= set(capsys.readouterr().out.split())
+    assert _run(monkeypatch, "methods", "show", "grpo", "dapo") == 0
+    (clip,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("clip = ")]
+    assert '"high": 0.28' in clip and "dapo" in clip
+
+
+def test_status_of_nothing_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert _run(monkeypatch, "status", tmp_path, "--json") == 73
+    assert json.dumps(str(tmp_path))[1:-1] in capsys.readouterr().err
