@@ -3,10 +3,8 @@
 import ast
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from conftest import Source
+from source_files import Source
 
 OWN = {
     "rollout": {"errors", "rollout"},
@@ -28,7 +26,7 @@ INSIDE_A_FUNCTION = {"rollout": {"math_verify", "pyarrow"}}
 """Libraries that only those need who ask for the feature."""
 
 
-def test_each_folder_imports_only_what_lies_below_it(sources: "list[Source]") -> None:
+def test_each_folder_imports_only_what_lies_below_it(sources: list[Source]) -> None:
     wrong = [
         f"{source.name}:{line}: {name}"
         for source in sources
@@ -39,7 +37,7 @@ def test_each_folder_imports_only_what_lies_below_it(sources: "list[Source]") ->
     assert wrong == []
 
 
-def test_no_import_is_relative_or_names_a_folder_bare(sources: "list[Source]") -> None:
+def test_no_import_is_relative_or_names_a_folder_bare(sources: list[Source]) -> None:
     """Either would create a second copy of a class: `rollout.types.Group` is not `isentrope.rollout.types.Group`."""
     relative = [
         f"{source.name}:{node.lineno}"

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-
-FOLDERS = ("actors", "kernels", "learner", "rollout")
+from source_files import FOLDERS
 
 
 @pytest.mark.parametrize("name", FOLDERS)

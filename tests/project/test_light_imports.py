@@ -4,12 +4,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from conftest import Source
+from source_files import Source
 
 HEAVY = {"datasets", "deepspeed", "matplotlib", "pandas", "pyarrow", "ray", "torch", "transformers", "triton", "vllm"}
 
@@ -26,11 +23,11 @@ def test_entry_points_load_nothing_heavy(name: str) -> None:
     assert _loaded(name) & HEAVY == set()
 
 
-def test_rollout_loads_nothing_heavy(sources: "list[Source]") -> None:
+def test_rollout_loads_nothing_heavy(sources: list[Source]) -> None:
     assert _loaded(*_modules(sources, "rollout")) & HEAVY == set()
 
 
-def test_kernels_load_none_of_the_other_folders_libraries(sources: "list[Source]") -> None:
+def test_kernels_load_none_of_the_other_folders_libraries(sources: list[Source]) -> None:
     """They run where only torch, triton and numpy are installed."""
     assert (
         _loaded(*_modules(sources, "kernels")) & {"deepspeed", "msgpack", "pydantic", "ray", "redis", "vllm"} == set()
@@ -43,6 +40,6 @@ def _loaded(*modules: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-def _modules(sources: "list[Source]", folder: str) -> list[str]:
+def _modules(sources: list[Source], folder: str) -> list[str]:
     paths = [Path(source.name).with_suffix("") for source in sources if source.folder == folder]
     return [".".join(("isentrope", *path.parts)).removesuffix(".__init__") for path in paths]

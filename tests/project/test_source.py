@@ -4,12 +4,9 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from conftest import Source
+from source_files import Source
 
 UNSAFE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 """Modules whose `load` runs code of the sender's."""
@@ -33,7 +30,7 @@ KINDS = {"cispo", "ppo", "sapo", "top_entropy"}
 NAMES_A_METHOD = {"learner/config.py": "the default"}
 
 
-def test_nothing_prints_but_the_command_line(sources: "list[Source]") -> None:
+def test_nothing_prints_but_the_command_line(sources: list[Source]) -> None:
     calls = [
         f"{source.name}:{node.lineno}"
         for source in sources
@@ -44,7 +41,7 @@ def test_nothing_prints_but_the_command_line(sources: "list[Source]") -> None:
     assert calls == []
 
 
-def test_nothing_unpickles(sources: "list[Source]") -> None:
+def test_nothing_unpickles(sources: list[Source]) -> None:
     """What comes from another process is data: neither pickle nor a loader built on it reads it."""
     found = []
     for source in sources:
@@ -62,7 +59,7 @@ def test_nothing_unpickles(sources: "list[Source]") -> None:
     assert found == []
 
 
-def test_the_environment_is_read_in_one_module(sources: "list[Source]") -> None:
+def test_the_environment_is_read_in_one_module(sources: list[Source]) -> None:
     reads = []
     for source in sources:
         if source.name in READS_THE_ENVIRONMENT:
@@ -87,7 +84,7 @@ def test_every_variable_of_the_users_is_documented(root: Path) -> None:
     assert [name for name in READ_FROM_USER if name not in readme] == []
 
 
-def test_no_method_is_named_in_code(sources: "list[Source]", root: Path) -> None:
+def test_no_method_is_named_in_code(sources: list[Source], root: Path) -> None:
     """A method is a file of `learner/methods`; a branch on its name would make it more than data."""
     names = {path.stem for path in (root / "learner" / "methods").glob("*.toml")} - COMMON_WORDS - KINDS
     assert names, "learner/methods holds no preset"
@@ -103,7 +100,7 @@ def test_no_method_is_named_in_code(sources: "list[Source]", root: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["module", "function"])
-def test_everything_public_says_what_it_is(sources: "list[Source]", kind: str) -> None:
+def test_everything_public_says_what_it_is(sources: list[Source], kind: str) -> None:
     """Modules, and public functions and classes at module level, have a docstring."""
     bare = []
     for source in sources:

@@ -7,8 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from source_files import FOLDERS
 
-FOLDERS = ("actors", "kernels", "learner", "rollout")
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info")
 """Also keeps off the file list that an earlier build left behind and setuptools would trust."""
 
