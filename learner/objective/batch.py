@@ -92,6 +92,8 @@ class Prepared:
     """[N, T]: product of token weights, response masks and correction; multiplies the policy term."""
     reduce: Tensor
     """[U, N]: what a token's loss in update u is multiplied with: the update's global denominators, per response."""
+    tokens: Tensor
+    """[U] int64: tokens that update u trains on; an update without any is no step."""
     kl_weight: tuple[Tensor | None, ...]
     """[N, T] for each KL term: weight of its tokens; None: all of the mask."""
     aux_reduce: tuple[Tensor, ...]

@@ -92,6 +92,7 @@ class Objective:
             advantage=blank,
             weight=blank,
             reduce=reduce,
+            tokens=torch.stack([mask[rows].sum() for rows in updates]),
             kl_weight=tuple(None if term.tokens is None else blank for term in self.kl),
             aux_reduce=tuple(self._aux_reduce(stage, batch, mask, updates, reduce) for stage in self.aux),
             metrics={},

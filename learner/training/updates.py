@@ -84,6 +84,10 @@ class Trainer:
         prepared = self._objective.prepare(batch, [torch.tensor(sweep.rows) for sweep in plan.updates], state)
         updates: list[UpdateFacts] = []
         for number, sweep in enumerate(plan.updates):
+            if not prepared.tokens[number]:
+                # Filters left nothing: a step would be one of the optimizer's moments alone.
+                updates.append(UpdateFacts(applied=False, grad_norm=0.0, sums={}, maxima={}))
+                continue
             facts = self._update(arrays, prepared, number, sweep, state)
             if facts.applied:
                 state = self._objective.after_update(state, facts.sums, schedule.progress)
