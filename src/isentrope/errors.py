@@ -15,8 +15,8 @@ IsentropeError                    exit code
   ├─ AccessError (PermissionError)       77  password, access rules, TLS
   └─ StalledError (TimeoutError)         78  a wait passed its deadline; names the culprit
 
-Each says what was given, where, and what to do. They are printed as three lines without a traceback, and survive pickling
-between processes.
+Each says what was given, where, and what to do. They are printed as three lines without a traceback, and survive
+pickling between processes.
 """
 
 from typing import ClassVar

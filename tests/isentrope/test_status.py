@@ -1,0 +1,148 @@
+"""What a run is doing is read from its broker while it lives and from its folder afterwards; modes change on request."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from wire import ASYNC, make_spec, make_weights
+
+from isentrope import commands, runfolder
+from isentrope.errors import ConfigError, UnreachableError
+from isentrope.rollout.actor_port import ActorPort
+from isentrope.rollout.broker import Broker
+from isentrope.rollout.control import Mode
+from isentrope.rollout.learner_port import LearnerPort
+from isentrope.rollout.types import version_of
+from isentrope.rollout.view import ActorState, Stage
+from isentrope.runfolder import Record, RunFolder
+from isentrope.status import Status, read_status, show
+
+URL = "ISENTROPE_TEST_URL"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, redis_server: str, run_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Folder of a run whose command lives."""
+    monkeypatch.setenv(URL, redis_server)
+    record = Record(
+        run=run_name,
+        config_digest="c",
+        data_digest="d",
+        method="grpo",
+        mode="async",
+        seed=0,
+        batches=10,
+        actors=1,
+        ranks=1,
+        run_file="run.toml",
+        started=1.0,
+        versions={},
+        host="here",
+        pid=1,
+        socket="",
+        url_env=URL,
+        insecure=False,
+    )
+    with RunFolder.claim(tmp_path / "run", config_digest="c", data_digest="d") as claimed:
+        claimed.begin(record)
+        yield claimed.path
+
+
+@pytest.fixture
+def learner(redis_server: str, run_name: str) -> Iterator[LearnerPort]:
+    broker = Broker.connect(redis_server, run_name, deadline_s=5.0)
+    yield LearnerPort.fence(broker, 1, 0, 0, make_spec(run_name), ASYNC)
+    broker.close()
+
+
+def _text(status: Status) -> str:
+    out = io.StringIO()
+    show(status, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_run_that_no_learner_has_opened_is_starting(folder: Path) -> None:
+    status = read_status(folder)
+    assert status.live is None and status.command_alive
+    assert "starting" in _text(status) and "no learner has opened the run" in _text(status)
+
+
+def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPort, redis_server: str) -> None:
+    learner.announce(make_weights())
+    learner.issue(trained_batches=0, retired=0, limit=1000)
+    broker = Broker.connect(redis_server, learner.spec.run, deadline_s=5.0)
+    actor = ActorPort(broker, "a1")
+    actor.heartbeat(ActorState(id="a1", host="box", pid=7, state=Stage.SERVING, version=version_of(1, 0), leases=3))
+    broker.close()
+    line = {"batch": 4, "mode": "async", "reward": 0.5, "entropy": 0.25}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    status = read_status(folder)
+    assert status.live is not None and status.last_batch is not None
+    assert (status.live.mode, status.live.state, status.last_batch.batch) == ("async", "run", 4)
+    assert status.live.counters["issued"] > 0 and [actor.id for actor in status.live.actors] == ["a1"]
+    text = _text(status)
+    assert "batch 4 of 10: reward 0.500, entropy 0.250" in text
+    assert f"{status.live.counters['issued']:,} issued" in text and "box 7" in text and "1.0" in text
+
+
+def test_json_holds_the_same_as_the_record(folder: Path, learner: LearnerPort) -> None:
+    out = io.StringIO()
+    commands.show_status(folder, True, Console(file=out))
+    assert Status.model_validate_json(out.getvalue()).live == read_status(folder).live
+
+
+def test_run_whose_command_died_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URL)
+    monkeypatch.setattr(runfolder, "is_held", lambda path: False)
+    status = read_status(folder)
+    assert "interrupted; the same command continues it" in _text(status)
+    assert f"{URL} is not set" in _text(status)
+
+
+def test_ended_run_tells_how_it_ended(folder: Path) -> None:
+    outcome = {"status": "error", "exit_code": 65, "what": "reward broke", "batches": 3}
+    (folder / "outcome.json").write_text(json.dumps(outcome))
+    assert "error: reward broke" in _text(read_status(folder))
+
+
+class _Answering:
+    """A learner that answers the next request; a context manager."""
+
+    def __init__(self, learner: LearnerPort, refuse: str = "") -> None:
+        self._learner = learner
+        self._refuse = refuse
+        self._thread = threading.Thread(target=self._answer)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.join()
+
+    def _answer(self) -> None:
+        while (control := self._learner.control()).requested_mode is None:
+            pass
+        changes = {"note": self._refuse} if self._refuse else {"mode": control.requested_mode}
+        self._learner.set_control(control.model_copy(update={**changes, "requested_mode": None}))
+
+
+def test_mode_waits_for_the_learner_to_apply_it(folder: Path, learner: LearnerPort) -> None:
+    out = io.StringIO()
+    with _Answering(learner):
+        assert commands.switch_mode("on_policy", folder, Console(file=out, width=200)) == 0
+    assert "is on_policy" in out.getvalue() and learner.control().mode is Mode.ON_POLICY
+
+
+def test_refused_mode_says_why_and_changes_nothing(folder: Path, learner: LearnerPort) -> None:
+    with _Answering(learner, refuse="KL would be 0"), pytest.raises(ConfigError, match="KL would be 0"):
+        commands.switch_mode("on_policy", folder, Console(file=io.StringIO()))
+    assert learner.control().mode is Mode.ASYNC
+
+
+def test_mode_of_a_run_without_learner_cannot_change(folder: Path) -> None:
+    with pytest.raises(UnreachableError, match="no learner has opened"):
+        commands.switch_mode("on_policy", folder, Console(file=io.StringIO()))
