@@ -71,10 +71,8 @@ def best_of_group(reward: Tensor, group: Tensor) -> Tensor:
     Leave-one-out credit for the maximum of the group (pass@G for rewards 0 and 1): "Optimizing Language Models for
     Inference Time Objectives using Reinforcement Learning" by Tang et al. (https://arxiv.org/abs/2503.19595).
     """
-    same = group[:, None] == group[None, :]
-    other = same & ~torch.eye(len(reward), dtype=torch.bool, device=reward.device)
-    best_other = torch.where(other, reward[None, :], -torch.inf).amax(1)
-    return torch.where(best_other.isfinite(), (reward - best_other).clamp_min(0.0), 0.0)
+    second = selection.max_of_others(reward, group)
+    return torch.where(second.isfinite(), (reward - second).clamp_min(0.0), 0.0)
 
 
 def max_likelihood(reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
@@ -161,15 +159,14 @@ def group_std(advantage: Tensor, reward: Tensor, group: Tensor, *, eps: Epsilon 
 def leave_one_out_std(advantage: Tensor, reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
     """A / (standard deviation of the other rewards of the group + eps), unscaled where that is 0: [N, T]. As in
     NeMo-RL's `calculate_baseline_and_std_per_prompt`."""
-    same = group[:, None] == group[None, :]
-    other = same & ~torch.eye(len(reward), dtype=torch.bool, device=reward.device)
-    count = other.sum(1)
-    mean = torch.where(other, reward[None, :], 0.0).sum(1) / count.clamp_min(1)
-    squares = torch.where(other, (reward[None, :] - mean[:, None]).square(), 0.0).sum(1)
-    largest = torch.where(other, reward[None, :], -torch.inf).amax(1)
-    smallest = torch.where(other, reward[None, :], torch.inf).amin(1)
-    std = (squares / (count - 1).clamp_min(1)).sqrt()
-    return advantage / torch.where(largest > smallest, std + eps, 1.0)[:, None]
+    count = selection.group_size(group)
+    centred = (reward - selection.group_sum(reward, group) / count).double()
+    # sums over the others, about the mean of all: the own deviation is taken out of both
+    squares = selection.group_sum(centred.square(), group) - centred.square()
+    variance = (squares - centred.square() / (count - 1).clamp_min(1)) / (count - 2).clamp_min(1)
+    varies = selection.max_of_others(reward, group) > -selection.max_of_others(-reward, group)
+    std = torch.where(varies, variance.clamp_min(0.0).sqrt() + eps, 1.0).to(advantage.dtype)
+    return advantage / std[:, None]
 
 
 def whiten(

@@ -61,19 +61,16 @@ def answer_entropy(
     of probability, each response weighing exp(mean log p of its tokens) or exp(sum of them). An answer -1 equals no
     other.
     """
-    distinct = torch.where(answer < 0, -1 - torch.arange(len(answer), device=answer.device), answer)
-    same_group = group[:, None] == group[None, :]
-    same_answer = same_group & (distinct[:, None] == distinct[None, :])
-    if estimate == "count":
-        log_weight = torch.zeros_like(logp_old[:, 0])
-    else:
-        log_weight = (logp_old * mask).sum(1)
-        if estimate == "length_normalised":
-            log_weight = log_weight / mask.sum(1).clamp_min(1)
-    weights = log_weight.double().expand(len(answer), -1)
-    of_answer = torch.where(same_answer, weights, -torch.inf).logsumexp(1)
-    of_group = torch.where(same_group, weights, -torch.inf).logsumexp(1)
-    log_share = of_answer - of_group
+    places = torch.arange(len(answer), device=answer.device)
+    distinct = torch.where(answer < 0, -1 - places, answer)
+    _, cluster = torch.unique(torch.stack([group, distinct]), dim=1, return_inverse=True)
+    log_weight = torch.zeros_like(logp_old[:, 0], dtype=torch.float64)
+    if estimate != "count":
+        log_weight = (logp_old * mask).sum(1).double()
+    if estimate == "length_normalised":
+        log_weight = log_weight / mask.sum(1).clamp_min(1)
+    of_group = selection.group_logsumexp(log_weight, group)
+    log_share = selection.group_logsumexp(log_weight, cluster) - of_group
     # each response carries its own part of its answer's q log q
-    part = (log_weight.double() - of_group).exp() * log_share
+    part = (log_weight - of_group).exp() * log_share
     return -selection.group_sum(part, group).to(logp_old.dtype)

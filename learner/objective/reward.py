@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from isentrope.learner.objective import selection
 from isentrope.learner.objective.schema import Count, Finite, Fraction, NonNegative, Share
 
 
@@ -38,14 +39,10 @@ def unlikeliness(
     """
     total = (logp_rollout * mask).sum(1)
     likelihood = total / mask.sum(1).clamp_min(1) if by == "mean" else total
-    same = group[:, None] == group[None, :]
-    place = torch.arange(len(reward), device=reward.device)
-    less = likelihood[None, :] < likelihood[:, None]
-    tie = (likelihood[None, :] == likelihood[:, None]) & (place[None, :] < place[:, None])
-    ascending = (same & (less | tie)).sum(1).to(reward.dtype)
+    ascending = selection.group_rank(likelihood, group)
     if rule == "paper":
         ascending = ascending + 1
-    return reward * (1 - beta * ascending / same.sum(1))
+    return reward * (1 - beta * ascending / selection.group_size(group))
 
 
 def stop_properly(reward: Tensor, truncated: Tensor, *, coef: Finite) -> Tensor:

@@ -60,13 +60,41 @@ def group_size(group: Tensor) -> Tensor:
     return size
 
 
+def group_max(value: Tensor, group: Tensor) -> Tensor:
+    """Largest `value` [N] in the group of each response: [N]."""
+    _, place = torch.unique(group, return_inverse=True)
+    largest = value.new_full((int(place.max()) + 1,), -torch.inf)
+    return largest.scatter_reduce_(0, place, value, "amax")[place]
+
+
 def group_varies(value: Tensor, group: Tensor) -> Tensor:
     """Whether `value` [N] differs within the group of each response: [N] bool.
 
     Compares the largest with the smallest: a variance of equal values that are not dyadic is not exactly 0.
     """
-    _, place = torch.unique(group, return_inverse=True)
     wide = value.double()
-    largest = wide.new_full((int(place.max()) + 1,), -torch.inf).scatter_reduce_(0, place, wide, "amax")
-    smallest = torch.full_like(largest, torch.inf).scatter_reduce_(0, place, wide, "amin")
-    return (largest > smallest)[place]
+    return group_max(wide, group) > -group_max(-wide, group)
+
+
+def max_of_others(value: Tensor, group: Tensor) -> Tensor:
+    """Largest `value` [N] among the other responses of the group: [N], -inf for a response that is alone."""
+    largest = group_max(value, group)
+    at_top = value == largest
+    only = at_top & (group_sum(at_top.to(value.dtype), group) == 1)
+    second = group_max(value.masked_fill(at_top, -torch.inf), group)
+    return torch.where(only, second, largest)
+
+
+def group_rank(value: Tensor, group: Tensor) -> Tensor:
+    """How many responses of the group have a smaller `value` [N], or the same and an earlier place: [N] int64."""
+    order = torch.argsort(value, stable=True)
+    order = order[torch.argsort(group[order], stable=True)]
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return place + group_max(-place.double(), group).long()
+
+
+def group_logsumexp(value: Tensor, group: Tensor) -> Tensor:
+    """log sum exp of `value` [N] over the group of each response: [N]."""
+    largest = group_max(value, group)
+    return largest + group_sum((value - largest).exp(), group).log()

@@ -52,3 +52,17 @@ def test_covariance_is_about_the_masked_means() -> None:
     mask = torch.tensor([[True, True, False]])
     found = selection.covariance(torch.tensor([[-1.0, -3.0, 50.0]]), torch.tensor([[2.0, 0.0, 50.0]]), mask)
     assert found.tolist() == [[1.0, 1.0, 0.0]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-1.0, 0.0, 0.25, 2.0])), min_size=1, max_size=20))
+def test_ranks_and_seconds_are_those_of_each_group(rows: list[tuple[int, float]]) -> None:
+    group = torch.tensor([g for g, _ in rows])
+    value = torch.tensor([v for _, v in rows], dtype=torch.float64)
+    rank, second = selection.group_rank(value, group), selection.max_of_others(value, group)
+    total = selection.group_logsumexp(value, group)
+    for place, (own, mine) in enumerate(rows):
+        others = [v for at, (g, v) in enumerate(rows) if g == own and at != place]
+        earlier = [v for at, (g, v) in enumerate(rows) if g == own and at < place]
+        assert rank[place] == sum(v < mine for v in others) + sum(v == mine for v in earlier)
+        assert second[place] == max(others, default=-torch.inf)
+        torch.testing.assert_close(total[place], value[group == own].logsumexp(0), rtol=1e-12, atol=1e-12)
