@@ -81,28 +81,13 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
     """Make the demo's model, run its recipe and write the report; a run that was stopped goes on."""
     started = time.time()
     set_defaults(offline=True)
-    from isentrope.demo import recipe
     from isentrope.demo.model import WEIGHTS, make_model, write_skeleton
+    from isentrope.demo.recipe import MODEL_FOLDER
 
-    first = output_dir or runfolder.RUNS / "demo"
-    for number in itertools.count(1):
-        path = (first if number == 1 else first.with_name(f"{first.name}-{number}")).absolute()
-        if runfolder.has_ended(path) or (output_dir is None and runfolder.is_held(path)):
-            continue
-        config, file = accept(from_values(recipe.RUN_FILE.with_name("demo"), recipe.table(path, options)))
-        longest = config.model.max_model_len
-        assert longest is not None, "the recipe sets it"
-        checked = check(config, file, Model(config.model.path, len(VOCABULARY), longest))
-        try:
-            folder = _claim(checked, path)
-        except RunFolderError:
-            if output_dir is not None:
-                raise
-            continue  # an unfinished demo with other options
-        break
+    checked, folder = _place_demo(options, output_dir)
     _show_notes(checked, console)
     with folder:
-        model = path / recipe.MODEL_FOLDER
+        model = folder.path / MODEL_FOLDER
         write_skeleton(model)
         make = functools.partial(make_model, model)
         return _run(Run(checked, folder, started, model=ModelPlan(model / WEIGHTS, make)), console)
@@ -200,6 +185,27 @@ def show_method(methods: Sequence[str], console: Console) -> int:
         source = merged.place(path).partition(" ")[2]
         console.print(f"{path} = {text}  [dim]# {source or 'default'}[/dim]", highlight=False, soft_wrap=True)
     return 0
+
+
+def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, RunFolder]:
+    """The demo in the first folder that is free for it: one that is finished stays, one that was stopped goes on."""
+    from isentrope.demo import recipe
+
+    first = output_dir or runfolder.RUNS / "demo"
+    numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    for path in map(Path.absolute, itertools.chain([first], numbered)):
+        if runfolder.has_ended(path):
+            continue
+        config, file = accept(from_values(recipe.RUN_FILE.with_name("demo"), recipe.table(path, options)))
+        longest = config.model.max_model_len
+        assert longest is not None, "the recipe sets it"
+        checked = check(config, file, Model(config.model.path, len(VOCABULARY), longest))
+        try:
+            return checked, _claim(checked, path)
+        except RunFolderError:
+            if output_dir is not None:
+                raise  # asked for: it belongs to other options, or another command is at work in it
+    raise AssertionError("numbers do not end")
 
 
 def _claim(checked: Checked, path: Path) -> RunFolder:

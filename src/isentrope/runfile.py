@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -222,7 +222,7 @@ def _rewrite(file: RunFile, model: type[Section], details: Sequence[ErrorDetails
 def _place(values: Mapping[str, object], detail: ErrorDetails) -> str:
     """Dotted place of an error, without the steps pydantic adds for the branches of a union."""
     place = ""
-    value: object = values
+    value: Any = values
     for step in detail["loc"]:
         if isinstance(value, Mapping) and (step in value or detail["type"] == "missing"):
             place, value = f"{place}.{step}" if place else str(step), value.get(step)
@@ -245,7 +245,7 @@ def _one(file: RunFile, place: str, details: Sequence[ErrorDetails], known: Sequ
 
 def _allowed(detail: ErrorDetails) -> str:
     if detail["type"] == "string_pattern_mismatch":
-        return f"text that matches {detail['ctx']['pattern']}"
+        return f"text that matches {detail.get('ctx', {})['pattern']}"
     if detail["type"] == "missing":
         return "a longer list"
     text = detail["msg"].partition("should be ")[2] or detail["msg"]

@@ -1,4 +1,4 @@
-"""What a run is doing is read from its broker while it lives and from its folder afterwards; modes change on request."""
+"""What a run does is read from its broker while it lives, from its folder afterwards; modes change on request."""
 
 import io
 import json

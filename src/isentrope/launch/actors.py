@@ -154,15 +154,16 @@ class Actors:
 
     def _bury(self, slot: _Slot) -> str:
         import ray
+        from ray.exceptions import RayActorError, RayTaskError
 
         try:
             ray.get(slot.future)
             why = "left"
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             if isinstance(error.cause, FATAL):
                 raise error.cause from None
             why = f"failed: {error.cause}"
-        except ray.exceptions.RayActorError:
+        except RayActorError:
             why = "died"
         slot.failures = 0 if slot.served else slot.failures + 1
         if slot.failures == MAX_FAILURES:

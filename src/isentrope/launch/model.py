@@ -36,14 +36,15 @@ class Making:
     def is_done(self) -> bool:
         """Is the model there? Raises why it will never be."""
         import ray
+        from ray.exceptions import RayError, RayTaskError
 
         done, _ = ray.wait([self._future], timeout=0)
         if not done:
             return False
         try:
             ray.get(self._future)
-        except ray.exceptions.RayError as error:
-            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, IsentropeError):
                 raise cause from None
             raise InternalError(f"the model could not be made: {cause}", where=str(self._log)) from None

@@ -101,6 +101,15 @@ def test_what_the_model_writes_is_text_not_markup(make_run: MakeRun) -> None:
     assert "&lt;script&gt;" in html
 
 
+def test_a_long_response_is_cut_and_says_so(make_run: MakeRun) -> None:
+    folder = make_run(batches=1)
+    line = {"batch": 0, "index": 0, "prompt": "p", "tokens": ["a"] * 8000, "entropy": [0.5] * 8000, "reward": 1.0}
+    (folder / "samples.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line | {"batch": 1}) + "\n")
+    html = report.write(folder).read_text(encoding="utf-8")
+    assert "… 7,600 more tokens" in text_of(html)
+    assert html.count('class="token"') == 2 * 400
+
+
 @pytest.mark.parametrize(
     ("missing", "instead"),
     [
