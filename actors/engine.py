@@ -30,6 +30,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine.utils import CoreEngineProcManager
 
 from isentrope.actors.receive import BACKEND, Tether
 from isentrope.errors import ConfigError, StorageError, UnreachableError
@@ -219,7 +220,8 @@ class Engine:
         while not self._llm.errored:
             if loop.time() >= probe_at and not self._load_lock.locked():
                 try:
-                    await asyncio.wait_for(self._llm.get_weight_version(), SILENT_S)
+                    async with asyncio.timeout(SILENT_S):
+                        await self._llm.get_weight_version()
                 except TimeoutError:
                     logger.error("engine silent for %.0f s: ending it", SILENT_S)
                     await asyncio.to_thread(self._host.close)
@@ -232,7 +234,7 @@ class Engine:
     def _died(self) -> EngineDiedError:
         self._manifest = None
         manager = self._llm.engine_core.resources.engine_manager
-        assert manager is not None
+        assert isinstance(manager, CoreEngineProcManager)
         codes = ", ".join(f"exit {code}" for code in manager.finished_procs().values())
         return EngineDiedError(
             f"the engine died ({codes or 'still there'})",

@@ -133,7 +133,8 @@ class Life:
             if beats % STRAY_BEATS == 0:
                 await self._call(self._port.refresh, [])
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), self._spec.heartbeat_s)
+                async with asyncio.timeout(self._spec.heartbeat_s):  # `wait_for` of 3.11 may swallow a cancellation
+                    await self._news.wait()
 
     def _state(self) -> ActorState:
         tokens, since = self._counted

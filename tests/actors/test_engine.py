@@ -1,26 +1,21 @@
 """The engine on a real vLLM with a tiny model: labels, log-probabilities, determinism, swaps, damage, death."""
 
 import asyncio
-import json
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 import pytest
+from tiny_model import Version, publish
 
-from isentrope.errors import ConfigError, StorageError
+from isentrope.errors import StorageError
 from isentrope.rollout.types import Int32
 from isentrope.rollout.weights import make_manifest
 
 if TYPE_CHECKING:
-    from conftest import Version
-
     from isentrope.actors.engine import Engine, Sample
 
 pytestmark = pytest.mark.slow
@@ -33,7 +28,7 @@ async def _generate(engine: "Engine", prompt: Int32, seeds: list[int], max_token
     return await engine.generate(prompt, seeds, max_tokens=max_tokens, temperature=1.0)
 
 
-def _largest_error(sample: "Sample", versions: "list[Version]", prompt: Int32) -> float:
+def _largest_error(sample: "Sample", versions: list[Version], prompt: Int32) -> float:
     """Of `logp`, against the forward pass of the version that each token's span names."""
     spans = np.searchsorted(sample.span_start, np.arange(len(sample.tokens)), side="right") - 1
     labels = sample.span_version[spans]
@@ -43,7 +38,7 @@ def _largest_error(sample: "Sample", versions: "list[Version]", prompt: Int32) -
 
 
 def test_tokens_have_the_log_probabilities_of_the_loaded_weights(
-    runner: asyncio.Runner, engine: "Engine", versions: "list[Version]"
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version]
 ) -> None:
     for version in versions[:2]:
         runner.run(engine.load(version.manifest))
@@ -53,7 +48,7 @@ def test_tokens_have_the_log_probabilities_of_the_loaded_weights(
 
 
 def test_a_swap_in_flight_loses_nothing_and_labels_every_token(
-    runner: asyncio.Runner, engine: "Engine", versions: "list[Version]"
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version]
 ) -> None:
     """300 long responses, so that after a swap not all can be computed anew at once."""
 
@@ -74,7 +69,7 @@ def test_a_swap_in_flight_loses_nothing_and_labels_every_token(
 
 
 def test_tokens_and_bits_depend_on_weights_prompt_and_seed_alone(
-    runner: asyncio.Runner, engine: "Engine", versions: "list[Version]"
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version]
 ) -> None:
     """Whatever arrives when, with cached prefixes, and through a swap to equal weights."""
     source = random.Random(0)
@@ -110,7 +105,7 @@ def test_tokens_and_bits_depend_on_weights_prompt_and_seed_alone(
 
 
 def test_responses_end_at_the_end_token_or_at_the_limit(
-    runner: asyncio.Runner, engine: "Engine", versions: "list[Version]"
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version]
 ) -> None:
     runner.run(engine.load(versions[0].manifest))
     samples = runner.run(_generate(engine, PROMPT, list(range(64)), 100))
@@ -125,8 +120,7 @@ def test_responses_end_at_the_end_token_or_at_the_limit(
 def test_after_bad_weights_nothing_is_served_until_a_good_load(
     runner: asyncio.Runner,
     engine: "Engine",
-    versions: "list[Version]",
-    publish: "Callable[[Path, int], Version]",
+    versions: list[Version],
     tmp_path: Path,
     damage: str,
 ) -> None:
@@ -169,9 +163,7 @@ def test_after_bad_weights_nothing_is_served_until_a_good_load(
     assert max(_largest_error(sample, versions[:2], PROMPT) for sample in samples) < LOGP_TOLERANCE
 
 
-def test_cancelled_requests_leave_the_engine(
-    runner: asyncio.Runner, engine: "Engine", versions: "list[Version]"
-) -> None:
+def test_cancelled_requests_leave_the_engine(runner: asyncio.Runner, engine: "Engine", versions: list[Version]) -> None:
     async def cancel() -> float:
         await engine.load(versions[0].manifest)
         running = asyncio.create_task(_generate(engine, PROMPT, list(range(256)), 400))

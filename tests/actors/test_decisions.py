@@ -1,0 +1,105 @@
+"""What an actor does next, for every combination of facts that matters."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isentrope.actors.decisions import Facts, RewardHealth, is_my_turn, is_stale, next_load, takes_groups
+from isentrope.rollout.types import version_of
+from isentrope.rollout.view import ActorState, Stage
+
+OLD, NOW, NEW = version_of(1, 3), version_of(1, 4), version_of(2, 1)
+
+facts = st.builds(
+    Facts,
+    loaded=st.sampled_from([0, OLD, NOW, NEW]),
+    newest=st.sampled_from([0, OLD, NOW, NEW]),
+    asked=st.sampled_from([0, OLD, NOW, NEW]),
+    groups=st.integers(0, 2),
+    evals=st.integers(0, 2),
+    my_turn=st.booleans(),
+)
+
+
+@pytest.mark.parametrize(
+    ("situation", "version", "takes"),
+    [
+        (Facts(loaded=0, newest=0), 0, False),
+        (Facts(loaded=0, newest=NOW), NOW, False),
+        (Facts(loaded=NOW, newest=NOW), 0, True),
+        (Facts(loaded=OLD, newest=NOW, groups=9), NOW, False),  # swaps under running groups
+        (Facts(loaded=OLD, newest=NOW, evals=1), 0, False),  # finishes the evaluation first
+        (Facts(loaded=OLD, newest=NOW, asked=OLD), 0, False),  # and takes what is left of it
+        (Facts(loaded=OLD, newest=NOW, asked=NOW), NOW, False),
+        (Facts(loaded=NOW, newest=NOW, asked=OLD), 0, True),  # somebody else serves it, or will
+        (Facts(loaded=NOW, newest=NOW, asked=OLD, my_turn=True, groups=1), 0, False),
+        (Facts(loaded=NOW, newest=NOW, asked=OLD, my_turn=True), OLD, False),
+        (Facts(loaded=NOW, newest=NOW, asked=NEW, my_turn=True), 0, True),  # not announced here yet
+        (Facts(loaded=NOW, newest=OLD), 0, True),  # a broker that came back with older state
+        (Facts(loaded=OLD, newest=NEW, groups=9), NEW, False),  # a new learner counts its batches from less
+    ],
+)
+def test_what_follows_from_a_situation(situation: Facts, version: int, takes: bool) -> None:
+    assert (next_load(situation), takes_groups(situation)) == (version, takes)
+
+
+@given(facts)
+def test_no_swap_changes_the_version_of_an_evaluation(situation: Facts) -> None:
+    if situation.evals and situation.loaded:
+        assert next_load(situation) == 0
+
+
+@given(facts)
+def test_running_groups_never_get_older_weights(situation: Facts) -> None:
+    if situation.groups and (version := next_load(situation)):
+        assert version > situation.loaded
+
+
+@given(facts)
+def test_whoever_takes_groups_serves_the_newest_weights(situation: Facts) -> None:
+    if takes_groups(situation):
+        assert situation.loaded >= situation.newest > 0 and next_load(situation) == 0
+
+
+@given(facts)
+def test_an_actor_comes_back_from_any_detour(situation: Facts) -> None:
+    """When all it holds is done and nobody asks for more, it loads the newest weights or has them."""
+    after = Facts(loaded=next_load(situation) or situation.loaded, newest=situation.newest)
+    assert next_load(after) == after.newest or after.loaded >= after.newest
+
+
+def _state(name: str, version: int, *, stage: Stage = Stage.SERVING, silent_s: float = 0.0) -> ActorState:
+    return ActorState(id=name, version=version, state=stage, silent_s=silent_s)
+
+
+@pytest.mark.parametrize(
+    ("actors", "expected"),
+    [
+        ([_state("a1", NOW)], ["a1"]),
+        ([_state("a1", NOW), _state("a2", NOW)], ["a1"]),
+        ([_state("a1", OLD), _state("a2", NOW)], []),
+        ([_state("a1", OLD, stage=Stage.STALE), _state("a2", NOW)], []),
+        ([_state("a1", OLD, silent_s=20.0), _state("a2", NOW)], ["a2"]),
+        ([_state("a1", OLD, stage=Stage.GONE), _state("a2", NOW)], ["a2"]),
+        ([_state("a1", NOW, stage=Stage.DRAINING), _state("a2", NOW)], ["a2"]),
+        ([_state("a1", 0, stage=Stage.SYNCING), _state("a2", NOW)], ["a2"]),
+        ([], []),
+    ],
+)
+def test_one_actor_goes_back_if_nobody_is_there(actors: list[ActorState], expected: list[str]) -> None:
+    turns = [name for name in ("a1", "a2") if is_my_turn(actors, name, OLD, limit_s=15.0)]
+    assert turns == expected
+
+
+def test_staleness_counts_batches_whoever_trained_them() -> None:
+    assert not is_stale(version_of(1, 3), version_of(1, 5), max_lag=2)
+    assert is_stale(version_of(1, 3), version_of(1, 6), max_lag=2)
+    assert not is_stale(version_of(1, 6), version_of(2, 3), max_lag=0)
+
+
+@given(st.lists(st.booleans(), max_size=400))
+def test_a_reward_is_broken_when_a_fifth_of_the_last_200_calls_failed(calls: list[bool]) -> None:
+    health = RewardHealth()
+    for failed in calls:
+        health.record(failed=failed)
+    assert health.broken == (sum(calls[-200:]) > 40)
