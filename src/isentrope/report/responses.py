@@ -12,6 +12,9 @@ SHADE_FULL_AT = 1.5
 
 SHOWN_PROMPTS = 4
 
+SHOWN_TOKENS = 400
+"""Of one response; a page that is to be read cannot hold thousands."""
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -27,6 +30,8 @@ class Answer:
     """A response and what it earned."""
 
     tokens: tuple[Token, ...]
+    left_out: int
+    """Tokens after those."""
     reward: str
     good: bool
     """The reward is above zero."""
@@ -62,9 +67,10 @@ def _by_prompt(samples: Iterable[Sample]) -> dict[int, list[Sample]]:
 def _answers(samples: Sequence[Sample]) -> tuple[Answer, ...]:
     return tuple(
         Answer(
-            tuple(_token(text, nats) for text, nats in zip(sample.tokens, sample.entropy, strict=True)),
-            f"{sample.reward:g}",
-            sample.reward > 0,
+            tokens=tuple(map(_token, sample.tokens[:SHOWN_TOKENS], sample.entropy[:SHOWN_TOKENS])),
+            left_out=max(0, len(sample.tokens) - SHOWN_TOKENS),
+            reward=f"{sample.reward:g}",
+            good=sample.reward > 0,
         )
         for sample in samples
     )
