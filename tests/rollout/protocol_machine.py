@@ -6,6 +6,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -267,26 +268,31 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def bytes_add_up(self) -> None:
-        """I5; reads the stream, so it sees what a learner would."""
-        keys = self.site.brokers[0].keys
-        client = self.site.brokers[0]
-        entries = client.run(lambda c: c.xrange(keys.traj))
+        """I5; the payloads themselves are added up."""
+        keys = self.broker.keys
+
+        def read(client: Any) -> Any:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.xrange(keys.traj).hgetall(keys.sizes).hget(keys.n, "bytes").info("stats")
+            return pipeline.execute()
+
+        entries, table, counted, stats = self.broker.run(read)
         sizes = {entry_id: len(fields.get(b"payload", b"")) for entry_id, fields in entries}
-        table = client.run(lambda c: c.hgetall(keys.sizes))
         assert {entry_id: int(size) for entry_id, size in table.items()} == sizes, "I5: sizes"
-        counted = client.run(lambda c: c.hget(keys.n, "bytes"))
         assert int(counted or 0) == sum(sizes.values()), "I5: bytes"
-        assert client.run(lambda c: c.info("stats"))["evicted_keys"] == 0
+        assert stats["evicted_keys"] == 0
 
     def teardown(self) -> None:
         if sys.exc_info()[0] is None and self.site.brokers:
             self.settle()
 
     def settle(self) -> None:
-        """I4: with all faults off, three more batches within sixty rounds."""
+        """I4: with all faults off, within sixty rounds, three more batches and the end of every seq issued so far."""
         self.start()
-        assert self.learner is not None
-        goal = self.learner.batch + 3
+        self.round()
+        learner = self.learner
+        assert learner is not None
+        batch, issued = learner.batch + 3, set(range(learner.port.view.cursor()))
         for _ in range(60):
             self.reap()
             for actor in self.actors:
@@ -294,7 +300,7 @@ class Protocol(RuleBasedStateMachine):
             self.live(Learner.sweep)
             self.round()
             self.every_seq_once()
-            if self.learner.batch >= goal:
+            if learner.batch >= batch and issued <= learner.trained | learner.retired.keys():
                 self.commit()
                 self.bytes_add_up()
                 return

@@ -228,6 +228,8 @@ class Learner:
         rows = [(entry.seq, entry.attempt, entry.id) for entry, _ in chosen]
         plan = {"batch": self.batch + 1, "weights": self.weights, "groups": rows}
         self.port.plan(self.batch + 1, json.dumps(plan).encode())
+        there = self.port.fetch([entry.id for entry, _ in chosen])
+        assert there == [entry for entry, _ in chosen], "I7: about to train what a successor could not repeat"
         _crash_if(crash == "after plan")
         self._apply(chosen)
         _crash_if(crash == "after update")
