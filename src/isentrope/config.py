@@ -34,7 +34,6 @@ MAY_CHANGE: Collection[str] = frozenset(
         "data.eval_prompts",  # evaluation is outside the ledger and trains nothing
         "data.eval_samples",
         "weights.keep",
-        "learner.mode",  # may change while running
         "learner.batches",  # a finished run may be prolonged
         "learner.micro_batch_tokens",  # packing: the gradient is the same, but for rounding
         "learner.gradient_checkpointing",
@@ -47,7 +46,10 @@ MAY_CHANGE: Collection[str] = frozenset(
         "learner.prometheus_port",
     }
 )
-"""Tables and keys that another start of the same run may change: they say where and how fast, not what is learned."""
+"""Tables and keys that another start of the same run may change: they say where and how fast, not what is learned.
+
+The mode is not among them: a run continues in the mode it was in, and changes it by `isentrope mode`.
+"""
 
 
 class Config(Section):

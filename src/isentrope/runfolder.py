@@ -17,7 +17,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from isentrope.environment import variable
-from isentrope.errors import ConfigError, RunFolderError, StorageError, UnreachableError
+from isentrope.errors import ConfigError, IsentropeError, RunFolderError, StorageError, UnreachableError
 from isentrope.rollout.broker import Broker
 from isentrope.rollout.server import private_url
 from isentrope.rollout.view import RunView
@@ -197,6 +197,15 @@ def read_outcome(path: Path) -> Outcome | None:
     with contextlib.suppress(FileNotFoundError):
         return Outcome.model_validate_json((path / OUTCOME).read_bytes())
     return None
+
+
+def blame(path: Path, error: IsentropeError) -> None:
+    """The run in this folder ended by an error that its learner knows nothing of; the learner's facts stay."""
+    facts: dict[str, JsonValue] = {}
+    with contextlib.suppress(FileNotFoundError):
+        facts = json.loads((path / OUTCOME).read_text(encoding="utf-8"))
+    why = {"what": error.what, "where": error.where, "fix": error.fix}
+    write_json(path / OUTCOME, {**facts, "status": "error", "exit_code": error.exit_code, **why})
 
 
 def newest(runs: Path) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from isentrope.config import Config
 from isentrope.environment import defaults, has_gpu
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.launch.broker import Place
 
 OBJECT_STORE_BYTES = 80 << 20
 """The least Ray accepts."""
@@ -24,6 +25,7 @@ class Resources:
     """What Ray has now."""
 
     gpus: int
+    nodes: int
     local: bool
 
     @property
@@ -48,7 +50,7 @@ def cluster(address: str) -> Iterator[Resources]:
             )
             stack.callback(ray.shutdown)
             _start(folder)
-        yield Resources(_gpus(), local=not address)
+        yield Resources(_gpus(), sum(node["Alive"] for node in ray.nodes()), local=not address)
 
 
 def _start(folder: str) -> None:
@@ -79,6 +81,15 @@ def _join(address: str) -> None:
         raise UnreachableError(
             f"no Ray at {address}: {str(error).splitlines()[0]}", fix="is the address that of the head node?"
         ) from None
+
+
+def require_broker_for_all(resources: Resources, config: Config, place: Place) -> None:
+    """ConfigError if there are machines that cannot reach a private broker."""
+    if place.socket and resources.nodes > 1:
+        raise ConfigError(
+            f"Ray has {resources.nodes} machines, and a private broker can be reached from one",
+            fix=f"start a Redis that all can reach, and set {config.redis.url_env} to its URL",
+        )
 
 
 def _gpus() -> int:

@@ -11,7 +11,7 @@ from isentrope.errors import RunFolderError
 from isentrope.launch import logs
 from isentrope.launch.actors import ActorPlan, Actors
 from isentrope.launch.broker import CommandBroker, Place
-from isentrope.launch.cluster import Resources, cluster, require_gpus
+from isentrope.launch.cluster import Resources, cluster, require_broker_for_all, require_gpus
 from isentrope.launch.guard import Guard
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner, LearnerPlan
@@ -48,6 +48,7 @@ def run(run: Run, progress: Progress) -> Outcome:
         progress.note(f"broker at {view.broker.place}; Ray starts")
         resources = stack.enter_context(cluster(run.ray_address))
         require_gpus(resources, config)
+        require_broker_for_all(resources, config, place)
         actors = Actors(_actor_plan(run, spec, place, resources), last_actor)
         parts = Parts(
             spec=spec,

@@ -18,7 +18,7 @@ from isentrope.rollout.control import Control, State
 from isentrope.rollout.spec import RunSpec
 from isentrope.rollout.view import ActorState, RunView
 from isentrope.rollout.waiting import why_waiting
-from isentrope.runfolder import Outcome, read_outcome
+from isentrope.runfolder import Outcome, blame, read_outcome
 
 INTERVAL_S = 0.5
 
@@ -99,10 +99,11 @@ class Supervisor:
             try:
                 for event in parts.actors.tend(facts.actors):
                     self._progress.note(event)
-            except IsentropeError:
+            except IsentropeError as error:
                 if facts.control is not None:
                     self._stop()
                     parts.learner.join(STOP_S)
+                blame(Path(parts.spec.output_dir), error)
                 raise
         self._progress.waiting(self._waits(facts))
 
@@ -118,7 +119,7 @@ class Supervisor:
     def _stop(self) -> None:
         self._parts.view.request("stop")
         self._stop_sent = True
-        self._progress.note("stopping: the learner ends its batch and writes a checkpoint; Ctrl-C again ends at once")
+        self._progress.note("stopping: the learner writes a checkpoint; Ctrl-C again ends at once")
 
     def _show_batches(self) -> None:
         for line in self._tail.read():
