@@ -61,6 +61,11 @@ class BatchFacts:
         """Updates that changed the weights."""
         return sum(update.applied for update in self.updates)
 
+    @property
+    def failed(self) -> bool:
+        """Updates were due, and none had a finite loss and gradient. Filters may also leave nothing to train on."""
+        return not self.applied and bool(self.prepared.tokens.any())
+
 
 class Trainer:
     """One rank's part in training and scoring. All methods are collective."""
