@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from isentrope import runfolder
-from isentrope.errors import ConfigError, RunFolderError, UnreachableError
+from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
 from isentrope.runfolder import Record, RunFolder
 
 
@@ -93,6 +93,20 @@ def test_beginning_forgets_how_the_run_ended_before(tmp_path: Path) -> None:
         assert folder.is_finished(10) and not folder.is_finished(11) and runfolder.has_ended(folder.path)
         folder.begin(_record())
         assert not folder.is_finished(10) and not runfolder.has_ended(folder.path)
+
+
+def test_blame_adds_to_what_the_learner_wrote(tmp_path: Path) -> None:
+    facts = {"status": "stopped", "exit_code": 0, "batches": 3, "idle_s": 1.5}
+    (tmp_path / runfolder.OUTCOME).write_text(json.dumps(facts))
+    runfolder.blame(tmp_path, RewardError("broke", where="here", fix="mend it"))
+    after = json.loads((tmp_path / runfolder.OUTCOME).read_text())
+    assert after == {**facts, "status": "error", "exit_code": 65, "what": "broke", "where": "here", "fix": "mend it"}
+
+
+def test_blame_needs_no_learner(tmp_path: Path) -> None:
+    runfolder.blame(tmp_path, RewardError("broke"))
+    outcome = runfolder.read_outcome(tmp_path)
+    assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 65, 0)
 
 
 def test_newest_run_is_the_one_that_began_last(tmp_path: Path) -> None:

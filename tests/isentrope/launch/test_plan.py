@@ -1,0 +1,36 @@
+"""What actors and onlookers are told of a run is what the run file says, and holds no secret."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from isentrope.check import Checked, Model
+from isentrope.config import load
+from isentrope.launch.plan import Run, make_record, make_spec
+from isentrope.runfolder import RunFolder
+
+
+@pytest.fixture
+def run(run_file: Path) -> Iterator[Run]:
+    config, file = load(run_file, ["run.seed=7", "actors.count=3", "actors.max_tries=2", "redis.max_bytes=99000000"])
+    checked = Checked(config, file, "c", "d", Model(str(run_file.parent / "model"), 46, 128), [])
+    with RunFolder.claim(run_file.parent / "out", config_digest="c", data_digest="d") as folder:
+        yield Run(checked, folder, time.time())
+
+
+def test_actors_are_told_what_the_run_file_says(run: Run) -> None:
+    spec = make_spec(run)
+    assert (spec.run, spec.seed, spec.config_digest, spec.vocab_size) == ("mine", 7, "c", 46)
+    assert (spec.max_tries, spec.max_bytes, spec.actors["count"]) == (2, 99_000_000, 3)
+    assert Path(spec.run_folder) == run.checked.file.folder and Path(spec.output_dir) == run.folder.path
+
+
+def test_record_names_the_variable_and_not_what_is_in_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISENTROPE_REDIS_URL", "redis://:secret@host:6379")
+    text = make_record(run, socket="", redis_version="6.2.14").model_dump_json()
+    assert "secret" not in text and "ISENTROPE_REDIS_URL" in text
+    assert {"redis", "ray", "torch", "vllm", "deepspeed"} <= set(
+        make_record(run, socket="", redis_version="7").versions
+    )
