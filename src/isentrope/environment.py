@@ -28,10 +28,10 @@ _ALWAYS = {
 
 _CPU = {
     "DS_ACCELERATOR": "cpu",  # DeepSpeed neither probes nor warns
+    "GLOO_SOCKET_IFNAME": "lo",  # engines and ranks share one machine; else they listen where its name points
     "OMP_NUM_THREADS": "1",  # ranks and engines share few cores; also what makes a run repeatable to the bit
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less; a laptop is not taken away
     "TORCHDYNAMO_DISABLE": "1",  # no Inductor, hence no compiler; never on a GPU
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 
