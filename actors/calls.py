@@ -14,7 +14,11 @@ _T = TypeVar("_T")
 
 
 class Caller:
-    """Makes calls that block, and goes on trying while the broker does not answer."""
+    """Makes calls that block, and goes on trying while the broker does not answer.
+
+    A task that is cancelled in a call first waits for the call's end, since a thread cannot be stopped: nothing may be
+    leased or published after all leases were handed back.
+    """
 
     def __init__(self, patience_s: float) -> None:
         """`patience_s`: how long a call is tried; the broker's client alone gives up after half a minute."""
@@ -24,19 +28,13 @@ class Caller:
         """Result of `call`."""
         deadline = time.monotonic() + self._patience_s
         while True:
+            running = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
             try:
-                return await asyncio.to_thread(call, *args, **kwargs)
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                await asyncio.gather(running, return_exceptions=True)
+                raise
             except UnreachableError as error:
                 if time.monotonic() > deadline:
                     raise
                 logger.warning("%s; trying again", error.what)
-
-    async def to_its_end(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """As `__call__`, but when cancelled it waits for `call` to end: no lease may be taken after all others were
-        handed back."""
-        calling = asyncio.ensure_future(self(call, *args, **kwargs))
-        try:
-            return await asyncio.shield(calling)
-        except asyncio.CancelledError:
-            await asyncio.wait({calling})
-            raise

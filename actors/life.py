@@ -266,7 +266,7 @@ class Life:
     async def _lease(self) -> None:
         while True:
             await self._changes.until(self._wants_groups)
-            orders = await self._call.to_its_end(self._port.take, self._free(), TAKE_S)
+            orders = await self._call(self._port.take, self._free(), TAKE_S)
             if self._grace_s is None:  # else they are handed back with all others
                 self._orders.begin(orders, self._tasks)
 
@@ -293,7 +293,7 @@ class Life:
         return bool(orders)
 
     async def _eval_orders(self, version: int, count: int) -> list[EvalOrder]:
-        return await self._call.to_its_end(self._port.take_eval, count, 0.0, version)
+        return await self._call(self._port.take_eval, count, 0.0, version)
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
