@@ -14,6 +14,7 @@ own pointer, which nobody reads any more.
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,8 +98,10 @@ class Store:
                 limit = _parse(bound)[0]
                 own = [name for name in self._existing() if _parse(name)[1] == incarnation and _parse(name)[0] <= limit]
                 yield from sorted(own, key=_parse, reverse=True)
-            bound = self._parent(incarnation)
+            bound, heir = self._parent(incarnation), incarnation
             incarnation = _parse(bound)[1] if bound else 0
+            if incarnation >= heir:
+                raise StorageError(f"claim {heir} names {bound} as its parent", where=str(self._claims))
 
     def folder(self, name: str) -> Path:
         """Where a finished checkpoint lies."""
@@ -235,7 +238,7 @@ def _write(path: Path, text: str) -> None:
 
 def _create_exclusively(path: Path, text: str) -> bool:
     """False if `path` exists. It never exists without its content, hence the link instead of an exclusive open."""
-    unfinished = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{UNFINISHED}")
+    unfinished = path.with_name(f"{path.name}-{secrets.token_hex(8)}{UNFINISHED}")
     _write(unfinished, text)
     try:
         os.link(unfinished, path)

@@ -98,7 +98,7 @@ def _open(job: LearnerJob, objective: Objective, team: Team, broker: Broker) -> 
     team.build(start.folder)
     rules = Rules(config.staleness.oldest_token, config.staleness.min_kept)
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
-    publisher = Publisher(team, incarnation, output_dir, job.weights.keep)
+    publisher = Publisher(team, spec, incarnation, job.weights.keep)
     saver = Saver(store, team, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir)
     return _Run(_Parts(job, objective, team, start, feeder, publisher, saver, examiner, sinks))
@@ -121,8 +121,8 @@ class _Run:
     def conduct(self) -> Outcome:
         """All of it."""
         feeder = self._parts.feeder
-        self._begin()
         try:
+            self._begin()
             finished = True
             while finished and self._batch < self._config.batches:
                 finished = self._train_next()
@@ -190,7 +190,7 @@ class _Run:
             correct_above=spec.data.correct_above,
         )
         facts = self._parts.team.train(arrays, self._schedule(ready.record.mode), self._controllers)
-        if not facts.applied:
+        if facts.failed:
             self._give_up(ready)
             return True
         self._nonfinite = 0
@@ -273,7 +273,7 @@ class _Run:
         state = start.model_copy(
             update={
                 "mode": self._mode,
-                "ledger": LedgerState.model_validate(facts.ledger),
+                "ledger": facts.ledger,
                 "controllers": self._controllers,
             }
         )

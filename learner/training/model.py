@@ -33,7 +33,13 @@ class Policy(nn.Module):
         """`use(logits [K, V], targets [K])`, called in here because ZeRO-3 has the parameters only while the network
         runs."""
         hidden = self._hidden_packed(packed) if self._runs_packed else self._hidden_padded(packed)
-        return use(self.network.get_output_embeddings()(hidden), packed.target)
+        return use(self._head(hidden), packed.target)
+
+    @property
+    def _head(self) -> nn.Module:
+        head = self.network.get_output_embeddings()
+        assert head is not None, "a causal language model has an output layer"
+        return head
 
     @torch.no_grad()
     def check_head(self, device: torch.device) -> None:
@@ -41,7 +47,7 @@ class Policy(nn.Module):
         ids = torch.arange(PROBE_TOKENS, device=device)[None]
         whole = self.network(input_ids=ids, use_cache=False).logits
         hidden = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        if not torch.allclose(whole, self.network.get_output_embeddings()(hidden)):
+        if not torch.allclose(whole, self._head(hidden)):
             raise ConfigError(
                 f"{type(self.network).__name__} changes its logits after the output layer, which is not supported",
                 where="model.path",

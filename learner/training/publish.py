@@ -1,6 +1,7 @@
 """Puts the weights of one version into safetensors shards. Knows tensors and files; what a manifest says is
 `rollout/weights.py`'s business, and who is told the caller's."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +69,8 @@ class _Shards:
             unfinished.replace(path)
         except (OSError, SafetensorError) as error:
             self._failure = error
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
         self._files.append(path.name)
         self._tensors, self._bytes = {}, 0
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import get_node_local_rank
 
 ROLL_CALL_S = 5.0
 
@@ -30,12 +31,12 @@ class Ranks:
         """`timeout_s`: how long a rank waits for the others in any of these calls."""
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-        self._absent_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=ROLL_CALL_S))
+        self._group = _new_group(timeout_s)
+        self._absent_group = _new_group(ROLL_CALL_S)
         self.device = torch.device("cpu")
         """Where this rank's network lives."""
         if torch.cuda.is_available():
-            self.device = torch.device("cuda", dist.get_node_local_rank())
+            self.device = torch.device("cuda", get_node_local_rank())
             torch.cuda.set_device(self.device)
         self.places = [str(place) for place in self.gather(f"{socket.gethostname()}, pid {os.getpid()}")]
 
@@ -76,3 +77,9 @@ class Ranks:
             if self.rank == 0:
                 places = "; ".join(f"rank {rank}: {place}" for rank, place in enumerate(self.places))
                 logger.error("ranks missing while %s: %s (%s)", doing, error, places)
+
+
+def _new_group(timeout_s: float) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    assert isinstance(group, dist.ProcessGroup), "every rank is in it"
+    return group

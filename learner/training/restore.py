@@ -31,12 +31,9 @@ def choose_start(store: Store, team: Team, new: State) -> Start:
     """
     for name in store.lineage():
         try:
-            problem = team.check(store.folder(name), store.files(name))
-            state = store.state(name)
+            state = _checked(name, store, team)
         except StorageError as error:
-            problem = f"{error.what} ({error.where})"
-        if problem:
-            logger.warning("checkpoint %s is skipped: %s", name, problem)
+            logger.warning("checkpoint %s is skipped: %s (%s)", name, error.what, error.where)
             continue
         _compare(name, state, new)
         logger.info("continuing from checkpoint %s", name)
@@ -48,6 +45,12 @@ def choose_start(store: Store, team: Team, new: State) -> Start:
             fix="restore the folder, or begin anew with another run.output_dir",
         )
     return Start(new, None)
+
+
+def _checked(name: str, store: Store, team: Team) -> State:
+    if problem := team.check(store.folder(name), store.files(name)):
+        raise StorageError(problem, where=name)
+    return store.state(name)
 
 
 def _compare(name: str, state: State, new: State) -> None:

@@ -5,12 +5,13 @@ The order of the steps is what exactly-once rests on: shards, manifest, name, po
 
 import json
 import logging
+from pathlib import Path
+from typing import Protocol
 
 from isentrope.errors import StorageError
-from isentrope.learner.intake.feeder import CommitFacts, Feeder
-from isentrope.learner.training.checkpoint import State, Store
+from isentrope.learner.intake.feeder import CommitFacts
+from isentrope.learner.training.checkpoint import FileFacts, State, Store
 from isentrope.learner.training.crash import crash_point
-from isentrope.learner.training.team import Team
 
 MAX_FAILURES = 3
 """Checkpoints in a row that the disk may refuse."""
@@ -18,10 +19,22 @@ MAX_FAILURES = 3
 logger = logging.getLogger(__name__)
 
 
+class Writer(Protocol):
+    """Writes tensors: `Team`."""
+
+    def save(self, folder: Path, batch: int) -> dict[str, FileFacts]: ...
+
+
+class Committer(Protocol):
+    """Tells the broker: `Feeder`."""
+
+    def commit(self, facts: CommitFacts, ckpt: str) -> None: ...
+
+
 class Saver:
     """The checkpoints of one learner."""
 
-    def __init__(self, store: Store, team: Team, keep: int) -> None:
+    def __init__(self, store: Store, team: Writer, keep: int) -> None:
         """`keep`: how many checkpoints stay."""
         self._store = store
         self._team = team
@@ -29,7 +42,7 @@ class Saver:
         self._failures = 0
         self._saved = -1
 
-    def save(self, state: State, facts: CommitFacts, feeder: Feeder) -> None:
+    def save(self, state: State, facts: CommitFacts, feeder: Committer) -> None:
         """Make a checkpoint of `state`, whose ledger is that of `facts`, and let the broker forget what it covers.
 
         Nothing is done if the newest checkpoint is of this batch. A refusing disk costs the checkpoint, not the run:

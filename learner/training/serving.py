@@ -6,7 +6,6 @@ Knows manifests and actors' reports; not what weights are.
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from isentrope.errors import StorageError
 from isentrope.learner.intake.feeder import Feeder
@@ -14,6 +13,7 @@ from isentrope.learner.training.team import Team
 from isentrope.learner.training.waits import Wait
 from isentrope.rollout.learner_port import LearnerPort
 from isentrope.rollout.reaper import SILENT_BEATS
+from isentrope.rollout.spec import RunSpec
 from isentrope.rollout.types import version_of
 from isentrope.rollout.view import ActorState, Stage
 from isentrope.rollout.weights import Manifest, prune
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 class Publisher:
     """The versions of one learner."""
 
-    def __init__(self, team: Team, incarnation: int, output_dir: Path, keep: int) -> None:
+    def __init__(self, team: Team, spec: RunSpec, incarnation: int, keep: int) -> None:
         """`keep`: how many of its newest versions stay on the disk, beside those that actors still use."""
-        self._team = team
         self.incarnation = incarnation
-        self._output_dir = output_dir
+        self._team = team
+        self._spec = spec
         self._keep = keep
         self._written: list[Manifest] = []
         self._failures = 0
@@ -77,24 +77,22 @@ class Publisher:
         """Wait until every actor serves these very weights, or is gone."""
         late: list[str] = []
         wait = Wait(self._team, timeout_s, lambda: ", ".join(late), f"version {manifest.version} at all actors")
-        while True:
-            limit_s = feeder.call(lambda port: SILENT_BEATS * port.spec.heartbeat_s)
-            actors = feeder.call(LearnerPort.actors)
-            late = [_lateness(actor, manifest) for actor in actors if _is_late(actor, manifest, limit_s)]
-            if not late:
-                return
+        gone_s = SILENT_BEATS * self._spec.heartbeat_s
+        while late := [
+            _lateness(actor, manifest) for actor in feeder.call(LearnerPort.actors) if _is_late(actor, manifest, gone_s)
+        ]:
             wait.tick()
             time.sleep(POLL_S)
 
     def _prune(self, actors: Sequence[ActorState]) -> None:
         keep = {manifest.version for manifest in self._written[-self._keep :]}
-        prune(self._output_dir, keep | {actor.version for actor in actors if actor.state is not Stage.GONE})
+        prune(self._spec.output_dir, keep | {actor.version for actor in actors if actor.state is not Stage.GONE})
 
 
-def _is_late(actor: ActorState, manifest: Manifest, limit_s: float) -> bool:
+def _is_late(actor: ActorState, manifest: Manifest, gone_s: float) -> bool:
     """An actor that still starts, has failed, leaves or is silent serves nothing; the others must serve `manifest`."""
     served = (actor.version, actor.digest) == (manifest.version, manifest.digest)
-    return actor.state in _IN_USE and actor.silent_s <= limit_s and not served
+    return actor.state in _IN_USE and actor.silent_s <= gone_s and not served
 
 
 def _lateness(actor: ActorState, manifest: Manifest) -> str:

@@ -47,6 +47,12 @@ class Prometheus:
                 f"port {port} cannot be opened: {error.strerror}", where="learner.prometheus_port", fix="choose another"
             ) from None
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        host, port, *_ = self._server.server_address
+        return str(host), int(port)
+
     def write(self, batch: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
             self._value.labels(name).set(value)

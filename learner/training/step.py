@@ -23,7 +23,7 @@ from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.batch import Packed
 from isentrope.learner.objective.batch import LossParts
 from isentrope.learner.training.model import Policy
-from isentrope.learner.training.shards import ShardFiles, load_random_state, save_random_state
+from isentrope.learner.training.shards import ShardFiles, load_random_state
 
 Surrogate = Callable[[Tensor, Tensor], LossParts]
 """(logp [n, T], entropy [n, T]) -> their part of the loss; both on the CPU, as everything an objective sees."""
@@ -99,14 +99,10 @@ class Stepper:
         """Write this rank's part of the full state into `folder`, which exists; what the disk refused, or nothing."""
         files = ShardFiles()
         self._engine.checkpoint_engine = files
-        try:
-            state = {"updates": self.updates}
-            self._engine.save_checkpoint(folder.parent, tag=folder.name, client_state=state, save_latest=False)
-            save_random_state(folder / _random_file())
-        except OSError as error:  # of what is not written by `files`: DeepSpeed's recovery script, by rank 0
-            files.error = error
-            dist.barrier()  # the others wait in it
-        return "" if files.error is None else str(files.error)
+        state = {"updates": self.updates}
+        self._engine.save_checkpoint(folder.parent, tag=folder.name, client_state=state, save_latest=False)
+        files.save_random_state(folder / _random_file())
+        return files.problem
 
     def load(self, folder: Path) -> None:
         """Continue exactly where `save` was called, with as many ranks. Only once, before the first update."""
@@ -178,7 +174,11 @@ def _initialize(policy: Policy, config: LearnerConfig, device: torch.device) -> 
     )
     size = sum(parameter.numel() for parameter in policy.parameters())
     settings = _settings(config, policy.dtype, min(size, BUCKET_ELEMENTS))
+    engine: Any
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
+    # DeepSpeed 0.19 puts a copy of a script beside the shards. Nobody needs it, and a disk that refuses it raises on
+    # rank 0 alone, while the others wait in the next collective.
+    engine._copy_recovery_script = lambda save_path: None
     return engine
 
 

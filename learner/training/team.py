@@ -140,7 +140,7 @@ class Team:
     def _build(self, checkpoint: str) -> str:
         """Why the model cannot be loaded somewhere; asked before the first call that needs all ranks."""
         spec, config, device = self._job.spec, self._job.config, self.ranks.device
-        problem = ""
+        policy, problem = None, ""
         try:
             policy = load_policy(
                 spec.model_dir,
@@ -150,7 +150,8 @@ class Team:
             )
         except ConfigError as error:
             problem = error.what
-        if problems := [str(each) for each in self.ranks.gather(problem) if each]:
+        problems = [str(each) for each in self.ranks.gather(problem) if each]
+        if policy is None or problems:
             return problems[0]
         self._stepper = Stepper(policy, spec.sampling.temperature, config, device)
         if checkpoint:

@@ -4,7 +4,7 @@ Knows clocks and who can be asked what is missing; not what is waited for.
 """
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,7 +20,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -33,12 +33,13 @@ class Stopwatch:
 
     def add(self, name: str, seconds: float) -> None:
         """Count `seconds` as `name`."""
-        self._seconds[name] += seconds  # type: ignore[assignment]
+        self._seconds[name] += seconds
 
     def take(self) -> dict[str, float]:
         """All counts; they begin again at 0."""
-        seconds, self._seconds = self._seconds, Counter()
-        return dict(seconds)
+        seconds = dict(self._seconds)
+        self._seconds.clear()
+        return seconds
 
     @property
     def total_s(self) -> float:

@@ -1,0 +1,29 @@
+"""One rank alone, for what needs a process group but no company; and a small model on the disk."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from toy_run import make_model
+
+from isentrope.learner.training.ranks import Ranks
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that was not trained."""
+    return make_model(tmp_path_factory.mktemp("toy") / "model")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """A group of one."""
+    meeting = f"file://{tmp_path_factory.mktemp('group') / 'store'}"
+    dist.init_process_group("gloo", rank=0, world_size=1, init_method=meeting)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Ranks(30.0)
+    torch.set_num_threads(threads)
+    dist.destroy_process_group()

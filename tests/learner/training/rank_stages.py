@@ -1,0 +1,155 @@
+"""One rank of the checks that need DeepSpeed: `rank_stages.py MODEL FOLDER RESULTS STAGE...`; rank 0 writes RESULTS."""
+
+import json
+import math
+import resource
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from isentrope import environment
+
+environment.set_defaults(offline=True)
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from torch import Tensor  # noqa: E402
+from toy_batch import make_toy_arrays  # noqa: E402
+
+from isentrope.learner.config import LearnerConfig  # noqa: E402
+from isentrope.learner.intake.batch import pack  # noqa: E402
+from isentrope.learner.objective.batch import LossParts  # noqa: E402
+from isentrope.learner.training.model import load_policy  # noqa: E402
+from isentrope.learner.training.ranks import Ranks  # noqa: E402
+from isentrope.learner.training.step import Micro, Step, Stepper  # noqa: E402
+
+ARRAYS = make_toy_arrays(groups=6, group_size=4)
+ADVANTAGE = torch.randn(24, generator=torch.Generator().manual_seed(0))
+TOKENS = float(ARRAYS.mask.sum())
+SHARES = [
+    [(0, 1, 2), (3, 4, 5, 6, 7, 8, 9), (10,)],
+    [(11, 12, 13, 14, 15, 16, 17, 18, 19), (20, 21, 22, 23), ()],
+]
+"""Micro-batches of each rank: uneven, and one without responses."""
+CPU = torch.device("cpu")
+
+
+def micro(rows: tuple[int, ...], *, factor: float = 1.0) -> Micro:
+    mask = torch.from_numpy(ARRAYS.mask[list(rows)])
+    weight = ADVANTAGE[list(rows)][:, None] * mask
+
+    def surrogate(logp: Tensor, entropy: Tensor) -> LossParts:
+        loss = -(weight * logp + 0.01 * mask * entropy).sum() / TOKENS * factor
+        return LossParts(loss, {"entropy": (entropy.detach() * mask).sum()}, {})
+
+    return Micro(pack(ARRAYS, rows), surrogate)
+
+
+def reference(model: str) -> dict[str, Tensor]:
+    """The gradient by plain PyTorch, in one process and one micro-batch."""
+    policy = load_policy(model, dtype=torch.float32, device=CPU, gradient_checkpointing=False)
+    whole = micro(tuple(range(24)))
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        y = torch.log_softmax(logits / 0.7, 1)
+        logp, entropy = y.gather(1, targets[:, None])[:, 0], -(y.exp() * y).sum(1)
+        return whole.surrogate(whole.packed.to_padded(logp), whole.packed.to_padded(entropy)).loss
+
+    policy(whole.packed, loss).backward()
+    return {name: parameter.grad for name, parameter in policy.named_parameters() if parameter.grad is not None}
+
+
+def make_stepper(model: str, stage: int) -> Stepper:
+    config = LearnerConfig(zero_stage=stage, learning_rate=1e-3, warmup_updates=4, max_grad_norm=0.5)
+    policy = load_policy(model, dtype=torch.float32, device=CPU, gradient_checkpointing=stage == 1)
+    return Stepper(policy, 0.7, config, CPU)
+
+
+def update(stepper: Stepper, *, factor: float = 1.0) -> Step:
+    return stepper.update([micro(rows, factor=factor) for rows in SHARES[dist.get_rank()]])
+
+
+def weights(stepper: Stepper) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in stepper.parameters()}
+
+
+def capture_gradient(stepper: Stepper) -> dict[str, Tensor]:
+    """The summed gradient at the moment it would be applied."""
+    from deepspeed.utils import safe_get_full_grad
+
+    caught: dict[str, Tensor] = {}
+    apply = stepper._apply
+
+    def catch() -> tuple[bool, float]:
+        for name, parameter in stepper.policy.named_parameters():
+            gradient: Any = parameter.grad if stepper._config.zero_stage == 0 else safe_get_full_grad(parameter)
+            caught[name] = gradient.clone()
+        return apply()
+
+    stepper._apply = catch
+    update(stepper)
+    stepper._apply = apply
+    return caught
+
+
+def refused_save(stepper: Stepper, folder: Path) -> str:
+    """What `save` says on this rank when no file may grow beyond 20 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        return stepper.save(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def check(model: str, folder: Path, stage: int, ranks: Ranks) -> dict[str, Any]:
+    """Everything that is to be seen of one ZeRO stage."""
+    facts: dict[str, Any] = {}
+    wanted = reference(model)
+    stepper = make_stepper(model, stage)
+    before = weights(stepper)
+    got = capture_gradient(stepper)
+    scale = max(float(gradient.abs().max()) for gradient in wanted.values())
+    facts["names"] = sorted(before) == sorted(name.removeprefix("network.") for name in wanted)
+    facts["error"] = max(float((got[name] - wanted[name]).abs().max()) for name in wanted) / scale
+    facts["norm"] = [float(torch.stack([g.norm() for g in wanted.values()]).norm()), update(stepper).grad_norm]
+
+    before = weights(stepper)
+    spoilt = update(stepper, factor=math.inf if ranks.rank == 1 else 1.0)
+    after = weights(stepper)
+    facts["spoilt"] = ranks.gather(
+        {"applied": spoilt.applied, "unchanged": all(torch.equal(before[name], after[name]) for name in before)}
+    )
+
+    refused, kept = folder / f"refused-{stage}", folder / f"kept-{stage}"
+    if ranks.rank == 0:
+        refused.mkdir()
+        kept.mkdir()
+    ranks.gather(None)
+    facts["refused"] = ranks.gather(refused_save(stepper, refused))
+    facts["saved"] = ranks.gather(stepper.save(kept))
+    random = torch.rand(3)
+    for _ in range(3):
+        update(stepper)
+    again = make_stepper(model, stage)
+    again.load(kept)
+    facts["random"] = ranks.gather(torch.equal(random, torch.rand(3)))
+    for _ in range(3):
+        update(again)
+    straight, resumed = weights(stepper), weights(again)
+    facts["bitwise"] = ranks.gather(all(torch.equal(straight[name], resumed[name]) for name in straight))
+    facts["moved"] = not torch.equal(before["model.norm.weight"], straight["model.norm.weight"])
+    facts["updates"] = again.updates
+    facts["digest"] = float(sum(value.double().abs().sum() for value in straight.values()))
+    return facts
+
+
+if __name__ == "__main__":
+    model, folder, results, *stages = sys.argv[1:]
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    ranks = Ranks(60.0)
+    facts = {stage: check(model, Path(folder), int(stage), ranks) for stage in stages}
+    if ranks.rank == 0:
+        Path(results).write_text(json.dumps(facts))
+    dist.destroy_process_group()

@@ -1,0 +1,90 @@
+"""The policy's logits are the network's own, at exactly the positions that predict a response."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from toy_batch import make_toy_arrays
+from transformers import AutoConfig, AutoModelForCausalLM, GraniteConfig, PreTrainedModel
+
+from isentrope.errors import ConfigError
+from isentrope.learner.intake.batch import Arrays, pack
+from isentrope.learner.training.model import Policy, load_policy
+
+CPU = torch.device("cpu")
+ARRAYS = make_toy_arrays(groups=3, group_size=4)
+
+
+def load(folder: Path, *, gradient_checkpointing: bool = False) -> Policy:
+    return load_policy(str(folder), dtype=torch.float32, device=CPU, gradient_checkpointing=gradient_checkpointing)
+
+
+def logits_of(policy: Policy, rows: tuple[int, ...]) -> Tensor:
+    """[K, V]"""
+    return policy(pack(ARRAYS, rows), lambda logits, targets: logits)
+
+
+def row_by_row(network: PreTrainedModel, arrays: Arrays, row: int) -> Tensor:
+    """Logits of one response, by the network as it is, alone and unpadded."""
+    group, length = arrays.group[row], arrays.length[row]
+    prompt = arrays.prompt[group, : arrays.prompt_length[group]]
+    ids = torch.tensor([*prompt, *arrays.tokens[row, :length]])[None].long()
+    return network(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+
+
+@torch.no_grad()
+def test_logits_are_those_of_each_response_alone(toy_model: Path) -> None:
+    policy, rows = load(toy_model), (0, 3, 7, 11)
+    alone = torch.cat([row_by_row(policy.network, ARRAYS, row) for row in rows])
+    torch.testing.assert_close(logits_of(policy, rows), alone, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_targets_are_the_tokens_that_were_sampled(toy_model: Path) -> None:
+    targets = load(toy_model)(pack(ARRAYS, (2, 5)), lambda logits, targets: targets)
+    sampled = [ARRAYS.tokens[row, : ARRAYS.length[row]].tolist() for row in (2, 5)]
+    assert targets.tolist() == [*sampled[0], *sampled[1]]
+
+
+def test_an_empty_micro_batch_reaches_every_parameter_with_zero(toy_model: Path) -> None:
+    """Else a rank without work would skip collectives that the others wait in."""
+    policy = load(toy_model)
+    logits_of(policy, ()).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in policy.named_parameters()}
+    assert all(gradient is not None and not gradient.any() for gradient in gradients.values())
+
+
+def test_checkpointed_activations_change_no_gradient(toy_model: Path) -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        policy = load(toy_model, gradient_checkpointing=checkpointed)
+        logits_of(policy, (0, 1, 2)).square().sum().backward()
+        gradients.append([parameter.grad for parameter in policy.parameters()])
+    assert all(torch.equal(plain, again) for plain, again in zip(*gradients, strict=True))
+
+
+def test_there_is_no_dropout(tmp_path: Path, toy_model: Path) -> None:
+    config = AutoConfig.from_pretrained(toy_model, attention_dropout=0.5)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy = load(tmp_path, gradient_checkpointing=True)
+    assert torch.equal(logits_of(policy, (0, 1)), logits_of(policy, (0, 1)))
+
+
+def test_an_architecture_that_scales_its_logits_is_refused(toy_model: Path) -> None:
+    load(toy_model).check_head(CPU)
+    config = GraniteConfig(
+        vocab_size=46,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=32,
+        logits_scaling=4,
+    )
+    with pytest.raises(ConfigError, match="GraniteForCausalLM changes its logits"):
+        Policy(AutoModelForCausalLM.from_config(config)).check_head(CPU)
+
+
+def test_a_folder_without_model_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model cannot be loaded"):
+        load(tmp_path)

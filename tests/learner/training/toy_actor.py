@@ -1,0 +1,139 @@
+"""An actor in a thread: the real port and the published weights, but plain transformers instead of an engine.
+
+Groups are sampled one at a time in one fixed shape, so what it answers depends on weights and seeds only.
+"""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from isentrope.rollout.actor_port import ActorPort
+from isentrope.rollout.broker import Broker
+from isentrope.rollout.control import State
+from isentrope.rollout.prompts import open_prompts, tokenize
+from isentrope.rollout.rows import Row
+from isentrope.rollout.seeds import eval_seed, sampling_seed
+from isentrope.rollout.spec import RunSpec
+from isentrope.rollout.types import EvalOrder, EvalResult, Finish, Group, Response, WorkOrder
+from isentrope.rollout.view import ActorState, Stage
+from isentrope.rollout.weights import Manifest, verify
+
+
+class ToyActor(threading.Thread):
+    """Serves `run` until it is told to stop; `error` is what it died of."""
+
+    def __init__(self, url: str, run: str, name: str = "a1") -> None:
+        super().__init__(name=name, daemon=True)
+        self.error: BaseException | None = None
+        self.served = 0
+        self._broker = Broker.connect(url, run)
+        self._port = ActorPort(self._broker, name)
+        self._stopped = threading.Event()
+        self._manifest: Manifest | None = None
+        self._waiting: list[WorkOrder] = []
+        self._beat_at = 0.0
+
+    def stop(self) -> None:
+        """End it, and hand back its leases."""
+        self._stopped.set()
+        self.join(30)
+        self._broker.close()
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            spec = self._port.spec(60.0)
+            self._load_skeleton(spec)
+            while not self._stopped.is_set():
+                self._turn(spec)
+            self._port.leave()
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def _load_skeleton(self, spec: RunSpec) -> None:
+        self._network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.model_dir)).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(spec.model_dir)
+        self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
+
+    def _turn(self, spec: RunSpec) -> None:
+        newest = self._port.weights()
+        if newest is not None and newest != self._manifest:
+            self._load(newest)
+        if self._manifest is None or self._port.control().state is State.STOP:
+            self._heartbeat(Stage.JOINING)
+            time.sleep(0.02)
+            return
+        self._heartbeat(Stage.SERVING)
+        for order in self._port.take_eval(1, 0.0, self._manifest.version):
+            self._port.publish_eval(self._evaluate(order, spec), order)
+        self._waiting += self._port.take(1, 0.02) if not self._waiting else []
+        ready = [order for order in self._waiting if order.min_version <= self._manifest.version]
+        self._waiting = [order for order in self._waiting if order not in ready]
+        for order in ready:
+            self._port.publish(self._answer(order, spec), order)
+            self.served += 1
+
+    def _load(self, manifest: Manifest) -> None:
+        weights = {name: value for path in verify(manifest) for name, value in load_file(path).items()}
+        missing, unexpected = self._network.load_state_dict(weights, strict=False)
+        assert set(missing) <= {"lm_head.weight"} and not unexpected, (missing, unexpected)
+        self._manifest, self._beat_at = manifest, 0.0
+
+    def _heartbeat(self, stage: Stage) -> None:
+        if time.monotonic() < self._beat_at:
+            return
+        version, digest = (self._manifest.version, self._manifest.digest) if self._manifest else (0, "")
+        self._port.heartbeat(ActorState(id=self._port.actor, state=stage, version=version, digest=digest))
+        self._beat_at = time.monotonic() + 0.3
+
+    def _answer(self, order: WorkOrder, spec: RunSpec) -> Group:
+        prompt = self._prompt(self._prompts.train(order.seq), spec)
+        seeds = [sampling_seed(spec.seed, order.seq, order.attempt, index) for index in range(spec.sampling.group_size)]
+        return self._group(prompt, seeds, spec, order.seq, order.attempt)
+
+    def _evaluate(self, order: EvalOrder, spec: RunSpec) -> EvalResult:
+        prompt = self._prompt(self._prompts.eval(order.index), spec)
+        seeds = [eval_seed(spec.seed, order.name, order.index, sample) for sample in range(order.samples)]
+        return EvalResult(order.name, order.version, self._group(prompt, seeds, spec, order.index, 0))
+
+    def _prompt(self, row: Row, spec: RunSpec) -> np.ndarray:
+        return tokenize(row, self._tokenizer, max_new_tokens=spec.sampling.max_new_tokens, max_model_len=128).ids
+
+    @torch.no_grad()
+    def _group(self, prompt: np.ndarray, seeds: list[int], spec: RunSpec, seq: int, attempt: int) -> Group:
+        assert self._manifest is not None
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        ids = torch.from_numpy(np.tile(prompt.astype(np.int64), (len(seeds), 1)))
+        logps = []
+        for _ in range(spec.sampling.max_new_tokens):
+            logits = self._network(input_ids=ids, use_cache=False).logits[:, -1] / spec.sampling.temperature
+            noise = torch.stack([torch.rand(logits.shape[1], generator=each) for each in generators])
+            token = (logits - torch.log(-torch.log(noise))).argmax(1, keepdim=True)
+            logps.append(torch.log_softmax(logits, 1).gather(1, token))
+            ids = torch.cat([ids, token], 1)
+        tokens = ids[:, len(prompt) :].numpy().astype(np.int32)
+        logp = torch.cat(logps, 1).numpy().astype(np.float32)
+        responses = [self._response(t, p, seed, spec) for t, p, seed in zip(tokens, logp, seeds, strict=True)]
+        return Group(seq, attempt, self._port.actor, prompt, tuple(responses), spec.sampling.temperature)
+
+    def _response(self, tokens: np.ndarray, logp: np.ndarray, seed: int, spec: RunSpec) -> Response:
+        """The reward is the share of small token ids: something any network learns quickly."""
+        assert self._manifest is not None
+        ends = np.flatnonzero(tokens == self._tokenizer.eos_token_id)
+        length = int(ends[0]) + 1 if len(ends) else len(tokens)
+        return Response(
+            tokens=tokens[:length],
+            logp_rollout=logp[:length],
+            mask=np.ones(length, np.bool_),
+            span_start=np.zeros(1, np.int32),
+            span_version=np.full(1, self._manifest.version, np.int64),
+            finish=Finish.STOP if len(ends) else Finish.LENGTH,
+            reward=float((tokens[:length] < 23).mean()),
+            seed=seed,
+        )

@@ -1,0 +1,127 @@
+"""A small run for tests: its model, its job, and a way to start its ranks as real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from isentrope.demo.model import write_skeleton
+from isentrope.learner.config import LearnerConfig
+from isentrope.learner.training.job import LearnerJob
+from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig, WeightsConfig
+from isentrope.rollout.spec import RunSpec
+
+HERE = Path(__file__).parent
+VOCABULARY = 46
+
+
+def make_model(folder: Path) -> Path:
+    """The demo's model without its warm-up."""
+    write_skeleton(folder)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32).save_pretrained(folder)
+    return folder
+
+
+def make_job(run: str, url: str, model: Path, output_dir: Path, **learner: Any) -> LearnerJob:
+    """A job of few, small batches."""
+    config = LearnerConfig(
+        **{
+            "ranks": 2,
+            "prompts_per_batch": 4,
+            "updates_per_batch": 2,
+            "micro_batch_tokens": 200,
+            "learning_rate": 1e-3,
+            "batches": 6,
+            "checkpoint_every": 2,
+            "stall_timeout_s": 60.0,
+            "collective_timeout_s": 60.0,
+            **learner,
+        }
+    )
+    spec = RunSpec(
+        run=run,
+        config_digest=f"digest-of-{run}",
+        seed=1,
+        model=ModelConfig(path=str(model), dtype="float32"),
+        model_dir=str(model),
+        vocab_size=VOCABULARY,
+        data=DataConfig(train="task:digit_walk", eval_prompts=3, eval_samples=4),
+        sampling=SamplingConfig(group_size=4, max_new_tokens=8),
+        actors={},
+        prompts_per_batch=config.prompts_per_batch,
+        run_folder=str(output_dir),
+        output_dir=str(output_dir),
+        heartbeat_s=1.0,
+    )
+    return LearnerJob(spec, config, WeightsConfig(), url)
+
+
+@dataclass
+class Launched:
+    """Ranks that run."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self, timeout_s: float = 120.0) -> int:
+        """Exit code; negative is the signal."""
+        try:
+            return self.process.wait(timeout_s)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the launcher, which ends its ranks."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+
+    def text(self) -> str:
+        """What the ranks logged."""
+        return self.log.read_text(errors="replace")
+
+
+def launch(script: str, arguments: list[str], log: Path, *, ranks: int = 2, **environment: str) -> Launched:
+    """Start `script` of this folder on `ranks` local ranks."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [*command, str(HERE / script), *arguments], stdout=file, stderr=file, env=os.environ | environment
+        )
+    return Launched(process, log)
+
+
+def launch_job(job: LearnerJob, log: Path, **environment: str) -> Launched:
+    """Start the ranks of `job`."""
+    path = log.with_suffix(".json")
+    path.write_text(dump(job))
+    return launch("rank_train.py", [str(path)], log, ranks=job.config.ranks, **environment)
+
+
+def dump(job: LearnerJob) -> str:
+    """`job` as JSON."""
+    parts = {name: getattr(job, name).model_dump(mode="json") for name in ("spec", "config", "weights")}
+    return json.dumps(parts | {"url": job.url})
+
+
+def load(text: str) -> LearnerJob:
+    """What `dump` wrote."""
+    table = json.loads(text)
+    return LearnerJob(
+        RunSpec.model_validate(table["spec"]),
+        LearnerConfig.model_validate(table["config"]),
+        WeightsConfig.model_validate(table["weights"]),
+        table["url"],
+    )
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
