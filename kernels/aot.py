@@ -1,4 +1,4 @@
-"""Compiles the kernels for GPUs that are not there, and counts what the machine code costs: `python -m isentrope.kernels.aot`.
+"""Compiles kernels for GPUs that are not there, and counts what the machine code costs.
 
 Triton's wheel holds the assembler and the disassembler, so this needs no driver. It finds what the interpreter accepts
 and the compiler does not, spills, narrow loads, and instructions per element of the loops over the vocabulary: kernels
@@ -31,8 +31,8 @@ class Kernel:
     """One specialisation of a kernel.
 
     types: Triton types of the arguments that are not constant. constants: the rest. aligned: arguments that are
-    multiples of 16 (pointers, row strides), as they are for real models. elements: logits per iteration of each loop over
-    the vocabulary, in the order of the code; empty: not counted.
+    multiples of 16 (pointers, row strides), as they are for real models. elements: logits per iteration of each loop
+    over the vocabulary, in the order of the code; empty: not counted.
     """
 
     name: str

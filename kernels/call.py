@@ -10,7 +10,7 @@ import torch
 
 from isentrope.errors import ArgumentError
 from isentrope.kernels import select
-from isentrope.kernels.checks import check_not_empty, check_tokens
+from isentrope.kernels.checks import FLOAT_TYPES, check_not_empty, check_tokens, check_types
 from isentrope.kernels.policy import ACTIONS, Rules, Tokens, clipped_away
 
 
@@ -58,7 +58,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A checked call. random: [M] int32 or None. inverse_temperature: [M] or [1] float32."""
+    """A checked call. random: [M] int32 or None. inverse_temperature: [M] or [1] float32. gradient: may be wanted."""
 
     rules: Rules
     tokens: Tokens
@@ -66,6 +66,7 @@ class Call:
     inverse_temperature: torch.Tensor
     softcap: float
     inplace: bool
+    gradient: bool
 
     @property
     def action(self) -> int:
@@ -106,28 +107,36 @@ def make_call(
     extra = tokens if tokens is not None else TokenInputs()
     check_tokens(count, device, {"logp_old": logp_old, "mask": extra.mask, "lag": extra.lag, "weight": extra.weight})
     check_tokens(count, device, {"selected": extra.selected, "random": extra.random})
+    check_types({"advantage": advantage, "logp_old": logp_old, "weight": extra.weight}, allowed=FLOAT_TYPES)
+    check_types({"mask": extra.mask, "selected": extra.selected}, allowed=(torch.bool,))
+    check_types({"random": extra.random}, allowed=(torch.int32,))
+    check_types({"lag": extra.lag}, allowed=(torch.int64, torch.int32))
+    if options.softcap < 0:
+        raise ArgumentError(f"softcap: {options.softcap}, 0 (none) or more is needed")
     if rules.select == "band_cov" and extra.selected is None and extra.random is None:
         raise ArgumentError("random: missing, band_cov draws its tokens by it", fix="pass TokenInputs(random=…)")
     everything = torch.ones(count, dtype=torch.bool, device=device)
     mask = everything if extra.mask is None else extra.mask
     keep = mask if extra.lag is None or rules.max_lag is None else mask & (extra.lag <= rules.max_lag)
     record = Tokens(
-        advantage=advantage.float(),
-        logp_old=logp_old.float(),
-        weight=everything.float() if extra.weight is None else extra.weight.float(),
-        keep=keep,
-        selected=extra.selected,
+        advantage=advantage.float().contiguous(),
+        logp_old=logp_old.float().contiguous(),
+        weight=everything.float() if extra.weight is None else extra.weight.float().contiguous(),
+        keep=keep.contiguous(),
+        selected=None if extra.selected is None else extra.selected.contiguous(),
         normalizer=_normalizer(options.normalizer, mask),
     )
     inverse = inverse_temperature(options.temperature, count, device)
-    return Call(rules, record, extra.random, inverse, options.softcap, options.inplace)
+    gradient = torch.is_grad_enabled()  # inside of an autograd function it never is
+    return Call(rules, record, extra.random, inverse, float(options.softcap), options.inplace, gradient)
 
 
 def inverse_temperature(temperature: "float | torch.Tensor", count: int, device: torch.device) -> torch.Tensor:
     """1 / T as [1] or [M] float32 on the device: a run-time value, so that no temperature causes a compilation."""
     if isinstance(temperature, torch.Tensor):
         check_tokens(count, device, {"temperature": temperature})
-        return temperature.float().reciprocal()
+        check_types({"temperature": temperature}, allowed=FLOAT_TYPES)
+        return temperature.float().contiguous().reciprocal()
     if not temperature > 0:
         raise ArgumentError(f"temperature: {temperature}, above 0 is needed")
     return torch.full((1,), 1.0 / temperature, dtype=torch.float32, device=device)
@@ -145,6 +154,9 @@ def spend(ctx: Any) -> None:
 
 def _normalizer(normalizer: "float | torch.Tensor | None", mask: torch.Tensor) -> torch.Tensor:
     if isinstance(normalizer, torch.Tensor):
+        if normalizer.numel() != 1 or normalizer.device != mask.device:
+            given = f"{tuple(normalizer.shape)} on {normalizer.device}"
+            raise ArgumentError(f"normalizer: {given}, [1] on {mask.device} is needed")
         return normalizer.float().reshape(1)
     if normalizer is not None:
         return torch.full((1,), normalizer, dtype=torch.float32, device=mask.device)

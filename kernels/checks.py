@@ -8,10 +8,16 @@ log-probability of -inf.
 from collections.abc import Mapping
 
 import torch
+import triton
 
 from isentrope.errors import ArgumentError
 
+INTERPRETED: bool = triton.knobs.runtime.interpret  # pyright: ignore[reportAttributeAccessIssue]
+"""Whether kernels run in Triton's interpreter, on any device; decided when this is imported."""
+
 LOGIT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+FLOAT_TYPES = (*LOGIT_TYPES, torch.float64)
+"""Of numbers per token; they are used as float32."""
 
 
 def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
@@ -32,9 +38,17 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
         )
     if logits.shape[0] > 1 and logits.stride(0) < logits.shape[1]:
         raise ArgumentError(f"logits: rows overlap (stride {logits.stride(0)} for {logits.shape[1]} columns)")
+    check_device(logits.device)
     check_tokens(logits.shape[0], logits.device, {"targets": targets})
-    if targets.dtype != torch.int64:
-        raise ArgumentError(f"targets: {targets.dtype}, torch.int64 is needed")
+    check_types({"targets": targets}, allowed=(torch.int64,))
+
+
+def check_device(device: torch.device) -> None:
+    """A GPU; any device where kernels are interpreted."""
+    if device.type != "cuda" and not INTERPRETED:
+        raise ArgumentError(
+            f"logits: on {device}, a CUDA device is needed", fix="use isentrope.kernels.reference on other devices"
+        )
 
 
 def check_targets(targets: torch.Tensor, vocabulary: int) -> None:
@@ -58,6 +72,21 @@ def check_tokens(count: int, device: torch.device, tensors: Mapping[str, torch.T
             raise ArgumentError(f"{name}: shape {tuple(tensor.shape)}, ({count},) is needed")
         if tensor.device != device:
             raise ArgumentError(f"{name}: on {tensor.device}, {device} is needed")
+
+
+def check_overwritable(logits: torch.Tensor, inplace: bool) -> None:
+    """The gradient may take the place of `logits`: not where they are what the caller differentiates by."""
+    if inplace and logits.is_leaf and logits.requires_grad and torch.is_grad_enabled():
+        raise ArgumentError(
+            "logits: a leaf that requires a gradient, which inplace would replace its values by", fix="inplace=False"
+        )
+
+
+def check_types(tensors: Mapping[str, torch.Tensor | None], *, allowed: tuple[torch.dtype, ...]) -> None:
+    """Each given tensor has one of the `allowed` types."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype not in allowed:
+            raise ArgumentError(f"{name}: {tensor.dtype}, {' or '.join(map(str, allowed))} is needed")
 
 
 def check_not_empty(count: int) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from isentrope.kernels import ops
 from isentrope.kernels.call import Call, Options, PolicyLoss, TokenInputs, inverse_temperature, make_call, spend
-from isentrope.kernels.checks import check_logits, check_not_empty, check_tokens
+from isentrope.kernels.checks import check_logits, check_not_empty, check_overwritable, check_tokens, check_types
 from isentrope.kernels.policy import Rules, coefficients
 
 
@@ -43,9 +43,11 @@ def logp_entropy(
     count, device = logits.shape[0], logits.device
     check_not_empty(count)
     check_tokens(count, device, {"mask": mask})
-    active = torch.ones(count, dtype=torch.bool, device=device) if mask is None else mask
+    check_types({"mask": mask}, allowed=(torch.bool,))
+    check_overwritable(logits, inplace)
+    active = torch.ones(count, dtype=torch.bool, device=device) if mask is None else mask.contiguous()
     inverse = inverse_temperature(temperature, count, device)
-    logp, entropy = _LogpEntropy.apply(logits, targets, inverse, active, softcap, inplace)  # type: ignore[no-untyped-call]
+    logp, entropy = _LogpEntropy.apply(logits, targets.contiguous(), inverse, active, float(softcap), inplace)  # type: ignore[no-untyped-call]
     return logp, entropy
 
 
@@ -75,7 +77,8 @@ def fused_policy_loss(
     check_logits(logits, targets)
     check_tokens(logits.shape[0], logits.device, {"advantage": advantage})
     call = make_call(advantage, logp_old, rules, tokens, options if options is not None else Options())
-    return PolicyLoss(*_PolicyLoss.apply(logits, targets, call))  # type: ignore[no-untyped-call]
+    check_overwritable(logits, call.inplace)
+    return PolicyLoss(*_PolicyLoss.apply(logits, targets.contiguous(), call))  # type: ignore[no-untyped-call]
 
 
 class _LogpEntropy(torch.autograd.Function):
@@ -111,7 +114,7 @@ class _PolicyLoss(torch.autograd.Function):
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor, call: Call) -> tuple[torch.Tensor, ...]:
         ctx.call, ctx.spent = call, False
         tokens = call.tokens
-        ctx.row_fused = logits.requires_grad and call.decided
+        ctx.row_fused = call.gradient and call.decided and ctx.needs_input_grad[0]
         if ctx.row_fused:
             out = logits.detach() if call.inplace else torch.empty_like(logits)
             loss, logp, entropy = ops.fuse_rows(

@@ -16,8 +16,9 @@ import torch
 import triton
 import triton.language as tl
 
+from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.rows import compact, grid
-from isentrope.kernels.stats import INTERPRETED, Stats, Tile, capped, load_logits
+from isentrope.kernels.stats import Stats, Tile, capped, load_logits
 
 
 def tile_for(vocabulary: int) -> Tile:
@@ -113,7 +114,12 @@ def clear_row(target_row, vocabulary, U: tl.constexpr, B: tl.constexpr):
         tl.store(target_row + start + column, zero, mask=start + column < vocabulary)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["n"],
+    do_not_specialize_on_alignment=[
+        "targets", "logp", "entropy", "top", "log_sum", "by_logp", "by_entropy", "upstream", "inverse_temperature",
+    ],
+)  # fmt: skip
 def _gradient(
     logits, out, targets, logp, entropy, top, log_sum, by_logp, by_entropy, upstream,
     inverse_temperature, order, count, row_stride, out_stride, vocabulary, n, softcap,

@@ -20,8 +20,8 @@ import torch
 from isentrope.errors import ArgumentError
 from isentrope.kernels import ops
 from isentrope.kernels.call import Call, Options, PolicyLoss, TokenInputs, make_call, spend
-from isentrope.kernels.checks import LOGIT_TYPES, check_targets, check_tokens
-from isentrope.kernels.policy import Rules, Tokens, coefficients
+from isentrope.kernels.checks import LOGIT_TYPES, check_device, check_targets, check_tokens, check_types
+from isentrope.kernels.policy import ACTIONS, Rules, Tokens, coefficients
 from isentrope.kernels.rows import compact
 
 CHUNK = 8192
@@ -54,7 +54,7 @@ def fused_linear_policy_loss(
     _check(hidden, weight, targets, chunk)
     check_tokens(hidden.shape[0], hidden.device, {"advantage": advantage})
     call = make_call(advantage, logp_old, rules, tokens, options if options is not None else Options())
-    return PolicyLoss(*_LinearPolicyLoss.apply(hidden, weight, targets, call, chunk))  # type: ignore[no-untyped-call]
+    return PolicyLoss(*_LinearPolicyLoss.apply(hidden, weight, targets.contiguous(), call, chunk))  # type: ignore[no-untyped-call]
 
 
 def _check(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk: int) -> None:
@@ -66,7 +66,9 @@ def _check(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ch
         raise ArgumentError(f"weight: on {weight.device}, {hidden.device} is needed")
     if chunk < 1:
         raise ArgumentError(f"chunk: {chunk}, 1 or more is needed")
+    check_device(hidden.device)
     check_tokens(hidden.shape[0], hidden.device, {"targets": targets})
+    check_types({"targets": targets}, allowed=(torch.int64,))
     check_targets(targets, weight.shape[0])
 
 
@@ -118,7 +120,7 @@ class _LinearPolicyLoss(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.spent = False
         chunks = _Chunks(hidden.detach(), weight.detach(), chunk)
-        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        needs_gradient = call.gradient and (ctx.needs_input_grad[0] or ctx.needs_input_grad[1])
         if needs_gradient and not call.decided and call.rules.select == "top_entropy":
             results = _kept_rows(chunks, targets, call)
         elif needs_gradient:
@@ -161,7 +163,7 @@ def _all_rows(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
 def _fused_span(chunks: _Chunks, targets: torch.Tensor, call: Call, span: slice) -> torch.Tensor:
     hidden, tokens = chunks.hidden[span], call.tokens
     logits, gradient = chunks.logits(hidden)
-    result = ops.fuse_rows(
+    result: torch.Tensor = ops.fuse_rows(
         logits, targets[span], tokens.advantage[span], tokens.logp_old[span], tokens.weight[span], tokens.keep[span],
         None if tokens.selected is None else tokens.selected[span], tokens.normalizer, call.rules.scalars(),
         call.action, _of(call.inverse_temperature, span), call.softcap, gradient,
@@ -196,17 +198,17 @@ def _kept_rows(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
     """Decide with a pass of one matmul, then train on the rows that are kept. Reads their number from the device."""
     loss, logp, entropy, selected = _forward_only(chunks, targets, call)
     tokens = call.tokens
-    wanted = tokens.keep if call.rules.entropy_coef else tokens.keep & ~selected
+    dropped = call.rules.action == "drop" and not call.rules.entropy_coef
+    wanted = tokens.keep & ~selected if dropped else tokens.keep
     rows = wanted.nonzero().squeeze(1)
-    decided = tokens._replace(selected=selected)
     for span in chunks.spans(len(rows)):
         part = rows[span]
-        small = Tokens(*(value[part] for value in decided[:4]), selected[part], tokens.normalizer)
         hidden = chunks.hidden[part]
         logits, gradient = chunks.logits(hidden)
         ops.fuse_rows(
-            logits, targets[part], small.advantage, small.logp_old, small.weight, small.keep, small.selected,
-            small.normalizer, call.rules.scalars(), 1, _of(call.inverse_temperature, part), call.softcap, gradient,
+            logits, targets[part], tokens.advantage[part], tokens.logp_old[part], tokens.weight[part],
+            tokens.keep[part], selected[part], tokens.normalizer, call.rules.scalars(), ACTIONS[call.rules.action],
+            _of(call.inverse_temperature, part), call.softcap, gradient,
         )  # fmt: skip
         chunks.by_hidden[part] = chunks.take_back(hidden, gradient)
     return loss, logp, entropy, selected

@@ -35,9 +35,9 @@ class Rules:
     clip_low, clip_high: the ratio is clipped to [1 - low, 1 + high]; both None: not at all. clip_dual: bound on the
     loss of negative advantages, as a ratio > 1; None: none. select: which tokens are selected over the whole call:
     `top_cov`, the `share` with the largest covariance of advantage and log-prob; `band_cov`, a random `share` of those
-    with `band[0] < covariance < band[1]` and not clipped; `top_entropy`, all but the `share` of highest entropy. action:
-    what is done to selected tokens. kl_coef: of `abs_kl`. entropy_coef: of the bonus. max_lag: older tokens carry no
-    loss; None: any age. log_ratio_clamp: c above, in nats.
+    with `band[0] < covariance < band[1]` and not clipped; `top_entropy`, all but the `share` of highest entropy.
+    action: what is done to selected tokens. kl_coef: of `abs_kl`. entropy_coef: of the bonus. max_lag: older tokens
+    carry no loss; None: any age. log_ratio_clamp: c above, in nats.
     """
 
     clip_low: float | None = 0.2
@@ -67,10 +67,11 @@ class Rules:
 
     def scalars(self) -> tuple[float, float, float, float, float, float]:
         """What a kernel takes: low bound, high bound, dual bound, kl_coef, entropy_coef, log-ratio clamp."""
-        low = -UNBOUNDED if self.clip_low is None else 1 - self.clip_low
-        high = UNBOUNDED if self.clip_high is None else 1 + self.clip_high
-        dual = UNBOUNDED if self.clip_dual is None else self.clip_dual
-        return low, high, dual, self.kl_coef, self.entropy_coef, self.log_ratio_clamp
+        low = -UNBOUNDED if self.clip_low is None else 1.0 - self.clip_low
+        high = UNBOUNDED if self.clip_high is None else 1.0 + self.clip_high
+        dual = UNBOUNDED if self.clip_dual is None else float(self.clip_dual)
+        # floats all: a kernel is compiled anew for an integer
+        return low, high, dual, float(self.kl_coef), float(self.entropy_coef), float(self.log_ratio_clamp)
 
 
 class Tokens(NamedTuple):

@@ -1,5 +1,6 @@
 # mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls, allow-incomplete-defs
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false
 """Row-fused form: statistics, rules and gradient of a row in one program, for losses whose verdicts are row-local or
 already known. The gradient replaces the logits, or goes beside them.
 
@@ -12,10 +13,11 @@ import torch
 import triton
 import triton.language as tl
 
+from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.gradient import clear_row, write_row
 from isentrope.kernels.policy import Tokens, token_policy
 from isentrope.kernels.rows import compact
-from isentrope.kernels.stats import INTERPRETED, Tile, target_logit, walk
+from isentrope.kernels.stats import Tile, target_logit, walk
 
 PROGRAMS = 132
 """One program per multiprocessor of the GPUs this is meant for, so that their rows fit the second-level cache."""
@@ -64,7 +66,12 @@ def scale_gradient(gradient: torch.Tensor, upstream: torch.Tensor) -> None:
     _scale[(count, triton.cdiv(columns, 4096))](gradient, upstream, gradient.stride(0), columns, B=4096, num_warps=4)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["n", "action"],
+    do_not_specialize_on_alignment=[
+        "targets", "advantage", "logp_old", "weight", "selected", "normalizer", "inverse_temperature",
+    ],
+)  # fmt: skip
 def _row(
     logits, out, targets, advantage, logp_old, weight, selected, normalizer, inverse_temperature, order, count, result,
     row_stride, out_stride, vocabulary, n, softcap, action, low, high, dual, kl_coef, entropy_coef, clamp,
@@ -81,9 +88,10 @@ def _row(
             inverse = tl.load(inverse_temperature + (row if PER_ROW else 0))
             base = logits + tl.cast(row, tl.int64) * row_stride
             target = tl.load(targets + row)
-            top, s, t = walk(base, 0, vocabulary, inverse * 1.4426950408889634, softcap, CAP, INTERPRETED, U, B)
+            to_log2 = inverse * 1.4426950408889634
+            top, s, t = walk(base, 0, vocabulary, to_log2, softcap, CAP, INTERPRETED, U, B)
             inside = (target >= 0) & (target < vocabulary)
-            x = target_logit(base, target, inside, inverse * 1.4426950408889634, softcap, top, CAP)
+            x = target_logit(base, target, inside, to_log2, softcap, top, CAP)
             empty = top <= -1.0e29
             log_sum = tl.log2(tl.where(empty, 1.0, s))
             logp = tl.where(empty, -float("inf"), 0.6931471805599453 * (x - log_sum))
@@ -107,7 +115,7 @@ def _row(
                 clear_row(target_row, vocabulary, U, B)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["upstream"])
 def _scale(gradient, upstream, row_stride, columns, B: tl.constexpr):
     factor = tl.load(upstream).to(tl.float32)
     if factor != 1.0:

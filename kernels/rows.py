@@ -38,7 +38,7 @@ def grid(rows: int) -> int:
     return max(1, min(rows, PROGRAMS))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["active"])
 def _compact(active, order, count, n, B: tl.constexpr):
     total = tl.zeros([], tl.int32)
     for start in tl.range(0, n, B):

@@ -82,7 +82,8 @@ def top_entropy_mask(entropy: torch.Tensor, share: float, candidates: torch.Tens
     last = (candidates.sum(dtype=torch.float64) - 1).clamp(min=0)
     place = (1 - share) * last
     low, high = place.floor().long(), place.ceil().long()
-    below, above = ordered[low], ordered[high]
+    # indexing by a tensor without dimensions would wait for the device
+    below, above = ordered.take(low), ordered.take(high)
     threshold = torch.lerp(below, above, place - low)
     return candidates & (entropy.double() >= torch.where(below == above, below, threshold))
 
@@ -122,7 +123,7 @@ def _largest(keys: torch.Tensor, k: "int | torch.Tensor", candidates: torch.Tens
         if k < 0:
             raise ArgumentError(f"k: {k}, 0 or more is needed")
         k = torch.full((1,), min(k, count), dtype=torch.int32, device=keys.device)
-    allowed = torch.ones_like(chosen) if candidates is None else candidates
+    allowed = torch.ones_like(chosen) if candidates is None else candidates.contiguous()
     arguments = (keys, allowed.view(torch.uint8), chosen.view(torch.uint8), k, count)
     if count <= ONE_PROGRAM:
         _select_one[(1,)](*arguments, B=_BLOCK if count > 1024 else 1024, num_warps=_WARPS if count > 1024 else 4)
@@ -168,7 +169,7 @@ def _choose_digit(histogram, need):
     return digit.to(tl.uint32), need - above
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["allowed", "k"])
 def _select_one(keys, allowed, chosen, k, n, B: tl.constexpr):
     there = tl.zeros([], tl.int32)
     for start in tl.range(0, n, B):
@@ -196,7 +197,7 @@ def _select_one(keys, allowed, chosen, k, n, B: tl.constexpr):
             taken += tl.sum(tie, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "shift"], do_not_specialize_on_alignment=["allowed", "histogram"])
 def _count(keys, allowed, state, histogram, n, shift, B: tl.constexpr):
     _, on, key = _load(keys, allowed, tl.program_id(0) * B, n, B)
     prefix = tl.load(state).to(tl.uint32, bitcast=True)
@@ -205,7 +206,7 @@ def _count(keys, allowed, state, histogram, n, shift, B: tl.constexpr):
     tl.atomic_add(histogram + tl.arange(0, 256), tl.histogram(value, 256, mask=on), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shift"], do_not_specialize_on_alignment=["histogram"])
 def _pick(state, histogram, shift):
     prefix = tl.load(state).to(tl.uint32, bitcast=True)
     best, need = _choose_digit(tl.load(histogram + tl.arange(0, 256)), tl.load(state + 1))
@@ -214,14 +215,14 @@ def _pick(state, histogram, shift):
     tl.store(state + 1, need)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["allowed"])
 def _ties(keys, allowed, state, ties, n, B: tl.constexpr):
     _, on, key = _load(keys, allowed, tl.program_id(0) * B, n, B)
     same = on & (key == tl.load(state).to(tl.uint32, bitcast=True))
     tl.store(ties + tl.program_id(0), tl.sum(same.to(tl.int32), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["allowed"])
 def _mark(keys, allowed, chosen, state, before, n, B: tl.constexpr):
     i, on, key = _load(keys, allowed, tl.program_id(0) * B, n, B)
     prefix = tl.load(state).to(tl.uint32, bitcast=True)

@@ -20,13 +20,11 @@ import torch
 import triton
 import triton.language as tl
 
+from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.rows import RowList, grid
 
 LN2 = 0.6931471805599453
 LOG2E = 1.4426950408889634
-
-INTERPRETED = triton.knobs.runtime.interpret
-"""The interpreter computes garbage in bfloat16, silently; there the clamp is applied after the cast instead."""
 
 
 class Stats(NamedTuple):
@@ -125,7 +123,8 @@ def capped(x, softcap, CAP: tl.constexpr):
 def load_logits(pointers, mask, MASKED: tl.constexpr, INTERPRETED: tl.constexpr):
     """Logits as float32, -inf raised to a finite floor so that 0 * -inf never appears.
 
-    In bfloat16 the floor is applied before the cast: two columns per instruction. NaN stays NaN."""
+    In bfloat16 the floor is applied before the cast, two columns per instruction; but the interpreter silently computes
+    garbage in bfloat16. NaN stays NaN."""
     if MASKED:
         x = tl.load(pointers, mask=mask, other=-float("inf"), eviction_policy="evict_first")
     else:
@@ -184,7 +183,7 @@ def target_logit(base, target, inside, scale, softcap, top, CAP: tl.constexpr):
     return tl.fma(z, scale, -top)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "vocab_start"], do_not_specialize_on_alignment=["targets", "inverse_temperature"])
 def _stats(
     logits, targets, inverse_temperature, order, count, triples,
     row_stride, vocabulary, n, vocab_start, softcap,
@@ -211,7 +210,7 @@ def _stats(
         tl.store(out + 3 * segments * n, x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _merge(triples, order, count, out, n, segments, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     row = tl.load(order + i, mask=i < n, other=0)
