@@ -87,7 +87,7 @@ def _updates(updates: tuple[UpdateFacts, ...]) -> dict[str, float]:
     """Over all updates that were applied; losses are means over updates."""
     applied = [update for update in updates if update.applied]
     if not applied:
-        return dict.fromkeys(("loss", "clip_high", "clip_low"), 0.0) | dict.fromkeys(("ratio_mean", "ratio_max"), 1.0)
+        return {"loss": 0.0, "clip_high": 0.0, "clip_low": 0.0, "ratio_mean": 1.0, "ratio_max": 1.0}
     sums = {name: sum(update.sums[name] for update in applied) for name in applied[0].sums}
     sums |= {name: value / len(applied) for name, value in sums.items() if name.startswith("loss_")}
     maxima = {name: max(update.maxima[name] for update in applied) for name in applied[0].maxima}
