@@ -53,7 +53,9 @@ def list_methods() -> list[MethodInfo]:
 def show(methods: Sequence[str], run_folder: Path) -> str:
     """The merged objective, key by key, with the preset that set each; defaults included."""
     merged, objective = _composed(methods, run_folder)
-    lines = [f"# suggested run key: {key} = {value:g}  # {by}" for key, (value, by) in merged.suggested.items()]
+    presets = {name: read_preset(name, run_folder) for name in methods}
+    lines = [f"# {name}: {preset.name}, {preset.paper}" for name, preset in presets.items()]
+    lines += [f"# suggested run key: {key} = {value:g}  # {by}" for key, (value, by) in merged.suggested.items()]
     lines += [f"# {line}" for line in merged.replaced]
     for need, path in sorted(needs(objective).items()):
         lines.append(f"# needs {need}, for {path}" + ("" if need in PROVIDED else ": not in this version"))

@@ -132,6 +132,14 @@ def methods_show(names: Annotated[list[str], typer.Argument(metavar="METHOD...",
     raise typer.Exit(commands.show_method(names, _console()))
 
 
+@methods_app.command("matrix")
+def methods_matrix() -> None:
+    """Show which methods go together, and why others do not."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.show_matrix(_console()))
+
+
 def main() -> None:
     """Entry of the program: every mistake of the user becomes three lines and an exit code."""
     from isentrope.errors import IsentropeError

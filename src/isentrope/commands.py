@@ -160,30 +160,32 @@ def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
 
 
 def list_methods(console: Console) -> int:
-    """Print the presets."""
+    """Print the presets, and what this version cannot supply to some of them."""
     from rich.table import Table
 
-    from isentrope.learner.objective.compose import method_names, read_preset
+    from isentrope.learner.objective import catalog
 
-    table = Table("method", "paper", "what differs", box=None, pad_edge=False)
-    for name in method_names():
-        preset = read_preset(name, Path())
-        table.add_row(name, preset.paper, preset.differs)
-    console.print(table)
+    table = Table("method", "what differs", box=None, pad_edge=False)
+    for info in catalog.list_methods():
+        missing = f" [yellow]Needs {' and '.join(info.missing)}: not in this version.[/yellow]" if info.missing else ""
+        table.add_row(info.name, info.differs + missing)
+    console.print(table, highlight=False)
     return 0
 
 
 def show_method(methods: Sequence[str], console: Console) -> int:
     """Print presets merged into one objective, and which of them set each key."""
-    from isentrope.learner.objective.compose import load_objective
+    from isentrope.learner.objective import catalog
 
-    merged = load_objective(methods, {}, Path.cwd())
-    for key, (value, source) in merged.suggested.items():
-        console.print(f"{key} = {value:g}  [dim]# suggested by {source}[/dim]", highlight=False)
-    for path, table in merged.plain().items():
-        text = str(table).replace("'", '"')
-        source = merged.place(path).partition(" ")[2]
-        console.print(f"{path} = {text}  [dim]# {source or 'default'}[/dim]", highlight=False, soft_wrap=True)
+    console.print(catalog.show(methods, Path.cwd()), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def show_matrix(console: Console) -> int:
+    """Print which presets go together, and why others do not."""
+    from isentrope.learner.objective import catalog
+
+    console.print(catalog.matrix_text(catalog.matrix()), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -65,6 +65,7 @@ def test_the_list_names_what_is_missing() -> None:
 
 def test_show_gives_every_key_its_source() -> None:
     text = catalog.show(["dapo", "top_entropy"], Path("/"))
+    assert text.startswith("# dapo: DAPO, https://arxiv.org/abs/2503.14476")
     assert "clip.high = 0.28  # dapo" in text
     assert "tokens.top_entropy.keep = 0.2  # top_entropy" in text
     assert "ratio.level.clamp = 20.0  # default" in text
