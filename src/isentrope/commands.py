@@ -220,7 +220,7 @@ def _run(run: Run, console: Console) -> int:
 
     with Shown(console) as progress:
         try:
-            outcome = driver.run(run, progress)
+            outcome = driver.drive(run, progress)
         except KeyboardInterrupt:
             progress.note("ended at once; the same command continues from the last checkpoint")
             return INTERRUPTED

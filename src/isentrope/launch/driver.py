@@ -32,7 +32,7 @@ LEAVE_EXTRA_S = 5.0
 """What an actor may take to leave beyond the time it has to finish its work."""
 
 
-def run(run: Run, progress: Progress) -> Outcome:
+def drive(run: Run, progress: Progress) -> Outcome:
     """Start everything, wait for the end, leave no process behind."""
     config, folder = run.checked.config, run.folder.path
     spec = make_spec(run)
@@ -49,20 +49,18 @@ def run(run: Run, progress: Progress) -> Outcome:
         resources = stack.enter_context(cluster(run.ray_address))
         require_gpus(resources, config)
         require_broker_for_all(resources, config, place)
-        actors = Actors(_actor_plan(run, spec, place, resources), last_actor)
         parts = Parts(
             spec=spec,
             batches=config.learner.batches,
             view=view,
-            actors=actors,
+            actors=Actors(_actor_plan(run, spec, place, resources), last_actor),
             learner=Learner(_learner_plan(run, spec, place, resources)),
             model=Making(run.model, folder / "logs" / "model.log") if run.model is not None else None,
             revive_broker=broker.revive,
             start_timeout_s=config.actors.start_timeout_s,
+            leave_timeout_s=config.actors.drain_s + LEAVE_EXTRA_S,
         )
-        outcome = Supervisor(parts, interrupts, progress).watch()
-        actors.leave(config.actors.drain_s + LEAVE_EXTRA_S if outcome.batches else 0.0)
-        return outcome
+        return Supervisor(parts, interrupts, progress).watch()
 
 
 def _take_over(run: Run, place: Place) -> int:

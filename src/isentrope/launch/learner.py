@@ -11,6 +11,8 @@ from isentrope.errors import InternalError, UnreachableError
 from isentrope.launch import logs
 
 if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
     from isentrope.learner.training.job import LearnerJob
 
 MAX_FAILURES = 3
@@ -84,11 +86,17 @@ class Learner:
         )
 
     def _fit(self) -> None:
+        try:
+            self._trainer().fit()
+        except Exception as error:  # of any kind: it is told when somebody asks for the outcome
+            self._error = error
+
+    def _trainer(self) -> "TorchTrainer":
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         plan = self._plan
-        trainer = TorchTrainer(
+        return TorchTrainer(
             rank_main,
             train_loop_config={"plan": plan},
             torch_config=TorchConfig(backend="nccl" if plan.gpu else "gloo", timeout_s=int(plan.collective_timeout_s)),
@@ -101,7 +109,3 @@ class Learner:
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        try:
-            trainer.fit()
-        except Exception as error:  # of any kind: it is told when somebody asks for the outcome
-            self._error = error

@@ -40,6 +40,7 @@ class Parts:
     revive_broker: Callable[[], bool]
     """Start a private broker again if it has died; did it?"""
     start_timeout_s: float
+    leave_timeout_s: float
 
 
 class Supervisor:
@@ -55,15 +56,15 @@ class Supervisor:
         self._incarnation = 0
 
     def watch(self) -> Outcome:
-        """Until the learner has ended; raises what makes it pointless to go on."""
+        """Until the learner has ended and the actors have left; raises what makes it pointless to go on."""
         parts = self._parts
         while not parts.learner.has_ended:
-            facts = self._facts()
+            facts = self._look()
             self._show_batches()
             if facts is not None:
+                if self._interrupts.asked and facts.control is None:
+                    return Outcome(status="stopped", exit_code=0, what="nothing was trained yet")
                 if self._interrupts.asked and not self._stop_sent:
-                    if facts.control is None:
-                        return Outcome(status="stopped", exit_code=0, what="nothing was trained yet")
                     self._stop()
                 self._tend(facts)
             time.sleep(INTERVAL_S)
@@ -71,19 +72,25 @@ class Supervisor:
         outcome = read_outcome(Path(parts.spec.output_dir))
         if outcome is None:
             raise parts.learner.failure()
+        self._progress.waiting(["the actors leave"])
+        obedient = (facts := self._look()) is not None and facts.is_over
+        parts.actors.leave(parts.leave_timeout_s if obedient else 0.0)
         return outcome
 
-    def _facts(self) -> "_Facts | None":
+    def _look(self) -> "_Facts | None":
         """What the broker shows; None: it does not answer. The learner decides how long that may last."""
         view = self._parts.view
         try:
-            return _Facts(view.control(), view.incarnation(), view.weights() is not None, view.actors())
+            control, announced, actors = view.control(), view.weights() is not None, view.actors()
+            why = why_waiting(view, self._parts.spec) if control is not None and announced else ""
+            return _Facts(control, view.incarnation(), why, actors)
         except UnreachableError as error:
             revived = self._parts.revive_broker()
             self._progress.note("the private broker had died and was started again" if revived else error.what)
             return None
 
     def _tend(self, facts: "_Facts") -> None:
+        """Note what has changed, replace dead actors, and say who is waited for."""
         parts = self._parts
         if facts.control is not None:
             if 0 < self._incarnation < facts.incarnation:
@@ -95,31 +102,37 @@ class Supervisor:
                 where=str(Path(parts.spec.output_dir) / "logs"),
                 fix="see learner-0.log; raise actors.start_timeout_s if it only needs more time",
             )
-        if facts.control is None or facts.control.state is not State.STOP:
-            try:
-                for event in parts.actors.tend(facts.actors):
-                    self._progress.note(event)
-            except IsentropeError as error:
-                if facts.control is not None:
-                    self._stop()
-                    parts.learner.join(STOP_S)
-                blame(Path(parts.spec.output_dir), error)
-                raise
-        self._progress.waiting(self._waits(facts))
+        if not facts.is_over:
+            self._tend_actors(facts)
+        self._progress.waiting([facts.why] if facts.why else self._late(facts))
 
-    def _waits(self, facts: "_Facts") -> list[str]:
-        """Who is waited for: while the run starts all who are late, later the one that holds it up."""
+    def _tend_actors(self, facts: "_Facts") -> None:
+        try:
+            for event in self._parts.actors.tend(facts.actors):
+                self._progress.note(event)
+        except IsentropeError as error:
+            if facts.control is not None:
+                self._stop()
+                self._parts.learner.join(STOP_S)
+            blame(Path(self._parts.spec.output_dir), error)
+            raise
+
+    def _late(self, facts: "_Facts") -> list[str]:
+        """All who are waited for while the run starts."""
         parts = self._parts
-        if facts.control is not None and facts.announced:
-            return [why_waiting(parts.view, parts.spec)]
-        waits = ["the model is being made"] if parts.model is not None and not parts.model.is_done() else []
-        waits.append("the learner loads the model" if facts.control is not None else "the learner starts")
-        return waits + parts.actors.unready(facts.actors)
+        late = ["the model is being made"] if parts.model is not None and not parts.model.is_done() else []
+        late.append("the learner loads the model" if facts.control is not None else "the learner starts")
+        return late + parts.actors.unready(facts.actors)
 
     def _stop(self) -> None:
-        self._parts.view.request("stop")
-        self._stop_sent = True
-        self._progress.note("stopping: the learner writes a checkpoint; Ctrl-C again ends at once")
+        """Ask for the end; once more at the next look if the broker does not answer."""
+        try:
+            self._parts.view.request("stop")
+        except UnreachableError as error:
+            self._progress.note(error.what)
+        else:
+            self._stop_sent = True
+            self._progress.note("stopping: the learner writes a checkpoint; Ctrl-C again ends at once")
 
     def _show_batches(self) -> None:
         for line in self._tail.read():
@@ -128,7 +141,14 @@ class Supervisor:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
+    """What the broker shows. why: who is waited for; empty while the run starts."""
+
     control: Control | None
     incarnation: int
-    announced: bool
+    why: str
     actors: Sequence[ActorState]
+
+    @property
+    def is_over(self) -> bool:
+        """Have the actors been told to leave?"""
+        return self.control is not None and self.control.state is State.STOP
