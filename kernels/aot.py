@@ -7,23 +7,23 @@ that read each logit once are limited by memory only while they issue fewer than
 Not for a process that interprets kernels (TRITON_INTERPRET): there they cannot be compiled.
 """
 
-import json
 import re
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from isentrope.errors import InternalError
+
 ARCHITECTURES = (80, 90)
 WARP = 32
-_POINTER = re.compile(r"\*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,9 @@ class Kernel:
     """One specialisation of a kernel.
 
     types: Triton types of the arguments that are not constant. constants: the rest. aligned: arguments that are
-    multiples of 16 (pointers, row strides), as they are for real models. elements: logits per iteration of each loop
-    over the vocabulary, in the order of the code; empty: not counted.
+    multiples of 16 (pointers, row strides), as they are for real models. loops: for each loop over the vocabulary, in
+    the order of the code, what is appended to the name, and logits per iteration. program: logits of one program, for
+    a kernel without such a loop. Neither: instructions are not counted.
     """
 
     name: str
@@ -42,13 +43,14 @@ class Kernel:
     aligned: frozenset[str]
     warps: int
     dtype: str
-    elements: Sequence[int] = ()
+    loops: tuple[tuple[str, int], ...] = ()
+    program: int = 0
     provider: str = "isentrope"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one compiled kernel costs. instructions_per_element: of each counted loop. wide_loads: of 128 bits."""
+    """What one compiled kernel, or one of its loops, costs. wide_loads: number of loads of 128 bits."""
 
     name: str
     provider: str
@@ -56,12 +58,12 @@ class Report:
     dtype: str
     registers: int
     spill_bytes: int
-    instructions_per_element: list[float]
+    instructions_per_element: float | None
     wide_loads: int
 
 
-def examine(kernel: Kernel, architecture: int) -> Report:
-    """Compile `kernel` for sm_`architecture` and count."""
+def examine(kernel: Kernel, architecture: int) -> list[Report]:
+    """Compile `kernel` for sm_`architecture` and count: a report for each of its loops over the vocabulary."""
     names = list(kernel.function.arg_names)
     signature = {name: kernel.types.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in kernel.aligned}
@@ -74,21 +76,29 @@ def examine(kernel: Kernel, architecture: int) -> Report:
         code = _tool("nvdisasm", "-c", file.name)
     resources = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     instructions, loops = _loops(code)
-    hot = [(first, last) for first, last in loops if not any(_inside(other, (first, last)) for other in loops)]
-    counted = [
-        round((last - first + 1) * WARP * kernel.warps / elements, 2)
-        for (first, last), elements in zip(_with_wide_loads(instructions, hot), kernel.elements, strict=False)
+    hot = [loop for loop in loops if not any(_inside(other, loop) for other in loops)]
+    wide = [loop for loop in hot if any(_is_wide_load(text) for text in instructions[loop[0] : loop[1] + 1])]
+    counts: list[tuple[str, float | None]] = [
+        (part, (last - first + 1) * WARP * kernel.warps / elements)
+        for (first, last), (part, elements) in zip(wide, kernel.loops, strict=False)
     ]
-    return Report(
-        name=kernel.name,
-        provider=kernel.provider,
-        arch=f"sm_{architecture}",
-        dtype=kernel.dtype,
-        registers=resources["REG"],
-        spill_bytes=resources["STACK"] + resources["LOCAL"],
-        instructions_per_element=counted,
-        wide_loads=sum(".128" in text for text in instructions if text.startswith("LDG")),
-    )
+    if len(wide) < len(kernel.loops):
+        raise InternalError(f"{kernel.name}: {len(wide)} loops with loads of 128 bits, {len(kernel.loops)} expected")
+    if kernel.program:
+        counts = [("", len(instructions) * WARP * kernel.warps / kernel.program)]
+    return [
+        Report(
+            name=f"{kernel.name}{part}",
+            provider=kernel.provider,
+            arch=f"sm_{architecture}",
+            dtype=kernel.dtype,
+            registers=resources["REG"],
+            spill_bytes=resources["STACK"] + resources["LOCAL"],
+            instructions_per_element=None if count is None else round(count, 2),
+            wide_loads=sum(map(_is_wide_load, instructions)),
+        )
+        for part, count in counts or [("", None)]
+    ]
 
 
 def kernels() -> Iterable[Kernel]:
@@ -98,47 +108,47 @@ def kernels() -> Iterable[Kernel]:
     for dtype in ("bf16", "fp32"):
         tile = stats.tile_for(151936)
         yield Kernel(
-            "stats",
+            "forward",
             stats._stats,
-            _types("logits:*{0} targets:*i64 inverse_temperature:*fp32 order:*i32 count:*i32 triples:*fp32", dtype)
-            | _types("row_stride:i32 vocabulary:i32 n:i32 vocab_start:i32 softcap:fp32", dtype),
+            types_of("logits:*{0} targets:*i64 inverse_temperature:*fp32 order:*i32 count:*i32 triples:*fp32", dtype)
+            | types_of("row_stride:i32 vocabulary:i32 n:i32 vocab_start:i32 softcap:fp32", dtype),
             {"PER_ROW": False, "CAP": False, "INTERPRETED": False, "U": tile.unroll, "B": tile.width},
             frozenset({"logits", "row_stride", "vocabulary"}),
             tile.warps,
             dtype,
-            (tile.unroll * tile.width,),
+            (("", tile.unroll * tile.width),),
         )
         tile = gradient.tile_for(151936)
         yield Kernel(
-            "gradient",
+            "backward",
             gradient._gradient,
-            _types("logits:*{0} out:*{0} targets:*i64 logp:*fp32 entropy:*fp32 top:*fp32 log_sum:*fp32", dtype)
-            | _types("by_logp:*fp32 by_entropy:*fp32 upstream:*fp32 inverse_temperature:*fp32 order:*i32", dtype)
-            | _types("count:*i32 row_stride:i32 out_stride:i32 vocabulary:i32 n:i32 softcap:fp32", dtype),
+            types_of("logits:*{0} out:*{0} targets:*i64 logp:*fp32 entropy:*fp32 top:*fp32 log_sum:*fp32", dtype)
+            | types_of("by_logp:*fp32 by_entropy:*fp32 upstream:*fp32 inverse_temperature:*fp32 order:*i32", dtype)
+            | types_of("count:*i32 row_stride:i32 out_stride:i32 vocabulary:i32 n:i32 softcap:fp32", dtype),
             {"PER_ROW": False, "CAP": False, "INTERPRETED": False, "U": tile.unroll, "B": tile.width},
             frozenset({"logits", "out", "row_stride", "out_stride", "vocabulary"}),
             tile.warps,
             dtype,
-            (tile.unroll * tile.width,),
+            (("", tile.unroll * tile.width),),
         )
-        tile = row.tile_for(151936)
+        tile = row.tile_for(151936, {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype])
         yield Kernel(
-            "row",
+            "row_fused",
             row._row,
-            _types("logits:*{0} out:*{0} targets:*i64 advantage:*fp32 logp_old:*fp32 weight:*fp32", dtype)
-            | _types("selected:*u8 normalizer:*fp32 inverse_temperature:*fp32 order:*i32 count:*i32", dtype)
-            | _types("result:*fp32 row_stride:i32 out_stride:i32 vocabulary:i32 n:i32 softcap:fp32 action:i32", dtype)
-            | _types("low:fp32 high:fp32 dual:fp32 kl_coef:fp32 entropy_coef:fp32 clamp:fp32", dtype),
+            types_of("logits:*{0} out:*{0} targets:*i64 advantage:*fp32 logp_old:*fp32 weight:*fp32", dtype)
+            | types_of("selected:*u8 normalizer:*fp32 inverse_temperature:*fp32 order:*i32 count:*i32", dtype)
+            | types_of("result:*fp32 row_stride:i32 out_stride:i32 vocabulary:i32 n:i32 softcap:fp32 action:i32", dtype)
+            | types_of("low:fp32 high:fp32 dual:fp32 kl_coef:fp32 entropy_coef:fp32 clamp:fp32", dtype),
             {"PER_ROW": False, "CAP": False, "INTERPRETED": False, "U": tile.unroll, "B": tile.width},
             frozenset({"logits", "out", "row_stride", "out_stride", "vocabulary"}),
             tile.warps,
             dtype,
-            (tile.unroll * tile.width, tile.unroll * tile.width),
+            (("_forward", tile.unroll * tile.width), ("_backward", tile.unroll * tile.width)),
         )
     yield Kernel(
         "select",
         select._select_one,
-        _types("keys:*i32 allowed:*u8 chosen:*u8 k:*i32 n:i32"),
+        types_of("keys:*i32 allowed:*u8 chosen:*u8 k:*i32 n:i32"),
         {"B": select._BLOCK},
         frozenset({"keys", "allowed", "chosen"}),
         select._WARPS,
@@ -150,23 +160,28 @@ def kernels() -> Iterable[Kernel]:
         "_mark": "keys:*i32 allowed:*u8 chosen:*u8 state:*i32 before:*i32 n:i32",
     }.items():
         yield Kernel(
-            f"select{name}", getattr(select, name), _types(types), {"B": select._BLOCK}, frozenset({"keys"}), 8, "int32"
+            f"select{name}",
+            getattr(select, name),
+            types_of(types),
+            {"B": select._BLOCK},
+            frozenset({"keys"}),
+            8,
+            "int32",
         )
     yield Kernel(
-        "select_pick", select._pick, _types("state:*i32 histogram:*i32 shift:i32"), {}, frozenset(), 1, "int32"
+        "select_pick", select._pick, types_of("state:*i32 histogram:*i32 shift:i32"), {}, frozenset(), 1, "int32"
     )
     yield Kernel(
-        "rows", rows._compact, _types("active:*u8 order:*i32 count:*i32 n:i32"), {"B": 1024}, frozenset(), 4, "int32"
+        "rows", rows._compact, types_of("active:*u8 order:*i32 count:*i32 n:i32"), {"B": 1024}, frozenset(), 4, "int32"
     )
 
 
-def main(write: Callable[[str], object] = sys.stdout.write) -> None:
-    """Print all reports as JSON."""
-    reports = [asdict(examine(kernel, architecture)) for kernel in kernels() for architecture in ARCHITECTURES]
-    write(json.dumps({"triton": triton.__version__, "kernels": reports}, indent=1) + "\n")
+def reports(kernels: Iterable[Kernel]) -> list[Report]:
+    """All kernels, compiled for all architectures."""
+    return [report for kernel in kernels for arch in ARCHITECTURES for report in examine(kernel, arch)]
 
 
-def _types(text: str, dtype: str = "") -> dict[str, str]:
+def types_of(text: str, dtype: str = "") -> dict[str, str]:
     return dict(pair.split(":") for pair in text.format(dtype).split())
 
 
@@ -196,14 +211,5 @@ def _inside(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
     return inner != outer and outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
-def _with_wide_loads(instructions: Sequence[str], loops: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those loops that read 128 bits at a time: the ones over the vocabulary."""
-    return [
-        (first, last)
-        for first, last in loops
-        if any(text.startswith("LDG") and ".128" in text for text in instructions[first : last + 1])
-    ]
-
-
-if __name__ == "__main__":
-    main()
+def _is_wide_load(instruction: str) -> bool:
+    return instruction.startswith("LDG") and ".128" in instruction

@@ -23,9 +23,11 @@ PROGRAMS = 132
 """One program per multiprocessor of the GPUs this is meant for, so that their rows fit the second-level cache."""
 
 
-def tile_for(vocabulary: int) -> Tile:
-    """The tile for a vocabulary: all warps of a multiprocessor's share on one row."""
-    return Tile(8, 4096, 16) if vocabulary >= 32768 else Tile(4, 256, 1)
+def tile_for(vocabulary: int, dtype: torch.dtype) -> Tile:
+    """The tile for a vocabulary: a whole multiprocessor on one row. With 8 slices of float32, registers spill."""
+    if vocabulary >= 32768:
+        return Tile(4 if dtype == torch.float32 else 8, 4096, 16)
+    return Tile(4, 256, 1)
 
 
 def fuse_rows(
@@ -48,7 +50,7 @@ def fuse_rows(
     count, vocabulary = logits.shape
     rows = compact(tokens.keep)
     result = torch.zeros(3, count, dtype=torch.float32, device=logits.device)
-    tile = tile_for(vocabulary)
+    tile = tile_for(vocabulary, logits.dtype)
     selected = tokens.keep if tokens.selected is None else tokens.selected  # not looked at where action is 0
     _row[(max(1, min(count, PROGRAMS)),)](
         logits, out, targets, tokens.advantage, tokens.logp_old, tokens.weight, selected.view(torch.uint8),
