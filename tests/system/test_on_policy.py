@@ -1,0 +1,59 @@
+"""An exact on-policy run repeats itself to the bit: tokens of the current version alone, equal metrics and weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from whole_commands import BOOT_S, Start, lines
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+BATCHES = 4
+MAY_DIFFER = {"time", "process"}
+"""What depends on the clock, and on who was there."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, start: Start) -> tuple[Path, Path]:
+    """The same demo twice."""
+    folders = (tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second"))
+    for folder in folders:
+        options = ("--mode", "on_policy", "--batches", str(BATCHES), "--seed", "3", "--output-dir", "run")
+        command = start("demo", *options, folder=folder)
+        assert command.wait(BOOT_S) == 0, command.output
+    return folders[0] / "run", folders[1] / "run"
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in line.items() if key not in MAY_DIFFER} for line in lines(run / "metrics.jsonl")
+    ]
+
+
+def _last_weights(run: Path) -> list[tuple[str, str]]:
+    """Name and digest of the shards of the newest version."""
+    newest = max((int(path.name), path) for path in (run / "weights").iterdir() if path.name.isdigit())[1]
+    manifest = json.loads((newest / "manifest.json").read_text())
+    return [(shard["file"], shard["digest"]) for shard in manifest["shards"]]
+
+
+def test_every_trained_token_is_of_the_current_version(runs: tuple[Path, Path]) -> None:
+    for run in runs:
+        assert [line["lag_max"] for line in lines(run / "metrics.jsonl")] == [0] * BATCHES
+        assert json.loads((run / "summary.json").read_text())["max_token_lag"] == 0
+
+
+def test_equal_seeds_give_equal_metrics(runs: tuple[Path, Path]) -> None:
+    first, second = map(_metrics, runs)
+    assert len(first) == BATCHES and first == second
+
+
+def test_equal_seeds_give_equal_weights(runs: tuple[Path, Path]) -> None:
+    first, second = map(_last_weights, runs)
+    assert first and first == second
+
+
+def test_engine_and_learner_agree_on_the_first_batch(runs: tuple[Path, Path]) -> None:
+    """Mean difference of the sampled tokens' log-probabilities, in nats."""
+    assert lines(runs[0] / "metrics.jsonl")[0]["logp_gap_mean"] < 1e-5

@@ -1,0 +1,100 @@
+"""Whole commands as a user starts them, and what they leave on the disk and among the processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+BOOT_S = 300.0
+"""Longest start of a run on a busy machine."""
+
+
+class Command:
+    """One `isentrope ...`, in a session of its own."""
+
+    def __init__(self, *arguments: str, folder: Path, env: dict[str, str] | None = None) -> None:
+        self._log = folder / f"command-{time.monotonic_ns()}.log"
+        self._file = self._log.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "isentrope.cli", *arguments],
+            cwd=folder,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | (env or {}),
+        )
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(errors="replace")
+
+    def until(self, condition: Callable[[], bool], timeout_s: float = BOOT_S) -> None:
+        """Wait for a condition; fails with the output if the command ends before, or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if self._process.poll() is not None:
+                pytest.fail(f"the command ended with {self._process.returncode}:\n{self.output}")
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout_s:.0f} s:\n{self.output}")
+            time.sleep(0.1)
+
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """All that it has started, directly or not; or those whose command line holds `name`."""
+        found = psutil.Process(self._process.pid).children(recursive=True)
+        return [process for process in found if name in " ".join(_command_line(process))]
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the command itself."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = BOOT_S) -> int:
+        """Its exit code."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still runs after {timeout_s:.0f} s:\n{self.output}")
+
+    def close(self) -> None:
+        """End it if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._file.close()
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a file of JSON lines; none if there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def batches(run: Path) -> list[int]:
+    """Numbers of the trained batches, as recorded."""
+    return [line["batch"] for line in lines(run / "metrics.jsonl")]
+
+
+def left(processes: list[psutil.Process], timeout_s: float) -> list[str]:
+    """Which of these are still there after so long."""
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+    return [f"{process.pid} {' '.join(_command_line(process))[:80]}" for process in alive]
+
+
+Start = Callable[..., Command]
+"""Arguments of `Command`."""
