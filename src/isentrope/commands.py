@@ -81,16 +81,19 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
     """Make the demo's model, run its recipe and write the report; a run that was stopped goes on."""
     started = time.time()
     set_defaults(offline=True)
-    from isentrope.demo.model import WEIGHTS, make_model, write_skeleton
+    from isentrope.demo.model import WEIGHTS, is_cached, make_model, write_skeleton
     from isentrope.demo.recipe import MODEL_FOLDER
 
     checked, folder = _place_demo(options, output_dir)
     _show_notes(checked, console)
     with folder:
-        model = folder.path / MODEL_FOLDER
-        write_skeleton(model)
-        make = functools.partial(make_model, model)
-        return _run(Run(checked, folder, started, model=ModelPlan(model / WEIGHTS, make)), console)
+        model, plan = folder.path / MODEL_FOLDER, None
+        if is_cached():
+            make_model(model)
+        else:
+            write_skeleton(model)
+            plan = ModelPlan(model / WEIGHTS, functools.partial(make_model, model))
+        return _run(Run(checked, folder, started, model=plan), console)
 
 
 def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:

@@ -64,12 +64,17 @@ def make_model(folder: Path, *, seed: int = 0, progress: Progress = lambda done,
     An engine can start from the folder while the weights are still being made.
     """
     write_skeleton(folder)
-    cached = environment.cache_folder() / "models" / fingerprint(seed)
-    if not (cached / WEIGHTS).exists():
+    cached = _cache(seed)
+    if not is_cached(seed):
         _fill(cached, seed, progress)
     part = folder / f".{WEIGHTS}.part"
     shutil.copyfile(cached / WEIGHTS, part)
     part.replace(folder / WEIGHTS)
+
+
+def is_cached(seed: int = 0) -> bool:
+    """Would `make_model` only have to copy?"""
+    return (_cache(seed) / WEIGHTS).exists()
 
 
 def write_skeleton(folder: Path) -> None:
@@ -100,6 +105,10 @@ def write_skeleton(folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=PAD, bos_token=BOS, eos_token=EOS)
     tokenizer.save_pretrained(folder)
     _check_round_trip(folder)
+
+
+def _cache(seed: int) -> Path:
+    return environment.cache_folder() / "models" / fingerprint(seed)
 
 
 def fingerprint(seed: int) -> str:
