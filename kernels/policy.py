@@ -144,6 +144,7 @@ def token_policy(
     clipped = -advantage * tl.minimum(tl.maximum(ratio, low), high)
     bound = tl.where(advantage < 0, -advantage * dual, 3.0e38)
     loss = tl.minimum(tl.maximum(plain, clipped), bound)
+    loss = tl.where(difference != difference, difference, loss)  # a minimum would hide NaN
     moves = (plain >= clipped) & (plain <= bound) & (tl.abs(difference) <= clamp)
     by_logp = weight * tl.where(moves, plain, 0.0)
     loss = weight * loss

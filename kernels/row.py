@@ -17,7 +17,7 @@ from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.gradient import clear_row, write_row
 from isentrope.kernels.policy import Tokens, token_policy
 from isentrope.kernels.rows import compact
-from isentrope.kernels.stats import Tile, target_logit, walk
+from isentrope.kernels.stats import Tile, positive, target_logit, walk
 
 PROGRAMS = 132
 """One program per multiprocessor of the GPUs this is meant for, so that their rows fit the second-level cache."""
@@ -97,7 +97,7 @@ def _row(
             empty = top <= -1.0e29
             log_sum = tl.log2(tl.where(empty, 1.0, s))
             logp = tl.where(empty, -float("inf"), 0.6931471805599453 * (x - log_sum))
-            entropy = tl.where(empty, 0.0, 0.6931471805599453 * tl.maximum(log_sum - t / s, 0.0))
+            entropy = tl.where(empty, 0.0, 0.6931471805599453 * positive(log_sum - t / s))
             loss, g, h = token_policy(
                 logp, entropy, tl.load(advantage + row), tl.load(logp_old + row), tl.load(weight + row),
                 tl.load(selected + row).to(tl.float32), tl.where(empty, 0.0, scale), action,

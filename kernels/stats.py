@@ -136,6 +136,12 @@ def load_logits(pointers, mask, MASKED: tl.constexpr, INTERPRETED: tl.constexpr)
 
 
 @triton.jit
+def positive(x):
+    """At least 0: an entropy may come out a rounding below it. NaN stays NaN."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def accumulate(x, scale, m, s, t):
     """Take a tile x [U, B] into the running triple of each of B lanes. No thread sees another's lane.
 
@@ -235,7 +241,7 @@ def _merge(triples, order, count, out, n, segments, B: tl.constexpr):
     empty = m <= -1.0e29  # not one finite logit
     log_s = tl.log2(tl.where(empty, 1.0, s))
     logp = tl.where(empty, -float("inf"), 0.6931471805599453 * (x - log_s))
-    entropy = tl.where(empty, 0.0, 0.6931471805599453 * tl.maximum(log_s - t / s, 0.0))
+    entropy = tl.where(empty, 0.0, 0.6931471805599453 * positive(log_s - t / s))
     tl.store(out + row, tl.where(on, logp, 0.0), mask=i < n)
     tl.store(out + n + row, tl.where(on, entropy, 0.0), mask=i < n)
     tl.store(out + 2 * n + row, tl.where(on, m, 0.0), mask=i < n)

@@ -29,7 +29,9 @@ def _trl() -> Iterable[Kernel]:
     strides = "logits_batch_stride:i32 logits_row_stride:i32 index_batch_stride:i32 index_row_stride:i32"
     strides += " mask_batch_stride:i32 mask_row_stride:i32 rows_per_batch:i32"
     constants = {"n_cols": VOCABULARY, "TEMPERATURE": 1.0, "HAS_MASK": False, "BLOCK_SIZE": 1024}
-    aligned = frozenset({"logits_ptr", "logits_row_stride", "grad_logits_ptr", "grad_logits_row_stride"})
+    # without a batch dimension its strides are 0, which is a multiple of 16 as well
+    places = ("logits_ptr", "logits_row_stride", "logits_batch_stride")
+    aligned = frozenset({*places, *(f"grad_{place}" for place in places)})
     outputs = "logprobs_ptr:*fp32 entropy_ptr:*fp32 log_z_ptr:*fp32 expected_logit_ptr:*fp32"
     types = types_of(f"logits_ptr:*bf16 index_ptr:*i64 row_mask_ptr:*i64 {outputs} {strides}")
     forward = module._forward_kernel

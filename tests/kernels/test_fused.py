@@ -87,6 +87,16 @@ def test_nothing_is_overwritten_where_no_gradient_is_wanted() -> None:
     assert torch.equal(logits.detach(), sample.logits)
 
 
+@pytest.mark.parametrize("name", ["plain", "kl_cov"])
+def test_a_nan_reaches_the_loss(name: str) -> None:
+    sample = Sample.draw()
+    leaf = sample.logits.clone()
+    leaf[4, 7] = torch.nan
+    leaf.requires_grad_()
+    found = fused_policy_loss(leaf * 1, sample.targets, sample.advantage, sample.logp_old, RULES[name])
+    assert found.loss.isnan() and found.token_loss[4].isnan() and found.token_loss[3].isfinite()
+
+
 def test_whoever_saved_the_logits_is_told_that_they_were_replaced() -> None:
     sample = Sample.draw()
     leaf = sample.logits.clone().requires_grad_()

@@ -43,7 +43,7 @@ def by_sorting(values: Tensor, k: int, candidates: Tensor) -> Tensor:
     return chosen
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.integers(0, 3000), st.sampled_from(KINDS), st.floats(0, 1), st.integers(0, 2**31))
 def test_the_set_is_that_of_a_stable_sort(count: int, kind: str, share: float, seed: int) -> None:
     torch.manual_seed(seed)
@@ -91,13 +91,13 @@ def test_strided_candidates_are_read_where_they_are() -> None:
 def test_random_choice_takes_the_smallest_bits_and_is_uniform() -> None:
     torch.manual_seed(4)
     hits = torch.zeros(20)
-    for _ in range(60):
+    for _ in range(24):
         random = torch.randint(-(2**31), 2**31 - 1, (20,), dtype=torch.int32)
         chosen = select.smallest_random_mask(random, 5)
         unsigned = random.numpy().view(np.uint32)
         assert sorted(unsigned[chosen.numpy()]) == sorted(unsigned)[:5]
         hits += chosen
-    assert hits.sum() == 300 and hits.min() >= 4 and hits.max() <= 28  # 15 +- 3.4 expected
+    assert hits.sum() == 120 and hits.min() >= 1 and hits.max() <= 14  # 6 +- 2.1 expected
 
 
 def test_covariance_has_means_over_candidates_alone() -> None:

@@ -69,7 +69,7 @@ def shapes(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-@settings(max_examples=12, phases=WITHOUT_SHRINKING)
+@settings(max_examples=8, phases=WITHOUT_SHRINKING)
 @given(shapes())
 def test_statistics_and_gradient_are_those_of_float64(shape: dict[str, object]) -> None:
     run(**shape)  # type: ignore[arg-type]
