@@ -104,7 +104,7 @@ class Actors:
             slot.served = slot.served or stage is Stage.SERVING
             if self._has_ended(slot):
                 yield self._bury(slot)
-            elif stage is Stage.JOINING and time.monotonic() - slot.started > self._plan.start_timeout_s:
+            elif not slot.served and stage is Stage.JOINING and time.monotonic() - slot.started > self._plan.start_timeout_s:
                 raise UnreachableError(
                     f"actor {slot.name} has not started its engine for {self._plan.start_timeout_s:.0f} s",
                     where=str(self._log(slot)),
