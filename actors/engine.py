@@ -14,7 +14,7 @@ import logging
 import multiprocessing
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, Self, TypeVar
 
@@ -142,9 +142,8 @@ class Engine:
         Raises EngineDiedError.
         """
         prompt = prompt_ids.tolist()
-        samples = [self._sample(prompt, _sampling(seed, max_tokens, temperature)) for seed in seeds]
         try:
-            return await self._call(asyncio.gather(*samples))
+            return await self._call(self._samples(prompt, [_sampling(s, max_tokens, temperature) for s in seeds]))
         except EngineGenerateError as error:
             raise self._died() from error
 
@@ -168,6 +167,9 @@ class Engine:
         """End the engine's processes, running requests too."""
         self._death.cancel()
         await asyncio.to_thread(self._host.close)
+
+    async def _samples(self, prompt: list[int], samplings: list[SamplingParams]) -> list[Sample]:
+        return await asyncio.gather(*(self._sample(prompt, sampling) for sampling in samplings))
 
     async def _sample(self, prompt: list[int], sampling: SamplingParams) -> Sample:
         async for output in self._llm.generate(tokens_input(prompt), sampling, str(next(self._names))):
@@ -200,14 +202,16 @@ class Engine:
         self._manifest = None
         await self._call(self._llm.pause_generation(mode="keep", clear_cache=True))
 
-    async def _call(self, call: Awaitable[_T]) -> _T:
-        """Result of `call`, or EngineDiedError: vLLM leaves calls unanswered for ever when the engine dies."""
-        answer = asyncio.ensure_future(call)
+    async def _call(self, call: Coroutine[None, None, _T]) -> _T:
+        """Result of `call`, or EngineDiedError: of a dead engine vLLM leaves calls unanswered, or fails anyhow."""
+        answer = asyncio.create_task(call)
         try:
             await asyncio.wait({answer, self._death}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise self._died()
-            return answer.result()
+            if not self._death.done():
+                return answer.result()
+            if answer.done():
+                answer.exception()  # looked at, else asyncio reports it
+            raise self._died()
         except EngineDeadError as error:
             raise self._died() from error
         finally:
@@ -222,12 +226,13 @@ class Engine:
                 try:
                     async with asyncio.timeout(SILENT_S):
                         await self._llm.get_weight_version()
-                except TimeoutError:
-                    logger.error("engine silent for %.0f s: ending it", SILENT_S)
-                    await asyncio.to_thread(self._host.close)
-                    return
                 except EngineDeadError:
                     return
+                except TimeoutError:
+                    if not self._load_lock.locked():  # else it answers after a load that began meanwhile
+                        logger.error("engine silent for %.0f s: ending it", SILENT_S)
+                        await asyncio.to_thread(self._host.close)
+                        return
                 probe_at = loop.time() + PROBE_S
             await asyncio.sleep(POLL_S)
 
@@ -281,17 +286,20 @@ class _Host(threading.Thread):
         self._loop = asyncio.get_running_loop()
         self._llm: asyncio.Future[AsyncLLM] = self._loop.create_future()
         self._closed = threading.Event()
+        self._others = set(multiprocessing.active_children())
         self.start()
 
     async def llm(self) -> AsyncLLM:
-        """vLLM, once it has started. Cancelling this ends what has been started."""
+        """vLLM, once it has started. Cancelling this ends what has been started, and waits for that end."""
         try:
             return await self._llm
         except asyncio.CancelledError:
             self._closed.set()
-            for child in multiprocessing.active_children():
-                if child.name == "EngineCore":
-                    child.kill()  # vLLM then gives up starting
+            while self.is_alive():
+                for child in set(multiprocessing.active_children()) - self._others:
+                    if child.name == "EngineCore":
+                        child.kill()  # vLLM then gives up starting
+                await asyncio.sleep(POLL_S)
             raise
 
     def close(self) -> None:

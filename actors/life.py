@@ -108,17 +108,11 @@ class Life:
                     loop.cancel()
         except BaseExceptionGroup as group:
             error = first_error(group)
-            if isinstance(error, LeasesLost):
-                raise error from None
-            await self._leave()
             if self._grace_s is None or not isinstance(error, UnreachableError):
                 raise error from None
             logger.warning("while leaving: %s", error)
-        except BaseException:
-            await self._leave()
-            raise
-        else:
-            await self._leave()
+        finally:
+            await self._hand_back()
 
     # --- being there
 
@@ -180,7 +174,8 @@ class Life:
             self._grace_s = grace_s
             self._announce()
 
-    async def _leave(self) -> None:
+    async def _hand_back(self) -> None:
+        """Also when the leases were lost: orders that were being taken just then are leased to nobody who lives."""
         try:
             await asyncio.to_thread(self._port.leave)
         except IsentropeError as error:

@@ -106,7 +106,7 @@ async def _serve_run(broker: Broker, spec: RunSpec, actor_id: str, drain: asynci
             await _live(broker, spec, config, actor_id, tools, drain)
         finally:
             tools.cancel()
-            await asyncio.wait({tools})
+            await asyncio.gather(tools, return_exceptions=True)
 
 
 async def _live(

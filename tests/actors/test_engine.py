@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tiny_model import Version, publish
 
-from isentrope.errors import StorageError
+from isentrope.errors import ConfigError, StorageError
 from isentrope.rollout.types import Int32
 from isentrope.rollout.weights import make_manifest
 
@@ -176,6 +176,66 @@ def test_cancelled_requests_leave_the_engine(runner: asyncio.Runner, engine: "En
         return time.monotonic() - started
 
     assert runner.run(cancel()) < 2.0  # beside 256 others it would take as long as they do
+
+
+def _engines() -> set[psutil.Process]:
+    """Engine processes of this one, from the moment they run vLLM's code."""
+    return {child for child in psutil.Process().children() if "EngineCore" in child.name()}
+
+
+def test_starting_can_be_cancelled_and_leaves_nothing(
+    runner: asyncio.Runner, engine: "Engine", model_dir: Path
+) -> None:
+    async def cancel() -> None:
+        from isentrope.actors.engine import Engine, EngineOptions
+
+        before = set(psutil.Process().children())
+        starting = asyncio.create_task(Engine.start(EngineOptions(str(model_dir), "float32", max_model_len=512)))
+        while not set(psutil.Process().children()) - before:
+            await asyncio.sleep(0.05)
+        starting.cancel()
+        await asyncio.wait({starting}, timeout=30.0)
+        assert starting.cancelled()
+        assert set(psutil.Process().children()) <= before
+
+    runner.run(cancel())
+    assert engine.alive
+
+
+def test_an_engine_that_answers_no_more_is_ended(
+    runner: asyncio.Runner, model_dir: Path, versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine of its own, stopped in the middle of a response."""
+    from isentrope.actors import engine as module
+
+    monkeypatch.setattr(module, "PROBE_S", 0.5)
+    monkeypatch.setattr(module, "SILENT_S", 2.0)
+    before = _engines()
+
+    async def stop() -> None:
+        engine = await module.Engine.start(module.EngineOptions(str(model_dir), "float32", max_model_len=512))
+        await engine.load(versions[0].manifest)
+        running = asyncio.create_task(_generate(engine, PROMPT, list(range(100)), 400))
+        await asyncio.sleep(0.5)
+        (process,) = _engines() - before
+        process.suspend()
+        started = time.monotonic()
+        with pytest.raises(module.EngineDiedError):
+            await running
+        assert time.monotonic() - started < 6.0
+        with pytest.raises(module.EngineDiedError):
+            await engine.load(versions[1].manifest)
+        assert not engine.alive and not process.is_running()
+        await engine.close()
+
+    runner.run(stop())
+
+
+def test_a_model_that_vllm_refuses_is_the_users_mistake(runner: asyncio.Runner, tmp_path: Path) -> None:
+    from isentrope.actors.engine import Engine, EngineOptions
+
+    with pytest.raises(ConfigError):
+        runner.run(Engine.start(EngineOptions(str(tmp_path), "float32")))
 
 
 def test_nothing_listens_beyond_this_machine(engine: "Engine") -> None:
