@@ -104,7 +104,7 @@ class Actors:
             slot.served = slot.served or stage is Stage.SERVING
             if self._has_ended(slot):
                 yield self._bury(slot)
-            elif not slot.served and stage is Stage.JOINING and time.monotonic() - slot.started > self._plan.start_timeout_s:
+            elif self._is_late(slot, stage):
                 raise UnreachableError(
                     f"actor {slot.name} has not started its engine for {self._plan.start_timeout_s:.0f} s",
                     where=str(self._log(slot)),
@@ -142,6 +142,11 @@ class Actors:
         slot.future = slot.handle.serve.remote(
             dataclasses.replace(self._plan.options, actor_id=slot.name), self._log(slot)
         )
+
+    def _is_late(self, slot: _Slot, stage: Stage) -> bool:
+        """An actor that has served is not: it may go on under another id."""
+        too_long = time.monotonic() - slot.started > self._plan.start_timeout_s
+        return stage is Stage.JOINING and too_long and not slot.served
 
     def _log(self, slot: _Slot) -> Path:
         return self._plan.log_folder / f"actor-{slot.name}.log"
