@@ -41,5 +41,9 @@ def _loaded(*modules: str) -> set[str]:
 
 
 def _modules(sources: list[Source], folder: str) -> list[str]:
-    paths = [Path(source.name).with_suffix("") for source in sources if source.folder == folder]
+    paths = [
+        Path(source.name).with_suffix("")
+        for source in sources
+        if source.folder == folder and "__main__" not in source.name
+    ]
     return [".".join(("isentrope", *path.parts)).removesuffix(".__init__") for path in paths]
