@@ -149,7 +149,7 @@ def kernels() -> Iterable[Kernel]:
         "select",
         select._select_one,
         types_of("keys:*i32 allowed:*u8 chosen:*u8 k:*i32 n:i32"),
-        {"B": select._BLOCK},
+        {"B": select._ONE_BLOCK},
         frozenset({"keys", "allowed", "chosen"}),
         select._WARPS,
         "int32",
@@ -182,6 +182,7 @@ def reports(kernels: Iterable[Kernel]) -> list[Report]:
 
 
 def types_of(text: str, dtype: str = "") -> dict[str, str]:
+    """`name:type` pairs as a map; `{0}` stands for `dtype`."""
     return dict(pair.split(":") for pair in text.format(dtype).split())
 
 

@@ -47,7 +47,7 @@ def check_device(device: torch.device) -> None:
     """A GPU; any device where kernels are interpreted."""
     if device.type != "cuda" and not INTERPRETED:
         raise ArgumentError(
-            f"logits: on {device}, a CUDA device is needed", fix="use isentrope.kernels.reference on other devices"
+            f"tensors on {device}: a CUDA device is needed", fix="use isentrope.kernels.reference on other devices"
         )
 
 

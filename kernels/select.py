@@ -19,12 +19,13 @@ import triton
 import triton.language as tl
 
 from isentrope.errors import ArgumentError
-from isentrope.kernels.checks import check_tokens
+from isentrope.kernels.checks import check_device, check_tokens, check_types
 
 ONE_PROGRAM = 1 << 17
 """Up to here one program with all its warps on one multiprocessor is faster than eight launches over the whole GPU."""
 
 _BLOCK = 4096
+_ONE_BLOCK = 2048  # with 4096 values Triton 3.6 spills on sm_80
 _WARPS = 16
 
 Group: TypeAlias = "dist.ProcessGroup | None"
@@ -114,22 +115,36 @@ def _keys(values: torch.Tensor) -> torch.Tensor:
 
 
 def _largest(keys: torch.Tensor, k: "int | torch.Tensor", candidates: torch.Tensor | None) -> torch.Tensor:
-    count = keys.numel()
-    check_tokens(count, keys.device, {"candidates": candidates})
-    chosen = torch.zeros(count, dtype=torch.bool, device=keys.device)
-    if count == 0:
-        return chosen
+    check_tokens(keys.numel(), keys.device, {"candidates": candidates})
+    check_types({"candidates": candidates}, allowed=(torch.bool,))
+    check_device(keys.device)
     if isinstance(k, int):
         if k < 0:
             raise ArgumentError(f"k: {k}, 0 or more is needed")
-        k = torch.full((1,), min(k, count), dtype=torch.int32, device=keys.device)
+        k = torch.full((1,), min(k, keys.numel()), dtype=torch.int32, device=keys.device)
+    chosen: torch.Tensor = _choose(keys, k, candidates)
+    return chosen
+
+
+@torch.library.custom_op("isentrope::choose", mutates_args=())
+def _choose(keys: torch.Tensor, k: torch.Tensor, candidates: torch.Tensor | None) -> torch.Tensor:
+    """An operator, so that torch.compile traces through it without a break."""
+    count = keys.numel()
+    chosen = torch.zeros(count, dtype=torch.bool, device=keys.device)
+    if count == 0:
+        return chosen
     allowed = torch.ones_like(chosen) if candidates is None else candidates.contiguous()
     arguments = (keys, allowed.view(torch.uint8), chosen.view(torch.uint8), k, count)
     if count <= ONE_PROGRAM:
-        _select_one[(1,)](*arguments, B=_BLOCK if count > 1024 else 1024, num_warps=_WARPS if count > 1024 else 4)
+        _select_one[(1,)](*arguments, B=_ONE_BLOCK if count > 1024 else 1024, num_warps=_WARPS if count > 1024 else 4)
     else:
         _largest_many(*arguments)
     return chosen
+
+
+@_choose.register_fake
+def _fake_choose(keys: torch.Tensor, k: torch.Tensor, candidates: torch.Tensor | None) -> torch.Tensor:
+    return torch.empty(keys.shape, dtype=torch.bool, device=keys.device)
 
 
 def _largest_many(keys: torch.Tensor, allowed: torch.Tensor, chosen: torch.Tensor, k: torch.Tensor, count: int) -> None:

@@ -79,10 +79,10 @@ class Inputs:
         """Undo what a call in place has done."""
         self.logits.copy_(self.original)
 
-    def variable(self) -> torch.Tensor:
-        """The logits as a model gives them: not a leaf."""
+    def variable(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What to differentiate by, and the logits as a model gives them: not a leaf, but without a copy."""
         leaf = self.logits.detach().requires_grad_()
-        return leaf.view_as(leaf)
+        return leaf, leaf.view_as(leaf)
 
     def heads(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states and weight that require gradients."""
@@ -147,9 +147,9 @@ def _step(build: BuildStatistics, loss_of: Callable[[Inputs], Callable[[torch.Te
         function, loss = build(inputs), loss_of(inputs)
 
         def call() -> Outcome:
-            logits = inputs.variable()
+            leaf, logits = inputs.variable()
             logp, entropy = function(logits)
-            (gradient,) = torch.autograd.grad(loss(logp), logits)
+            (gradient,) = torch.autograd.grad(loss(logp), leaf)
             return Outcome(logp.detach(), entropy.detach(), gradient)
 
         return call
@@ -174,12 +174,12 @@ def _verl_kl_cov_of(inputs: Inputs) -> Callable[[torch.Tensor], torch.Tensor]:
 def _fused(rules: Rules) -> Build:
     def start(inputs: Inputs) -> Call:
         def call() -> Outcome:
-            logits = inputs.variable()
+            leaf, logits = inputs.variable()
             tokens = TokenInputs(mask=inputs.mask)
             found = fused_policy_loss(
                 logits, inputs.targets, inputs.advantage, inputs.logp_old, rules, tokens=tokens, options=Options()
             )
-            (gradient,) = torch.autograd.grad(found.loss, logits)
+            (gradient,) = torch.autograd.grad(found.loss, leaf)
             return Outcome(found.logp, found.entropy, gradient)
 
         return call
@@ -196,10 +196,10 @@ def _liger(inputs: Inputs) -> Call:
     advantage = inputs.advantage.view(shape)[:, 0].contiguous()
 
     def call() -> Outcome:
-        logits = inputs.variable()
+        leaf, logits = inputs.variable()
         whole = logits.view(*ids.shape[:1], -1, logits.shape[1])
         loss = apply(whole, old, None, ids, advantage, mask, 1.0, 0.0, 0.2, 0.2, True, "bnpo")[0]
-        (gradient,) = torch.autograd.grad(loss, logits)
+        (gradient,) = torch.autograd.grad(loss, leaf)
         return Outcome(gradient=gradient)
 
     return call

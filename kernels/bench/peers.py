@@ -6,6 +6,7 @@ own code, unchanged.
 """
 
 import ast
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -43,6 +44,8 @@ def trl_linear() -> ModuleType:
     _hollow("trl", "trl.kernels")
     if importlib.util.find_spec("transformers") is None:
         _stand_in("transformers.utils", is_triton_available=lambda: True)
+    _hollow("trl", "trl.trainer")
+    _stand_in("trl.trainer.utils", maybe_gather_lm_head_ctx=lambda *_, **__: contextlib.nullcontext())  # for ZeRO-3
     return importlib.import_module("trl.kernels.chunked_logprob")
 
 
@@ -138,5 +141,5 @@ def _functions(path: Path, names: tuple[str, ...], scope: Mapping[str, object]) 
         for argument in (*function.args.args, *function.args.kwonlyargs):
             argument.annotation = None
     namespace: dict[str, Any] = {"torch": torch, **scope}
-    exec(compile(ast.Module(wanted, []), str(path), "exec"), namespace)
+    exec(compile(ast.Module([*wanted], []), str(path), "exec"), namespace)
     return {name: namespace[name] for name in names}

@@ -52,6 +52,14 @@ for module in pkgutil.walk_packages(isentrope.kernels.__path__, "isentrope.kerne
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 """
+AOT = """
+import dataclasses, json
+from isentrope.kernels import aot
+print(json.dumps([dataclasses.asdict(report) for report in aot.reports(aot.kernels())]))
+"""
+BUDGET = {"forward": 9.0, "backward": 9.0, "row_fused_forward": 9.5, "row_fused_backward": 8.5}
+"""Instructions per logit: below ten, an H200 is limited by memory."""
+
 BLOCKED = {"pydantic", "redis", "msgpack", "transformers", "vllm", "deepspeed", "ray", "rich", "typer", "matplotlib"}
 
 
@@ -76,17 +84,14 @@ def test_kernels_and_benchmark_import_with_torch_triton_and_numpy_alone() -> Non
 
 @pytest.mark.slow
 def test_code_for_ampere_and_hopper_stays_within_its_budget() -> None:
-    found = json.loads(child("from isentrope.kernels import aot; aot.main()", TRITON_INTERPRET=None))["kernels"]
+    found = json.loads(child(AOT, TRITON_INTERPRET=None))
     assert {kernel["arch"] for kernel in found} == {"sm_80", "sm_90"}
     assert [kernel["name"] for kernel in found if kernel["spill_bytes"]] == []
-    budget = {"stats": [9.0], "gradient": [9.0], "row": [9.5, 8.5]}
-    counted = [kernel for kernel in found if kernel["name"] in budget]
-    assert len(counted) == 12  # three kernels, two types, two architectures
+    counted = [kernel for kernel in found if kernel["name"] in BUDGET]
+    assert len(counted) == 16  # four loops, two types, two architectures
     for kernel in counted:
-        loops = kernel["instructions_per_element"]
         assert kernel["wide_loads"] > 0, kernel
-        assert len(loops) == len(budget[kernel["name"]]), kernel
-        assert all(map(float.__le__, loops, budget[kernel["name"]])), kernel
+        assert kernel["instructions_per_element"] <= BUDGET[kernel["name"]], kernel
 
 
 @pytest.mark.gpu

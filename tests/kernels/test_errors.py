@@ -73,5 +73,5 @@ def test_bad_input_is_one_clear_error(name: str) -> None:
 
 def test_tensors_off_the_gpu_are_refused_where_kernels_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "INTERPRETED", False)
-    with pytest.raises(ArgumentError, match="logits: on cpu, a CUDA device is needed"):
+    with pytest.raises(ArgumentError, match="on cpu: a CUDA device is needed"):
         logp_entropy(LOGITS, IDS)

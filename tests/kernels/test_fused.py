@@ -37,8 +37,7 @@ def test_loss_and_gradient_are_those_of_autograd(name: str, inplace: bool) -> No
 def test_verdicts_of_the_whole_batch_give_its_loss_in_any_number_of_micro_batches(name: str) -> None:
     sample, rules = Sample.draw(), RULES[name]
     leaf = sample.logits.clone().requires_grad_()
-    arguments = (sample.targets, sample.advantage, sample.logp_old)
-    whole = fused_policy_loss(leaf * 1, *arguments, rules, tokens=sample.tokens)
+    whole = fused_policy_loss(leaf * 1, sample.targets, sample.advantage, sample.logp_old, rules, tokens=sample.tokens)
     whole.loss.backward()
     assert leaf.grad is not None and sample.tokens.mask is not None
     for parts in (1, 5, 16):
@@ -50,7 +49,7 @@ def test_verdicts_of_the_whole_batch_give_its_loss_in_any_number_of_micro_batche
                 if field.name != "selected"
             }
             part = fused_policy_loss(
-                again[rows], *(value[rows] for value in arguments), rules,
+                again[rows], sample.targets[rows], sample.advantage[rows], sample.logp_old[rows], rules,
                 tokens=TokenInputs(**tokens, selected=whole.selected[rows]),
                 options=Options(normalizer=1 / float(sample.tokens.mask.sum())),
             )  # fmt: skip

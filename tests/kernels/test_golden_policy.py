@@ -17,7 +17,7 @@ from golden_scope import Rule
 from kernel_truth import relative
 from torch import Tensor
 
-from isentrope.kernels import reference
+from isentrope.kernels import reference, select
 from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
 from isentrope.kernels.policy import Rules, Tokens, coefficients
@@ -89,7 +89,7 @@ def problems(case: Case) -> Iterator[Problem]:
         if name == KL_COV:  # its penalty does not see the weight, only the normalizer
             factor, normalizer = torch.ones_like(factor), float(factor.max())
         gradient = case.expected(f"{prefix}grad_logp") if f"{prefix}grad_logp" in case.outputs else None
-        assert not isinstance(gradient, float)
+        assert gradient is None or isinstance(gradient, Tensor)
         yield Problem(
             given["logp"], given["old"], advantage, mask, weight * factor[:, None].to(weight.dtype), rules, selected,
             normalizer, float(case.expected(f"{prefix}loss")), gradient,
@@ -104,15 +104,21 @@ def _drawn(case: Case) -> Tensor:
     return next(other for other in load(case.family, case.folder) if other.name == twin)["selected"].bool()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", POLICY, ids=lambda case: case.id)
-def test_policy_losses_are_those_of_the_reference(case: Case) -> None:
+def test_fused_policy_losses_are_those_of_the_reference(case: Case) -> None:
     for problem in problems(case):
-        chosen = check_fused(case, problem)
-        check_plain(case, problem, chosen)
+        check_fused(case, problem)
 
 
-def check_fused(case: Case, problem: Problem) -> Tensor:
-    """In float32, from logits; returns the selected tokens, flat."""
+@pytest.mark.parametrize("case", POLICY, ids=lambda case: case.id)
+def test_plain_policy_losses_are_those_of_the_reference(case: Case) -> None:
+    for problem in problems(case):
+        check_plain(case, problem)
+
+
+def check_fused(case: Case, problem: Problem) -> None:
+    """In float32, from logits."""
     logp = problem.logp.flatten().double()
     rest = torch.log(-torch.expm1(logp))
     leaf = torch.stack([logp, rest], dim=1).float().requires_grad_()
@@ -131,15 +137,18 @@ def check_fused(case: Case, problem: Problem) -> Tensor:
         assert leaf.grad is not None and relative(leaf.grad, torch.stack([expected, -expected], dim=1)) <= FUSED
     if "selected" in case.outputs:
         assert torch.equal(found.selected, case["selected"].bool().flatten())
-    return found.selected
 
 
-def check_plain(case: Case, problem: Problem, chosen: Tensor) -> None:
+def check_plain(case: Case, problem: Problem) -> None:
     """In the type of the case."""
+    chosen = None if problem.selected is None else problem.selected.flatten()
+    if problem.rules.select == "top_cov":
+        keep = problem.mask.flatten()
+        covariance = select.covariance(problem.logp.flatten(), problem.advantage.flatten(), keep)
+        chosen = select.top_k_mask(covariance, select.share_of(keep, problem.rules.share), candidates=keep)
     tokens = Tokens(
         problem.advantage.flatten(), problem.old.flatten(), problem.weight.flatten(), problem.mask.flatten(),
-        None if problem.rules.select == "none" else chosen,
-        torch.tensor([problem.normalizer], dtype=problem.logp.dtype),
+        chosen, torch.tensor([problem.normalizer], dtype=problem.logp.dtype),
     )  # fmt: skip
     loss, by_logp, _ = coefficients(problem.logp.flatten(), torch.zeros_like(tokens.advantage), tokens, problem.rules)
     allowed = max(PLAIN, scope.tolerance(case))

@@ -19,7 +19,7 @@ def test_linear_is_fused_of_the_product(name: str, dtype: torch.dtype, chunk: in
     wide = [hidden.double().requires_grad_(), weight.double().requires_grad_()]
     expected = fused_policy_loss((wide[0] @ wide[1].T).float(), *arguments, tokens=sample.tokens, options=options)
     (3 * expected.loss).backward()
-    own = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    own = (hidden.clone().requires_grad_(), weight.clone().requires_grad_())
     found = fused_linear_policy_loss(*own, *arguments, tokens=sample.tokens, options=options, chunk=chunk)
     (3 * found.loss).backward()
     torch.testing.assert_close(found.loss, expected.loss, rtol=2e-6, atol=1e-6)

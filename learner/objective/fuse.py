@@ -1,0 +1,106 @@
+"""Which objectives the fused kernels can run, derived from their dimensions, and what a micro-batch hands to a kernel.
+
+Knows stages and the kernels' rules, no preset. A batch's selections, masks, corrections and denominators are fixed by
+`Objective.prepare`, so to a kernel they are weights and verdicts per token; what is left for it is the surrogate of one
+token, the bonus, and a penalty on selected tokens. Everything else takes the generic path: `Objective.token_loss` on
+the log-probabilities and entropies that `kernels` gives.
+
+A kernel does not clamp log ratios of the penalty: beyond +-20 its gradient goes on where the generic one ends.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from isentrope.kernels.call import TokenInputs
+from isentrope.kernels.policy import Rules
+from isentrope.learner.objective.batch import Prepared
+from isentrope.learner.objective.needs import acts
+from isentrope.learner.objective.objective import CURRENT, KlTerm, Objective
+
+UNIFORM = frozenset({"token_mean", "seq_sum", "seq_sum_constant", "sum_constant"})
+"""Reductions that weigh every token of an update alike."""
+
+
+class FusedInputs(NamedTuple):
+    """What `fused_policy_loss` takes for n responses: advantage, logp_old and each of tokens are [n, T].
+
+    normalizer: factor of the whole, global denominators included.
+    """
+
+    advantage: Tensor
+    logp_old: Tensor
+    tokens: TokenInputs
+    normalizer: float
+
+
+def rules_of(objective: Objective) -> Rules | None:
+    """The rules that make a kernel's loss the objective's, or None where it needs the generic path."""
+    terms = [term for term in objective.kl if acts(objective, term)]
+    coef = float(objective.entropy.params["coef"])
+    if not _token_local(objective) or len(terms) > 1 or not all(_is_penalty(term, objective) for term in terms):
+        return None
+    if coef and objective.entropy.params["tokens"] == "selected":
+        return None
+    if (coef or terms) and objective.reduce.kind.name not in UNIFORM:
+        return None
+    clip = objective.clip.params if objective.clip.kind.name == "ppo" else {"low": None, "high": None, "dual": None}
+    penalty = {}
+    if terms and terms[0].tokens is not None:
+        penalty = {"select": "top_cov", "action": "abs_kl", "share": terms[0].tokens.params["share"]}
+        penalty["kl_coef"] = float(terms[0].keys.coef)
+    return Rules(
+        clip_low=clip["low"],
+        clip_high=clip["high"],
+        clip_dual=clip["dual"],
+        entropy_coef=coef,
+        log_ratio_clamp=float(objective.level.params["clamp"]),
+        **penalty,
+    )
+
+
+def fused_inputs(objective: Objective, prepared: Prepared, update: int, rows: Tensor) -> FusedInputs:
+    """The inputs for responses `rows` [n] of an update, for an objective that has rules."""
+    batch = prepared.batch
+    mask, weight, reduce = prepared.mask[rows], prepared.weight[rows], prepared.reduce[update, rows]
+    if batch.demonstration is not None:
+        mask = mask & ~batch.demonstration[rows]
+    normalizer = 1.0
+    if objective.reduce.kind.name in UNIFORM:
+        normalizer = float(reduce[0])
+    else:
+        weight = weight * reduce[:, None].to(weight.dtype)
+    old = batch.logp_rollout if objective.anchor.kind.name == "rollout" or batch.logp_old is None else batch.logp_old
+    selected = [
+        values[rows] != 0
+        for term, values in zip(objective.kl, prepared.kl_weight, strict=True)
+        if values is not None and acts(objective, term)
+    ]
+    tokens = TokenInputs(mask=mask, weight=weight, selected=selected[0] if selected else None)
+    return FusedInputs(prepared.advantage[rows], old[rows], tokens, normalizer)
+
+
+def _token_local(objective: Objective) -> bool:
+    """Whether the loss of a token follows from its own numbers and what is fixed for the batch."""
+    weights = (*objective.responses, objective.correction)
+    return (
+        objective.clip.kind.name in ("ppo", "none")
+        and objective.level.kind.name == "token"
+        and objective.anchor.kind.name in ("old", "rollout")
+        and objective.stats != "microbatch"
+        and all(CURRENT.isdisjoint(stage.kind.reads) for stage in weights)
+        and not objective.control
+        and not objective.aux
+    )
+
+
+def _is_penalty(term: KlTerm, objective: Objective) -> bool:
+    """Whether a divergence is the absolute log ratio of selected tokens, to the anchor of the ratio itself."""
+    return (
+        term.estimator.kind.name == "abs"
+        and term.keys.anchor == objective.anchor.kind.name
+        and term.keys.importance == "none"
+        and term.keys.gradient == "own"
+        and term.tokens is not None
+        and term.tokens.kind.name == "top_cov"
+    )
