@@ -80,7 +80,7 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient
 
     Without dropout: the ratio of a policy to itself must be 1.
     """
-    varlen = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    varlen = device.type == "cuda" and dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation="flash_attention_2" if varlen else "sdpa", trust_remote_code=False
