@@ -23,7 +23,7 @@ class Need(StrEnum):
     ROUTING = "routing replay"
 
 
-PROVIDED = frozenset({Need.ANSWERS})
+PROVIDED = frozenset({Need.REFERENCE, Need.ANSWERS})
 """What the training loop supplies; a change that builds another of them adds it here."""
 
 _BY_TENSOR = {

@@ -179,7 +179,12 @@ class Objective:
         """State after an evaluation that gave `score` behind `batch` batches, and whether the current policy now
         becomes the reference, with a fresh optimizer."""
         stepped: Mapping[str, float] = self.reset({"state": state.get("reset", {}), "score": score, "batch": batch})
-        return {**state, "reset": stepped}, bool(stepped["reset"])
+        return ({**state, "reset": stepped}, bool(stepped["reset"])) if stepped else (state, False)
+
+    def renewed_at(self, state: State) -> int | None:
+        """The batch behind which the reference was made last; None: it still is the model that the run began with."""
+        last = state.get("reset", {}).get("last", -1.0)
+        return int(last) if last >= 0 else None
 
     def overrides(self, state: State) -> Overrides:
         """Values that controllers set, by the place they act on."""

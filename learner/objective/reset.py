@@ -6,8 +6,8 @@ from isentrope.learner.objective.schema import Count, NonNegative
 
 
 def never(state: Mapping[str, float], score: float, batch: int) -> dict[str, float]:
-    """No reset."""
-    return {**state, "reset": 0.0}
+    """No reset, and nothing to remember."""
+    return {}
 
 
 def on_stagnation(

@@ -31,8 +31,8 @@ class Opened:
 def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_folder: Path, evaluates: bool) -> Opened:
     """The objective of `learner.method` and `learner.objective`.
 
-    Keys that the run file left unset take what presets suggest. ConfigError for what cannot be built; what the rules
-    refuse is in `verdict` (see `refusals`).
+    evaluates: there is held-out data. Keys that the run file left unset take what presets suggest. ConfigError for what
+    cannot be built; what the rules refuse is in `verdict` (see `refusals`).
     """
     merged = load_objective(learner.method, learner.objective, run_folder)
     learner, sampling, suggested = _take_suggestions(learner, sampling, merged)
@@ -44,7 +44,7 @@ def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_fold
         max_lag=learner.staleness.max_lag,
         group_size=sampling.group_size,
         truncated_sampling=sampling.top_p < 1 or sampling.top_k > 0,
-        evaluates=evaluates,
+        evaluates=evaluates and learner.eval_every > 0,
     )
     return Opened(learner, sampling, merged, objective, facts, check(objective, facts), suggested)
 

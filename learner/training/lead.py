@@ -95,7 +95,7 @@ def _open(job: LearnerJob, objective: Objective, team: Team, broker: Broker) -> 
     ledger = Ledger(start.state.ledger)
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
     port = LearnerPort.fence(broker, incarnation, ledger.lwm, ledger.cursor, spec, control)
-    team.build(start.folder)
+    team.build(start.folder, objective.renewed_at(start.state.controllers))
     rules = Rules(config.staleness.oldest_token, config.staleness.min_kept)
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
     publisher = Publisher(team, spec, incarnation, job.weights.keep)
@@ -204,9 +204,9 @@ class _Run:
             self._publish()
         self._write(row)
         if self._batch < self._config.batches:
-            if self._config.eval_every and self._is_due(self._config.eval_every):
-                self._evaluate()
-            if self._is_due(self._config.checkpoint_every):
+            evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
+            renewed = evaluated and self._evaluate()
+            if renewed or self._is_due(self._config.checkpoint_every):
                 self._save()
         return True
 
@@ -258,14 +258,24 @@ class _Run:
             verify = self._mode is Mode.ON_POLICY
             self._parts.publisher.publish(self._batch, self._parts.feeder, self._config.stall_timeout_s, verify=verify)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """True: what it showed has renewed the reference, which a checkpoint must say before training goes on."""
         self._publish()
         newest = self._parts.publisher.newest
         with self._watch("evaluate_s"):
             row = self._parts.examiner.evaluate(newest.version, self._parts.feeder)
-        if row is not None:
-            for sink in self._parts.sinks:
-                sink.write(newest.batch, scalars({"eval": row}))
+        if row is None:
+            return False
+        for sink in self._parts.sinks:
+            sink.write(newest.batch, scalars({"eval": row}))
+        if self._batch == self._config.batches:
+            return False
+        state, renew = self._parts.objective.after_evaluation(self._controllers, row["pass_at"]["1"], self._batch)
+        self._controllers = {name: dict(numbers) for name, numbers in state.items()}
+        if renew:
+            logger.info("the reference is renewed behind batch %d, and the optimizer with it", self._batch)
+            self._parts.team.renew(newest.version)
+        return renew
 
     def _save(self) -> None:
         start = self._parts.start.state

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from isentrope.kernels import reference
+from isentrope.kernels import fused, reference
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.batch import Packed
 from isentrope.learner.objective.batch import LossParts
@@ -89,6 +89,12 @@ class Stepper:
         self.updates += applied
         return Step(applied, norm, tuple(parts))
 
+    def forget_moments(self) -> None:
+        """Make the optimizer as new; its parameters stay."""
+        for state in self._engine.basic_optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Names as in the model's own files and whole values, on the training device. Every rank runs to the end."""
         for name, parameter in self.policy.network.named_parameters():
@@ -114,7 +120,8 @@ class Stepper:
 
     def _loss_of(self, micro: Micro) -> Callable[[Tensor, Tensor], tuple[Tensor, LossParts]]:
         def loss_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
-            logp, entropy = reference.logp_entropy(logits, targets, self._temperature)
+            statistics = fused.logp_entropy if logits.is_cuda else reference.logp_entropy
+            logp, entropy = statistics(logits, targets, self._temperature)
             part = micro.surrogate(micro.packed.to_padded(logp).cpu(), micro.packed.to_padded(entropy).cpu())
             # A loss that is not finite must spoil the gradient on every rank, or only some would skip the update.
             spoiler = torch.where(part.loss.detach().isfinite(), 1.0, math.nan)

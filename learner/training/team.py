@@ -8,25 +8,29 @@ the others wait for it with a deadline.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from isentrope.errors import ConfigError, IsentropeError, StorageError
 from isentrope.kernels.reference import Moments
 from isentrope.learner.intake.batch import Arrays
+from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.training.checkpoint import FileFacts, facts_of, verify
 from isentrope.learner.training.crash import crash_point
+from isentrope.learner.training.frozen import Frozen, reference_folder, write
 from isentrope.learner.training.job import LearnerJob
-from isentrope.learner.training.model import load_policy
+from isentrope.learner.training.model import Policy, load_policy
 from isentrope.learner.training.publish import write_version
 from isentrope.learner.training.ranks import Ranks
 from isentrope.learner.training.step import Stepper
 from isentrope.learner.training.updates import BatchFacts, Schedule, Trainer
+from isentrope.rollout.types import batch_of
 from isentrope.rollout.weights import Manifest, version_folder
 
 Facts = dict[str, Any]
@@ -45,6 +49,7 @@ class Team:
         self._objective = objective
         self._root = Path(job.spec.output_dir)
         self._stepper: Stepper | None = None
+        self._frozen: Frozen | None = None
 
     # --- rank 0
 
@@ -58,9 +63,11 @@ class Team:
         self._order("check", facts)
         return self._check(**facts)
 
-    def build(self, checkpoint: Path | None) -> None:
-        """Make the network and its optimizer, as in `checkpoint` or new."""
-        facts = {"checkpoint": "" if checkpoint is None else str(checkpoint)}
+    def build(self, checkpoint: Path | None, renewed_at: int | None) -> None:
+        """Make the network and its optimizer, as in `checkpoint` or new, and the reference if the objective needs one:
+        the model itself, or what it was renewed to behind batch `renewed_at`."""
+        reference = "" if renewed_at is None else str(reference_folder(self._root, renewed_at))
+        facts = {"checkpoint": "" if checkpoint is None else str(checkpoint), "reference": reference}
         self._order("build", facts)
         if problem := self._build(**facts):
             raise ConfigError(problem, where=f"model.path = {self._job.spec.model.path!r}")
@@ -81,6 +88,14 @@ class Team:
         self._order("publish")
         folder = version_folder(self._root, version)
         return write_version(self._built.parameters(), folder, version=version, dtype=self._built.dtype)
+
+    def renew(self, version: int) -> None:
+        """Make the present weights, which are `version`, the reference, and the optimizer as new. StorageError as in
+        `publish`."""
+        self._order("renew")
+        folder = reference_folder(self._root, batch_of(version))
+        write(self._renewed(), folder, version=version, dtype=self._built.dtype)
+        self._built.forget_moments()
 
     def save(self, folder: Path, batch: int) -> dict[str, FileFacts]:
         """Write the full state into the empty `folder`; size and digest of every file. StorageError as in `publish`."""
@@ -122,6 +137,10 @@ class Team:
             case "publish":
                 for _ in self._built.parameters():
                     pass  # takes part in gathering them
+            case "renew":
+                for _ in self._renewed():
+                    pass
+                self._built.forget_moments()
             case "save":
                 self._save(**facts)
 
@@ -137,26 +156,37 @@ class Team:
         problems = self.ranks.gather(verify(Path(folder), table, share))
         return "; ".join(problem for problem in problems if problem)
 
-    def _build(self, checkpoint: str) -> str:
+    def _build(self, checkpoint: str, reference: str) -> str:
         """Why the model cannot be loaded somewhere; asked before the first call that needs all ranks."""
         spec, config, device = self._job.spec, self._job.config, self.ranks.device
         policy, problem = None, ""
         try:
-            policy = load_policy(
-                spec.model_dir,
-                dtype=getattr(torch, spec.model.dtype),
-                device=device,
-                gradient_checkpointing=config.gradient_checkpointing,
-            )
+            policy = self._load(gradient_checkpointing=config.gradient_checkpointing)
         except ConfigError as error:
             problem = error.what
         problems = [str(each) for each in self.ranks.gather(problem) if each]
         if policy is None or problems:
             return problems[0]
+        if Need.REFERENCE in needs(self._objective):
+            self._frozen = Frozen(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
+            if reference:
+                self._frozen.load(Path(reference))
         self._stepper = Stepper(policy, spec.sampling.temperature, config, device)
         if checkpoint:
             self._stepper.load(Path(checkpoint))
         return ""
+
+    def _load(self, *, gradient_checkpointing: bool) -> Policy:
+        return load_policy(
+            self._job.spec.model_dir,
+            dtype=getattr(torch, self._job.spec.model.dtype),
+            device=self.ranks.device,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+
+    def _renewed(self) -> Iterator[tuple[str, Tensor]]:
+        assert self._frozen is not None, "the objective has a reference"
+        return self._frozen.renewed(self._built.parameters())
 
     def _score(self, arrays: Arrays) -> Moments:
         return self._trainer.statistics(arrays, self._job.config.micro_batch_tokens)
@@ -178,4 +208,4 @@ class Team:
 
     @property
     def _trainer(self) -> Trainer:
-        return Trainer(self.ranks, self._built, self._objective)
+        return Trainer(self.ranks, self._built, self._objective, self._frozen)

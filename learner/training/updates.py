@@ -17,6 +17,7 @@ from isentrope.learner.intake.batch import Arrays, pack, to_batch
 from isentrope.learner.intake.plan import Plan, Sweep, make_plan, make_sweep
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
 from isentrope.learner.objective.objective import Objective, State
+from isentrope.learner.training.frozen import Frozen
 from isentrope.learner.training.ranks import Ranks
 from isentrope.learner.training.step import Micro, Step, Stepper
 
@@ -70,10 +71,11 @@ class BatchFacts:
 class Trainer:
     """One rank's part in training and scoring. All methods are collective."""
 
-    def __init__(self, ranks: Ranks, stepper: Stepper, objective: Objective) -> None:
+    def __init__(self, ranks: Ranks, stepper: Stepper, objective: Objective, frozen: Frozen | None) -> None:
         self._ranks = ranks
         self._stepper = stepper
         self._objective = objective
+        self._frozen = frozen
 
     def statistics(self, arrays: Arrays, micro_batch_tokens: int) -> Moments:
         """Of the present policy over all responses, on every rank: each field [N, T], 0 off the responses."""
@@ -85,6 +87,8 @@ class Trainer:
         began = time.monotonic()
         plan = self._plan(arrays, schedule)
         batch = _with_statistics(to_batch(arrays, seed=schedule.seed), self._statistics(arrays, plan.statistics))
+        if self._frozen is not None:
+            batch = replace(batch, logp_ref=self._logp_ref(self._frozen, arrays, plan.statistics))
         measured = time.monotonic()
         prepared = self._objective.prepare(batch, [torch.tensor(sweep.rows) for sweep in plan.updates], state)
         updates: list[UpdateFacts] = []
@@ -116,6 +120,13 @@ class Trainer:
             moments = self._stepper.statistics(pack(arrays, rows, self._stepper.device))
             whole[:, list(rows)] = torch.stack(list(moments))
         return Moments(*self._ranks.sum(whole))
+
+    def _logp_ref(self, frozen: Frozen, arrays: Arrays, sweep: Sweep) -> Tensor:
+        """[N, T], shared out like the statistics."""
+        whole = torch.zeros(arrays.tokens.shape)
+        for rows in sweep.shares[self._ranks.rank]:
+            whole[list(rows)] = frozen.logp(pack(arrays, rows, self._stepper.device))
+        return self._ranks.sum(whole)
 
     def _update(self, arrays: Arrays, prepared: Prepared, number: int, sweep: Sweep, state: State) -> UpdateFacts:
         micros = [

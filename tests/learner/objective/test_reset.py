@@ -14,4 +14,4 @@ def test_resets_after_patience_evaluations_without_gain_and_waits_its_cooldown()
 
 
 def test_never() -> None:
-    assert reset.never({}, 0.0, 7)["reset"] == 0.0
+    assert reset.never({}, 0.0, 7) == {}

@@ -141,6 +141,12 @@ def check(model: str, folder: Path, stage: int, ranks: Ranks) -> dict[str, Any]:
     facts["bitwise"] = ranks.gather(all(torch.equal(straight[name], resumed[name]) for name in straight))
     facts["moved"] = not torch.equal(before["model.norm.weight"], straight["model.norm.weight"])
     facts["updates"] = again.updates
+    again.forget_moments()
+    left = [
+        float(value.abs().sum()) for state in again._engine.basic_optimizer.state.values() for value in state.values()
+    ]
+    facts["moments"] = ranks.gather({"count": len(left), "sum": sum(left)})
+    facts["steps_on"] = update(again).applied
     facts["digest"] = float(sum(value.double().abs().sum() for value in straight.values()))
     return facts
 

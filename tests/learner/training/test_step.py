@@ -56,6 +56,12 @@ def test_a_resumed_run_goes_on_bit_by_bit(facts: dict[str, Any], stage: str) -> 
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_an_optimizer_forgets_its_moments_on_every_rank(facts: dict[str, Any], stage: str) -> None:
+    assert all(each["count"] > 0 and each["sum"] == 0 for each in facts[stage]["moments"])
+    assert facts[stage]["steps_on"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_refused_write_is_told_and_holds_nobody_up(facts: dict[str, Any], stage: str) -> None:
     assert any(facts[stage]["refused"])
 
