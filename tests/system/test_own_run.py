@@ -32,14 +32,16 @@ max_new_tokens = 13
 count = 0
 [learner]
 prompts_per_batch = 8
-batches = 12
+batches = 10
 """
 
 REWARD = '''
+import time
 from isentrope.rollout.tasks import open_task
 
 def reaches(prompts, completions, **columns):
-    """The built-in verifier, as if it were one's own."""
+    """The built-in verifier, as if it were one's own, and slow, so that there is time to look and to ask."""
+    time.sleep(0.3)
     return open_task("digit_walk").verify(prompts=prompts, completions=completions, **columns)
 '''
 
@@ -84,9 +86,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
         command = start("train", "run.toml", folder=folder, env=url)
         actor = start("actor", "--run", "mine", "--name", "guest", folder=folder, env=url)
         command.until(lambda: len(batches(run)) >= 2)
-        refused = ask("mode", "fast")
-        switched = ask("mode", "on_policy")
         status = json.loads(ask("status", "--json").stdout)
+        switched = ask("mode", "on_policy")
+        refused = ask("mode", "fast")
         code = command.wait(BOOT_S)
         left = actor.wait(60.0)
         secret = urlsplit(url["ISENTROPE_REDIS_URL"]).password or ""
@@ -95,7 +97,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
 
 def test_run_finishes_and_reports(seen: Seen) -> None:
     assert seen.code == 0, seen.output
-    assert batches(seen.run) == list(range(1, 13))
+    assert batches(seen.run) == list(range(1, 11))
     assert (seen.run / "report.html").exists() and (seen.run / "summary.json").exists()
 
 
