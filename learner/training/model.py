@@ -37,7 +37,7 @@ class Policy(nn.Module):
 
     @property
     def _head(self) -> nn.Module:
-        head = self.network.get_output_embeddings()
+        head: nn.Module | None = self.network.get_output_embeddings()
         assert head is not None, "a causal language model has an output layer"
         return head
 
