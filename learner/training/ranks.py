@@ -64,11 +64,6 @@ class Ranks:
         dist.all_reduce(values, dist.ReduceOp.SUM, group=self._group)
         return values
 
-    def max(self, values: Tensor) -> Tensor:
-        """Element-wise maximum over the ranks of CPU tensors of one shape, in place."""
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group)
-        return values
-
     def roll_call(self, doing: str) -> None:
         """After a collective has failed: log which ranks are missing."""
         try:

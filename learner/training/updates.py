@@ -158,11 +158,15 @@ def _with_statistics(batch: Batch, moments: Moments) -> Batch:
 
 
 def _measured(ranks: Ranks, step: Step) -> tuple[dict[str, float], dict[str, float]]:
-    """Sums and maxima over the micro-batches of all ranks."""
+    """Sums and maxima over the micro-batches of all ranks, by one collective: every rank has a place for its maxima."""
     sums, maxima = sorted(step.parts[0].sums), sorted(step.parts[0].maxima)
     total = torch.stack([torch.stack([part.sums[name].double() for name in sums]) for part in step.parts]).sum(0)
-    largest = torch.stack([torch.stack([part.maxima[name].double() for name in maxima]) for part in step.parts]).amax(0)
+    largest = torch.zeros(ranks.size, len(maxima), dtype=torch.float64)
+    for place, name in enumerate(maxima):
+        largest[ranks.rank, place] = torch.stack([part.maxima[name].double() for part in step.parts]).amax()
+    everywhere = ranks.sum(torch.cat([total, largest.flatten()]))
+    highest = everywhere[len(sums) :].view_as(largest).amax(0)
     return (
-        dict(zip(sums, ranks.sum(total).tolist(), strict=True)),
-        dict(zip(maxima, ranks.max(largest).tolist(), strict=True)),
+        dict(zip(sums, everywhere[: len(sums)].tolist(), strict=True)),
+        dict(zip(maxima, highest.tolist(), strict=True)),
     )
