@@ -3,6 +3,7 @@ errors."""
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -201,10 +202,13 @@ def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, R
     for path in map(Path.absolute, itertools.chain([first], numbered)):
         if runfolder.has_ended(path):
             continue
-        config, file = accept(from_values(recipe.RUN_FILE.with_name("demo"), recipe.table(path, options)))
+        values, changed = recipe.toy_scaled(recipe.table(path, options))
+        config, file = accept(from_values(recipe.RUN_FILE.with_name("demo"), values))
         longest = config.model.max_model_len
         assert longest is not None, "the recipe sets it"
         checked = check(config, file, Model(config.model.path, len(VOCABULARY), longest))
+        notes = [*(f"for the demo's size: {line}" for line in changed), *checked.notes]
+        checked = dataclasses.replace(checked, notes=notes)
         try:
             return checked, _claim(checked, path)
         except RunFolderError:

@@ -8,7 +8,7 @@ from pathlib import Path
 RUN_FILE = Path(__file__).with_name("run.toml")
 
 TOY_SCALE = Path(__file__).with_name("toy_scale.toml")
-"""Settings by method, on top of its preset: shares of tokens made for 7B models select less than one token here."""
+"""Settings by dimension and kind, on top of presets: shares of tokens made for 7B models select less than one here."""
 
 MODEL_FOLDER = "model"
 """The model's place in the output folder."""
@@ -30,10 +30,21 @@ class Options:
 def table(output_dir: Path, options: Options) -> dict[str, object]:
     """The demo's run file, with everything it writes in `output_dir`; not yet validated."""
     values = tomllib.loads(RUN_FILE.read_text(encoding="utf-8"))
-    by_method = tomllib.loads(TOY_SCALE.read_text(encoding="utf-8"))
-    for name in options.method or ():
-        values = merged(values, by_method.get(name, {}))
     return merged(values, _changes(output_dir.absolute(), options))
+
+
+def toy_scaled(values: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
+    """`values` with what `TOY_SCALE` sets for the kinds that its objective uses, and a line for each change. Loads
+    torch."""
+    from isentrope.learner.objective.adjust import Adjustment, adjust
+
+    adjustments = tomllib.loads(TOY_SCALE.read_text(encoding="utf-8"))["adjust"]
+    learner = values["learner"]
+    assert isinstance(learner, Mapping), "the recipe has this table"
+    found = adjust(
+        learner["method"], learner.get("objective", {}), [Adjustment(**each) for each in adjustments], RUN_FILE.parent
+    )
+    return merged(values, {"learner": {**found.run, "objective": found.objective}}), found.lines
 
 
 def merged(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from isentrope.config import Config
 from isentrope.demo import recipe
 from isentrope.demo.recipe import Options
-from isentrope.learner.objective.compose import build, load_objective
+from isentrope.learner.objective.compose import method_names
+from isentrope.learner.objective.needs import PROVIDED, needs
+from isentrope.learner.objective.run import open_objective
 
 TABLES = st.recursive(
     st.integers(), lambda below: st.dictionaries(st.sampled_from("abc"), below, max_size=3), max_leaves=6
@@ -67,9 +69,24 @@ def test_merged_leaves_its_arguments_alone(base: dict[str, object]) -> None:
     assert repr(base) == before
 
 
-@pytest.mark.parametrize("method", sorted(tomllib.loads(recipe.TOY_SCALE.read_text(encoding="utf-8"))))
-def test_toy_scale_settings_belong_to_a_method_and_make_an_objective(tmp_path: Path, method: str) -> None:
-    learner = built(tmp_path, Options(method=(method,))).learner
-    assert learner.objective
-    merged = load_objective(learner.method, learner.objective, tmp_path)
-    build(merged, tmp_path, max_new_tokens=13)
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_fits_the_demo_or_is_refused_for_what_it_needs(tmp_path: Path, method: str) -> None:
+    values, _ = recipe.toy_scaled(recipe.table(tmp_path, Options(method=(method,))))
+    config = Config.model_validate(values)
+    opened = open_objective(config.learner, config.sampling, run_folder=tmp_path, evaluates=True)
+    missing = [need for need in needs(opened.objective) if need not in PROVIDED]
+    assert len(opened.verdict.refusals) == len(missing)
+
+
+def test_what_is_changed_for_the_demos_size_is_said() -> None:
+    values, lines = recipe.toy_scaled(recipe.table(Path("/nowhere"), Options(method=("dapo", "kl_cov"))))
+    assert any(line.startswith("kl.tokens.top_cov: share = 0.05; ") for line in lines)
+    assert any(line.startswith("reward.soft_overlong: factor = 0.0; ") for line in lines)
+    objective = Config.model_validate(values).learner.objective
+    assert objective["reward"] == {"soft_overlong": {"factor": 0.0}}
+
+
+def test_the_default_method_needs_no_change_of_scale() -> None:
+    values, lines = recipe.toy_scaled(recipe.table(Path("/nowhere"), Options()))
+    assert lines == ()
+    assert Config.model_validate(values) == Config.model_validate(recipe.table(Path("/nowhere"), Options()))
