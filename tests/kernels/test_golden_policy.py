@@ -104,13 +104,18 @@ def _drawn(case: Case) -> Tensor:
     return next(other for other in load(case.family, case.folder) if other.name == twin)["selected"].bool()
 
 
-def _is_probability(case: Case) -> bool:
-    """A log-probability above 0, which one made-up input has, comes from no logits."""
-    return all(bool((problem.logp <= 0).all()) for problem in problems(case))
+def _comes_from_logits(case: Case) -> bool:
+    """Not so: a log-probability above 0, which one made-up input has, and one that equals the old one to the last bit,
+    where KL-Cov's gradient is the sign of their difference."""
+    return all(
+        bool((problem.logp <= 0).all())
+        and not (problem.rules.action == "abs_kl" and torch.equal(problem.logp, problem.old))
+        for problem in problems(case)
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", filter(_is_probability, POLICY), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", filter(_comes_from_logits, POLICY), ids=lambda case: case.id)
 def test_fused_policy_losses_are_those_of_the_reference(case: Case) -> None:
     for problem in problems(case):
         check_fused(case, problem)
