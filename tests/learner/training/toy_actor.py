@@ -3,6 +3,7 @@
 Groups are sampled one at a time in one fixed shape, so what it answers depends on weights and seeds only.
 """
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from isentrope.errors import UnreachableError
 from isentrope.rollout.actor_port import ActorPort
 from isentrope.rollout.broker import Broker
 from isentrope.rollout.control import State
@@ -47,14 +49,18 @@ class ToyActor(threading.Thread):
     def run(self) -> None:
         """The thread."""
         try:
-            spec = self._port.spec(60.0)
-            self._load_skeleton(spec)
             while not self._stopped.is_set():
-                self._turn(spec)
-            self._port.leave()
+                with contextlib.suppress(UnreachableError):  # no learner has opened the run yet
+                    self._serve(self._port.spec(1.0))
         except BaseException as error:
             self.error = error
             raise
+
+    def _serve(self, spec: RunSpec) -> None:
+        self._load_skeleton(spec)
+        while not self._stopped.is_set():
+            self._turn(spec)
+        self._port.leave()
 
     def _load_skeleton(self, spec: RunSpec) -> None:
         self._network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.model_dir)).eval()
