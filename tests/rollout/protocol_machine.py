@@ -33,7 +33,7 @@ ACTOR_FAULTS = [
     "lost reply found",
 ]
 BROKER_FAULTS = ["kill", "roll back", "lose"]
-ZOMBIE_ACTS = ["read", "issue", "plan", "announce", "commit", "reconcile", "meet"]
+ZOMBIE_ACTS = ["read", "issue", "plan", "announce", "commit", "commit", "reconcile", "meet"]
 STEPS = ["issue", "take", "publish", "read", "train", "sweep", "hand back", "reap", "refresh", "start", "save"]
 
 
@@ -82,15 +82,17 @@ class Protocol(RuleBasedStateMachine):
         def act(learner: Learner) -> None:
             learner.checkpoint(crash)
             self.committed.append(learner.durable.number)
-            self.kept = True
+            self.kept = self.kept or not learner.uncommitted
 
         self.live(act)
 
     # --- work
 
-    @rule(rounds=st.integers(1, 5), commit=st.booleans())
-    def work(self, rounds: int, commit: bool) -> None:
+    @rule(rounds=st.integers(1, 5), save=st.booleans(), commit=st.booleans())
+    def work(self, rounds: int, save: bool, commit: bool) -> None:
         self.start()
+        if save:
+            self.site.save()
         self.credit += rounds
         for _ in range(rounds):
             self.round()
@@ -166,7 +168,9 @@ class Protocol(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1), how=st.sampled_from(ACTOR_FAULTS))
     def actor_fault(self, who: int, how: str) -> None:
         self.credit = 0
+        self.live(Learner.issue)
         actor = self.actors[who]
+        actor.take(2)
         match how:
             case "dies" | "dies and is reaped":
                 self.gone.add(actor.die())
@@ -202,6 +206,9 @@ class Protocol(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def read_reply_lost(self, count: int) -> None:
         self.credit = 0
+        self.live(Learner.issue)
+        self.actors[0].take(1)
+        self.actors[0].publish()
         traj = self.broker.keys.traj
         self.broker.group_read(lambda client: client.xreadgroup("learner", "learner", {traj: ">"}, count))
 
@@ -281,6 +288,8 @@ class Protocol(RuleBasedStateMachine):
         assert {entry_id: int(size) for entry_id, size in table.items()} == sizes, "I5: sizes"
         assert int(counted or 0) == sum(sizes.values()), "I5: bytes"
         assert stats["evicted_keys"] == 0
+        if self.kept and self.learner is not None:
+            assert self.learner.uncommitted <= sizes.keys(), "I7: a successor could not repeat what was trained"
 
     def teardown(self) -> None:
         if sys.exc_info()[0] is None and self.site.brokers:

@@ -112,6 +112,11 @@ class Learner:
     def batch(self) -> int:
         return len(self.lineage)
 
+    @property
+    def uncommitted(self) -> set[bytes]:
+        """Entries that are trained or retired, but not in a checkpoint the broker knows of."""
+        return {entry_id.encode() for entry_id in self._uncommitted}
+
     def version(self) -> int:
         return version_of(self.incarnation, self.batch)
 

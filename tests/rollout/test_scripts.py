@@ -169,6 +169,15 @@ def test_a_broker_that_has_lost_the_run_is_noticed(scene: Scene, name: str) -> N
         scene.learner._fenced.call(name, *args, keys=keys)
 
 
+@pytest.mark.parametrize("name", sorted(SCRIPT_KEYS.keys() - FENCED))
+def test_an_actor_outlives_a_broker_that_has_lost_the_run(scene: Scene, name: str) -> None:
+    """Its learner will fence again; until then there are no streams, no groups and no cursor."""
+    args, keys = CALLS[name](scene)
+    scene.broker.run(lambda client: client.delete(*client.keys(f"{{{scene.broker.keys.run}}}:*")))
+    args = ("a1", "", 5) if name == "reap" else args
+    assert scene.broker.call(name, *args, keys=keys) in (0, 1, [0, 0], b"later", b"duplicate")
+
+
 @pytest.mark.parametrize("name", SCRIPT_KEYS)
 def test_a_full_broker_refuses_all_of_it_or_nothing(scene: Scene, name: str) -> None:
     lose_some(scene)
