@@ -20,6 +20,11 @@ settings.register_profile("isentrope", deadline=None, derandomize=True)
 settings.load_profile("isentrope")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first: what is plainly broken shows in minutes."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a private server that all tests of the session share; keep to your own run names."""
