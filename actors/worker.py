@@ -9,7 +9,7 @@ import itertools
 import logging
 import signal
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,23 +103,25 @@ async def _serve_run(broker: Broker, spec: RunSpec, actor_id: str, drain: asynci
     async with AsyncExitStack() as stack:
         tools = asyncio.create_task(_equip(stack, spec, config))
         try:
-            await _live(broker, spec, config, actor_id, tools, drain)
+            for name in _names(actor_id):
+                try:
+                    return await Life(_port(broker, spec, name), spec, config, tools, drain).live()
+                except LeasesLost:
+                    logger.warning("%s was silent for too long; its leases are gone, it starts under a new id", name)
         finally:
             tools.cancel()
             await asyncio.gather(tools, return_exceptions=True)
 
 
-async def _live(
-    broker: Broker, spec: RunSpec, config: ActorsConfig, actor_id: str, tools: asyncio.Task[Tools], drain: asyncio.Event
-) -> None:
-    for number in itertools.count(1):
-        name = actor_id if number == 1 else f"{actor_id}.{number}"
-        port = ActorPort(broker, name, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
-        port.max_record_bytes = spec.max_record_bytes
-        try:
-            return await Life(port, spec, config, tools, drain).live()
-        except LeasesLost:
-            logger.warning("%s was silent for too long and lost its leases; it comes back under a new id", name)
+def _names(actor_id: str) -> Iterator[str]:
+    yield actor_id
+    yield from (f"{actor_id}.{number}" for number in itertools.count(2))
+
+
+def _port(broker: Broker, spec: RunSpec, name: str) -> ActorPort:
+    port = ActorPort(broker, name, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
+    port.max_record_bytes = spec.max_record_bytes
+    return port
 
 
 async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> Tools:
