@@ -387,9 +387,9 @@ def test_an_actor_whose_leases_were_taken_does_not_go_on(start: Start, play: Pla
 
     async def scenario() -> None:
         run.learner.announce(versions[0].manifest)
-        run.issue(4)
+        run.issue(64)
         async with run.actor() as life:
-            await run.until(lambda states: "a1" in states and run.leases() == 4)
+            await run.until(lambda states: "a1" in states and run.leases() > 0)
             keys, broker = run.learner.broker.keys, run.learner.broker
             record = -1
             while record < 0:  # the record moves with every heartbeat
@@ -399,7 +399,7 @@ def test_an_actor_whose_leases_were_taken_does_not_go_on(start: Start, play: Pla
 
     with pytest.raises(LeasesLost):
         play(scenario())
-    assert run.learner.view.queues()["waiting"] == 4
+    assert (run.leases(), run.states()) == (0, {})  # nor does it keep what it was taking just then
 
 
 def test_a_full_broker_is_waited_for_and_nothing_is_lost(
