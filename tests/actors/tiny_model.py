@@ -64,8 +64,8 @@ class Version:
         import torch
 
         with torch.no_grad():
-            logits = self.model(torch.from_numpy(np.concatenate([prompt, tokens]))[None].long()).logits[0]
-        picked = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, torch.from_numpy(tokens)[:, None].long())
+            logits = self.model(torch.tensor(np.concatenate([prompt, tokens]))[None].long()).logits[0]
+        picked = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, torch.tensor(tokens)[:, None].long())
         return picked[:, 0].numpy()
 
 
