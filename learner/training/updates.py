@@ -12,10 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from isentrope.errors import RewardError
 from isentrope.kernels.reference import Moments
 from isentrope.learner.intake.batch import Arrays, pack, to_batch
 from isentrope.learner.intake.plan import Plan, Sweep, make_plan, make_sweep
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
+from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.training.frozen import Frozen
 from isentrope.learner.training.ranks import Ranks
@@ -76,6 +78,7 @@ class Trainer:
         self._stepper = stepper
         self._objective = objective
         self._frozen = frozen
+        self._wants_answers = Need.ANSWERS in needs(objective)
 
     def statistics(self, arrays: Arrays, micro_batch_tokens: int) -> Moments:
         """Of the present policy over all responses, on every rank: each field [N, T], 0 off the responses."""
@@ -84,6 +87,12 @@ class Trainer:
 
     def train(self, arrays: Arrays, schedule: Schedule, state: State) -> BatchFacts:
         """Train one batch; `state` is that of the controllers before it."""
+        if self._wants_answers and (arrays.answer < 0).all():
+            raise RewardError(
+                "the method tells responses apart by their final answers, and the reward gives none",
+                where="data.reward",
+                fix='return {"reward": ..., "answer": ...} for each response',
+            )
         began = time.monotonic()
         plan = self._plan(arrays, schedule)
         batch = _with_statistics(to_batch(arrays, seed=schedule.seed), self._statistics(arrays, plan.statistics))

@@ -1,0 +1,78 @@
+"""Every method that a run can supply trains: two batches through the real statistics, stages, updates and metrics."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_batch import LONGEST, make_toy_arrays
+
+from isentrope.errors import RewardError
+from isentrope.learner.config import LearnerConfig
+from isentrope.learner.objective.compose import build, load_objective, method_names
+from isentrope.learner.objective.needs import PROVIDED, Need, needs
+from isentrope.learner.objective.objective import Objective, State
+from isentrope.learner.training.frozen import Frozen
+from isentrope.learner.training.metrics import batch_row, scalars
+from isentrope.learner.training.model import Policy, load_policy
+from isentrope.learner.training.ranks import Ranks
+from isentrope.learner.training.step import Stepper
+from isentrope.learner.training.updates import Schedule, Trainer
+
+CPU = torch.device("cpu")
+RIGHT = np.arange(16) % 5 == 1
+"""One right answer in each of three groups, none in the fourth."""
+ARRAYS = [
+    replace(arrays, answer=np.arange(16) % 3, reward=RIGHT.astype(np.float64), correct=RIGHT)
+    for arrays in (make_toy_arrays(groups=4, group_size=4, seed=number, number=number) for number in range(2))
+]
+
+
+def objective_of(name: str) -> Objective:
+    return build(load_objective(name, {}, Path()), Path(), max_new_tokens=LONGEST)
+
+
+RUNNABLE = [name for name in method_names() if set(needs(objective_of(name))) <= PROVIDED]
+
+
+@pytest.fixture(scope="module")
+def stepper(alone: Ranks, toy_model: Path) -> Iterator[Stepper]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LOCAL_RANK", "0")  # as a launcher sets it
+        yield Stepper(policy_of(toy_model), 1.0, LearnerConfig(zero_stage=0, learning_rate=1e-3), CPU)
+
+
+def policy_of(folder: Path) -> Policy:
+    return load_policy(str(folder), dtype=torch.float32, device=CPU, gradient_checkpointing=False)
+
+
+@pytest.mark.parametrize("method", RUNNABLE)
+def test_it_moves_the_weights_and_says_how(method: str, alone: Ranks, stepper: Stepper, toy_model: Path) -> None:
+    objective = objective_of(method)
+    frozen = Frozen(policy_of(toy_model), 1.0, CPU) if Need.REFERENCE in needs(objective) else None
+    trainer = Trainer(alone, stepper, objective, frozen)
+    stepper.forget_moments()
+    state: State = objective.start()
+    before = {name: value.clone() for name, value in stepper.parameters()}
+    for number, arrays in enumerate(ARRAYS):
+        schedule = Schedule(seed=1, micro_batch_tokens=120, updates_per_batch=2, epochs=1, progress=number / 2)
+        facts = trainer.train(arrays, schedule, state)
+        assert facts.applied == 2 and not facts.failed
+        state = facts.state
+        row = batch_row(arrays, facts)
+        assert json.loads(json.dumps(row)) == row
+        assert all(map(math.isfinite, scalars(row).values()))
+        assert ("kl_ref" in row["objective"]) == (frozen is not None)
+    assert any(not torch.equal(before[name], value) for name, value in stepper.parameters())
+    assert json.loads(json.dumps(state)) == state and set(state) == set(objective.start())
+
+
+def test_a_reward_without_answers_is_told_when_the_method_needs_them(alone: Ranks, stepper: Stepper) -> None:
+    trainer = Trainer(alone, stepper, objective_of("seed_grpo"), None)
+    silent = replace(ARRAYS[0], answer=np.full(16, -1))
+    with pytest.raises(RewardError, match="final answers"):
+        trainer.train(silent, Schedule(1, 120, 1, 1, 0.0), {})
