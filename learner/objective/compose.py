@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from isentrope.errors import ConfigError, RewardError
-from isentrope.learner.objective.dimensions import CHOICES, DIMENSIONS, KL_TOKENS, KlKeys
+from isentrope.learner.objective.dimensions import CHOICES, DIMENSIONS, KL_TOKENS, READABLE, KlKeys
 from isentrope.learner.objective.objective import KlTerm, Objective
 from isentrope.learner.objective.schema import Form, Kind, Locate, Stage, Table, kind_of, parse_keys, unknown
 from isentrope.rollout.loading import load_function
@@ -274,7 +274,7 @@ class _Maker:
         if name in kinds:
             kind = kinds[name]
         elif ":" in name:
-            kind = _own_kind(name, self._run_folder, locate("kind"))
+            kind = _own_kind(name, self._run_folder, path, locate("kind"))
         else:
             raise unknown("kind", name, kinds, locate("kind"))
         given = {
@@ -332,9 +332,24 @@ def _as_list(value: object, where: str) -> list[dict[str, object]]:
     return tables
 
 
-def _own_kind(name: str, run_folder: Path, where: str) -> Kind:
+def _own_kind(name: str, run_folder: Path, path: str, where: str) -> Kind:
+    """The kind of a user's own function for the dimension at `path`."""
     try:
         function = load_function(name, run_folder)
     except RewardError as error:
         raise ConfigError(error.what, where=f"{where}; {error.where}", fix=error.fix) from None
-    return kind_of(name, function)
+    kind = kind_of(name, function)
+    readable = next(READABLE[known] for known in sorted(READABLE, reverse=True) if _is_at(path, known))
+    for read in kind.reads:
+        if read not in readable:
+            raise unknown("tensor", read, readable, where, f" in the parameters of {name}")
+    if path.startswith("control.") and not {"of", "initial"} <= set(kind.keys.model_fields):
+        raise ConfigError(f"{name} lacks the keyword parameters `of` and `initial` of a controller", where=where)
+    return kind
+
+
+def _is_at(path: str, dimension: str) -> bool:
+    """Whether the place of a stage, such as `tokens.top_entropy` or `kl.0.tokens`, belongs to a dimension."""
+    if dimension == "kl.tokens":
+        return path.startswith("kl.") and path.endswith(".tokens")
+    return path == dimension or path.startswith(f"{dimension}.")

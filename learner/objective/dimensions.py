@@ -4,6 +4,7 @@ Knows the stage functions by name; nothing of presets or of how stages are compo
 in the order in which their kinds stand here, whatever the order of the tables.
 """
 
+from dataclasses import fields
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +27,7 @@ from isentrope.learner.objective import (
     reward,
     tokens,
 )
+from isentrope.learner.objective.batch import Batch
 from isentrope.learner.objective.schema import Dimension, Form, NonNegative, kinds
 
 CHOICES = {
@@ -215,6 +217,33 @@ def _all() -> tuple[Dimension, ...]:
 
 
 DIMENSIONS = {dimension.path: dimension for dimension in _all()}
+
+_BATCH = frozenset(field.name for field in fields(Batch)) - {"source_names", "seed", "number"}
+_STATISTICS = _BATCH | {"advantage", "logp", "entropy", "clipped", "uniform"}
+_UPDATE = _STATISTICS | {"logp_anchor", "log_ratio", "ratio"}
+
+READABLE: dict[str, frozenset[str]] = {
+    "filter": _BATCH,
+    "reward": _BATCH,
+    "advantage.baseline": _BATCH | {"token_reward"},
+    "advantage.scale": _BATCH | {"token_reward", "advantage"},
+    "modulation": _BATCH | {"token_reward", "advantage"},
+    "tokens": _STATISTICS,
+    "responses": _UPDATE,
+    "correction": _UPDATE,
+    "ratio.anchor": _STATISTICS,
+    "ratio.level": _STATISTICS | {"logp_anchor"},
+    "clip": _UPDATE,
+    "kl": _UPDATE | {"x"},
+    "kl.tokens": _STATISTICS,
+    "entropy": _UPDATE,
+    "aux": _UPDATE,
+    "reduce": frozenset({"mask", "group"}),
+    "control": frozenset({"state", "entropy", "sampled_entropy", "kl", "responses", "progress"}),
+    "reset": frozenset({"state", "score", "batch"}),
+    "critic": frozenset({"values", "values_old", "returns"}),
+}
+"""What a stage of each dimension may read, by name."""
 
 KL_TOKENS = kinds(
     top_cov=tokens.top_covariance,

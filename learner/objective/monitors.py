@@ -98,14 +98,14 @@ def update_metrics(sums: Mapping[str, float], maxima: Mapping[str, float]) -> di
 
 
 @torch.no_grad()
-def prepared_metrics(scope: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, float]:
+def prepared_metrics(scope: Mapping[str, Any], weights: Sequence[tuple[str, Tensor]]) -> dict[str, float]:
     """Of the responses that the filters kept: shaped reward, advantages, covariance, and what each weight left.
 
-    scope: of `Objective.prepare`; weights: [N, T] each, by kind.
+    scope: of `Objective.prepare`; weights: [N, T] each, with their kinds.
     """
     mask, advantage = scope["mask"], scope["advantage"]
-    acting = {kind: weight for kind, weight in weights.items() if (weight != 1).any()}
-    kept = {f"kept_{kind}": float(selection.mean((weight != 0).double(), mask)) for kind, weight in acting.items()}
+    acting = [(kind, weight) for kind, weight in weights if (weight != 1).any()]
+    kept = {f"kept_{kind}": float(selection.mean((weight != 0).double(), mask)) for kind, weight in acting}
     return kept | {
         "reward_shaped": float(scope["reward"].double().mean()),
         "advantage_abs": float(selection.mean(advantage.abs(), mask)),

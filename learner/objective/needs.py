@@ -84,8 +84,3 @@ def needs(objective: Objective) -> dict[Need, str]:
 def acts(objective: Objective, term: KlTerm) -> bool:
     """Whether a KL term is more than 0: by its coefficient, or because a controller sets it."""
     return term.keys.coef > 0 or any(stage.params["of"] == f"kl.{term.keys.anchor}" for stage in objective.control)
-
-
-def needs_entropy_gradient(objective: Objective) -> bool:
-    """Whether the loss depends on the current entropies; if not, they may come without gradient."""
-    return objective.entropy.params["coef"] != 0 or any(stage.params["of"] == "entropy" for stage in objective.control)

@@ -104,10 +104,13 @@ class Objective:
         self._set_advantage(scope, self.overrides(state))
         self._set_statistics(scope, part)
         factors = self._fixed_weights(scope)
+        weight = math.prod((factor for _, factor in factors), start=torch.ones_like(blank[rows]))
         return replace(
             prepared,
             advantage=_place(scope["advantage"], rows, blank),
-            weight=_place(math.prod(factors.values(), start=torch.ones_like(blank[rows])), rows, blank),
+            weight=_place(
+                math.prod((factor for _, factor in factors), start=torch.ones_like(blank[rows])), rows, blank
+            ),
             kl_weight=tuple(
                 given if term.tokens is None or self.stats == "microbatch" else _place(term.tokens(scope), rows, blank)
                 for term, given in zip(self.kl, prepared.kl_weight, strict=True)
@@ -131,7 +134,7 @@ class Objective:
             update: which of the updates given to `prepare`.
             rows: [n] int64, response numbers of the batch.
             logp: [n, T], of the current policy, with gradient; values off the mask are ignored.
-            entropy: [n, T], of the current policy, with gradient where `needs` says so.
+            entropy: [n, T], of the current policy, with gradient.
             state: of the controllers, as before this update.
         """
         overrides = self.overrides(state)
@@ -249,10 +252,11 @@ class Objective:
             return None
         return philox.uniform(batch.seed, batch.number, update, batch.seq, batch.index, batch.mask.shape[1])
 
-    def _fixed_weights(self, scope: Scope) -> dict[str, Tensor]:
-        """The weights that no update changes, by kind: [N, T] each."""
-        stages = (*self.tokens, *self.responses, self.correction)
-        return {stage.kind.name: stage(scope) for stage in stages if not self._moves(stage)}
+    def _fixed_weights(self, scope: Scope) -> list[tuple[str, Tensor]]:
+        """The weights that no update changes, with their kinds: [N, T] each."""
+        fixed = [stage for stage in self.tokens if not self._follows_update(stage)]
+        fixed += [stage for stage in (*self.responses, self.correction) if not self._follows_policy(stage)]
+        return [(stage.kind.name, stage(scope)) for stage in fixed]
 
     def _moving_weight(self, scope: Scope, overrides: Overrides) -> Tensor:
         """Product of the weights that follow the current policy or a controller: [n, T]."""
@@ -261,12 +265,12 @@ class Objective:
             return weight
         now = _detached(scope)
         for stage in self.tokens:
-            if self._moves(stage):
+            if self._follows_update(stage):
                 weight = weight * stage(now, overrides.get(f"tokens.{stage.kind.name}"))
         # a correction reaches from the engine that sampled to the anchor of the ratio, wherever that is
         anchored = now | {"logp_old": now["logp_anchor"]}
         for stage in (*self.responses, self.correction):
-            if self._moves(stage):
+            if self._follows_policy(stage):
                 weight = weight * stage(anchored)
         return weight
 
@@ -278,11 +282,14 @@ class Objective:
         assert of_batch is not None
         return of_batch[rows]
 
-    def _moves(self, stage: Stage) -> bool:
-        """Whether the stage's result changes between the updates of a batch."""
-        if stage in self.tokens:
-            controlled = any(control.params["of"] == f"tokens.{stage.kind.name}" for control in self.control)
-            return self.stats == "microbatch" or controlled
+    def _follows_update(self, stage: Stage) -> bool:
+        """Whether a token stage is evaluated in every update: by choice of `stats`, or because a controller moves
+        it."""
+        controlled = any(control.params["of"] == f"tokens.{stage.kind.name}" for control in self.control)
+        return self.stats == "microbatch" or controlled
+
+    def _follows_policy(self, stage: Stage) -> bool:
+        """Whether a response mask or correction reads the current policy, itself or through the anchor of the ratio."""
         anchor_moves = "logp_old" in stage.kind.reads and "logp" in self.anchor.kind.reads
         return anchor_moves or not CURRENT.isdisjoint(stage.kind.reads)
 

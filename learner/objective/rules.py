@@ -160,6 +160,13 @@ def _ratio_counted(objective: Objective, facts: RunFacts) -> Findings:
             f"a ratio anchored at `{anchor}` already reaches back to the engine that sampled: counted twice",
             'set ratio.anchor = "old" or correction = "none"',
         )
+    of_batch = correction == "second_moment" or objective.correction.params.get("normalize", False)
+    if anchor == "interpolated" and of_batch:
+        yield Finding(
+            "correction",
+            "needs all tokens of the batch at once, and an interpolated anchor moves with every micro-batch",
+            'set ratio.anchor = "old"',
+        )
     if correction == "truncate_current" and clip not in SCORE_SURROGATES:
         yield Finding(
             "correction",

@@ -8,6 +8,7 @@ import torch
 
 from isentrope.errors import ConfigError
 from isentrope.learner.objective.compose import Merged, build, load_objective
+from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS, READABLE
 from isentrope.learner.objective.objective import Objective
 
 NOWHERE = Path("/")
@@ -125,6 +126,45 @@ def test_a_module_that_fails_to_import_is_a_mistake_of_the_configuration(tmp_pat
     with pytest.raises(ConfigError, match="ZeroDivisionError") as caught:
         built("grpo", folder=tmp_path, tokens=[{"kind": "broken:f"}])
     assert "broken.py:1" in caught.value.where
+
+
+ODD = """
+def advantag(advantag): return advantag
+def ratio(logp, ratio): return ratio
+def advantages(x, mask, advantages): return x
+def gain(state, entropy, *, gain: float = 1.0): return {"value": gain}
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "odd_stages.py").write_text(ODD)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"tokens": ["odd_stages:advantag"]}, "unknown tensor `advantag`"),
+        ({"tokens": ["odd_stages:ratio"]}, "unknown tensor `ratio`"),
+        ({"kl": [{"kind": "odd_stages:advantages"}]}, "unknown tensor `advantages`"),
+        ({"kl": [{"kind": "k2", "tokens": "odd_stages:ratio"}]}, "unknown tensor `ratio`"),
+        ({"control": ["odd_stages:gain"]}, "`of` and `initial`"),
+    ],
+)
+def test_a_stage_that_reads_what_is_not_there_is_refused_before_it_runs(
+    own: dict[str, Any], message: str, odd: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        built("grpo", folder=odd, **own)
+
+
+def test_every_kind_reads_what_its_dimension_offers() -> None:
+    for path, dimension in DIMENSIONS.items():
+        for kind in dimension.kinds.values():
+            assert set(kind.reads) <= READABLE[path], (path, kind.name)
+    assert all(set(kind.reads) <= READABLE["kl.tokens"] for kind in KL_TOKENS.values())
 
 
 def test_a_stage_without_names_is_refused(tmp_path: Path) -> None:

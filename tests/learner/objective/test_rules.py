@@ -44,6 +44,8 @@ def doubted(facts: RunFacts, *methods: str, **own: object) -> set[str]:
         (["cispo"], {"ratio": {"level": "none"}}, MANY, "clip"),
         (["cispo", "tis"], {"ratio": {"anchor": "rollout"}}, MANY, "correction"),
         (["dapo"], {"correction": "truncate_current"}, MANY, "correction"),
+        (["m2po"], {"ratio": {"anchor": "interpolated"}}, MANY, "correction"),
+        (["tis"], {"ratio": {"anchor": "interpolated"}, "correction": {"normalize": True}}, MANY, "correction"),
         (["w_reinforce"], {"advantage": {"scale": "group_std"}}, MANY, "advantage.scale"),
         (["unlikely", "w_reinforce"], {}, MANY, "reward.unlikeliness"),
         (["seed_grpo", "nsr"], {}, MANY, "modulation.semantic_entropy"),
