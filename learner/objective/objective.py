@@ -108,9 +108,7 @@ class Objective:
         return replace(
             prepared,
             advantage=_place(scope["advantage"], rows, blank),
-            weight=_place(
-                math.prod((factor for _, factor in factors), start=torch.ones_like(blank[rows])), rows, blank
-            ),
+            weight=_place(weight, rows, blank),
             kl_weight=tuple(
                 given if term.tokens is None or self.stats == "microbatch" else _place(term.tokens(scope), rows, blank)
                 for term, given in zip(self.kl, prepared.kl_weight, strict=True)
