@@ -20,6 +20,7 @@ from isentrope.learner.training import outcome
 from isentrope.learner.training.checkpoint import State, Store
 from isentrope.learner.training.examine import Examiner
 from isentrope.learner.training.job import LearnerJob
+from isentrope.learner.training.lawlog import LawLog
 from isentrope.learner.training.metrics import Journal, Row, batch_row, scalars
 from isentrope.learner.training.outcome import Outcome
 from isentrope.learner.training.restore import Start, choose_start
@@ -114,6 +115,7 @@ class _Run:
         self._mode = parts.start.state.mode
         self._controllers = parts.start.state.controllers
         self._journal = Journal(Path(parts.job.spec.output_dir) / "metrics.jsonl")
+        self._law = LawLog([], None)
         self._watch = Stopwatch()
         self._row_at_s = 0.0
         self._nonfinite = 0
@@ -153,6 +155,7 @@ class _Run:
         new = self._parts.start.folder is None
         kept = -1 if new else self._batch
         self._journal.rewind(kept)
+        self._law = LawLog(self._journal.rows(), self._parts.objective.renewed_at(self._controllers))
         self._parts.examiner.rewind(kept)
         self._parts.feeder.start(self._parts.publisher.write(self._batch))
         if new:
@@ -200,6 +203,7 @@ class _Run:
         feeder.trained()
         self._batch += 1
         row = batch_row(arrays, facts) | self._progress(ready.record.mode)
+        row["objective"] |= self._law.add(row)
         if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
             self._publish()
         self._write(row)
@@ -275,6 +279,7 @@ class _Run:
         if renew:
             logger.info("the reference is renewed behind batch %d, and the optimizer with it", self._batch)
             self._parts.team.renew(newest.version)
+            self._law.restart()
         return renew
 
     def _save(self) -> None:

@@ -42,6 +42,12 @@ class Journal:
         unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         unfinished.replace(self._path)
 
+    def rows(self) -> list[Row]:
+        """Every line, oldest first."""
+        if not self._path.exists():
+            return []
+        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
+
     def append(self, row: Row) -> None:
         """Add a line; it is whole on the disk when this returns."""
         with self._path.open("a", encoding="utf-8") as file:
@@ -53,6 +59,8 @@ class Journal:
 def batch_row(arrays: Arrays, facts: BatchFacts) -> Row:
     """Everything about one trained batch that depends on nothing but what was trained."""
     measured = batch_metrics(facts.batch, facts.prepared) | _updates(facts.updates)
+    if facts.state:
+        measured["control"] = {kind: numbers["value"] for kind, numbers in facts.state.items() if "value" in numbers}
     headlines = {name: measured.pop(name) for name in HEADLINES if name in measured}
     valid = facts.batch.valid.numpy()
     lag = arrays.lag[valid]

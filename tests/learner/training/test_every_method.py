@@ -66,6 +66,7 @@ def test_it_moves_the_weights_and_says_how(method: str, alone: Ranks, stepper: S
         row = batch_row(arrays, facts)
         assert json.loads(json.dumps(row)) == row
         assert all(map(math.isfinite, scalars(row).values()))
+        assert set(row["objective"].get("control", {})) == set(objective.start())
         assert ("kl_ref" in row["objective"]) == (frozen is not None)
     assert any(not torch.equal(before[name], value) for name, value in stepper.parameters())
     assert json.loads(json.dumps(state)) == state and set(state) == set(objective.start())
