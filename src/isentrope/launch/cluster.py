@@ -6,6 +6,7 @@ when it stops. Its parts die with the thread that started it, so this must be th
 
 import contextlib
 import logging
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from isentrope.launch.broker import Place
 
 OBJECT_STORE_BYTES = 80 << 20
 """The least Ray accepts."""
+
+MAX_FOLDER = 40
+"""Bytes of its temporary folder's path: Ray's sockets are 66 deeper, and the kernel allows 107."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ def cluster(address: str) -> Iterator[Resources]:
             folder = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="isentrope-ray-", ignore_cleanup_errors=True)
             )
+            if len(os.fsencode(folder)) > MAX_FOLDER:
+                raise ConfigError(f"{folder} is too long a path for Ray's sockets", fix="set TMPDIR to a shorter one")
             stack.callback(ray.shutdown)
             _start(folder)
         yield Resources(_gpus(), sum(node["Alive"] for node in ray.nodes()), local=not address)
