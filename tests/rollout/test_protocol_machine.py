@@ -10,8 +10,8 @@ progress again (I4).
 Faults are paid for with progress: an example that is nothing but faults trains nothing and finds nothing.
 
 `ISENTROPE_TEST_SCALE=170 pytest tests/rollout/test_protocol_machine.py` runs the nightly length (10,000 examples, about
-40 minutes) with new examples every time, and checks that the machine fails for each of two dozen protocols with one part
-removed.
+40 minutes) with new examples every time, and checks that the machine fails for each of two dozen protocols with one
+part removed.
 """
 
 import os
