@@ -74,8 +74,8 @@ def weights(stepper: Stepper) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in stepper.parameters()}
 
 
-def capture_gradient(stepper: Stepper) -> dict[str, Tensor]:
-    """The summed gradient at the moment it would be applied."""
+def capture_gradient(stepper: Stepper) -> tuple[dict[str, Tensor], Step]:
+    """The summed gradient at the moment it is applied, and the update."""
     from deepspeed.utils import safe_get_full_grad
 
     caught: dict[str, Tensor] = {}
@@ -88,9 +88,9 @@ def capture_gradient(stepper: Stepper) -> dict[str, Tensor]:
         return apply()
 
     stepper._apply = catch
-    update(stepper)
+    step = update(stepper)
     stepper._apply = apply
-    return caught
+    return caught, step
 
 
 def refused_save(stepper: Stepper, folder: Path) -> str:
@@ -109,11 +109,12 @@ def check(model: str, folder: Path, stage: int, ranks: Ranks) -> dict[str, Any]:
     wanted = reference(model)
     stepper = make_stepper(model, stage)
     before = weights(stepper)
-    got = capture_gradient(stepper)
+    got, step = capture_gradient(stepper)
     scale = max(float(gradient.abs().max()) for gradient in wanted.values())
     facts["names"] = sorted(before) == sorted(name.removeprefix("network.") for name in wanted)
     facts["error"] = max(float((got[name] - wanted[name]).abs().max()) for name in wanted) / scale
-    facts["norm"] = [float(torch.stack([g.norm() for g in wanted.values()]).norm()), update(stepper).grad_norm]
+    facts["norm"] = [float(torch.stack([gradient.norm() for gradient in wanted.values()]).norm()), step.grad_norm]
+    update(stepper)
 
     before = weights(stepper)
     spoilt = update(stepper, factor=math.inf if ranks.rank == 1 else 1.0)
