@@ -3,7 +3,7 @@
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from isentrope.errors import IsentropeError
+
+BUG = 70
+"""Exit code of an error that is ours."""
 
 HELP = "Reinforcement learning of language models with entropy control: vLLM actors, Redis, DeepSpeed learner."
 
@@ -141,27 +144,25 @@ def methods_matrix() -> None:
 
 
 def main() -> None:
-    """Entry of the program: every mistake of the user becomes three lines and an exit code."""
-    from isentrope.errors import IsentropeError
-
+    """Entry of the program: every mistake of the user becomes three lines and an exit code, every bug a traceback."""
     try:
         app()
-    except IsentropeError as error:
-        _end([error])
-    except ExceptionGroup as group:
-        known, unknown = group.split(IsentropeError)
-        if known is None or unknown is not None:
-            raise
-        _end([error for error in known.exceptions if isinstance(error, IsentropeError)])
+    except Exception as error:
+        mistakes = _mistakes(error)
+        if _Debug.on or not mistakes:
+            traceback.print_exc()
+        for mistake in mistakes:
+            typer.echo(f"error: {mistake}", err=True)
+        sys.exit(mistakes[0].exit_code if mistakes else BUG)
 
 
-def _end(errors: list["IsentropeError"]) -> NoReturn:
-    """Show all errors, leave with the exit code of the first."""
-    if _Debug.on:
-        traceback.print_exc()
-    for error in errors:
-        typer.echo(f"error: {error}", err=True)
-    sys.exit(errors[0].exit_code)
+def _mistakes(error: Exception) -> list["IsentropeError"]:
+    """What the user is told; nothing if some of it is a bug."""
+    from isentrope.errors import IsentropeError
+
+    errors = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+    known = [error for error in errors if isinstance(error, IsentropeError)]
+    return known if len(known) == len(errors) else []
 
 
 def _console() -> "Console":

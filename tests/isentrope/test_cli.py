@@ -36,25 +36,24 @@ def test_help_costs_less_than_a_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "says"),
+    ("command", "change", "code", "says"),
     [
-        ("learner.batchs=3", 64, "did you mean learner.batches?"),
-        ("learner.batches=three", 64, "must be a whole number"),
-        ("learner.method=gprpo", 64, "grpo"),
-        ("learner.objective.clip.hgih=0.3", 64, "did you mean `high`?"),
-        ("data.train=none.jsonl", 65, "none.jsonl does not exist"),
-        ("data.reward=rewards:exactt", 65, "rewards:exact"),
-        ("data.reward=rewards:raises", 65, "KeyError: 'no such thing'"),
-        ("data.reward=rewards:nothing", 65, "returned None"),
-        ("data.reward=rewards:nan", 65, "returned nan"),
-        ("data.reward=rewards:needs_label", 65, "needs 'label'"),
-        ("data.columns.answer=label", 65, "column 'label' is missing"),
-        ("model.path=./nowhere", 64, "there is no model folder"),
-        ("model.max_model_len=8192", 64, "more than the 4096 positions"),
-        ("sampling.max_new_tokens=5000", 64, "leaves no room for a prompt"),
+        ("train", "learner.batchs=3", 64, "did you mean learner.batches?"),
+        ("check", "learner.batches=three", 64, "must be a whole number"),
+        ("check", "learner.method=gprpo", 64, "grpo"),
+        ("train", "learner.objective.clip.hgih=0.3", 64, "did you mean `high`?"),
+        ("train", "data.train=none.jsonl", 65, "none.jsonl does not exist"),
+        ("check", "data.reward=rewards:exactt", 65, "rewards:exact"),
+        ("train", "data.reward=rewards:raises", 65, "KeyError: 'no such thing'"),
+        ("check", "data.reward=rewards:nothing", 65, "returned None"),
+        ("check", "data.reward=rewards:nan", 65, "returned nan"),
+        ("check", "data.reward=rewards:needs_label", 65, "needs 'label'"),
+        ("check", "data.columns.answer=label", 65, "column 'label' is missing"),
+        ("train", "model.path=./nowhere", 64, "there is no model folder"),
+        ("check", "model.max_model_len=8192", 64, "more than the 4096 positions"),
+        ("check", "sampling.max_new_tokens=5000", 64, "leaves no room for a prompt"),
     ],
 )
-@pytest.mark.parametrize("command", ["check", "train"])
 def test_mistake_is_three_lines_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -136,6 +135,17 @@ def test_debug_shows_the_traceback_too(
 ) -> None:
     assert _run(monkeypatch, "--debug", "check", run_file, "learner.batchs=3") == 64
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_bug_is_a_traceback_and_70(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def broken(*arguments: object) -> int:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("isentrope.commands.show_status", broken)
+    assert _run(monkeypatch, "status", tmp_path) == 70
+    assert "ZeroDivisionError: ours" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
