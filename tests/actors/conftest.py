@@ -2,14 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from acting import CONTROL, DATA, SAMPLING, TIMEOUT_S, Play, Run, Start
 from tiny_model import Version, publish, write_model
+from wire import make_spec
 
-from isentrope.rollout.config import DataConfig
+from isentrope.actors.groups import GroupMaker, Tools
+from isentrope.rollout.broker import Broker
+from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
+from isentrope.rollout.learner_port import LearnerPort
+from isentrope.rollout.prompts import open_prompts
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
@@ -58,7 +64,7 @@ def length(completions, fault, **columns):
 '''
 
 PROMPT = "7 > 2 : +3 *4 -1 ="
-DATA = {
+FILES = {
     "train": [("", PROMPT), ("", "1 > 5 : -2 *3 +7 ="), ("", "0 > 9 : *2 +1 -6 ="), ("", "4 > 4 : +9 -9 *8 =")],
     "faulty": [("raise" if number == 5 else "", PROMPT) for number in range(8)],
     "broken": [("raise", PROMPT)],
@@ -72,7 +78,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data files and a reward function."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "rewards.py").write_text(REWARD)
-    for name, rows in DATA.items():
+    for name, rows in FILES.items():
         lines = [json.dumps({"prompt": prompt, "fault": fault}) for fault, prompt in rows]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
     return folder
@@ -86,3 +92,61 @@ def scorer(runner: asyncio.Runner, run_folder: Path) -> "Iterator[Scorer]":
     scorer = Scorer(DataConfig(train="train.jsonl", reward="rewards:length"), str(run_folder))
     yield runner.run(scorer.__aenter__())
     runner.run(scorer.__aexit__())
+
+
+@pytest.fixture
+def start(
+    redis_server: str,
+    run_name: str,
+    run_folder: Path,
+    model_dir: Path,
+    engine: "Engine",
+    scorer: "Scorer",
+    versions: list[Version],
+    runner: asyncio.Runner,
+) -> Iterator[Start]:
+    """Opens a run with the session's engine and rewards; settings by keyword."""
+    brokers: list[Broker] = []
+
+    def run(
+        *, url: str = redis_server, sampling: dict[str, Any] | None = None, data: dict[str, Any] | None = None
+    ) -> Run:
+        from transformers import AutoTokenizer
+
+        data_config = DataConfig(**{**DATA, **(data or {})})
+        spec = make_spec(
+            run_name,
+            model=ModelConfig(path=str(model_dir), dtype="float32"),
+            model_dir=str(model_dir),
+            data=data_config,
+            sampling=SamplingConfig(**{**SAMPLING, **(sampling or {})}),
+            run_folder=str(run_folder),
+            output_dir=str(Path(versions[0].manifest.folder).parents[1]),
+            heartbeat_s=0.5,
+        )
+        brokers.extend(Broker.connect(url, run_name, deadline_s=5.0) for _ in range(2))
+        maker = GroupMaker(
+            spec,
+            engine=engine,
+            scorer=scorer,
+            prompts=open_prompts(data_config, run_folder=run_folder, seed=spec.seed),
+            tokenizer=AutoTokenizer.from_pretrained(model_dir),
+        )
+        runner.run(engine.load(versions[0].manifest))  # an engine goes forward only, and this one has had other runs
+        learner = LearnerPort.fence(brokers[-2], 1, 0, 0, spec, CONTROL)
+        return Run(spec, learner, brokers[-1], Tools(engine, maker))
+
+    yield run
+    for broker in brokers:
+        broker.close()
+
+
+@pytest.fixture
+def play(runner: asyncio.Runner) -> Play:
+    """Runs a scenario in the engine's event loop."""
+
+    async def limited(scenario: Awaitable[None]) -> None:
+        async with asyncio.timeout(2 * TIMEOUT_S):
+            await scenario
+
+    return lambda scenario: runner.run(limited(scenario))

@@ -1,177 +1,29 @@
 """An actor's life on a real engine, real rewards and a real broker, with a learner played by the test."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from acting import CONTROL, TIMEOUT_S, Play, Start
 from tiny_model import Version
-from wire import make_spec
 
 from isentrope.actors.config import ActorsConfig
-from isentrope.actors.groups import GroupMaker, Tools
-from isentrope.actors.life import LeasesLost, Life
+from isentrope.actors.life import LeasesLost
 from isentrope.errors import RewardError, StorageError
-from isentrope.rollout.actor_port import ActorPort
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.codec import decode_group
-from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
-from isentrope.rollout.control import Control, Mode, State
-from isentrope.rollout.learner_port import Entry, LearnerPort
-from isentrope.rollout.prompts import PromptTooLongError, open_prompts
+from isentrope.rollout.control import State
+from isentrope.rollout.prompts import PromptTooLongError
 from isentrope.rollout.seeds import eval_seed, sampling_seed
 from isentrope.rollout.server import RedisServer
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.types import EvalOrder, EvalResult, Group, version_of
-from isentrope.rollout.view import ActorState, Stage
+from isentrope.rollout.types import EvalOrder, Group, version_of
+from isentrope.rollout.view import Stage
 
 if TYPE_CHECKING:
-    from isentrope.actors.engine import Engine
-    from isentrope.actors.scoring import Scorer
+    pass
 
 pytestmark = pytest.mark.slow
-
-TIMEOUT_S = 60.0
-DATA: dict[str, Any] = {"train": "train.jsonl", "eval": "train.jsonl", "reward": "rewards:length"}
-SAMPLING: dict[str, Any] = {"group_size": 4, "max_new_tokens": 13}
-CONTROL = Control(mode=Mode.ASYNC, max_lag=1000)
-
-
-@dataclass
-class Run:
-    """One run: the learner's port for the test, and everything an actor needs."""
-
-    spec: RunSpec
-    learner: LearnerPort
-    actor_broker: Broker
-    tools: Tools
-    config: ActorsConfig = field(default_factory=lambda: ActorsConfig(drain_s=20.0))
-    drain: asyncio.Event = field(default_factory=asyncio.Event)
-    seen: list[Entry] = field(default_factory=list)
-
-    @contextlib.asynccontextmanager
-    async def actor(self, name: str = "a1") -> "AsyncIterator[asyncio.Task[None]]":
-        """An actor, as long as the context; then it drains, unless it has ended."""
-        ready: asyncio.Future[Tools] = asyncio.get_running_loop().create_future()
-        ready.set_result(self.tools)
-        port = ActorPort(self.actor_broker, name, heartbeat_s=self.spec.heartbeat_s)
-        life = asyncio.create_task(Life(port, self.spec, self.config, ready, self.drain).live())
-        try:
-            yield life
-        finally:
-            self.drain.set()
-            await asyncio.wait({life})
-            self.drain.clear()
-        life.result()
-
-    def issue(self, count: int, batch: int = 0) -> None:
-        self.learner.issue(trained_batches=batch, retired=0, limit=count)
-
-    async def entries(self, count: int) -> list[Entry]:
-        """The next `count` entries; they are dropped from the broker's books only by a commit."""
-        deadline = time.monotonic() + TIMEOUT_S
-        got: list[Entry] = []
-        while len(got) < count:
-            assert time.monotonic() < deadline, f"{len(got)} of {count} groups: {self.states()}"
-            got += await asyncio.to_thread(self.learner.admit, count - len(got), 0.2)
-        return got
-
-    async def groups(self, count: int) -> list[Group]:
-        return [self.decode(entry) for entry in await self.entries(count)]
-
-    def decode(self, entry: Entry) -> Group:
-        assert entry.kind == "group", (entry.reason, entry.detail)
-        limits = {"max_bytes": self.spec.max_record_bytes, "vocab_size": self.spec.vocab_size}
-        return decode_group(entry.header, entry.payload, group_size=self.spec.sampling.group_size, **limits)
-
-    async def results(self, count: int) -> list[EvalResult]:
-        deadline = time.monotonic() + TIMEOUT_S
-        got: list[EvalResult] = []
-        while len(got) < count:
-            assert time.monotonic() < deadline, f"{len(got)} of {count} results: {self.states()}"
-            got += await asyncio.to_thread(self.learner.admit_eval, count - len(got), 0.2)
-        return got
-
-    def states(self) -> dict[str, ActorState]:
-        return {state.id: state for state in self.learner.actors()}
-
-    async def until(self, condition: Callable[[dict[str, ActorState]], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not condition(states := await asyncio.to_thread(self.states)):
-            assert time.monotonic() < deadline, states
-            await asyncio.sleep(0.02)
-
-    def leases(self) -> int:
-        return self.learner.view.queues()["leased"]
-
-
-Start = Callable[..., Run]
-
-
-@pytest.fixture
-def start(
-    redis_server: str,
-    run_name: str,
-    run_folder: Path,
-    model_dir: Path,
-    engine: "Engine",
-    scorer: "Scorer",
-    versions: list[Version],
-    runner: asyncio.Runner,
-) -> Iterator[Start]:
-    """Opens a run with the session's engine and rewards; settings by keyword."""
-    brokers: list[Broker] = []
-
-    def run(
-        *, url: str = redis_server, sampling: dict[str, Any] | None = None, data: dict[str, Any] | None = None
-    ) -> Run:
-        from transformers import AutoTokenizer
-
-        data_config = DataConfig(**{**DATA, **(data or {})})
-        spec = make_spec(
-            run_name,
-            model=ModelConfig(path=str(model_dir), dtype="float32"),
-            model_dir=str(model_dir),
-            data=data_config,
-            sampling=SamplingConfig(**{**SAMPLING, **(sampling or {})}),
-            run_folder=str(run_folder),
-            output_dir=str(Path(versions[0].manifest.folder).parents[1]),
-            heartbeat_s=0.5,
-        )
-        brokers.extend(Broker.connect(url, run_name, deadline_s=5.0) for _ in range(2))
-        maker = GroupMaker(
-            spec,
-            engine=engine,
-            scorer=scorer,
-            prompts=open_prompts(data_config, run_folder=run_folder, seed=spec.seed),
-            tokenizer=AutoTokenizer.from_pretrained(model_dir),
-        )
-        runner.run(engine.load(versions[0].manifest))  # an engine goes forward only, and this one has had other runs
-        learner = LearnerPort.fence(brokers[-2], 1, 0, 0, spec, CONTROL)
-        return Run(spec, learner, brokers[-1], Tools(engine, maker))
-
-    yield run
-    for broker in brokers:
-        broker.close()
-
-
-@pytest.fixture
-def play(runner: asyncio.Runner) -> Callable[[Awaitable[None]], None]:
-    """Runs a scenario in the engine's event loop."""
-
-    async def limited(scenario: Awaitable[None]) -> None:
-        async with asyncio.timeout(2 * TIMEOUT_S):
-            await scenario
-
-    return lambda scenario: runner.run(limited(scenario))
-
-
-Play = Callable[[Awaitable[None]], None]
 
 
 def _labels(groups: list[Group]) -> set[int]:
