@@ -23,6 +23,8 @@ from isentrope.rollout.types import Group, batch_of, version_of
 
 STALE = "stale"
 INVALID = "invalid"
+ALL_CORRECT = "all_correct"
+NONE_CORRECT = "none_correct"
 SURPLUS = "surplus"
 """Reason of what is still out when the last batch was trained: a restart may find fewer groups retired than before."""
 
@@ -31,12 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a group is too old for `async` training; lags are counted in batches."""
+    """Which groups are not trained; lags are counted in batches."""
 
     token_max_lag: int
-    """Older tokens are masked."""
+    """`async`: older tokens are masked."""
     min_kept: float
     """A group with a smaller share of its tokens left is stale."""
+    max_replaced: int = 0
+    """So many groups that are all right or all wrong are replaced for one batch; further ones are trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Buffer:
         self._incarnation = incarnation
         self._rules = rules
         self._strict_from = 0
+        self._replaced = 0  # for the next batch
         self._groups: dict[int, Buffered] = {}
         self._replays: list[ReadyBatch] = []
         self._entries: dict[int, str] = {}  # of every group here, also those in a batch
@@ -126,12 +131,19 @@ class Buffer:
             self._replays.append(groups)
         return len(self._replays)
 
-    def retire_stale(self) -> int:
-        """Retire the groups that are too old by now; returns how many. Planned ones are not judged again."""
-        stale = [seq for seq, buffered in self._groups.items() if self._is_stale(seq, buffered)]
-        for seq in stale:
-            self._retire(seq, self._groups.pop(seq).entry, STALE)
-        return len(stale)
+    def retire_unfit(self) -> int:
+        """Retire the groups that will not be trained: those that are too old by now, and those whose outcome teaches
+        nothing; returns how many. Planned ones are not judged again."""
+        held = len(self._groups)
+        for seq, buffered in sorted(self._groups.items()):
+            if self._is_stale(seq, buffered):
+                self._retire(seq, self._groups.pop(seq).entry, STALE)
+            elif self._replaced < self._rules.max_replaced and (outcome := self._only_outcome(buffered.group)):
+                self._retire(seq, self._groups.pop(seq).entry, outcome)
+                self._replaced += 1
+                if self._replaced == self._rules.max_replaced:
+                    logger.warning("%d groups were all right or all wrong: the batch takes what comes", self._replaced)
+        return held - len(self._groups)
 
     # --- modes
 
@@ -153,6 +165,7 @@ class Buffer:
             groups = tuple(self._groups.pop(seq) for seq in seqs)
             self.in_hand = ReadyBatch(self._record(mode, groups), groups, replayed=False)
             self._plans.add(self.in_hand.record.batch)
+            self._replaced = 0
         return self.in_hand
 
     def put_back(self) -> None:
@@ -224,6 +237,11 @@ class Buffer:
         self.ledger.retire(seq, reason)
         self._entries.pop(seq, None)
         self._uncommitted.add(entry)
+
+    def _only_outcome(self, group: Group) -> str | None:
+        """What all responses of a group are; None: they differ."""
+        correct = {response.reward > self._spec.data.correct_above for response in group.responses}
+        return None if len(correct) == 2 else ALL_CORRECT if correct.pop() else NONE_CORRECT
 
     def _is_stale(self, seq: int, buffered: Buffered) -> bool:
         batches = self.ledger.batches

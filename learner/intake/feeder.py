@@ -148,7 +148,7 @@ class Feeder:
             self._buffer.trained()
             if self._ledger.batches == self._options.batches:
                 self._buffer.retire_rest()
-            self._buffer.retire_stale()
+            self._buffer.retire_unfit()
             self._clocks.progress()
 
     def give_up(self, seqs: Collection[int], reason: str) -> None:
@@ -174,7 +174,7 @@ class Feeder:
         with self._changed:  # nothing is issued in between
             self.call(lambda port: port.set_control(control))
             self._buffer.switch(control.mode)
-            self._buffer.retire_stale()
+            self._buffer.retire_unfit()
 
     def call(self, operation: Callable[[LearnerPort], T]) -> T:
         """What `operation` returns; repeated after the feeder has met a broker that came back."""
@@ -253,7 +253,7 @@ class Feeder:
             entries += self._port.pending()
         with self._changed:
             self._take_in(entries)
-            self._buffer.retire_stale()
+            self._buffer.retire_unfit()
             self._changed.notify_all()
             if self._clocks.quiet_s() > self._options.reconcile_after_s and self._clocks.due(
                 "reconcile", self._options.reconcile_after_s
@@ -314,7 +314,7 @@ class Feeder:
             self._take_in(entries)
         if replays := self._buffer.queue_replays(self._port.plans()):
             logger.info("%d stored plans fit the checkpoint and are trained again", replays)
-        self._buffer.retire_stale()
+        self._buffer.retire_unfit()
         self._reconcile()
 
     def _reconcile(self) -> None:

@@ -9,13 +9,15 @@ Shapes: correct, truncated [N] bool; group [N] int64. Every filter returns the r
 from torch import Tensor
 
 from isentrope.learner.objective import selection
+from isentrope.learner.objective.schema import Whole
 
 
-def mixed_groups(correct: Tensor, group: Tensor) -> Tensor:
+def mixed_groups(correct: Tensor, group: Tensor, *, refill: Whole = 0) -> Tensor:
     """Keeps groups with 0 < number of correct responses < G: the others have no group advantage.
 
     "DAPO: An Open-Source LLM Reinforcement Learning System at Scale" by Yu et al. (https://arxiv.org/abs/2503.14476),
-    equation 11, without drawing further prompts: the batch gets smaller.
+    equation 11. With `refill`, the intake draws other groups for them before there is a batch, up to that many batches'
+    worth (10 in the authors' code), so that this filter finds nothing; with 0 the batch gets smaller.
     """
     return selection.group_varies(correct, group)
 

@@ -182,6 +182,11 @@ class Objective:
         stepped: Mapping[str, float] = self.reset({"state": state.get("reset", {}), "score": score, "batch": batch})
         return ({**state, "reset": stepped}, bool(stepped["reset"])) if stepped else (state, False)
 
+    @property
+    def refill(self) -> int:
+        """How many batches' worth of groups of one outcome are replaced for one batch."""
+        return max((int(stage.params.get("refill", 0)) for stage in self.filter), default=0)
+
     def renewed_at(self, state: State) -> int | None:
         """The batch behind which the reference was made last; None: it still is the model that the run began with."""
         last = state.get("reset", {}).get("last", -1.0)

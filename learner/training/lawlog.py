@@ -16,7 +16,7 @@ class LawLog:
 
     def __init__(self, rows: Iterable[Row], renewed_at: int | None) -> None:
         """Go on behind `rows`; what lies before the batch `renewed_at` followed another reference."""
-        self._pairs = [(row["entropy"], row["reward"]) for row in rows if row["batch"] > (renewed_at or 0)]
+        self._pairs = [_pair(row) for row in rows if row["batch"] > (renewed_at or 0)]
 
     def restart(self) -> None:
         """The reference is renewed: entropy and reward follow another line from here."""
@@ -24,8 +24,14 @@ class LawLog:
 
     def add(self, row: Row) -> Row:
         """What the line of a new batch says of the law: its fit, or nothing yet."""
-        self._pairs.append((row["entropy"], row["reward"]))
+        self._pairs.append(_pair(row))
         if len(self._pairs) < FEWEST:
             return {}
         fitted = law.fit([entropy for entropy, _ in self._pairs], [reward for _, reward in self._pairs])
         return {} if fitted is None else {"entropy_law": asdict(fitted)}
+
+
+def _pair(row: Row) -> tuple[float, float]:
+    """Entropy and mean reward. Where groups are replaced for their outcome, those left have a mean of their own; then
+    the pass rate of all that were drawn says how good the policy is."""
+    return row["entropy"], row.get("process", {}).get("pass_rate_drawn", row["reward"])

@@ -21,7 +21,7 @@ from isentrope.learner.training.checkpoint import State, Store
 from isentrope.learner.training.examine import Examiner
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.lawlog import LawLog
-from isentrope.learner.training.metrics import Journal, Row, batch_row, scalars
+from isentrope.learner.training.metrics import Drawn, Journal, Row, batch_row, scalars
 from isentrope.learner.training.outcome import Outcome
 from isentrope.learner.training.restore import Start, choose_start
 from isentrope.learner.training.saving import Saver
@@ -97,7 +97,11 @@ def _open(job: LearnerJob, objective: Objective, team: Team, broker: Broker) -> 
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
     port = LearnerPort.fence(broker, incarnation, ledger.lwm, ledger.cursor, spec, control)
     team.build(start.folder, objective.renewed_at(start.state.controllers))
-    rules = Rules(config.staleness.oldest_token, config.staleness.min_kept)
+    rules = Rules(
+        token_max_lag=config.staleness.oldest_token,
+        min_kept=config.staleness.min_kept,
+        max_replaced=objective.refill * spec.prompts_per_batch,
+    )
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
     publisher = Publisher(team, spec, incarnation, job.weights.keep)
     saver = Saver(store, team, config.keep_checkpoints)
@@ -116,6 +120,7 @@ class _Run:
         self._controllers = parts.start.state.controllers
         self._journal = Journal(Path(parts.job.spec.output_dir) / "metrics.jsonl")
         self._law = LawLog([], None)
+        self._drawn = Drawn(parts.job.spec.sampling.group_size, parts.start.state.ledger.retired)
         self._watch = Stopwatch()
         self._row_at_s = 0.0
         self._nonfinite = 0
@@ -203,6 +208,8 @@ class _Run:
         feeder.trained()
         self._batch += 1
         row = batch_row(arrays, facts) | self._progress(ready.record.mode)
+        if self._parts.objective.refill:
+            row["process"]["pass_rate_drawn"] = self._drawn.pass_rate(row, feeder.status().retired)
         row["objective"] |= self._law.add(row)
         if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
             self._publish()

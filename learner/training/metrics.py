@@ -1,6 +1,7 @@
 """What a batch looked like, as one line of JSON: `metrics.jsonl`. Knows numbers and files, not who reads them.
 
-Lines of equal runs are equal but for `time` and `process`, which hold what depends on speed and on who was there.
+Lines of equal runs are equal but for `time` and `process`, which hold what depends on speed and on who was there, and
+for the entropy law of an objective that replaces groups.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from isentrope.learner.intake.batch import Arrays
+from isentrope.learner.intake.buffer import ALL_CORRECT, NONE_CORRECT
 from isentrope.learner.objective.monitors import batch_metrics, update_metrics
 from isentrope.learner.training.updates import BatchFacts, UpdateFacts
 
@@ -78,6 +80,24 @@ def batch_row(arrays: Arrays, facts: BatchFacts) -> Row:
         "lag_hist": {str(value): count for value, count in sorted(Counter(lag.tolist()).items())},
         "objective": measured,
     }
+
+
+class Drawn:
+    """Keeps track of groups that were replaced for their outcome, which a pass rate must not leave out."""
+
+    def __init__(self, group_size: int, retired: Mapping[str, int]) -> None:
+        """`retired`: by reason, so far."""
+        self._group_size = group_size
+        self._retired = retired
+
+    def pass_rate(self, row: Row, retired: Mapping[str, int]) -> float:
+        """Pass rate of the batch of `row` and of all that was replaced since the one before; `retired` as above."""
+        new = Counter(retired)
+        new.subtract(self._retired)
+        self._retired = retired
+        right, wrong = (new[outcome] * self._group_size for outcome in (ALL_CORRECT, NONE_CORRECT))
+        correct = row["pass_rate"] * row["responses"]
+        return float((correct + right) / (row["responses"] + right + wrong))
 
 
 def scalars(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

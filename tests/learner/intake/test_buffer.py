@@ -25,11 +25,17 @@ def entry(seq: int, *responses: Response, version: int = version_of(1, 0), name:
     return Entry(name or f"{seq}-0", seq, 0, "group", header, payload)
 
 
-def make_buffer(mode: Mode = Mode.ASYNC, *, cursor: int = 100, batches: int = 0, min_kept: float = 0.5) -> Buffer:
+def rewarded(seq: int, *rewards: float) -> Entry:
+    return entry(seq, *(make_response(version_of(1, 0), reward=reward) for reward in rewards))
+
+
+def make_buffer(
+    mode: Mode = Mode.ASYNC, *, cursor: int = 100, batches: int = 0, min_kept: float = 0.5, max_replaced: int = 0
+) -> Buffer:
     ledger = Ledger()
     ledger.batches = batches
     spec = make_spec("run", prompts_per_batch=P)
-    buffer = Buffer(ledger, spec, 1, Rules(token_max_lag=LAG, min_kept=min_kept), mode)
+    buffer = Buffer(ledger, spec, 1, Rules(LAG, min_kept, max_replaced), mode)
     buffer.cursor = cursor
     buffer.newest_version = version_of(1, batches)
     return buffer
@@ -86,7 +92,7 @@ def test_a_group_is_stale_if_less_than_min_kept_of_its_own_tokens_is_young(
     buffer.add(entry(0, response, response))
     own = [batch for batch, trainable in tokens if trainable]
     kept = sum(batches - batch <= LAG for batch in own)
-    assert buffer.retire_stale() == (kept < min_kept * len(own))
+    assert buffer.retire_unfit() == (kept < min_kept * len(own))
 
 
 @few
@@ -104,6 +110,57 @@ def test_every_seq_is_held_once_whatever_comes_again(arrivals: list[tuple[int, s
         buffer.trained()
     assert set(buffer.uncommitted()[0]) <= set(first.values())
     assert buffer.ledger.trained + buffer.ready == len(first)
+
+
+@few
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12), st.integers(0, 5))
+def test_groups_of_one_outcome_are_replaced_up_to_a_bound(outcomes: list[tuple[bool, bool]], bound: int) -> None:
+    buffer = make_buffer(max_replaced=bound)
+    for seq, group in enumerate(outcomes):
+        buffer.add(rewarded(seq, *map(float, group)))
+    same = [group[0] for group in outcomes if group[0] == group[1]][:bound]
+    assert buffer.retire_unfit() == len(same)
+    expected = {"all_correct": sum(same), "none_correct": len(same) - sum(same)}
+    assert buffer.ledger.reasons == {reason: count for reason, count in expected.items() if count}
+    assert buffer.ready == len(outcomes) - len(same)
+
+
+def test_every_batch_may_replace_as_many_groups() -> None:
+    buffer = make_buffer(max_replaced=2)
+    for seq in range(P + 3):  # all right: two are replaced, four make the batch, one is left over
+        buffer.add(rewarded(seq, 1.0, 1.0))
+    buffer.retire_unfit()
+    assert taken(buffer) == [2, 3, 4, 5]
+    assert buffer.retire_unfit() == 1 and buffer.ledger.reasons == {"all_correct": 3}
+
+
+@few
+@given(st.randoms(use_true_random=False))
+def test_on_policy_batches_of_mixed_groups_do_not_depend_on_the_order_of_arrival(random: Random) -> None:
+    outcomes = [(1.0, float(seq % 3 == 0)) for seq in range(12)]  # of 12 groups 8 differ
+    buffer = make_buffer(Mode.ON_POLICY, cursor=P, max_replaced=100)
+    arrived: set[int] = set()
+    while (batch := buffer.take()) is None:
+        buffer.cursor = P + buffer.ledger.retired  # admission makes room
+        seq = random.choice([seq for seq in range(buffer.cursor) if seq not in arrived])
+        arrived.add(seq)
+        buffer.add(rewarded(seq, *outcomes[seq]))
+        buffer.retire_unfit()
+    assert [group.seq for group in batch.record.groups] == [1, 2, 4, 5]
+    assert buffer.ledger.reasons == {"all_correct": 2}
+
+
+def test_a_planned_group_is_trained_again_whatever_its_outcome() -> None:
+    first, again = make_buffer(max_replaced=1), make_buffer(max_replaced=1)
+    for buffer in (first, again):
+        for seq in range(P + 1):
+            buffer.add(rewarded(seq, 0.0, 0.0))
+    first.retire_unfit()
+    batch = first.take()
+    assert batch is not None
+    assert again.queue_replays({1: batch.record.encode()}) == 1
+    assert again.retire_unfit() == 1
+    assert taken(again) == [1, 2, 3, 4]
 
 
 def test_clearing_keeps_only_the_batch_that_is_being_trained() -> None:
@@ -128,7 +185,7 @@ def test_replays_come_first_and_are_not_judged_again() -> None:
     for seq in range(2 * P):
         again.add(entry(seq))
     assert again.queue_replays({1: batch.record.encode(), 3: b"not a record"}) == 1
-    assert again.retire_stale() == P
+    assert again.retire_unfit() == P
     replayed = again.take()
     assert replayed is not None and replayed.replayed and replayed.record == batch.record
 

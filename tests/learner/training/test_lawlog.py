@@ -34,6 +34,14 @@ def test_it_goes_on_where_the_journal_ends(tmp_path: Path) -> None:
     assert LawLog(Journal(tmp_path / "none.jsonl").rows(), None).add(line(1)) == {}
 
 
+def test_groups_that_were_replaced_count() -> None:
+    law, replacing = LawLog([], None), LawLog([], None)
+    for batch in range(1, 12):
+        row = line(batch)
+        drawn = row | {"reward": 0.5, "process": {"pass_rate_drawn": row["reward"]}}
+        assert replacing.add(drawn) == law.add(row)
+
+
 def test_a_renewed_reference_begins_another_line() -> None:
     rows = [line(batch) for batch in range(1, 15)]
     resumed, straight = LawLog(rows, 4), LawLog(rows[:4], None)

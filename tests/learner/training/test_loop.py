@@ -165,6 +165,20 @@ def test_an_on_policy_run_is_the_same_every_time(on_policy: Run, new_run: Callab
     assert again.weights == on_policy.weights
 
 
+def test_groups_of_one_outcome_are_replaced_the_same_way_every_time(new_run: Callable[..., Run]) -> None:
+    mixed = {"filter": [{"kind": "mixed_groups", "refill": 5}]}
+    runs = [new_run(mode="on_policy", batches=4, learning_rate=3e-3, objective=mixed) for _ in range(2)]
+    assert runs[1].start(**{VARIABLE: "commit.before_pointer:2"}).wait() != 0
+    for run in runs:
+        run.to_the_end()
+        assert run.accounts_for_every_group()
+        assert run.outcome["retired"].keys() & {"all_correct", "none_correct"}
+        assert all(row["kept"] == 1 and row["groups"] == 4 for row in run.rows)
+        assert any(row["process"]["pass_rate_drawn"] != row["pass_rate"] for row in run.rows)
+    first, again = runs
+    assert [repeated(row) for row in first.rows[:2]] == [repeated(row) for row in again.rows[:2]]
+
+
 def test_a_run_that_was_killed_before_its_checkpoint_counts_repeats_the_same_batches(
     on_policy: Run, new_run: Callable[..., Run]
 ) -> None:

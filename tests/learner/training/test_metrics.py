@@ -14,11 +14,19 @@ from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.batch import to_batch
 from isentrope.learner.objective.compose import build, load_objective
-from isentrope.learner.training.metrics import Journal, batch_row, scalars
+from isentrope.learner.training.metrics import Drawn, Journal, batch_row, scalars
 from isentrope.learner.training.sinks import Prometheus, open_sinks
 from isentrope.learner.training.updates import BatchFacts, UpdateFacts
 
 ARRAYS = make_toy_arrays(groups=3, group_size=4, number=6)
+
+
+def test_a_pass_rate_counts_what_was_replaced() -> None:
+    drawn = Drawn(4, {"stale": 1, "all_correct": 2})
+    row = {"pass_rate": 0.5, "responses": 8}
+    retired = {"stale": 3, "all_correct": 5, "none_correct": 1}
+    assert drawn.pass_rate(row, retired) == (4 + 12) / (8 + 16)
+    assert drawn.pass_rate(row, retired) == 0.5
 
 
 def facts_of_batch(*applied: bool) -> BatchFacts:
