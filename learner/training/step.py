@@ -11,12 +11,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from isentrope.kernels import fused, reference
 from isentrope.learner.config import LearnerConfig
@@ -166,12 +168,16 @@ def _initialize(policy: Policy, config: LearnerConfig, device: torch.device) -> 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
     import deepspeed.ops
+    from deepspeed.utils import groups
 
     if device.type == "cpu":
         # Otherwise `init_distributed` compiles an inference-only all-reduce: a minute, and a compiler. For DeepSpeed
         # 0.19; remove when the operation can be refused by configuration.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False)
+    # DeepSpeed works on a group of its own, which it makes with PyTorch's default deadline: half an hour for gloo.
+    own_group: Any = groups._clone_world_group()
+    _set_pg_timeout(timedelta(seconds=config.collective_timeout_s), own_group)
     optimizer = torch.optim.AdamW(
         policy.parameters(),
         lr=config.learning_rate,
