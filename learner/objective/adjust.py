@@ -53,10 +53,18 @@ def adjust(method: str | list[str], own: Table, adjustments: list[Adjustment], r
         if free:
             _put(tables, merged, path, kind, free)
         run |= adjustment.run
-        changed = ", ".join(f"{key} = {value}" for key, value in {**free, **adjustment.run}.items())
+        changed = ", ".join([*_assignments(free), *_assignments(adjustment.run)])
         if changed:
             lines.append(f"{adjustment.at}: {changed}; {adjustment.why}")
     return Adjusted(tables, run, tuple(lines))
+
+
+def _assignments(table: Table, before: str = "") -> list[str]:
+    """`table` as a reader would write it in a run file."""
+    lines: list[str] = []
+    for key, value in table.items():
+        lines += _assignments(value, f"{before}{key}.") if isinstance(value, Mapping) else [f"{before}{key} = {value}"]
+    return lines
 
 
 def _uses(merged: Merged, path: str, kind: str) -> bool:

@@ -224,7 +224,7 @@ class _Merging:
         for key in gone:
             del self.provenance[key]
         for former in sorted(set(gone.values())):
-            if self.tables[path]:
+            if self.tables[path] and source != OWN:  # what a run file says is meant
                 self.replaced.append(f"{path}: {source} replaces what {former} set")
 
 

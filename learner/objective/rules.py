@@ -213,6 +213,8 @@ def _credit(objective: Objective, facts: RunFacts) -> Findings:
         yield Finding(
             "advantage.baseline", "a response that is alone in its group has advantage 0", "set group_size >= 2"
         )
+    if "mixed_groups" in filters and facts.group_size == 1:
+        yield Finding("filter", "a response that is alone in its group is never of two outcomes", "drop mixed_groups")
     if baseline == "gae" and objective.critic.kind.name == "none":
         yield Finding("critic", "the baseline is a critic's, and none is trained", 'set critic = "clipped"')
     if baseline != "gae" and objective.critic.kind.name != "none":

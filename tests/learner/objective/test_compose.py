@@ -54,6 +54,7 @@ def test_divergences_are_replaced_as_a_whole() -> None:
     assert len(built("sent").kl) == 2
     assert built("sent", "dapo").kl == ()
     assert "kl: dapo replaces what sent set" in merged("sent", "dapo").replaced
+    assert not merged("sent", kl=[]).replaced
 
 
 def test_a_word_stands_for_a_kind_with_its_defaults() -> None:

@@ -68,6 +68,7 @@ def doubted(facts: RunFacts, *methods: str, **own: object) -> set[str]:
         (["top_entropy"], {"stats": "rollout"}, MANY, "stats"),
         (["tis"], {"stats": "rollout"}, MANY, "correction"),
         (["grpo"], {}, {"group_size": 1}, "advantage.baseline"),
+        (["dapo"], {"advantage": {"baseline": "none", "scale": "none"}}, {**MANY, "group_size": 1}, "filter"),
         (["prorl"], {}, {**MANY, "evaluates": False}, "reset"),
         (["prorl"], {"kl": []}, MANY, "reset"),
         (["ppo"], {}, {"updates": 4}, "advantage.baseline"),
