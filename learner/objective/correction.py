@@ -57,10 +57,25 @@ def band(
     return _normalized(weight, mask, level) if normalize else weight
 
 
-def truncate_current(logp: Tensor, logp_rollout: Tensor, *, high: Positive = 5.0) -> Tensor:
-    """min(p / p_rollout, high) with the current p: [N, T]. Zheng et al. (https://arxiv.org/abs/2512.01374): mismatch,
-    staleness and drift in one factor, for a surrogate that has no ratio of its own."""
-    return (logp.detach() - logp_rollout).clamp(-LOG_CLAMP, LOG_CLAMP).exp().clamp_max(high)
+def truncate_current(
+    logp: Tensor,
+    logp_old: Tensor,
+    logp_rollout: Tensor,
+    *,
+    high: Positive = 5.0,
+    of: Literal["all", "mismatch"] = "all",
+) -> Tensor:
+    """p / p_rollout with the current p, for a surrogate that has no ratio of its own: mismatch, staleness and drift in
+    one factor: [N, T]. "Stabilizing Reinforcement Learning with LLMs" by Zheng et al.
+    (https://arxiv.org/abs/2512.01374), which leaves open what is truncated:
+
+    all: min(p / p_rollout, high). mismatch: min(p_old / p_rollout, high) p / p_old.
+    """
+    logp = logp.detach()
+    if of == "all":
+        return (logp - logp_rollout).clamp(-LOG_CLAMP, LOG_CLAMP).exp().clamp_max(high)
+    mismatch = (logp_old - logp_rollout).clamp(-LOG_CLAMP, LOG_CLAMP).exp().clamp_max(high)
+    return mismatch * (logp - logp_old).clamp(-LOG_CLAMP, LOG_CLAMP).exp()
 
 
 def reject(

@@ -308,7 +308,7 @@ def derived_losses(case: Case) -> Computed:
 
         loss, gradient = evaluate(logp, behaviour_held)
         return {"adv": centred, "token_weight": weight * mask, "loss": loss, "grad_logp": gradient}
-    weight = correction.truncate_current(logp, case["rollout_logp"], high=p["tis_cap"])
+    weight = correction.truncate_current(logp, case["old_logp"], case["rollout_logp"], high=p["tis_cap"])
 
     def first_order(x: Tensor) -> Tensor:
         per_token = clip.mask(token_ratio(x, case["old_logp"]), x, a, low=p["eps_low"], high=p["eps_high"])

@@ -40,9 +40,12 @@ def test_band_drops_what_is_outside() -> None:
 
 def test_truncate_current_follows_the_current_policy() -> None:
     logp = torch.tensor([[math.log(3.0), math.log(9.0)]], requires_grad=True)
-    found = correction.truncate_current(logp, torch.zeros(1, 2), high=5.0)
-    torch.testing.assert_close(found, torch.tensor([[3.0, 5.0]]))
-    assert not found.requires_grad
+    old, rollout = torch.full((1, 2), math.log(2.0)), torch.full((1, 2), math.log(0.2))
+    whole = correction.truncate_current(logp, old, torch.zeros(1, 2), high=5.0)
+    torch.testing.assert_close(whole, torch.tensor([[3.0, 5.0]]))
+    mismatch = correction.truncate_current(logp, old, rollout, high=5.0, of="mismatch")
+    torch.testing.assert_close(mismatch, torch.tensor([[7.5, 22.5]]))
+    assert not whole.requires_grad and not mismatch.requires_grad
 
 
 @pytest.mark.parametrize(
