@@ -67,7 +67,7 @@ def demo(
 def train(
     run_file: _RunFile,
     overrides: _Overrides = None,
-    ray_address: Annotated[str, typer.Option(help="A running Ray cluster; default: a local Ray.")] = "",
+    ray_address: Annotated[str, typer.Option(help="HOST:PORT of a running Ray cluster; default: a local Ray.")] = "",
 ) -> None:
     """Train as a run file says; the same command continues a run that was stopped."""
     from isentrope import commands

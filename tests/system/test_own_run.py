@@ -41,7 +41,7 @@ from isentrope.rollout.tasks import open_task
 
 def reaches(prompts, completions, **columns):
     """The built-in verifier, as if it were one's own, and slow, so that there is time to look and to ask."""
-    time.sleep(0.3)
+    time.sleep(0.2)
     return open_task("digit_walk").verify(prompts=prompts, completions=completions, **columns)
 '''
 

@@ -7,6 +7,7 @@ when it stops. Its parts die with the thread that started it, so this must be th
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from isentrope.launch.broker import Place
 
 OBJECT_STORE_BYTES = 80 << 20
 """The least Ray accepts."""
+
+CONNECT_S = 10.0
 
 MAX_FOLDER = 40
 """Bytes of its temporary folder's path: Ray's sockets are 66 deeper, and the kernel allows 107."""
@@ -78,14 +81,16 @@ def _join(address: str) -> None:
     """Join twice: only a member sees whether there are GPUs, and only then is it known what its processes need."""
     import ray
 
+    host, _, port = address.rpartition(":")
     try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()  # Ray itself would try for minutes
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         variables = defaults(cpu=_gpus() == 0)
         ray.shutdown()
         ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UnreachableError(
-            f"no Ray at {address}: {str(error).splitlines()[0]}", fix="is the address that of the head node?"
+            f"no Ray at {address}: {str(error).splitlines()[0]}", fix="give the head node's address as HOST:PORT"
         ) from None
 
 
