@@ -1,7 +1,8 @@
 -- RECONCILE: re-issues, at the front, every seq from the low watermark to the cursor that is nowhere: not known to the
 -- learner (ARGV: trained, retired, or in its hands), not published and still in `traj` (`sizes` tells, payloads are
--- never read here), not an order in `work` or `work_hi`. Returns how many. Calling it again finds them and does
--- nothing. The first write (HDEL) passes a full broker and opens the gate for the rest.
+-- never read here), not an order in `work` or `work_hi`. Such an order may have lost its mark (committed by a checkpoint
+-- that proved unreadable), without which no actor would want it. Returns how many. Calling it again finds them and
+-- does nothing. The first write (HDEL) passes a full broker and opens the gate for the rest.
 local incarnation, lwm, cursor, pub, sizes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local work, work_hi, n = KEYS[6], KEYS[7], KEYS[8]
 local held = redis.call('GET', incarnation) or '0'
@@ -11,8 +12,9 @@ local known, orders = {}, {}
 for i = 3, #ARGV do known[ARGV[i]] = true end
 for _, stream in ipairs({work, work_hi}) do
   for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
-    local fields = entry[2]
-    for i = 1, #fields, 2 do if fields[i] == 'seq' then orders[fields[i + 1]] = true end end
+    local order, fields = {}, entry[2]
+    for i = 1, #fields, 2 do order[fields[i]] = fields[i + 1] end
+    orders[(order.seq or '') .. ':' .. (order.attempt or '')] = true
   end
 end
 local again = 0
@@ -22,12 +24,13 @@ for number = tonumber(redis.call('GET', lwm)), tonumber(redis.call('GET', cursor
   if not known[seq] then
     local mark = redis.call('HGET', pub, seq) or 'open:0'
     local state, attempt, id = string.match(mark, '^(%a+):(%d+):?(.*)$')
-    local there = state == 'done' and redis.call('HEXISTS', sizes, id) == 1 or state == 'open' and orders[seq]
-    if not there then
-      local order = {'seq', seq, 'attempt', attempt, 'incarnation', held, 'min_version', ARGV[2], 'tries', 0}
+    if state == 'open' or redis.call('HEXISTS', sizes, id) == 0 then
       redis.call('HSET', pub, seq, 'open:' .. attempt)
-      redis.call('XADD', work_hi, '*', unpack(order))
-      again = again + 1
+      if state ~= 'open' or not orders[seq .. ':' .. attempt] then
+        local order = {'seq', seq, 'attempt', attempt, 'incarnation', held, 'min_version', ARGV[2], 'tries', 0}
+        redis.call('XADD', work_hi, '*', unpack(order))
+        again = again + 1
+      end
     end
   end
 end

@@ -54,11 +54,12 @@ def test_a_swap_in_flight_loses_nothing_and_labels_every_token(
 
     async def swap_twice() -> "list[Sample]":
         await engine.load(versions[0].manifest)
-        running = asyncio.gather(*(_generate(engine, PROMPT, [seed], 200) for seed in range(300)))
-        for version in versions[1:]:
-            await asyncio.sleep(1.0)
+        running = [asyncio.create_task(_generate(engine, PROMPT, [seed], 200)) for seed in range(300)]
+        for version, done in zip(versions[1:], (10, 60), strict=True):
+            while sum(task.done() for task in running) < done:
+                await asyncio.sleep(0.01)
             await engine.load(version.manifest)
-        return [sample for samples in await running for sample in samples]
+        return [sample for samples in await asyncio.gather(*running) for sample in samples]
 
     samples = runner.run(swap_twice())
     assert len(samples) == 300

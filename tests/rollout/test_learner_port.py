@@ -237,6 +237,24 @@ def test_a_broker_that_lost_everything_is_rebuilt_from_the_learners_memory(serve
     assert issue(learner, 7) is None and work(actor, 9) == [6]
 
 
+@pytest.mark.parametrize("leased", [False, True])
+def test_an_order_left_over_from_before_its_seq_was_committed_is_open_again_after_a_fall_back(
+    learner: LearnerPort, actor: ActorPort, leased: bool
+) -> None:
+    """A broker that was set back shows orders that are trained long since; their marks go with the commit. If its
+    checkpoint then proves unreadable, those orders are the only trace of their seqs, and actors must want them."""
+    issue(learner, 2)
+    held = actor.take(2, 0.0) if leased else []
+    learner.commit(entries=[], lwm=2, ckpt="unreadable")
+    successor = LearnerPort.fence(learner.broker, 2, 0, 2, learner.spec, ASYNC)
+    successor.announce(make_weights(2, 0))
+    successor.reconcile([])
+    for order in held:
+        assert actor.publish(answer(order), order) is PublishResult.DONE
+    work(actor, 2)
+    assert sorted(entry.seq for entry in successor.admit(9, 0.0)) == [0, 1]
+
+
 def test_an_older_learner_does_not_mistake_a_rolled_back_broker_for_its_own(server: RedisServer) -> None:
     """The broker shows incarnation 1 again; only the claim on the checkpoint storage tells that 2 exists."""
     zombie = LearnerPort.fence(Broker.connect(server.url, "r"), 1, 0, 0, make_spec("r"), ASYNC)
