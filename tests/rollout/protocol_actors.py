@@ -83,8 +83,4 @@ def _generate(order: WorkOrder, version: int, actor: str) -> Group:
 
 def _poison(port: ActorPort, order: WorkOrder) -> PublishResult:
     header, payload = encode_group(_generate(order, version_of(1, 0), port.actor))
-    fields = {**header, "crc": 1, "payload": payload}
-    lease = (order.entry_id, order.seq, order.attempt, len(payload), "published")
-    flat = [part for pair in fields.items() for part in pair]
-    reply = port.broker.call("publish", *lease, *flat, keys=[order.stream])
-    return PublishResult.FULL if reply == b"later" else PublishResult(reply.decode())
+    return port._publish(order, "published", {**header, "crc": 1, "payload": payload}, len(payload))
