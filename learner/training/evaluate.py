@@ -30,7 +30,7 @@ def pass_at(samples: int, correct: int, k: int) -> float:
 
 
 def summarise(results: Iterable[EvalResult], correct_above: float) -> dict[str, Any]:
-    """Figures over all prompts that were answered; a prompt that was given up counts as not answered at all."""
+    """Figures over all prompts that were answered, not those that were given up; no `pass_at` if none was."""
     answered = [result.group.responses for result in results if result.group.responses]
     correct = [[response.reward > correct_above for response in responses] for responses in answered]
     samples = min((len(each) for each in correct), default=0)

@@ -279,8 +279,8 @@ class _Run:
             return False
         for sink in self._parts.sinks:
             sink.write(newest.batch, scalars({"eval": row}))
-        if self._batch == self._config.batches:
-            return False
+        if self._batch == self._config.batches or not row["prompts"]:
+            return False  # nothing follows, or nothing was answered
         state, renew = self._parts.objective.after_evaluation(self._controllers, row["pass_at"]["1"], self._batch)
         self._controllers = {name: dict(numbers) for name, numbers in state.items()}
         if renew:

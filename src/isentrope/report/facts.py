@@ -122,6 +122,7 @@ class Facts:
     outcome: Outcome | None
     batches: tuple[Batch, ...]
     evaluations: tuple[Evaluation, ...]
+    """Those in which something was answered."""
     samples: tuple[Sample, ...]
 
     @property
@@ -141,7 +142,7 @@ def read(output_dir: Path) -> Facts:
         run=_whole(output_dir / "run.json", Run),
         outcome=_whole(output_dir / "outcome.json", Outcome),
         batches=tuple(_lines(output_dir / "metrics.jsonl", Batch)),
-        evaluations=tuple(_lines(output_dir / "eval.jsonl", Evaluation)),
+        evaluations=tuple(line for line in _lines(output_dir / "eval.jsonl", Evaluation) if line.prompts),
         samples=tuple(_lines(output_dir / "samples.jsonl", Sample)),
     )
 

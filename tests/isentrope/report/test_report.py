@@ -137,6 +137,14 @@ def test_an_empty_folder_is_reported_too(tmp_path: Path) -> None:
     assert "No batch has been trained yet." in text_of(report.write(tmp_path).read_text(encoding="utf-8"))
 
 
+def test_an_evaluation_that_nothing_answered_is_none(make_run: MakeRun) -> None:
+    folder = make_run()
+    lines = (folder / "eval.jsonl").read_text(encoding="utf-8").splitlines()
+    lines[-1] = json.dumps(json.loads(lines[-1]) | {"prompts": 0, "samples": 0, "pass_at": {}})
+    (folder / "eval.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    assert "held-out prompts, 8 answers each" in text_of(report.write(folder).read_text(encoding="utf-8"))
+
+
 def test_a_line_cut_off_by_a_crash_is_left_out(make_run: MakeRun) -> None:
     folder = make_run()
     with (folder / "metrics.jsonl").open("a") as file:
