@@ -64,8 +64,8 @@ def batch_row(arrays: Arrays, facts: BatchFacts) -> Row:
     if facts.state:
         measured["control"] = {kind: numbers["value"] for kind, numbers in facts.state.items() if "value" in numbers}
     headlines = {name: measured.pop(name) for name in HEADLINES if name in measured}
-    valid = facts.batch.valid.numpy()
-    lag = arrays.lag[valid]
+    lag = arrays.lag[arrays.mask]
+    masked = int(arrays.length.sum()) - lag.size
     norms = [update.grad_norm for update in facts.updates if update.applied]
     return {
         "batch": int(arrays.number) + 1,
@@ -75,9 +75,10 @@ def batch_row(arrays: Arrays, facts: BatchFacts) -> Row:
         "skipped": len(facts.updates) - facts.applied,
         "groups": len(arrays.prompt_length),
         "responses": len(arrays.length),
-        "lag_mean": float(lag.mean()),
-        "lag_max": int(lag.max()),
+        "lag_mean": float(lag.mean()) if lag.size else 0.0,
+        "lag_max": int(lag.max()) if lag.size else 0,
         "lag_hist": {str(value): count for value, count in sorted(Counter(lag.tolist()).items())},
+        "tokens_masked": masked,
         "objective": measured,
     }
 

@@ -2,9 +2,11 @@
 
 import json
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from toy_batch import make_toy_arrays
@@ -12,7 +14,7 @@ from toy_run import rows
 
 from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
-from isentrope.learner.intake.batch import to_batch
+from isentrope.learner.intake.batch import Arrays, to_batch
 from isentrope.learner.objective.compose import build, load_objective
 from isentrope.learner.training.metrics import Drawn, Journal, batch_row, scalars
 from isentrope.learner.training.sinks import Prometheus, open_sinks
@@ -29,10 +31,10 @@ def test_a_pass_rate_counts_what_was_replaced() -> None:
     assert drawn.pass_rate(row, retired) == 0.5
 
 
-def facts_of_batch(*applied: bool) -> BatchFacts:
+def facts_of_batch(*applied: bool, arrays: Arrays = ARRAYS) -> BatchFacts:
     """A batch whose policy is the one that sampled, after updates of which some were applied."""
     objective = build(load_objective("grpo", {}, Path()), Path(), max_new_tokens=13)
-    batch = to_batch(ARRAYS, seed=0)
+    batch = to_batch(arrays, seed=0)
     shape = batch.mask.shape
     entropy = torch.linspace(0.01, 3.0, shape.numel()).view(shape)
     object.__setattr__(batch, "logp_old", batch.logp_rollout + 0.5)
@@ -55,7 +57,7 @@ READ_BY_REPORTS = {
     *("batch", "reward", "reward_std", "pass_rate", "entropy", "entropy_deciles", "entropy_hist"),
     *("loss", "grad_norm", "clip_high", "clip_low", "ratio_mean", "ratio_max", "kept", "tokens"),
     *("groups", "responses", "length_mean", "truncated", "logp_gap_mean", "logp_gap_max"),
-    *("lag_mean", "lag_max", "lag_hist", "objective"),
+    *("lag_mean", "lag_max", "lag_hist", "tokens_masked", "objective"),
 }
 
 
@@ -68,6 +70,16 @@ def test_a_row_has_what_reports_read() -> None:
     assert row["logp_gap_mean"] == pytest.approx(0.5)
     assert len(row["entropy_hist"]["edges"]) == len(row["entropy_hist"]["counts"]) + 1
     assert sum(row["entropy_hist"]["counts"]) == row["tokens"]
+
+
+def test_lags_are_those_of_what_was_trained_and_what_was_masked_is_counted() -> None:
+    lag = np.full_like(ARRAYS.lag, 1)
+    lag[0] = 3
+    old = int(ARRAYS.length[0])
+    arrays = replace(ARRAYS, lag=lag, mask=ARRAYS.mask & (lag <= 2))
+    row = batch_row(arrays, facts_of_batch(True, arrays=arrays))
+    assert (row["lag_max"], row["lag_mean"], row["tokens_masked"]) == (1, 1.0, old)
+    assert row["lag_hist"] == {"1": row["tokens"]}
 
 
 def test_skipped_updates_are_counted_and_left_out_of_means() -> None:
