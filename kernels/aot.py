@@ -68,7 +68,8 @@ def examine(kernel: Kernel, architecture: int) -> list[Report]:
     signature = {name: kernel.types.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in kernel.aligned}
     source = ASTSource(kernel.function, signature, constexprs=dict(kernel.constants), attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, WARP), options={"num_warps": kernel.warps})
+    options = {"num_warps": kernel.warps, "enable_fp_fusion": True}  # as launches have it; Triton 3.10 will not
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, WARP), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()

@@ -1,4 +1,5 @@
-"""Benchmark of the fused kernels against the public ones: `python -m isentrope.kernels.bench`.
+"""Benchmark of the fused kernels against the public ones: `isentrope bench kernels`, or `python -m
+isentrope.kernels.bench` where only torch, triton and numpy are installed.
 
 Needs torch and triton, and for the comparison the peers' wheels (`requirements/bench.txt`); a peer that cannot be
 loaded is listed with the reason. `--check` compares with the targets in `report.py`. Without a GPU only `--aot` works:

@@ -101,9 +101,24 @@ def _verl() -> Iterable[Kernel]:
     yield Kernel("linear_forward", function, types, constants, aligned, 8, "bf16", provider="verl")
 
 
+def _cce() -> Iterable[Kernel]:
+    """The forward alone, log-sum-exp without entropy; with the blocks it takes when it does not tune itself."""
+    function = peers.cce_forward()
+    types = types_of(
+        "E:*bf16 C:*bf16 LSE:*fp32 Locks:*u32 B:i32 V:i32 D:i32 stride_eb:i32 stride_cv:i32 num_locks:i32 B_BIN:i32"
+    )
+    absent = dict.fromkeys(("LA", "Valids", "softcap"))
+    units = dict.fromkeys(("stride_ed", "stride_cd", "stride_lse_b", "stride_vb"), 1)
+    flags = {"HAS_VALIDS": False, "EVEN_D": True, "HAS_SOFTCAP": False, "HAS_LA": False, "DOT_PRECISION": "ieee"}
+    tile = {"BLOCK_B": 256, "BLOCK_V": 128, "BLOCK_D": 32, "GROUP_B": 8}
+    aligned = frozenset({"E", "C", "LSE", "D", "stride_eb", "stride_cv"})
+    yield Kernel("linear_forward", function, types, absent | units | flags | tile, aligned, 8, "bf16", provider="cce")
+
+
 _LOADERS: Mapping[str, Callable[[], Iterable[Kernel]]] = {
     "trl": _trl,
     "liger": _liger,
     "trl linear": _trl_linear,
     "verl": _verl,
+    "cce": _cce,
 }

@@ -90,6 +90,11 @@ def cce() -> ModuleType:
     return importlib.import_module("cut_cross_entropy")
 
 
+def cce_forward() -> Any:
+    """The Triton kernel of its log-sum-exp, below the wrappers that choose its blocks."""
+    return importlib.import_module("cut_cross_entropy.cce_lse_forward")._cce_lse_forward_kernel.fn.fn
+
+
 def _verl() -> None:
     _hollow("verl", "verl.utils", "verl.utils.kernel")
     cuda = torch.cuda.is_available()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import triton
 
-from isentrope.errors import ArgumentError
+from isentrope.errors import ConfigError
 from isentrope.kernels import aot
 from isentrope.kernels.bench import cases, measure, peer_kernels, peers, report
 from isentrope.kernels.bench.measure import Contender, Timing
@@ -53,11 +53,13 @@ LENGTHS = (100, 200, 333, 512, 777, 1024, 1500, 1999, 2048, 3000)
 def run(options: Options, write: Write) -> int:
     """Run, write, and return the exit code."""
     if INTERPRETED:
-        raise ArgumentError("TRITON_INTERPRET is set: kernels are interpreted", fix="unset TRITON_INTERPRET")
+        raise ConfigError("TRITON_INTERPRET is set: kernels are interpreted", fix="unset TRITON_INTERPRET")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise ConfigError(f"--json {options.json}: there is no such folder", fix="make it first")
     if options.aot:
         return _compiled(options, write)
     if not torch.cuda.is_available():
-        raise ArgumentError("no CUDA device here", fix="use --aot to count the instructions of compiled kernels")
+        raise ConfigError("no CUDA device here", fix="use --aot to count the instructions of compiled kernels")
     results = _measured(QUICK if options.quick else FULL)
     write(report.table(results))
     missed = report.missed(results)

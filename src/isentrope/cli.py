@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 methods_app = typer.Typer(help="List the methods, or show what they are made of.", invoke_without_command=True)
 app.add_typer(methods_app, name="methods")
+bench_app = typer.Typer(help="Measure what this program is made of.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 _RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.", show_default=False)]
 _Overrides = Annotated[
@@ -141,6 +143,16 @@ def methods_matrix() -> None:
     from isentrope import commands
 
     raise typer.Exit(commands.show_matrix(_console()))
+
+
+@bench_app.command(
+    "kernels", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)
+def bench_kernels(context: typer.Context) -> None:
+    """Compare the fused kernels with public ones; `--help` lists the options."""
+    from isentrope.kernels import bench
+
+    raise typer.Exit(bench.main(context.args))
 
 
 def main() -> None:

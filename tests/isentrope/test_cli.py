@@ -1,6 +1,7 @@
 """The command line is light, and every mistake of a user is three lines on standard error and the right exit code."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -186,3 +187,15 @@ def test_status_of_nothing_names_what_is_missing(
 ) -> None:
     assert _run(monkeypatch, "status", tmp_path, "--json") == 73
     assert json.dumps(str(tmp_path))[1:-1] in capsys.readouterr().err
+
+
+def test_the_benchmark_without_a_gpu_says_what_works_there() -> None:
+    command = [sys.executable, "-m", "isentrope.cli", "bench", "kernels"]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    hidden.pop("TRITON_INTERPRET", None)
+    ended = subprocess.run(command, env=hidden, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (64, "")
+    assert ended.stderr.splitlines() == [
+        "error: no CUDA device here",
+        "  fix: use --aot to count the instructions of compiled kernels",
+    ]

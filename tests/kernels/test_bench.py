@@ -7,7 +7,7 @@ import pytest
 import torch
 from kernel_truth import relative, statistics
 
-from isentrope.errors import ArgumentError
+from isentrope.errors import ConfigError
 from isentrope.kernels import bench
 from isentrope.kernels.bench import cases, peers, report, run
 
@@ -85,14 +85,14 @@ def test_the_chart_is_written(tmp_path: Path) -> None:
 
 
 def test_a_process_that_interprets_kernels_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="TRITON_INTERPRET"):
+    with pytest.raises(ConfigError, match="TRITON_INTERPRET"):
         bench.main(["--aot"])
 
 
 def test_a_machine_without_a_gpu_is_told_of_aot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "INTERPRETED", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ArgumentError, match="no CUDA device") as caught:
+    with pytest.raises(ConfigError, match="no CUDA device") as caught:
         bench.main([])
     assert "--aot" in caught.value.fix
 
