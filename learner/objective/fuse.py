@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from isentrope.kernels.call import TokenInputs
 from isentrope.kernels.policy import Rules
 from isentrope.learner.objective.batch import Prepared
 from isentrope.learner.objective.needs import acts
@@ -23,14 +22,18 @@ UNIFORM = frozenset({"token_mean", "seq_sum", "seq_sum_constant", "sum_constant"
 
 
 class FusedInputs(NamedTuple):
-    """What `fused_policy_loss` takes for n responses: advantage, logp_old and each of tokens are [n, T].
+    """What `fused_policy_loss` takes for n responses, each tensor [n, T] on the CPU.
 
-    normalizer: factor of the whole, global denominators included.
+    selected: None: the rules do nothing to single tokens. normalizer: factor of the whole, global denominators
+    included.
     """
 
+    rules: Rules
     advantage: Tensor
     logp_old: Tensor
-    tokens: TokenInputs
+    mask: Tensor
+    weight: Tensor
+    selected: Tensor | None
     normalizer: float
 
 
@@ -59,8 +62,8 @@ def rules_of(objective: Objective) -> Rules | None:
     )
 
 
-def fused_inputs(objective: Objective, prepared: Prepared, update: int, rows: Tensor) -> FusedInputs:
-    """The inputs for responses `rows` [n] of an update, for an objective that has rules."""
+def fused_inputs(objective: Objective, rules: Rules, prepared: Prepared, update: int, rows: Tensor) -> FusedInputs:
+    """The inputs for responses `rows` [n] of an update, for an objective that has these rules."""
     batch = prepared.batch
     mask, weight, reduce = prepared.mask[rows], prepared.weight[rows], prepared.reduce[update, rows]
     if batch.demonstration is not None:
@@ -76,8 +79,8 @@ def fused_inputs(objective: Objective, prepared: Prepared, update: int, rows: Te
         for term, values in zip(objective.kl, prepared.kl_weight, strict=True)
         if values is not None and acts(objective, term)
     ]
-    tokens = TokenInputs(mask=mask, weight=weight, selected=selected[0] if selected else None)
-    return FusedInputs(prepared.advantage[rows], old[rows], tokens, normalizer)
+    only = selected[0] if selected else None
+    return FusedInputs(rules, prepared.advantage[rows], old[rows], mask, weight, only, normalizer)
 
 
 def _token_local(objective: Objective) -> bool:

@@ -3,7 +3,7 @@
 The loss is a sum with global denominators already in it, so what is wanted is the plain sum of gradients over
 micro-batches and ranks. DeepSpeed divides by the ranks, hence the factor; by accumulation steps, of which it is told
 there is one while the boundary between updates is set by hand. Knows tensors and the engine, nothing of methods, plans
-or the broker. n responses of a micro-batch, T tokens of the longest of the batch.
+or the broker.
 """
 
 import contextlib
@@ -20,25 +20,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from isentrope.kernels import fused, reference
+from isentrope.kernels import reference
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.batch import Packed
 from isentrope.learner.objective.batch import LossParts
+from isentrope.learner.training.losses import Micro, loss_of
 from isentrope.learner.training.model import Policy
 from isentrope.learner.training.shards import ShardFiles, load_random_state
 
-Surrogate = Callable[[Tensor, Tensor], LossParts]
-"""(logp [n, T], entropy [n, T]) -> their part of the loss; both on the CPU, as everything an objective sees."""
-
 BUCKET_ELEMENTS = 50_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Micro:
-    """A micro-batch and what becomes of its log-probabilities."""
-
-    packed: Packed
-    surrogate: Surrogate
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +111,12 @@ class Stepper:
         load_random_state(folder / _random_file())
 
     def _loss_of(self, micro: Micro) -> Callable[[Tensor, Tensor], tuple[Tensor, LossParts]]:
-        def loss_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
-            statistics = fused.logp_entropy if logits.is_cuda else reference.logp_entropy
-            logp, entropy = statistics(logits, targets, self._temperature)
-            part = micro.surrogate(micro.packed.to_padded(logp).cpu(), micro.packed.to_padded(entropy).cpu())
+        def loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
+            value, part = loss_of(micro, self._temperature, logits, targets)
             # A loss that is not finite must spoil the gradient on every rank, or only some would skip the update.
-            spoiler = torch.where(part.loss.detach().isfinite(), 1.0, math.nan)
-            return (part.loss * spoiler).to(self.device), part
+            return value * torch.where(value.detach().isfinite(), 1.0, math.nan), part
 
-        return loss_of
+        return loss
 
     def _moments(self, logits: Tensor, targets: Tensor) -> reference.Moments:
         return reference.moments(logits, targets, self._temperature)

@@ -5,7 +5,9 @@ are shared out. So what depends on the whole batch is exact on any number of ran
 method. N responses, T tokens of the longest, n responses of a micro-batch.
 """
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,11 +19,15 @@ from isentrope.kernels.reference import Moments
 from isentrope.learner.intake.batch import Arrays, pack, to_batch
 from isentrope.learner.intake.plan import Plan, Sweep, make_plan, make_sweep
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
+from isentrope.learner.objective.fuse import fused_inputs, rules_of
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.training.frozen import Frozen
+from isentrope.learner.training.losses import Micro
 from isentrope.learner.training.ranks import Ranks
-from isentrope.learner.training.step import Micro, Step, Stepper
+from isentrope.learner.training.step import Step, Stepper
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,9 @@ class Trainer:
         self._stepper = stepper
         self._objective = objective
         self._frozen = frozen
+        self._rules = rules_of(objective) if stepper.device.type == "cuda" else None
+        if stepper.device.type == "cuda":
+            logger.info("loss and gradient: %s", "one fused call" if self._rules else "from fused log-probabilities")
         self._wants_answers = Need.ANSWERS in needs(objective)
 
     def statistics(self, arrays: Arrays, micro_batch_tokens: int) -> Moments:
@@ -138,16 +147,19 @@ class Trainer:
         return self._ranks.sum(whole)
 
     def _update(self, arrays: Arrays, prepared: Prepared, number: int, sweep: Sweep, state: State) -> UpdateFacts:
-        micros = [
-            Micro(
-                pack(arrays, rows, self._stepper.device),
-                partial(self._surrogate, prepared, number, torch.tensor(rows, dtype=torch.int64), state),
-            )
-            for rows in sweep.shares[self._ranks.rank]
-        ]
-        step = self._stepper.update(micros)
+        shares = sweep.shares[self._ranks.rank]
+        step = self._stepper.update([self._micro(arrays, prepared, number, rows, state) for rows in shares])
         sums, maxima = _measured(self._ranks, step)
         return UpdateFacts(step.applied, step.grad_norm, sums, maxima)
+
+    def _micro(self, arrays: Arrays, prepared: Prepared, number: int, rows: Sequence[int], state: State) -> Micro:
+        chosen = torch.tensor(rows, dtype=torch.int64)
+        rules = self._rules
+        return Micro(
+            pack(arrays, rows, self._stepper.device),
+            partial(self._surrogate, prepared, number, chosen, state),
+            None if rules is None else fused_inputs(self._objective, rules, prepared, number, chosen),
+        )
 
     def _surrogate(
         self, prepared: Prepared, number: int, rows: Tensor, state: State, logp: Tensor, entropy: Tensor

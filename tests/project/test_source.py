@@ -11,7 +11,7 @@ from source_files import Source
 UNSAFE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 """Modules whose `load` runs code of the sender's."""
 
-PRINTING = {"src/isentrope/cli.py"}
+PRINTING = {"src/isentrope/cli.py", "kernels/bench/__main__.py"}
 """The only files that write to the terminal directly."""
 
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv"}

@@ -7,7 +7,7 @@ import torch
 from batches import halves, objective_of, random_batch, without_demonstrations
 
 from isentrope.kernels import reference
-from isentrope.kernels.call import Options
+from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss
 from isentrope.learner.objective.compose import method_names
 from isentrope.learner.objective.fuse import fused_inputs, rules_of
@@ -55,11 +55,15 @@ def compare(objective: Objective) -> None:
         shape = (len(rows), -1)
         part = objective.token_loss(prepared, update, rows, logp.view(shape), entropy.view(shape))
         part.loss.backward()
-        given = fused_inputs(objective, prepared, update, rows)
-        flat = {name: None if value is None else value.flatten() for name, value in _fields(given.tokens).items()}
+        given = fused_inputs(objective, rules, prepared, update, rows)
+        tokens = TokenInputs(
+            mask=given.mask.flatten(),
+            weight=given.weight.flatten(),
+            selected=None if given.selected is None else given.selected.flatten(),
+        )
         found = fused_policy_loss(
             fused[rows].flatten(0, 1), targets[rows].flatten(), given.advantage.flatten(), given.logp_old.flatten(),
-            rules, tokens=dataclasses.replace(given.tokens, **flat), options=Options(normalizer=given.normalizer),
+            rules, tokens=tokens, options=Options(normalizer=given.normalizer),
         )  # fmt: skip
         found.loss.backward()
         losses += torch.stack([part.loss.detach().float(), found.loss.detach()])
@@ -67,10 +71,6 @@ def compare(objective: Objective) -> None:
     scale = float(generic.grad.abs().max())
     assert float((fused.grad - generic.grad).abs().max()) <= 1e-5 * scale
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
-
-
-def _fields(record: object) -> dict[str, torch.Tensor | None]:
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
