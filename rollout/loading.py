@@ -82,6 +82,8 @@ def _import_beside(name: str, folder: Path) -> None:
 
 
 def last_line(error: BaseException) -> str:
-    """Where `error` was raised: file, line and function."""
+    """Where `error` was raised: file, line and function; of a syntax error, where that is."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}" if frames else ""

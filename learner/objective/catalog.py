@@ -51,7 +51,8 @@ def list_methods() -> list[MethodInfo]:
 
 
 def show(methods: Sequence[str], run_folder: Path) -> str:
-    """The merged objective, key by key, with the preset that set each; defaults included."""
+    """The merged objective, key by key, with the preset that set each, defaults included; and why a run would refuse
+    it."""
     merged, objective = _composed(methods, run_folder)
     presets = {name: read_preset(name, run_folder) for name in methods}
     lines = [f"# {name}: {preset.name}, {preset.paper}" for name, preset in presets.items()]
@@ -59,6 +60,7 @@ def show(methods: Sequence[str], run_folder: Path) -> str:
     lines += [f"# {line}" for line in merged.replaced]
     for need, path in sorted(needs(objective).items()):
         lines.append(f"# needs {need}, for {path}" + ("" if need in PROVIDED else ": not in this version"))
+    lines += [f"# refused: {f.key}: {f.reason}; {f.remedy}" for f in check(objective, _facts(merged)).refusals]
     lines.append("[learner.objective]")
     lines += sorted(
         f"{path} = {_toml(value)}  # {merged.provenance.get(path, DEFAULT)}"
@@ -94,15 +96,20 @@ def _composed(methods: Sequence[str], run_folder: Path) -> tuple[Merged, Objecti
 
 def _judged(first: str, second: str) -> Pair:
     merged, objective = _composed([first, second], Path())
+    refusals = check(objective, _facts(merged)).refusals
+    return Pair(first, second, tuple(f"{f.key}: {f.reason}" for f in refusals))
+
+
+def _facts(merged: Merged) -> RunFacts:
+    """Of an asynchronous run that does as the presets suggest, and supplies whatever they need."""
     suggested = {key: value for key, (value, _) in merged.suggested.items()}
-    facts = RunFacts(
+    return RunFacts(
         updates=int(suggested.get("updates_per_batch", 1)),
         epochs=int(suggested.get("epochs", 1)),
         max_lag=int(suggested.get("max_lag", 2)),
         group_size=int(suggested.get("group_size", 8)),
         provided=frozenset(Need),
     )
-    return Pair(first, second, tuple(f"{f.key}: {f.reason}" for f in check(objective, facts).refusals))
 
 
 def _keys(objective: Objective) -> Iterator[tuple[str, Any]]:

@@ -283,7 +283,7 @@ class _Maker:
             if key != "kind"
         }
         setter = self._merged.provenance.get(f"{path}.kind", OWN)
-        of = f" of kind `{name}`" + ("" if setter == OWN else f", set by {setter}")
+        of = f" of kind `{name}`" + ("" if setter == OWN else f" (set by {setter})")
         return Stage(kind, parse_keys(kind.keys, given, locate, of, also))
 
     def _locate(self, path: str) -> Locate:

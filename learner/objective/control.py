@@ -2,7 +2,8 @@
 
 A controller is a pure function from its state and what was measured over the whole update to its next state. `state`
 maps names to numbers and is what a checkpoint holds; "value" is the coefficient for the next update, `initial` before
-the first. An update that was skipped takes no step.
+the first. An update that was skipped takes no step. Entropies and divergences are means per token, in nats; `progress`
+is the share of the run that is done, 0 to 1.
 """
 
 from collections.abc import Mapping

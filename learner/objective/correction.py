@@ -2,8 +2,8 @@
 gradient.
 
 Knows log-probabilities of one batch. w = exp(log p_old - log p_rollout), the exponent clamped to +-20. The weight
-multiplies the policy term after its clip and never changes a denominator. `logp_old` is the anchor of the ratio.
-Shapes: logp, logp_old, logp_rollout [N, T]; mask [N, T] bool. Every stage returns [N, T].
+multiplies the policy term after its clip and never changes a denominator. Log-probabilities are in nats. `logp_old` is
+the anchor of the ratio. Shapes: logp, logp_old, logp_rollout [N, T]; mask [N, T] bool. Every stage returns [N, T].
 """
 
 from typing import Literal

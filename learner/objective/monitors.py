@@ -30,10 +30,13 @@ def without_gradient(policy: Tensor, logp: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def update_sums(scope: Mapping[str, Any], losses: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def update_sums(
+    scope: Mapping[str, Any], losses: Mapping[str, Tensor], moving: Sequence[tuple[str, Tensor]] = ()
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Sums and maxima over the masked tokens of some responses.
 
-    scope: of `Objective.token_loss`; losses: their parts of the update's loss.
+    scope: of `Objective.token_loss`; losses: their parts of the update's loss; moving: weights that follow the current
+    policy, [n, T] each, with their kinds.
     """
     mask, advantage = scope["mask"], scope["advantage"]
     clipped = scope["clipped"] & mask & (advantage != 0)
@@ -55,6 +58,7 @@ def update_sums(scope: Mapping[str, Any], losses: Mapping[str, Tensor]) -> tuple
     }
     if "logp_ref" in scope:
         per_token["kl_ref"] = scope["logp"] - scope["logp_ref"]
+    per_token |= {f"kept_{kind}": (weight != 0).to(x.dtype) for kind, weight in moving}
     sums = {name: torch.where(mask, value, 0.0).sum(dtype=torch.float64) for name, value in per_token.items()}
     sums["responses"] = mask.any(1).sum().double()
     sums |= {f"loss_{name}": loss.detach().double() for name, loss in losses.items()}
@@ -90,7 +94,8 @@ def update_metrics(sums: Mapping[str, float], maxima: Mapping[str, float]) -> di
         "advantage_positive",
         "advantage_negative",
     )
-    metrics = {name: sums[name] / tokens for name in means if name in sums}
+    kept = [name for name in sums if name.startswith("kept_")]
+    metrics = {name: sums[name] / tokens for name in (*means, *kept) if name in sums}
     metrics["ratio_mean"] = sums["ratio"] / tokens
     metrics["effective_sample"] = sums["weight"] ** 2 / max(tokens * sums["weight_square"], 1e-30)
     losses = {name: value for name, value in sums.items() if name.startswith("loss_")}
@@ -144,11 +149,13 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
         "importance_mean": _mean(importance),
         "importance_max": float(importance.max()) if len(gap) else 1.0,
         "importance_effective": float(importance.sum() ** 2 / (tokens * importance.square().sum()).clamp_min(1e-30)),
-        "kl_rollout": float((importance - 1 - gap).mean()) if len(gap) else 0.0,
+        "kl_rollout": _mean(importance - 1 - gap),
+        "kl_rollout_k1": _mean(-gap),
         "drift_quantiles": _quantiles(drift[mask.any(1)], (0.5, 0.9, 0.99)),
     }
     if batch.logp_ref is not None:
-        metrics["kl_ref"] = _mean((batch.logp_old - batch.logp_ref)[mask])
+        x = (batch.logp_old - batch.logp_ref)[mask].double()
+        metrics |= {"kl_ref": _mean(x), "kl_ref_k3": _mean((-x).exp() - 1 + x)}
     if batch.entropy_old is not None:
         metrics |= entropy_metrics(batch.entropy_old, mask, batch.source, batch.source_names)
         metrics["entropy_policy"] = _mean(batch.entropy_old[prepared.mask & (prepared.weight != 0)])

@@ -142,7 +142,8 @@ class Objective:
 
         policy = self.clip(scope)
         scope["clipped"] = monitors.without_gradient(policy, scope["logp"])
-        scope["weight"] = prepared.weight[rows] * self._moving_weight(scope, overrides)
+        moving = self._moving_weights(scope, overrides)
+        scope["weight"] = math.prod((factor for _, factor in moving), start=prepared.weight[rows])
         terms = {"policy": reduce * torch.where(mask, scope["weight"] * policy, 0.0)}
         for place, term in enumerate(self.kl):
             value = _divergence(term, scope, overrides)
@@ -157,7 +158,7 @@ class Objective:
             terms[f"aux_{stage.kind.name}"] = own * torch.where(whole, value, 0.0)
 
         losses = {name: term.sum() for name, term in terms.items()}
-        sums, maxima = monitors.update_sums(scope, losses)
+        sums, maxima = monitors.update_sums(scope, losses, moving)
         return LossParts(torch.stack(list(losses.values())).sum(), sums, maxima)
 
     def start(self) -> State:
@@ -261,21 +262,17 @@ class Objective:
         fixed += [stage for stage in (*self.responses, self.correction) if not self._follows_policy(stage)]
         return [(stage.kind.name, stage(scope)) for stage in fixed]
 
-    def _moving_weight(self, scope: Scope, overrides: Overrides) -> Tensor:
-        """Product of the weights that follow the current policy or a controller: [n, T]."""
-        weight = torch.ones_like(scope["advantage"])
+    def _moving_weights(self, scope: Scope, overrides: Overrides) -> list[tuple[str, Tensor]]:
+        """The weights that follow the current policy or a controller, with their kinds: [n, T] each."""
+        tokens = [stage for stage in self.tokens if self._follows_update(stage)]
+        others = [stage for stage in (*self.responses, self.correction) if self._follows_policy(stage)]
         if not scope["mask"].any():
-            return weight
+            return [(stage.kind.name, torch.ones_like(scope["advantage"])) for stage in (*tokens, *others)]
         now = _detached(scope)
-        for stage in self.tokens:
-            if self._follows_update(stage):
-                weight = weight * stage(now, overrides.get(f"tokens.{stage.kind.name}"))
         # a correction reaches from the engine that sampled to the anchor of the ratio, wherever that is
         anchored = now | {"logp_old": now["logp_anchor"]}
-        for stage in (*self.responses, self.correction):
-            if self._follows_policy(stage):
-                weight = weight * stage(anchored)
-        return weight
+        weights = [(s.kind.name, s(now, overrides.get(f"tokens.{s.kind.name}"))) for s in tokens]
+        return weights + [(s.kind.name, s(anchored)) for s in others]
 
     def _token_weight(self, stage: Stage, of_batch: Tensor | None, scope: Scope, rows: Tensor) -> Tensor:
         """Weight of a KL term's tokens: [n, T]."""

@@ -1,8 +1,9 @@
 """Probability ratios between the current policy and an anchor, as differentiable logarithms. Knows neither rewards nor
 masks of other rows.
 
-Shapes: logp, logp_old, logp_rollout, logp_anchor [N, T]; lag [N, T] int64; mask [N, T] bool. An anchor returns
-the log-probabilities to compare with; a level returns log ratios [N, T], clamped so that their exponential is finite.
+Log-probabilities are in nats. Shapes: logp, logp_old, logp_rollout, logp_anchor [N, T]; lag [N, T] int64; mask [N, T]
+bool. An anchor returns the log-probabilities to compare with; a level returns log ratios [N, T], clamped so that their
+exponential is finite.
 """
 
 from torch import Tensor

@@ -3,7 +3,7 @@
 Knows advantages, log-probabilities and entropies of one batch. `logp` and `entropy` are those that the objective's
 `stats` names: of the learner before the first update ("old"), of the sampling engine ("rollout"), or current ones of
 whatever micro-batch the function is given ("microbatch", which makes the result depend on it). A weight never changes a
-denominator.
+denominator. Log-probabilities and entropies are in nats; p = exp(logp), A the advantage, H the entropy.
 
 Shapes: logp, logp_old, entropy, advantage, uniform, sum_p2, sum_p2_logp [N, T]; mask, clipped, step_correct [N, T]
 bool; correct [N] bool. Every stage returns [N, T]; values off the mask do not matter.

@@ -177,6 +177,7 @@ AGGREGATIONS = {
     "token-mean": reduce.token_mean,
     "seq-mean-token-mean": seq_token_mean,
     "seq-mean-token-sum": reduce.seq_sum,
+    "token-sum": lambda mask: reduce.sum_constant(mask, constant=1),
 }
 
 
@@ -188,21 +189,17 @@ def agg_loss(case: Case) -> Computed:
         return weighted(factor, values, mask)
     values, mask = case["loss_mat"], case["loss_mask"].bool()
     mode, ranks = p["loss_agg_mode"], p.get("dp_size", 1)
-    if mode == "token-sum":
-        factor = reduce.sum_constant(mask, constant=1)
-    elif mode == "seq-mean-token-sum-norm":
+    if mode == "seq-mean-token-sum-norm":
         constant = p.get("loss_scale_factor", mask.shape[1])
         legacy = case.ref.startswith("em")
         factor = (reduce.sum_constant if legacy else reduce.seq_sum_constant)(mask, constant=constant)
     else:
         legacy = case.ref.startswith("em")
         factor = (reduce.seq_token_mean if legacy and mode == "seq-mean-token-mean" else AGGREGATIONS[mode])(mask)
-    if "dp_size" in p and mode != "token-sum":
-        # one rank of several: its own denominators are replaced by those of all, and gradients are averaged over ranks
-        own, all_ranks = (
-            (mask.sum(), p["batch_num_tokens"]) if mode == "token-mean" else (mask.any(1).sum(), p["global_batch_size"])
-        )
-        factor = factor * own / all_ranks
+    # one rank of several: its own denominators are replaced by those of all, and gradients are averaged over ranks
+    given, own = ("batch_num_tokens", mask.sum()) if mode == "token-mean" else ("global_batch_size", mask.any(1).sum())
+    if given in p and mode != "token-sum":
+        factor = factor * own / p[given]
     return weighted(factor * ranks, values, mask)
 
 

@@ -43,9 +43,10 @@ def reduced(per_token: Tensor, mask: Tensor, reduction: Reduction) -> Tensor:
     return (factor * torch.where(mask, per_token, 0.0)).sum()
 
 
-def aggregation(mode: str, mask: Tensor) -> Reduction:
+def aggregation(mode: str, mask: Tensor, constant: int | None = None) -> Reduction:
+    """A reduction by verl's name. constant: of the mode that has one, else the padded length."""
     if mode == "seq-mean-token-sum-norm":
-        return lambda m: reduce.seq_sum_constant(m, constant=mask.shape[1])
+        return lambda m: reduce.seq_sum_constant(m, constant=constant or mask.shape[1])
     return AGGREGATIONS[mode]
 
 
@@ -129,8 +130,8 @@ def edge_cases(case: Case) -> Computed:
 
 def nemo_clipped_pg(case: Case) -> Computed:
     p, mask = case.params, case["token_mask"].bool()
-    if p["sample_mask"].startswith("row 1"):
-        mask = mask & (torch.arange(len(mask)) != 1)[:, None]
+    if p["sample_mask"].startswith("row "):
+        mask = mask & (torch.arange(len(mask)) != int(p["sample_mask"].split()[1]))[:, None]
     old, rollout, ref = case["prev_logprobs"], case["generation_logprobs"], case["reference_policy_logprobs"]
     a, correct = case["advantages"], case["rewards"] > 0
     count = mask.any(1).sum().double()
@@ -142,7 +143,7 @@ def nemo_clipped_pg(case: Case) -> Computed:
         high, low = p["truncated_importance_sampling_ratio"], p["truncated_importance_sampling_ratio_min"]
         match p["truncated_importance_sampling_type"]:
             case "tis":
-                weight = correction.truncate(old, rollout, mask, high=high, level=level)
+                weight = correction.truncate(old, rollout, mask, low=low or 0.0, high=high, level=level)
             case "icepop":
                 weight = correction.band(old, rollout, mask, low=low, high=high, level=level)
             case "seq-mask-tis":
@@ -164,13 +165,12 @@ def nemo_clipped_pg(case: Case) -> Computed:
 
     def loss_of(logp: Tensor) -> Tensor:
         loss = reduced(weight * surrogate(logp), mask, reduction)
-        coef = p["reference_policy_kl_penalty"]
+        coef = 0.0 if p["use_kl_in_reward"] else p["reference_policy_kl_penalty"]
         if coef:
-            x = (logp - ref).clamp(-p["kl_input_clamp_value"], p["kl_input_clamp_value"])
+            x = within(logp - ref, p["kl_input_clamp_value"])
             sampled = rollout if p["use_on_policy_kl_approximation"] else logp.detach()
             value = kl.importance_weighted(estimate(p["reference_policy_kl_type"], x, None), logp, sampled)
-            bound = p["kl_output_clamp_value"]
-            loss = loss + coef * reduced(value.clamp(-bound, bound), mask, reduction)
+            loss = loss + coef * reduced(within(value, p["kl_output_clamp_value"]), mask, reduction)
         if p["positive_example_nll_weight"]:
             chosen = auxiliary.positive_nll_set(correct, mask)
             nll = auxiliary.positive_nll(logp, correct, coef=p["positive_example_nll_weight"])
@@ -179,6 +179,10 @@ def nemo_clipped_pg(case: Case) -> Computed:
 
     loss, gradient = evaluate(case["next_token_logprobs"], loss_of)
     return {"loss": loss, "grad_logp": gradient}
+
+
+def within(value: Tensor, bound: float | None) -> Tensor:
+    return value if bound is None else value.clamp(-bound, bound)
 
 
 def estimate(name: str, x: Tensor, output_clamp: float | None) -> Tensor:
@@ -201,7 +205,8 @@ CLAMPED = {
     "nemo": ("k1", "k2", "k3"),
     "areal": ("k1", "k2", "k3"),
 }
-"""Estimators whose input (+-20) and output (10, importance weight included) a repository clamps."""
+"""Estimators whose input (+-20, unless a case says otherwise) and output (10, importance weight included) a repository
+clamps."""
 
 
 def kl_case(case: Case, logp: Tensor, ref: Tensor) -> Computed:
@@ -210,14 +215,14 @@ def kl_case(case: Case, logp: Tensor, ref: Tensor) -> Computed:
         p[key] for key in ("kl_penalty", "kl_loss_type", "kl_type", "kl_estimator", "kl_estimator_type") if key in p
     )
     mask = case["mask"].bool() if "mask" in case.inputs else torch.ones_like(logp, dtype=torch.bool)
-    clamped = name in CLAMPED.get(repository, ())
+    clamped = name in CLAMPED.get(repository, ()) and p.get("apply_clamp", True)
+    inner = p.get("input_clamp_value", 20.0) if clamped else None
+    outer = p.get("output_clamp_value", 10.0) if clamped else None
 
     def value_of(x: Tensor) -> Tensor:
-        difference = x - ref
-        if clamped:
-            difference = difference.clamp(-kl.LOG_CLAMP, kl.LOG_CLAMP)
+        difference = within(x - ref, inner)
         weighted = "importance_ratio" in p or p.get("weights", "plain") != "plain"
-        value = estimate(name, difference, 10.0 if clamped and not weighted else None)
+        value = estimate(name, difference, None if weighted else outer)
         if name.endswith("+"):
             value = kl.with_k2_gradient(value, x - ref)
         weights = p.get("weights", "plain")
@@ -225,7 +230,7 @@ def kl_case(case: Case, logp: Tensor, ref: Tensor) -> Computed:
             value = kl.importance_weighted(value, x, case["old_logp"])
         elif weights == "onpolicy_score":
             value = kl.importance_weighted(value, x, x.detach())
-        return value.clamp(-10.0, 10.0) if clamped and weighted else value
+        return within(value, outer) if weighted else value
 
     computed: Computed = {"kl": value_of(logp)}
     if repository == "skyrl":
@@ -280,7 +285,10 @@ def rollout_correction(case: Case) -> Computed:
             weight = correction.truncate(old, rollout, mask, high=bounds[0], **keys)
         return {"weights": weight * mask}
     kept = torch.ones_like(old)
-    for name, threshold in zip(p["rollout_rs"].split(","), str(p["rollout_rs_threshold"]).split(","), strict=True):
+    names, thresholds = p["rollout_rs"].split(","), str(p["rollout_rs_threshold"]).split(",")
+    if len(thresholds) == 1:  # one for all
+        thresholds *= len(names)
+    for name, threshold in zip(names, thresholds, strict=True):
         level, _, statistic = name.rpartition("_")
         over: Any = {"token": "token", "seq_sum": "sum", "seq_mean": "mean", "seq_max": "max"}[level]
         high, low = float(threshold.rpartition("_")[2]), None
@@ -330,7 +338,7 @@ def areal_decoupled(case: Case) -> Computed:
         mask = case["loss_mask"].bool()
         kept = correction.second_moment(case["prox_logp"], case["old_logp"], mask, threshold=p["m2_threshold"]) * mask
         return {"kept": kept.bool(), "num": kept.sum()}
-    if "critic" in case.name:
+    if "m2_threshold" not in p and "eps_clip" not in p:
         return value_loss(case)
     mask, a = case["loss_mask"].bool(), case["advantages"]
     prox, rollout = case["proximal_logprobs"], case["old_logprobs"]

@@ -45,6 +45,9 @@ def trl_grpo(case: Case) -> Computed:
     return trl_loss(case)
 
 
+GATES = ("positive", "negative")
+
+
 def trl_loss(case: Case) -> Computed:
     p, mask = case.params, case["completion_mask"].bool()
     old, rollout, ref = (
@@ -53,9 +56,10 @@ def trl_loss(case: Case) -> Computed:
     a = case["advantages"][:, None].expand_as(old)
     kind, sequence = p["loss_type"], p.get("importance_sampling_level") == "sequence"
     low, high = p["epsilon_low"], p["epsilon_high"]
-    weight = torch.ones_like(old)
+    uncertain = torch.ones_like(old)
     if "top_entropy_quantile" in p:
-        weight = weight * tokens.top_entropy(case["entropies"].float(), mask, keep=p["top_entropy_quantile"])
+        uncertain = uncertain * tokens.top_entropy(case["entropies"].float(), mask, keep=p["top_entropy_quantile"])
+    weight = uncertain
     if "off_policy_mask_threshold" in p:
         threshold = p["off_policy_mask_threshold"]
         weight = weight * responses.sequence_divergence(case["per_token_logps"], rollout, a, mask, threshold=threshold)
@@ -73,7 +77,8 @@ def trl_loss(case: Case) -> Computed:
         if kind == "cispo":
             per_token = clip.truncated_ratio(rho, logp, a, low=1.0, high=high - 1)
         elif kind == "sapo":
-            per_token = clip.soft_gate(rho, a)
+            taus = {sign: p[f"sapo_temperature_{sign[:3]}"] for sign in GATES if f"sapo_temperature_{sign[:3]}" in p}
+            per_token = clip.soft_gate(rho, a, **taus)
         else:
             per_token = clip.ppo(rho, a, low=low, high=high, dual=p.get("delta"))
         loss = reduced(weight * per_token, mask, reduction)
@@ -86,9 +91,9 @@ def trl_loss(case: Case) -> Computed:
 
     loss, gradient = evaluate(case["per_token_logps"], loss_of)
     if p.get("_entropy_bonus_enabled"):
-        # for a loss averaged over responses trl averages entropy over the tokens that carry a gradient
-        over = mask if kind == "dapo" else mask & (weight != 0)
-        loss = loss - p["entropy_coef"] * reduced(case["entropies"] * (weight != 0), over, reduce.token_mean)
+        # except for losses over a count of all tokens, trl averages entropy over the tokens that were selected by it
+        over = mask if kind in ("dapo", "cispo") else mask & (uncertain != 0)
+        loss = loss - p["entropy_coef"] * reduced(case["entropies"] * uncertain, over, reduce.token_mean)
     return {"loss": loss, "grad_logp": gradient}
 
 
@@ -100,7 +105,7 @@ def policy_loss_cov(case: Case) -> Computed:
         return band_covariance(case, old, logp, a, mask)
     if name.startswith("compute_policy_loss_low_entropy"):
         return low_entropy(case, old, logp, a, mask)
-    share = p["kl_cov_ratio"] if "kl_cov_ratio" in p else p["k_percent"] / 100
+    share = p["k_percent"] / 100 if "k_percent" in p else p[next(k for k in ("kl_cov_ratio", "kl_cov_frac") if k in p)]
     chosen = tokens.top_covariance(logp, a, mask, share=share)
 
     def surrogate(x: Tensor, coef: float) -> Tensor:
@@ -127,9 +132,11 @@ def band_covariance(case: Case, old: Tensor, logp: Tensor, a: Tensor, mask: Tens
     """The loss given the reference's draw, and the counts of a draw of ours."""
     p = case.params
     drawn = case
-    if "selected" not in case.outputs:  # the authors' code, with the draw of verl's case of the same name
+    if "selected" not in case.outputs:  # the authors' code, with the draw of verl's case of the same inputs
         drawn = next(
-            c for c in load(case.family, case.folder) if c.name == case.name.replace("clip_cov_em", "clip_cov")
+            c
+            for c in load(case.family, case.folder)
+            if "selected" in c.outputs and (c.inputs, c.params) == (case.inputs, case.params)
         )
     given = drawn["selected"]
 
@@ -216,16 +223,15 @@ def demonstrations(case: Case) -> Computed:
     old, logp, a, shown = case["old_log_prob"], case["log_prob"], case["advantages"], case["prefix_mask"]
     reshape = p["off_policy_reshape"]
     keys: dict[str, Any] = {"low": p.get("off_min_clip", 0.0), "high": p.get("off_max_clip", 1.0)}
-    if reshape.startswith("p_div_p"):
+    if reshape.startswith("p_div_p_"):
         keys |= {"shape": "saturating", "gamma": float(reshape.rpartition("_")[2])}
     else:
-        keys |= (
-            {"shape": "power", "power": p["off_policy_reshape_pow_exp"]} if reshape == "pow" else {"shape": "linear"}
-        )
+        powers = {"pow": p.get("off_policy_reshape_pow_exp"), "square_root": 0.5}
+        keys |= {"shape": "power", "power": powers[reshape]} if reshape in powers else {"shape": "linear"}
 
     def loss_of(x: Tensor) -> Tensor:
-        rho = token_ratio(x, old)
-        on_policy = clip.none(rho, a) if p["loss_remove_clip"] else clip.ppo(rho, a, low=p["cliprange"], high=99.0)
+        rho, high = token_ratio(x, old), max(p.get("clip_upper_bound", 100.0), 1 + p["cliprange"]) - 1
+        on_policy = clip.none(rho, a) if p["loss_remove_clip"] else clip.ppo(rho, a, low=p["cliprange"], high=high)
         per_token = on_policy * ~shown + auxiliary.shaped_demonstration(x, a, shown, **keys)
         if p.get("loss_remove_token_mean"):
             return reduced(per_token, mask, lambda m: reduce.sum_constant(m, constant=m.shape[1]))

@@ -76,6 +76,12 @@ def test_show_names_needs() -> None:
     assert "# needs a critic, for advantage.baseline: not in this version" in catalog.show(["ppo"], Path("/"))
 
 
+def test_show_says_what_a_run_would_refuse() -> None:
+    refused = catalog.show(["skywork", "entropic"], Path("/"))
+    assert "# refused: control: entropy_pi and entropy_step steer one quantity, entropy; keep one of them" in refused
+    assert "# refused" not in catalog.show(["dapo", "top_entropy"], Path("/"))
+
+
 @pytest.mark.slow
 def test_every_pair_merges_or_is_refused_with_a_reason() -> None:
     pairs = catalog.matrix()

@@ -102,7 +102,13 @@ def test_own_stages_are_functions_beside_the_run_file(tmp_path: Path) -> None:
         (["grpo"], {"clip": "ppoo"}, "unknown kind `ppoo`", "learner.objective.clip.kind", "`ppo`"),
         (["grpo"], {"clip": {"high": -1}}, "`high`.*-1.*greater", "learner.objective.clip.high", ""),
         (["grpo"], {"clip": {"high": "wide"}}, "`high`.*'wide'", "learner.objective.clip.high", ""),
-        (["kl_cov"], {"clip": {"high": 1}}, "of kind `none`, set by kl_cov", "learner.objective.clip.high", "no key"),
+        (
+            ["kl_cov"],
+            {"clip": {"high": 1}},
+            r"of kind `none` \(set by kl_cov\)",
+            "learner.objective.clip.high",
+            "no key",
+        ),
         (["grpo"], {"advantage": {"scales": "none"}}, "unknown key `scales`", "advantage.scales", "`scale`"),
         (["grpo"], {"advantage": "none"}, "not a table", "learner.objective.advantage", ""),
         (["grpo"], {"tokens": [{"keep": 0.2}]}, "no `kind`", "learner.objective.tokens", ""),
@@ -127,6 +133,10 @@ def test_a_module_that_fails_to_import_is_a_mistake_of_the_configuration(tmp_pat
     with pytest.raises(ConfigError, match="ZeroDivisionError") as caught:
         built("grpo", folder=tmp_path, tokens=[{"kind": "broken:f"}])
     assert "broken.py:1" in caught.value.where
+    (tmp_path / "unreadable.py").write_text("a = 1\ndef f(:\n")
+    with pytest.raises(ConfigError, match="SyntaxError") as caught:
+        built("grpo", folder=tmp_path, tokens=[{"kind": "unreadable:f"}])
+    assert "unreadable.py:2" in caught.value.where
 
 
 ODD = """

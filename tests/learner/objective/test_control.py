@@ -2,13 +2,19 @@
 step."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from batches import gradient, halves, objective_of, random_batch
 
+from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.objective import control
+from isentrope.learner.objective.compose import build, load_objective
+from isentrope.learner.objective.dimensions import DIMENSIONS
+from isentrope.learner.training.checkpoint import State as SavedState
+from isentrope.rollout.control import Mode
 
 
 def test_entropy_step_acts_one_step_later_and_only_below_its_target() -> None:
@@ -82,3 +88,48 @@ def test_state_survives_a_checkpoint(method: str) -> None:
 
 def test_an_objective_without_controllers_has_no_state() -> None:
     assert objective_of("grpo").start() == {}
+
+
+CONTROLLERS: dict[str, dict[str, Any]] = {
+    "entropy_step": {"target": 0.5, "delta": 0.01, "high": 0.03},
+    "entropy_pi": {"target": 0.5, "ki": 0.3, "integral_limit": 0.2},
+    "positive_weight": {"target": 0.5, "delta": 0.15},
+    "positive_weight_by_stage": {"start": 0.3},
+    "positive_weight_by_epoch": {"epochs": 3},
+    "adaptive_kl": {"target": 0.05, "horizon": 50.0},
+}
+TARGETS: dict[str, dict[str, Any]] = {
+    "entropy_pi": {"aux": [{"kind": "high_prob_push"}]},
+    "adaptive_kl": {"kl": [{"kind": "k2", "anchor": "ref"}]},
+} | {kind: {"tokens": [{"kind": "positive_weight"}]} for kind in CONTROLLERS if kind.startswith("positive_weight")}
+
+
+def test_every_kind_of_controller_is_resumed_below() -> None:
+    assert set(CONTROLLERS) == set(DIMENSIONS["control"].kinds)
+
+
+@pytest.mark.parametrize("kind", CONTROLLERS)
+def test_a_run_resumed_after_any_update_gives_the_same_coefficients(kind: str) -> None:
+    own = {"control": [{"kind": kind, **CONTROLLERS[kind]}], **TARGETS.get(kind, {})}
+    objective = build(load_objective("grpo", own, Path()), Path(), max_new_tokens=16)
+    moves = torch.rand(12, generator=torch.Generator().manual_seed(5)).tolist()
+    measured = [
+        {"tokens": 100.0, "entropy": 100 * x, "logp_old": -100 * x, "kl_ref": 10 * x, "responses": 8.0} for x in moves
+    ]
+
+    def coefficients(resumed_after: int) -> list[Any]:
+        state, seen = objective.start(), []
+        for step, sums in enumerate(measured):
+            state = objective.after_update(state, sums, (step + 1) / len(measured))
+            seen.append(objective.overrides(state))
+            if step == resumed_after:
+                controllers = {name: dict(numbers) for name, numbers in state.items()}
+                saved = SavedState(
+                    config_digest="c", data_digest="d", mode=Mode.ASYNC, ledger=LedgerState(), controllers=controllers
+                )
+                state = SavedState.model_validate_json(saved.model_dump_json()).controllers
+        return seen
+
+    whole = coefficients(-1)
+    assert len({str(value) for value in whole}) >= 3, "it moves"
+    assert all(coefficients(stop) == whole for stop in range(len(measured)))

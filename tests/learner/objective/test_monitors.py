@@ -38,6 +38,19 @@ def test_effective_sample_counts_what_a_selection_leaves() -> None:
     assert prepared.metrics["kept_top_entropy"] == pytest.approx(found["selected"])
 
 
+def test_a_mask_that_follows_the_policy_says_what_it_kept() -> None:
+    batch = without_demonstrations(random_batch())
+    objective = objective_of("deepseek_v32")
+    logp, _ = current_policy(batch)
+    _, _, sums = gradient(objective, batch, [[rows] for rows in halves(batch)])
+    advantage = objective.prepare(batch, halves(batch)).advantage
+    drift = ((batch.logp_rollout - logp) * batch.mask).sum(1) / batch.mask.sum(1).clamp_min(1)
+    dropped = (advantage < 0) & (drift > 0.1)[:, None] & batch.mask
+    kept = monitors.update_metrics(sums, {})["kept_sequence_divergence"]
+    assert kept == pytest.approx(1 - float(dropped.sum() / batch.mask.sum()))
+    assert kept < 1
+
+
 def test_batch_metrics_are_of_the_raw_batch() -> None:
     batch = without_demonstrations(random_batch())
     objective = objective_of("dapo")
@@ -54,6 +67,12 @@ def test_batch_metrics_are_of_the_raw_batch() -> None:
     w = gap.exp()
     assert found["importance_effective"] == pytest.approx(float(w.sum() ** 2 / (len(w) * w.square().sum())))
     assert len(found["drift_quantiles"]) == 3
+    assert found["kl_rollout_k1"] == pytest.approx(float(-gap.mean()))
+    assert found["kl_rollout"] == pytest.approx(float((w - 1 - gap).mean()))
+    assert batch.logp_ref is not None
+    x = (batch.logp_old - batch.logp_ref)[batch.mask]
+    assert found["kl_ref"] == pytest.approx(float(x.mean()))
+    assert found["kl_ref_k3"] == pytest.approx(float(((-x).exp() - 1 + x).mean()))
 
 
 def test_entropy_metrics_see_the_full_distribution_of_tokens() -> None:

@@ -91,10 +91,18 @@ def new_run(
         run.close()
 
 
+STEERED: dict[str, Any] = {
+    "mode": "on_policy",
+    "batches": 5,
+    "objective": {"control": [{"kind": "entropy_step", "target": 50.0, "delta": 1e-4, "high": 1.0}]},
+}
+"""A controller that acts in every update: what a checkpoint forgets of it shows in the next batch."""
+
+
 @pytest.fixture(scope="module")
 def on_policy(new_run: Callable[..., Run]) -> Run:
     """An undisturbed run."""
-    return new_run(mode="on_policy", batches=5).to_the_end()
+    return new_run(**STEERED).to_the_end()
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +168,7 @@ def test_on_policy_trains_no_token_of_another_version(on_policy: Run) -> None:
 
 
 def test_an_on_policy_run_is_the_same_every_time(on_policy: Run, new_run: Callable[..., Run]) -> None:
-    again = new_run(mode="on_policy", batches=5).to_the_end()
+    again = new_run(**STEERED).to_the_end()
     assert [stable(row) for row in again.rows] == [stable(row) for row in on_policy.rows]
     assert again.weights == on_policy.weights
 
@@ -182,7 +190,7 @@ def test_groups_of_one_outcome_are_replaced_the_same_way_every_time(new_run: Cal
 def test_a_run_that_was_killed_before_its_checkpoint_counts_repeats_the_same_batches(
     on_policy: Run, new_run: Callable[..., Run]
 ) -> None:
-    run = new_run(mode="on_policy", batches=5)
+    run = new_run(**STEERED)
     assert run.start(**{VARIABLE: "commit.before_pointer:4"}).wait() != 0
     assert not (run.folder / "outcome.json").exists()
     run.to_the_end()
@@ -190,6 +198,9 @@ def test_a_run_that_was_killed_before_its_checkpoint_counts_repeats_the_same_bat
     assert run.outcome["incarnation"] == 2
     assert [repeated(row) for row in run.rows[:4]] == [repeated(row) for row in on_policy.rows[:4]]
     assert run.rows[3]["version"] >> 20 == 2, "batch 4 was trained twice"
+    coefficients = [row["objective"]["control"]["entropy_step"] for row in run.rows]
+    assert coefficients == [row["objective"]["control"]["entropy_step"] for row in on_policy.rows]
+    assert len(set(coefficients)) == len(coefficients)
 
 
 def test_a_run_that_was_killed_before_the_broker_forgets_trains_nothing_twice(new_run: Callable[..., Run]) -> None:
