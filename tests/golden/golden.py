@@ -95,13 +95,15 @@ def every_case(folder: Path = FOLDER) -> Iterator[Case]:
         yield from load(family, folder)
 
 
-def compare(case: Case, computed: Computed, tolerance: float) -> None:
-    """Assert that what was computed is what the reference gave.
+def compare(case: Case, computed: Computed, tolerance: float, rows: Tensor | None = None) -> None:
+    """Assert that what was computed is what the reference gave; of values per token, only in `rows` [B] bool.
 
     Gradients count everywhere, other values per token on the mask only. Differences are measured against the largest
     value: a sum of terms of both signs has no relative accuracy of its own.
     """
     mask = case.shared("mask").bool() if case.has("mask") else None
+    if mask is not None and rows is not None:
+        mask = mask & rows[:, None]
     for name, value in computed.items():
         expected = torch.as_tensor(case.expected(name), dtype=torch.float64)
         found = torch.as_tensor(value, dtype=torch.float64).detach()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from golden import Case
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ def _symbol(*names: str) -> Callable[[Case], bool]:
     return lambda case: case.ref.partition(":")[2] in names
 
 
-def _has_singleton(case: Case) -> bool:
-    if not case.has("group"):
-        return False
-    _, count = torch.unique(case.shared("group"), return_counts=True)
-    return bool((count == 1).any())
+def _alone(case: Case) -> Tensor:
+    """Responses that are alone in their group: [B] bool."""
+    _, place, count = torch.unique(case["index"], return_inverse=True, return_counts=True)
+    alone: Tensor = count[place] == 1
+    return alone
 
 
 def _rounded_threshold(case: Case) -> bool:
@@ -60,17 +61,9 @@ EXCLUDED = (
     Rule(
         "adv_verl",
         lambda case: (
-            _has_singleton(case)
-            and _symbol(
-                "compute_grpo_outcome_advantage",
-                "compute_grpo_vectorized_outcome_advantage",
-                "compute_rloo_outcome_advantage",
-                "compute_opo_outcome_advantage",
-                "compute_reinforce_plus_plus_baseline_outcome_advantage",
-                "compute_gpg_outcome_advantage",
-            )(case)
+            _symbol("compute_reinforce_plus_plus_baseline_outcome_advantage")(case) and bool(_alone(case).any())
         ),
-        "a response alone in its group keeps its raw reward there; here it has no advantage",
+        "a response alone in its group keeps its raw reward there, and moves the whitening of all; here it has none",
     ),
     Rule(
         "agg_loss",
@@ -103,6 +96,15 @@ EXCLUDED = (
         "0 * (0 / 0) there when no response is correct",
     ),
 )
+
+RAW_IF_ALONE = _symbol(
+    "compute_grpo_outcome_advantage",
+    "compute_grpo_vectorized_outcome_advantage",
+    "compute_rloo_outcome_advantage",
+    "compute_opo_outcome_advantage",
+    "compute_gpg_outcome_advantage",
+)
+"""Where a response alone in its group keeps its raw reward; here it has no advantage. The others are compared."""
 
 LOOSER = (
     (
@@ -202,6 +204,11 @@ UNCOMPARED = frozenset(
 def rule_for(case: Case) -> Rule | None:
     """The rule that keeps a case from being compared, if there is one."""
     return next((r for r in (*OUT_OF_SCOPE, *EXCLUDED) if r.family == case.family and r.applies(case)), None)
+
+
+def compared_rows(case: Case) -> Tensor | None:
+    """The responses whose values per token are compared: [B] bool; all, if None."""
+    return ~_alone(case) if case.family == "adv_verl" and RAW_IF_ALONE(case) else None
 
 
 def tolerance(case: Case) -> float:

@@ -38,7 +38,7 @@ def test_stage_gives_what_the_reference_gave(case: Case) -> None:
     missing = set(case.outputs) - set(computed) - scope.UNCOMPARED
     assert not missing, f"{case.id}: {sorted(missing)} not computed"
     assert computed
-    compare(case, computed, scope.tolerance(case))
+    compare(case, computed, scope.tolerance(case), scope.compared_rows(case))
 
 
 def test_every_family_has_an_adapter() -> None:
