@@ -77,3 +77,16 @@ def test_a_reward_without_answers_is_told_when_the_method_needs_them(alone: Rank
     silent = replace(ARRAYS[0], answer=np.full(16, -1))
     with pytest.raises(RewardError, match="final answers"):
         trainer.train(silent, Schedule(1, 120, 1, 1, 0.0), {})
+
+
+def test_a_skipped_update_leaves_the_controllers_as_they_are(
+    alone: Ranks, stepper: Stepper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, objective = stepper.update, objective_of("advanced")
+    trainer = Trainer(alone, stepper, objective, None)
+    schedule, start = Schedule(1, 120, 2, 1, 0.5), objective.start()
+    moved = trainer.train(ARRAYS[0], schedule, start)
+    monkeypatch.setattr(stepper, "update", lambda micros: replace(update(micros), applied=False))
+    skipped = trainer.train(ARRAYS[0], schedule, start)
+    assert moved.applied == 2 and moved.state != start
+    assert skipped.applied == 0 and skipped.state == start
