@@ -375,6 +375,7 @@ def areal_decoupled(case: Case) -> Computed:
         # it differentiates through the mean of the log ratios, which gives every token the mean weight of its response
         count = kept.sum(1, keepdim=True).clamp_min(1)
         weight = kept * (weight * kept).sum(1, keepdim=True) / count
+        a = (a * kept).sum(1, keepdim=True) / count
 
     def surrogate(logp: Tensor) -> Tensor:
         rho = sequence_ratio(logp, prox, kept) if level == "sequence" else token_ratio(logp, prox)
