@@ -20,10 +20,10 @@ from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import GroupMaker, TextTokenizer, Tools
 from isentrope.actors.life import LeasesLost, Life, first_error
 from isentrope.actors.scoring import Scorer
-from isentrope.errors import ConfigError, IsentropeError, UnreachableError
+from isentrope.errors import ConfigError, DataError, IsentropeError, UnreachableError
 from isentrope.rollout.actor_port import ActorPort
 from isentrope.rollout.broker import Broker
-from isentrope.rollout.prompts import open_prompts
+from isentrope.rollout.prompts import Prompts, open_prompts
 from isentrope.rollout.spec import RunSpec
 from isentrope.rollout.view import RunView
 
@@ -141,20 +141,31 @@ async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> 
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_gib=config.kv_cache_gib,
     )
-    folder = Path(spec.run_folder)
     scorer = Scorer(spec.data, spec.run_folder, workers=config.reward_workers)
     try:
         async with asyncio.TaskGroup() as group:
             engine = group.create_task(started(vllm.Engine.start(options)))
             rewards = group.create_task(stack.enter_async_context(scorer))
             tokenizer = group.create_task(asyncio.to_thread(_tokenizer, spec.model_dir))
-            prompts = group.create_task(asyncio.to_thread(open_prompts, spec.data, run_folder=folder, seed=spec.seed))
+            prompts = group.create_task(asyncio.to_thread(prompts_of, spec))
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
     maker = GroupMaker(
         spec, engine=engine.result(), scorer=rewards.result(), prompts=prompts.result(), tokenizer=tokenizer.result()
     )
     return Tools(engine.result(), maker)
+
+
+def prompts_of(spec: RunSpec) -> Prompts:
+    """The run's prompts as this machine has them; DataError if they are others than where the run was started."""
+    prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
+    if prompts.digest != spec.data_digest:
+        raise DataError(
+            f"the data here (digest {prompts.digest[:12]}) are not the run's ({spec.data_digest[:12]})",
+            where=f"data.train = {spec.data.train!r}, seen from {spec.run_folder}",
+            fix="give this machine the same files",
+        )
+    return prompts
 
 
 def _engine_module() -> ModuleType:

@@ -26,6 +26,8 @@ class RunSpec(BaseModel):
     vocab_size: PositiveInt
     """Token ids on the wire are below this."""
     data: DataConfig
+    data_digest: str
+    """Of all prompts; an actor whose files say otherwise would answer other questions than the run asks."""
     sampling: SamplingConfig
     actors: dict[str, JsonValue]
     prompts_per_batch: PositiveInt

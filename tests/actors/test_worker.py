@@ -12,9 +12,12 @@ import pytest
 from tiny_model import Version
 from wire import ASYNC, make_spec
 
+from isentrope.actors.worker import prompts_of
+from isentrope.errors import DataError
 from isentrope.rollout.broker import Broker
 from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
 from isentrope.rollout.learner_port import LearnerPort
+from isentrope.rollout.prompts import open_prompts
 from isentrope.rollout.spec import RunSpec
 from isentrope.rollout.view import ActorState, Stage
 
@@ -42,13 +45,21 @@ def test_importing_the_worker_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_an_actor_with_other_data_than_the_runs_is_told_so(spec: RunSpec) -> None:
+    assert prompts_of(spec).digest == spec.data_digest
+    with pytest.raises(DataError, match="are not the run's"):
+        prompts_of(spec.model_copy(update={"data_digest": "of another file"}))
+
+
 @pytest.fixture
 def spec(run_name: str, run_folder: Path, model_dir: Path, versions: list[Version]) -> RunSpec:
+    data = DataConfig(train="train.jsonl", reward="rewards:length")
     return make_spec(
         run_name,
         model=ModelConfig(path=str(model_dir), dtype="float32"),
         model_dir=str(model_dir),
-        data=DataConfig(train="train.jsonl", reward="rewards:length"),
+        data=data,
+        data_digest=open_prompts(data, run_folder=run_folder, seed=1).digest,
         sampling=SamplingConfig(group_size=4, max_new_tokens=13),
         actors={"kv_cache_gib": 0.5, "drain_s": 20.0},
         run_folder=str(run_folder),

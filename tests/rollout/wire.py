@@ -25,6 +25,7 @@ def make_spec(run: str, **changes: Any) -> RunSpec:
         "model_dir": "model",
         "vocab_size": VOCABULARY,
         "data": DataConfig(train="train.jsonl"),
+        "data_digest": "fedcba9876543210",
         "sampling": SamplingConfig(group_size=2),
         "actors": {},
         "prompts_per_batch": 4,

@@ -42,6 +42,7 @@ def make_spec(run: Run) -> RunSpec:
         model_dir=model.path,
         vocab_size=model.vocab_size,
         data=config.data,
+        data_digest=checked.data_digest,
         sampling=config.sampling,
         actors=config.actors.model_dump(mode="json"),
         prompts_per_batch=config.learner.prompts_per_batch,

@@ -53,6 +53,7 @@ def make_job(run: str, url: str, model: Path, output_dir: Path, **learner: Any) 
         model_dir=str(model),
         vocab_size=VOCABULARY,
         data=DataConfig(train="task:digit_walk", eval_prompts=3, eval_samples=4),
+        data_digest="that of the task",
         sampling=SamplingConfig(group_size=4, max_new_tokens=8),
         actors={},
         prompts_per_batch=config.prompts_per_batch,
