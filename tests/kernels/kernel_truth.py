@@ -15,6 +15,7 @@ RULES = {
     "kl_cov": Rules(clip_low=None, clip_high=None, select="top_cov", action="abs_kl", share=0.1),
     "clip_cov": Rules(select="band_cov", share=0.2, band=(-0.2, 2.0)),
     "top_entropy": Rules(select="top_entropy", share=0.3),
+    "top_entropy_kl": Rules(select="top_entropy", action="abs_kl", share=0.3),
     "top_entropy_bonus": Rules(select="top_entropy", share=0.3, entropy_coef=0.1, max_lag=2),
 }
 

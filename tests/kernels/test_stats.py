@@ -106,7 +106,7 @@ def test_statistics_and_gradient_of_real_vocabularies(shape: dict[str, object], 
     run(**{**shape, "vocabulary": vocabulary, "count": 2})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("vocabulary", [32000, 151936])
+@pytest.mark.parametrize("vocabulary", [32000, 50257, 151936])
 def test_two_rows_of_a_real_vocabulary(vocabulary: int) -> None:
     torch.manual_seed(vocabulary)
     logits = 80 * (2 * torch.rand(2, vocabulary) - 1)
