@@ -299,7 +299,7 @@ def test_the_probe_finds_a_column_the_data_lacks(folder: Path, tmp_path: Path) -
 
 
 OWNER = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from isentrope.actors.scoring import Scorer
 from isentrope.rollout.config import DataConfig
 
@@ -313,6 +313,7 @@ async def main():
         await asyncio.sleep(100)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs in the background deaf to it
     asyncio.run(main())
 """
 
