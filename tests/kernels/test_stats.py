@@ -1,4 +1,5 @@
-"""Log-prob, entropy and their gradient against float64, over shapes, scales, types, masks and temperatures."""
+"""Log-prob, entropy and their gradient against float64, over shapes, scales, types, masks and temperatures: other ones
+in every run, where a test says so."""
 
 from typing import Any
 
@@ -47,11 +48,16 @@ def check(
     logp64, entropy64 = statistics(exact, targets, temperature, softcap)
     ((by_logp * logp64 + by_entropy * entropy64)[mask]).sum().backward()
     assert leaf.grad is not None and exact.grad is not None
-    capped = 2.5e-7 * softcap  # a capped logit has the last bit of the cap: more than float32 holds is not asked for
+    coldest = float(temperature.min()) if isinstance(temperature, Tensor) else temperature
+    capped = 2.5e-7 * softcap / coldest  # a capped logit has the last bits of the cap, and no more is asked for
     assert ((logp - logp64).abs() <= 2e-7 * (1 + logp64.abs()) + capped)[mask].all()
     assert ((entropy - entropy64).abs() <= 3e-7 * (1 + entropy64) + 2 * capped)[mask].all()
     assert not logp[~mask].any() and not entropy[~mask].any() and not leaf.grad[~mask].any()
-    assert relative(leaf.grad, exact.grad) <= 3e-6 + 2 * capped
+    # where rows are all but certain, 1 - p is the last bits of 1, however small the largest gradient is
+    upstream = float(torch.maximum(by_logp.abs(), by_entropy.abs())[mask].max())
+    last_bits = (2.0**-22 + capped) * upstream / coldest
+    worst = float((leaf.grad - exact.grad).abs().max())
+    assert worst <= (3e-6 + 2 * capped) * float(exact.grad.abs().max()) + last_bits
 
 
 @st.composite
@@ -69,7 +75,7 @@ def shapes(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-@settings(max_examples=8, phases=WITHOUT_SHRINKING)
+@settings(max_examples=8, phases=WITHOUT_SHRINKING, derandomize=False)
 @given(shapes())
 def test_statistics_and_gradient_are_those_of_float64(shape: dict[str, object]) -> None:
     run(**shape)  # type: ignore[arg-type]
@@ -100,7 +106,7 @@ def run(
 
 
 @pytest.mark.slow
-@settings(max_examples=4, phases=WITHOUT_SHRINKING)
+@settings(max_examples=4, phases=WITHOUT_SHRINKING, derandomize=False)
 @given(shapes(), st.sampled_from([32000, 50257, 151936]))
 def test_statistics_and_gradient_of_real_vocabularies(shape: dict[str, object], vocabulary: int) -> None:
     run(**{**shape, "vocabulary": vocabulary, "count": 2})  # type: ignore[arg-type]
