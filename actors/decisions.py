@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isentrope.rollout.types import batch_of
-from isentrope.rollout.view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.wire.types import batch_of
 
 REWARD_WINDOW = 200
 MAX_REWARD_FAILURES = REWARD_WINDOW // 5

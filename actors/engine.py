@@ -32,10 +32,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
-from isentrope.actors.receive import BACKEND, Tether
+from isentrope.actors.weight_receiver import BACKEND, Tether
 from isentrope.errors import ConfigError, StorageError, UnreachableError
-from isentrope.rollout.types import Finish, Float32, Int32, Int64
-from isentrope.rollout.weights import Manifest, verify
+from isentrope.rollout.wire.types import Finish, Float32, Int32, Int64
+from isentrope.rollout.wire.weights import Manifest, verify
 
 POLL_S = 0.25
 """How often the engine's processes are looked at."""

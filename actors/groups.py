@@ -11,11 +11,11 @@ import numpy as np
 from isentrope.actors.decisions import RewardHealth
 from isentrope.actors.scoring import Scorer
 from isentrope.errors import RewardError
-from isentrope.rollout.prompts import Prompt, Prompts, Tokenizer, tokenize
-from isentrope.rollout.rewards import Score, columns_for
-from isentrope.rollout.seeds import eval_seed, sampling_seed
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.types import EvalOrder, Group, Int32, Response, WorkOrder
+from isentrope.rollout.data.prompts import Prompt, Prompts, Tokenizer, tokenize
+from isentrope.rollout.rewards.functions import Score, columns_for
+from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import EvalOrder, Group, Int32, Response, WorkOrder
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine, Sample

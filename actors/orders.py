@@ -9,12 +9,12 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 
-from isentrope.actors.calls import Caller
+from isentrope.actors.broker_calls import Caller
 from isentrope.actors.groups import GroupMaker, Order, Tools
 from isentrope.errors import IsentropeError, RecordError, RewardError
-from isentrope.rollout.actor_port import ActorPort, PublishResult
-from isentrope.rollout.prompts import PromptTooLongError
-from isentrope.rollout.types import EvalResult, Group, WorkOrder
+from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
+from isentrope.rollout.data.prompts import PromptTooLongError
+from isentrope.rollout.wire.types import EvalResult, Group, WorkOrder
 
 FULL_PAUSE_S = 0.05
 MAX_FULL_PAUSE_S = 2.0

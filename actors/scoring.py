@@ -21,11 +21,11 @@ from typing import Self, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from isentrope.actors.lifeline import end_with_parent
+from isentrope.actors.die_with_parent import end_with_parent
 from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
-from isentrope.rollout.rewards import RewardSet, Score, load_rewards, probe
-from isentrope.rollout.rows import Messages, Row
+from isentrope.rollout.data.rows import Messages, Row
+from isentrope.rollout.rewards.functions import RewardSet, Score, load_rewards, probe
 
 LOAD_TIMEOUT_S = 300.0
 """A process may take this long to import the reward functions: a reward may load a model."""

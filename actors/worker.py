@@ -16,16 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
+from isentrope.actors.actor import LeasesLost, Life, first_error
 from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import GroupMaker, TextTokenizer, Tools
-from isentrope.actors.life import LeasesLost, Life, first_error
 from isentrope.actors.scoring import Scorer
 from isentrope.errors import ConfigError, DataError, IsentropeError, UnreachableError
-from isentrope.rollout.actor_port import ActorPort
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.prompts import Prompts, open_prompts
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.view import RunView
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.data.prompts import Prompts, open_prompts
+from isentrope.rollout.wire.spec import RunSpec
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine

@@ -27,7 +27,7 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
     if logits.dtype not in LOGIT_TYPES:
         raise ArgumentError(
             f"logits: {logits.dtype}, one of {', '.join(map(str, LOGIT_TYPES))} is allowed",
-            fix="use isentrope.kernels.reference for float64",
+            fix="use isentrope.kernels.plain for float64",
         )
     if logits.shape[1] == 0:
         raise ArgumentError("logits: an empty vocabulary")
@@ -47,7 +47,7 @@ def check_device(device: torch.device) -> None:
     """A GPU; any device where kernels are interpreted."""
     if device.type != "cuda" and not INTERPRETED:
         raise ArgumentError(
-            f"tensors on {device}: a CUDA device is needed", fix="use isentrope.kernels.reference on other devices"
+            f"tensors on {device}: a CUDA device is needed", fix="use isentrope.kernels.plain on other devices"
         )
 
 

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from isentrope.kernels.checks import INTERPRETED
-from isentrope.kernels.rows import compact, grid
+from isentrope.kernels.row_list import compact, grid
 from isentrope.kernels.stats import Stats, Tile, capped, load_logits
 
 

@@ -22,7 +22,7 @@ from isentrope.kernels import ops
 from isentrope.kernels.call import Call, Options, PolicyLoss, TokenInputs, make_call, spend
 from isentrope.kernels.checks import LOGIT_TYPES, check_device, check_targets, check_tokens, check_types
 from isentrope.kernels.policy import ACTIONS, Rules, Tokens, coefficients
-from isentrope.kernels.rows import compact
+from isentrope.kernels.row_list import compact
 
 CHUNK = 8192
 """Tokens per chunk: accumulating the weight's gradient in float32 costs 245 / C of the three matmuls."""

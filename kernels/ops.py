@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from isentrope.kernels import gradient, row, stats
+from isentrope.kernels import fused_row, gradient, stats
 from isentrope.kernels.checks import check_targets
 from isentrope.kernels.policy import Tokens
-from isentrope.kernels.rows import compact
+from isentrope.kernels.row_list import compact
 
 
 @torch.library.custom_op("isentrope::row_stats", mutates_args=())
@@ -68,7 +68,7 @@ def fuse_rows(
     tokens = Tokens(advantage, logp_old, weight, keep, selected, normalizer)
     low, high, dual, kl_coef, entropy_coef, clamp = rules
     scalars = (low, high, dual, kl_coef, entropy_coef, clamp)
-    return row.fuse_rows(logits, targets, tokens, scalars, action, inverse_temperature, softcap, out)
+    return fused_row.fuse_rows(logits, targets, tokens, scalars, action, inverse_temperature, softcap, out)
 
 
 @fuse_rows.register_fake
@@ -93,4 +93,4 @@ def _fake_fuse_rows(
 @torch.library.custom_op("isentrope::scale_gradient", mutates_args=("gradient",))
 def scale_gradient(gradient: torch.Tensor, upstream: torch.Tensor) -> None:
     """`row.scale_gradient`."""
-    row.scale_gradient(gradient, upstream)
+    fused_row.scale_gradient(gradient, upstream)

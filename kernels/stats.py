@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from isentrope.kernels.checks import INTERPRETED
-from isentrope.kernels.rows import RowList, grid
+from isentrope.kernels.row_list import RowList, grid
 
 LN2 = 0.6931471805599453
 LOG2E = 1.4426950408889634

@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,7 +14,7 @@ environment.set_defaults(offline=True)
 if not environment.has_gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated, so before any kernel's import
 
-from isentrope.rollout.server import RedisServer  # noqa: E402  (the environment comes first)
+from isentrope.redis_server import RedisServer  # noqa: E402  (the environment comes first)
 
 # Examples are the same in every run: a red suite is red again, and no run fails by the machine's load.
 settings.register_profile("isentrope", deadline=None, derandomize=True)
@@ -36,3 +37,11 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def run_name() -> str:
     """A run's name that nothing else uses."""
     return f"run-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A started server that the test may kill."""
+    with RedisServer(fsync="always") as server:
+        server.start(tmp_path / "redis")
+        yield server

@@ -6,8 +6,8 @@ Matrix-multiplying kernels have no count of instructions per logit: their loop i
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from isentrope.kernels.aot import Kernel, types_of
 from isentrope.kernels.bench import peers
+from isentrope.kernels.bench.aot import Kernel, types_of
 
 VOCABULARY = 151936
 

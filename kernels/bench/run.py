@@ -11,8 +11,7 @@ import torch
 import triton
 
 from isentrope.errors import ConfigError
-from isentrope.kernels import aot
-from isentrope.kernels.bench import cases, measure, peer_kernels, peers, report
+from isentrope.kernels.bench import aot, cases, measure, peer_kernels, peers, report
 from isentrope.kernels.bench.measure import Contender, Timing
 from isentrope.kernels.checks import INTERPRETED
 

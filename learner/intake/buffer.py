@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from isentrope.errors import RecordError
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.record import PlannedGroup, PlanRecord
-from isentrope.rollout.codec import decode_group
-from isentrope.rollout.control import Mode
-from isentrope.rollout.learner_port import Entry
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.types import Group, batch_of, version_of
+from isentrope.rollout.broker.learner_port import Entry
+from isentrope.rollout.wire.codec import decode_group
+from isentrope.rollout.wire.control import Mode
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import Group, batch_of, version_of
 
 STALE = "stale"
 INVALID = "invalid"

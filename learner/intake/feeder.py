@@ -17,10 +17,10 @@ from typing import TypeVar
 from isentrope.errors import BrokerChangedError
 from isentrope.learner.intake.buffer import Buffer, ReadyBatch, Rules
 from isentrope.learner.intake.ledger import Ledger, LedgerState
-from isentrope.rollout.control import Control, Mode
-from isentrope.rollout.learner_port import Entry, LearnerPort
-from isentrope.rollout.waiting import why_waiting
-from isentrope.rollout.weights import Manifest
+from isentrope.rollout.broker.learner_port import Entry, LearnerPort
+from isentrope.rollout.broker.waiting import why_waiting
+from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.wire.weights import Manifest
 
 T = TypeVar("T")
 

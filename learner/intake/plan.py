@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from isentrope.rollout.types import Int64
+from isentrope.rollout.wire.types import Int64
 
 Rows: TypeAlias = tuple[int, ...]
 """Indices of responses, ascending."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from isentrope.rollout.control import Mode
+from isentrope.rollout.wire.control import Mode
 
 
 class PlannedGroup(NamedTuple):

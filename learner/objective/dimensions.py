@@ -9,7 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from isentrope.learner.objective import (
+from isentrope.learner.objective.batch import Batch
+from isentrope.learner.objective.schema import Dimension, Form, NonNegative, kinds
+from isentrope.learner.objective.stages import (
     advantage,
     auxiliary,
     clip,
@@ -27,8 +29,6 @@ from isentrope.learner.objective import (
     reward,
     tokens,
 )
-from isentrope.learner.objective.batch import Batch
-from isentrope.learner.objective.schema import Dimension, Form, NonNegative, kinds
 
 CHOICES = {
     "stats": ("old", "rollout", "microbatch"),

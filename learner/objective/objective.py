@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentrope.learner.objective import advantage as advantages
-from isentrope.learner.objective import kl, monitors, philox
+from isentrope.learner.objective import monitors, philox
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
 from isentrope.learner.objective.dimensions import AUX_SETS, KlKeys
 from isentrope.learner.objective.schema import Stage
+from isentrope.learner.objective.stages import advantage as advantages
+from isentrope.learner.objective.stages import kl
 
 Scope = dict[str, Any]
 Overrides = Mapping[str, Mapping[str, float]]

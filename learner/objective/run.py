@@ -9,8 +9,8 @@ from pathlib import Path
 
 from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
-from isentrope.learner.objective.compose import Merged, build, load_objective
 from isentrope.learner.objective.objective import Objective
+from isentrope.learner.objective.presets import Merged, build, load_objective
 from isentrope.learner.objective.rules import RunFacts, Verdict, check
 from isentrope.rollout.config import SamplingConfig
 

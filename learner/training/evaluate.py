@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from isentrope.rollout.types import EvalOrder, EvalResult, Finish
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish
 
 NAME = "heldout"
 SHOWN_PROMPTS = 8

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from isentrope.learner.config import LearnerConfig
 from isentrope.rollout.config import WeightsConfig
-from isentrope.rollout.spec import RunSpec
+from isentrope.rollout.wire.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)

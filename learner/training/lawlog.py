@@ -1,10 +1,10 @@
 """The entropy law as a run goes on: one fit through every batch since the reference was last renewed, for each line of
-metrics. Knows lines of metrics; the fit is `objective/law.py`'s."""
+metrics. Knows lines of metrics; the fit is `entropy_law.py`'s."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from isentrope.learner.objective import law
+from isentrope.learner.training import entropy_law
 from isentrope.learner.training.metrics import Row
 
 FEWEST = 10
@@ -27,7 +27,7 @@ class LawLog:
         self._pairs.append(_pair(row))
         if len(self._pairs) < FEWEST:
             return {}
-        fitted = law.fit([entropy for entropy, _ in self._pairs], [reward for _, reward in self._pairs])
+        fitted = entropy_law.fit([entropy for entropy, _ in self._pairs], [reward for _, reward in self._pairs])
         return {} if fitted is None else {"entropy_law": asdict(fitted)}
 
 

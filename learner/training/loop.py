@@ -1,42 +1,365 @@
-"""Entry of every learner rank. The same program on all of them; rank 0 conducts, the others follow.
+"""The run as rank 0 conducts it: restore, publish, evaluate, train batch by batch, save, end.
 
-Knows neither method nor launcher: `torch.distributed` is initialised, and what the run is comes with the job.
+Knows the order of things; how each is done is its neighbours' business.
 """
 
 import logging
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isentrope.errors import FencedError, IsentropeError
-from isentrope.learner.objective.compose import build, load_objective
+from isentrope.errors import FencedError, InternalError, IsentropeError
+from isentrope.learner.intake.buffer import ReadyBatch, Rules
+from isentrope.learner.intake.feeder import Feeder, FeederOptions
+from isentrope.learner.intake.ledger import Ledger, LedgerState
+from isentrope.learner.intake.packing import make_arrays
+from isentrope.learner.objective.objective import Objective
+from isentrope.learner.objective.rules import RunFacts, inert
+from isentrope.learner.training import outcome
+from isentrope.learner.training.checkpoint_store import State, Store
+from isentrope.learner.training.checkpointer import Saver
+from isentrope.learner.training.evaluator import Examiner
 from isentrope.learner.training.job import LearnerJob
-from isentrope.learner.training.lead import conduct
-from isentrope.learner.training.ranks import Ranks
-from isentrope.learner.training.team import Team
+from isentrope.learner.training.lawlog import LawLog
+from isentrope.learner.training.metrics import Drawn, Journal, Row, batch_row, scalars
+from isentrope.learner.training.outcome import Outcome
+from isentrope.learner.training.publisher import Publisher
+from isentrope.learner.training.rank_group import Team
+from isentrope.learner.training.restore import Start, choose_start
+from isentrope.learner.training.sinks import Sink, open_sinks
+from isentrope.learner.training.trainer import Schedule
+from isentrope.learner.training.waiting import SLICE_S, Stopwatch, Wait
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.run_view import Stage
+from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.wire.control import State as RunState
+
+MAX_NONFINITE = 3
+"""Batches in a row without a single finite update."""
 
 logger = logging.getLogger(__name__)
 
 
-def train(job: LearnerJob) -> None:
-    """Take the run from wherever it is to its end; every rank calls this.
+def conduct(job: LearnerJob, objective: Objective, team: Team) -> None:
+    """Open the run, take it to its end, and write how it ended. Errors that a user can mend end it too.
 
-    It returns when the run has finished, was stopped, ended with an error that a restart cannot mend (`outcome.json`
-    says which), or belongs to a newer learner (nothing is written then). What it raises is worth a restart.
+    FencedError is raised: a newer learner has the run, and what happens to it is not this one's to say.
     """
-    ranks = Ranks(job.config.collective_timeout_s)
-    run_folder = Path(job.spec.run_folder)
-    merged = load_objective(job.config.method, job.config.objective, run_folder)
-    objective = build(merged, run_folder, max_new_tokens=job.spec.sampling.max_new_tokens)
-    team = Team(job, objective, ranks)
+    run: _Run | None = None
     try:
-        if ranks.rank:
-            team.follow()
-        else:
-            conduct(job, objective, team)
-            team.end()
-    except FencedError as error:
-        logger.error("%s", error)
-        team.end()
-    except RuntimeError as error:
-        if not isinstance(error, IsentropeError):
-            ranks.roll_call(team.doing)
+        with closing(Broker.connect(job.url, job.spec.run, insecure=job.insecure)) as broker:
+            run = _open(job, objective, team, broker)
+            ended = run.conduct()
+    except FencedError:
         raise
+    except IsentropeError as error:
+        logger.error("%s", error)
+        facts = Outcome("error") if run is None else run.facts()
+        ended = replace(
+            facts, status="error", exit_code=error.exit_code, what=error.what, where=error.where, fix=error.fix
+        )
+    outcome.write(Path(job.spec.output_dir), ended)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a run consists of at rank 0."""
+
+    job: LearnerJob
+    objective: Objective
+    team: Team
+    start: Start
+    feeder: Feeder
+    publisher: Publisher
+    saver: Saver
+    examiner: Examiner
+    sinks: list[Sink]
+
+
+def _open(job: LearnerJob, objective: Objective, team: Team, broker: Broker) -> "_Run":
+    spec, config = job.spec, job.config
+    output_dir = Path(spec.output_dir)
+    examiner = Examiner(spec, team, config.stall_timeout_s)
+    store = Store(output_dir / "checkpoints")
+    incarnation = store.claim().incarnation
+    outcome.forget(output_dir)
+    new = State(
+        config_digest=spec.config_digest,
+        data_digest=examiner.data_digest,
+        mode=Mode(config.mode),
+        ledger=LedgerState(),
+        controllers={name: dict(numbers) for name, numbers in objective.start().items()},
+    )
+    start = choose_start(store, team, new)
+    ledger = Ledger(start.state.ledger)
+    control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
+    port = LearnerPort.fence(broker, incarnation, ledger.lwm, ledger.cursor, spec, control)
+    team.build(start.folder, objective.renewed_at(start.state.controllers))
+    rules = Rules(
+        token_max_lag=config.staleness.oldest_token,
+        min_kept=config.staleness.min_kept,
+        max_replaced=objective.refill * spec.prompts_per_batch,
+    )
+    feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
+    publisher = Publisher(team, spec, incarnation, job.weights.keep)
+    saver = Saver(store, team, config.keep_checkpoints)
+    sinks = open_sinks(config, output_dir)
+    return _Run(_Parts(job, objective, team, start, feeder, publisher, saver, examiner, sinks))
+
+
+class _Run:
+    """One learner's run, from its first published weights to the end."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+        self._config = parts.job.config
+        self._batch = parts.start.state.ledger.batches
+        self._mode = parts.start.state.mode
+        self._controllers = parts.start.state.controllers
+        self._journal = Journal(Path(parts.job.spec.output_dir) / "metrics.jsonl")
+        self._law = LawLog([], None)
+        self._drawn = Drawn(parts.job.spec.sampling.group_size, parts.start.state.ledger.retired)
+        self._watch = Stopwatch()
+        self._row_at_s = 0.0
+        self._nonfinite = 0
+
+    def conduct(self) -> Outcome:
+        """All of it."""
+        feeder = self._parts.feeder
+        try:
+            self._begin()
+            finished = True
+            while finished and self._batch < self._config.batches:
+                finished = self._train_next()
+            return self._end(finished)
+        finally:
+            feeder.stop()
+            for sink in self._parts.sinks:
+                sink.close()
+
+    def facts(self) -> Outcome:
+        """What there is to say about the run now."""
+        feeder, publisher = self._parts.feeder, self._parts.publisher
+        status = feeder.status()
+        return Outcome(
+            "finished",
+            incarnation=publisher.incarnation,
+            batches=self._batch,
+            trained=status.trained,
+            retired=status.retired,
+            issued=status.issued,
+            idle_s=status.idle_s,
+            total_s=self._watch.total_s,
+        )
+
+    # --- beginning and end
+
+    def _begin(self) -> None:
+        new = self._parts.start.folder is None
+        kept = -1 if new else self._batch
+        self._journal.rewind(kept)
+        self._law = LawLog(self._journal.rows(), self._parts.objective.renewed_at(self._controllers))
+        self._parts.examiner.rewind(kept)
+        self._parts.feeder.start(self._parts.publisher.write(self._batch))
+        if new:
+            self._evaluate()
+
+    def _end(self, finished: bool) -> Outcome:
+        if finished and self._parts.start.state.ledger.batches < self._batch:
+            self._evaluate()
+        self._save()
+        feeder = self._parts.feeder
+        control = feeder.call(LearnerPort.control)
+        answered = {"state": RunState.STOP, "requested_stop": False, "requested_mode": None}
+        feeder.set_control(control.model_copy(update=answered))
+        return replace(
+            self.facts(),
+            status="finished" if finished else "stopped",
+            version=self._parts.publisher.newest.version,
+            published=feeder.call(LearnerPort.counters).get("published", 0),
+        )
+
+    # --- one batch
+
+    def _train_next(self) -> bool:
+        """Train one batch and all that is due after it. False: an operator wants the run to stop."""
+        feeder = self._parts.feeder
+        with self._watch("wait_s"):
+            ready = self._await_batch()
+        if ready is None:
+            return False
+        spec = self._parts.job.spec
+        arrays = make_arrays(
+            [buffered.group for buffered in ready.groups],
+            number=self._batch,
+            token_max_lag=self._config.staleness.oldest_token,
+            correct_above=spec.data.correct_above,
+        )
+        facts = self._parts.team.train(arrays, self._schedule(ready.record.mode), self._controllers)
+        if facts.failed:
+            self._give_up(ready)
+            return True
+        self._nonfinite = 0
+        self._watch.add("stats_s", facts.statistics_s)
+        self._watch.add("update_s", facts.updates_s)
+        self._controllers = {name: dict(numbers) for name, numbers in facts.state.items()}
+        feeder.trained()
+        self._batch += 1
+        row = batch_row(arrays, facts) | self._progress(ready.record.mode)
+        if self._parts.objective.refill:
+            row["process"]["pass_rate_drawn"] = self._drawn.pass_rate(row, feeder.status().retired)
+        row["objective"] |= self._law.add(row)
+        if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
+            self._publish()
+        self._write(row)
+        if self._batch < self._config.batches:
+            evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
+            renewed = evaluated and self._evaluate()
+            if renewed or self._is_due(self._config.checkpoint_every):
+                self._save()
+        return True
+
+    def _await_batch(self) -> ReadyBatch | None:
+        """The next batch; None: an operator wants the run to stop."""
+        feeder = self._parts.feeder
+        wait = Wait(
+            self._parts.team, self._config.stall_timeout_s, feeder.why_waiting, f"groups of batch {self._batch + 1}"
+        )
+        while not self._answer_operator():
+            if (ready := feeder.next_batch(SLICE_S)) is not None:
+                return ready
+            if feeder.status().quiet_s < SLICE_S:
+                wait.progress()
+            wait.tick()
+        return None
+
+    def _schedule(self, mode: Mode) -> Schedule:
+        on_policy = mode is Mode.ON_POLICY
+        return Schedule(
+            seed=self._parts.job.spec.seed,
+            micro_batch_tokens=self._config.micro_batch_tokens,
+            updates_per_batch=1 if on_policy else self._config.updates_per_batch,
+            epochs=1 if on_policy else self._config.epochs,
+            progress=(self._batch + 1) / self._config.batches,
+        )
+
+    def _give_up(self, ready: ReadyBatch) -> None:
+        """No update of the batch had a finite loss and gradient."""
+        self._nonfinite += 1
+        logger.warning("batch %d has no finite update; its groups are retired", self._batch + 1)
+        self._parts.feeder.give_up([buffered.group.seq for buffered in ready.groups], "nonfinite")
+        if self._nonfinite == MAX_NONFINITE:
+            raise InternalError(
+                f"{MAX_NONFINITE} batches in a row had no update with finite loss and gradient",
+                where=f"batch {self._batch + 1}",
+                fix="look at metrics.jsonl; a lower learner.learning_rate often helps",
+            )
+
+    def _is_due(self, every: int) -> bool:
+        return self._batch % every == 0 or self._batch == self._config.batches
+
+    # --- what is due
+
+    def _publish(self) -> None:
+        if self._parts.publisher.newest.batch == self._batch:
+            return
+        with self._watch("publish_s"):
+            verify = self._mode is Mode.ON_POLICY
+            self._parts.publisher.publish(self._batch, self._parts.feeder, self._config.stall_timeout_s, verify=verify)
+
+    def _evaluate(self) -> bool:
+        """True: what it showed has renewed the reference, which a checkpoint must say before training goes on."""
+        self._publish()
+        newest = self._parts.publisher.newest
+        with self._watch("evaluate_s"):
+            row = self._parts.examiner.evaluate(newest.version, self._parts.feeder)
+        if row is None:
+            return False
+        for sink in self._parts.sinks:
+            sink.write(newest.batch, scalars({"eval": row}))
+        if self._batch == self._config.batches or not row["prompts"]:
+            return False  # nothing follows, or nothing was answered
+        state, renew = self._parts.objective.after_evaluation(self._controllers, row["pass_at"]["1"], self._batch)
+        self._controllers = {name: dict(numbers) for name, numbers in state.items()}
+        if renew:
+            logger.info("the reference is renewed behind batch %d, and the optimizer with it", self._batch)
+            self._parts.team.renew(newest.version)
+            self._law.restart()
+        return renew
+
+    def _save(self) -> None:
+        start = self._parts.start.state
+        facts = self._parts.feeder.commit_facts()
+        state = start.model_copy(
+            update={
+                "mode": self._mode,
+                "ledger": facts.ledger,
+                "controllers": self._controllers,
+            }
+        )
+        with self._watch("checkpoint_s"):
+            self._parts.saver.save(state, facts, self._parts.feeder)
+
+    # --- operator
+
+    def _answer_operator(self) -> bool:
+        """Do what an operator asks for. True: the run is to stop."""
+        control = self._parts.feeder.call(LearnerPort.control)
+        if control.requested_mode is not None:
+            self._switch(control, control.requested_mode)
+        return control.requested_stop
+
+    def _switch(self, control: Control, mode: Mode) -> None:
+        refusal = inert(self._parts.objective, self._run_facts(mode))
+        if refusal:
+            logger.warning("mode %s is refused: %s", mode, refusal)
+        else:
+            self._mode = mode
+            logger.info("mode is now %s", mode)
+            if mode is Mode.ON_POLICY:
+                self._publish()
+        answer = {"mode": self._mode, "note": refusal, "requested_mode": None}
+        self._parts.feeder.set_control(control.model_copy(update=answer))
+
+    def _run_facts(self, mode: Mode) -> RunFacts:
+        sampling = self._parts.job.spec.sampling
+        on_policy = mode is Mode.ON_POLICY
+        return RunFacts(
+            updates=1 if on_policy else self._config.updates_per_batch,
+            epochs=1 if on_policy else self._config.epochs,
+            on_policy=on_policy,
+            max_lag=0 if on_policy else self._config.staleness.max_lag,
+            group_size=sampling.group_size,
+            truncated_sampling=sampling.top_p < 1 or sampling.top_k > 0,
+        )
+
+    # --- what is shown
+
+    def _progress(self, mode: Mode) -> Row:
+        """Counts behind the batch, before anything else is issued."""
+        status = self._parts.feeder.status()
+        return {
+            "mode": mode.value,
+            "trained": status.trained,
+            "retired": sum(status.retired.values()),
+            "issued": status.issued,
+            "process": {"ready_groups": status.ready, "idle_s": status.idle_s},
+        }
+
+    def _write(self, row: Row) -> None:
+        row["version"] = self._parts.publisher.newest.version
+        now = self._watch.total_s
+        row["time"] = {
+            "at": time.time(),  # by the clock, since the command has begun before this learner
+            "seconds_total": now,
+            **self._watch.take(),
+            "tokens_per_second": row["tokens"] / max(now - self._row_at_s, 1e-9),
+        }
+        self._row_at_s = now
+        actors = self._parts.feeder.call(LearnerPort.actors)
+        row["process"]["actors"] = sum(actor.state is Stage.SERVING for actor in actors)
+        self._journal.append(row)
+        for sink in self._parts.sinks:
+            sink.write(self._batch, scalars(row))

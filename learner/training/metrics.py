@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from isentrope.learner.intake.batch import Arrays
 from isentrope.learner.intake.buffer import ALL_CORRECT, NONE_CORRECT
+from isentrope.learner.intake.packing import Arrays
 from isentrope.learner.objective.monitors import batch_metrics, update_metrics
-from isentrope.learner.training.updates import BatchFacts, UpdateFacts
+from isentrope.learner.training.trainer import BatchFacts, UpdateFacts
 
 Row = dict[str, Any]
 

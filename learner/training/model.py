@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from isentrope.errors import ConfigError
-from isentrope.learner.intake.batch import Packed
+from isentrope.learner.intake.packing import Packed
 
 Result = TypeVar("Result")
 PROBE_TOKENS = 4

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope.errors import RunFolderError, StorageError
-from isentrope.learner.training.checkpoint import State, Store
-from isentrope.learner.training.team import Team
+from isentrope.learner.training.checkpoint_store import State, Store
+from isentrope.learner.training.rank_group import Team
 
 logger = logging.getLogger(__name__)
 

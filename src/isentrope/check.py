@@ -15,8 +15,8 @@ from isentrope import config as run_config
 from isentrope.actors.scoring import Scorer
 from isentrope.config import Config
 from isentrope.errors import ConfigError, IsentropeError
-from isentrope.rollout.prompts import TASK, Prompts, Tokenizer, check_lengths, open_prompts
-from isentrope.rollout.rows import Row
+from isentrope.rollout.data.prompts import TASK, Prompts, Tokenizer, check_lengths, open_prompts
+from isentrope.rollout.data.rows import Row
 from isentrope.runfile import RunFile, raise_all
 
 SPECIAL_TOKENS = 16

@@ -35,8 +35,8 @@ from isentrope.launch.model import ModelPlan
 from isentrope.launch.plan import Run
 from isentrope.progress import Shown
 from isentrope.rollout.config import RedisConfig
-from isentrope.rollout.control import Mode
-from isentrope.rollout.tasks.digit_walk import VOCABULARY
+from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
+from isentrope.rollout.wire.control import Mode
 from isentrope.runfile import from_values
 from isentrope.runfolder import Outcome, RunFolder
 
@@ -167,29 +167,29 @@ def list_methods(console: Console) -> int:
     """Print the presets, and what this version cannot supply to some of them."""
     from rich.table import Table
 
-    from isentrope.learner.objective import catalog
+    from isentrope import methods
 
     table = Table("method", "what differs", box=None, pad_edge=False)
-    for info in catalog.list_methods():
+    for info in methods.list_methods():
         missing = f" [yellow]Needs {' and '.join(info.missing)}: not in this version.[/yellow]" if info.missing else ""
         table.add_row(info.name, info.differs + missing)
     console.print(table, highlight=False)
     return 0
 
 
-def show_method(methods: Sequence[str], console: Console) -> int:
+def show_method(names: Sequence[str], console: Console) -> int:
     """Print presets merged into one objective, and which of them set each key."""
-    from isentrope.learner.objective import catalog
+    from isentrope import methods
 
-    console.print(catalog.show(methods, Path.cwd()), highlight=False, markup=False, soft_wrap=True)
+    console.print(methods.show(names, Path.cwd()), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def show_matrix(console: Console) -> int:
     """Print which presets go together, and why others do not."""
-    from isentrope.learner.objective import catalog
+    from isentrope import methods
 
-    console.print(catalog.matrix_text(catalog.matrix()), highlight=False, markup=False, soft_wrap=True)
+    console.print(methods.matrix_text(methods.matrix()), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

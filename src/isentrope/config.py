@@ -22,7 +22,7 @@ from isentrope.rollout.config import (
     Section,
     WeightsConfig,
 )
-from isentrope.rollout.prompts import TASK
+from isentrope.rollout.data.prompts import TASK
 from isentrope.runfile import RunFile, raise_all, read, validate
 
 MAY_CHANGE: Collection[str] = frozenset(

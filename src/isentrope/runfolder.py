@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from isentrope.environment import variable
 from isentrope.errors import ConfigError, IsentropeError, RunFolderError, StorageError, UnreachableError
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.server import private_url
-from isentrope.rollout.view import RunView
+from isentrope.redis_server import private_url
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.run_view import RunView
 
 RUNS = Path("runs")
 """Where runs lie by default."""

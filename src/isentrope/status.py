@@ -9,9 +9,9 @@ from rich.table import Table
 from isentrope import runfolder
 from isentrope.errors import IsentropeError
 from isentrope.progress import BatchLine, Tail
-from isentrope.rollout.types import batch_of, incarnation_of
-from isentrope.rollout.view import ActorState, RunView
-from isentrope.rollout.waiting import why_waiting
+from isentrope.rollout.broker.run_view import ActorState, RunView
+from isentrope.rollout.broker.waiting import why_waiting
+from isentrope.rollout.wire.types import batch_of, incarnation_of
 
 DEADLINE_S = 5.0
 

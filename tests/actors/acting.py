@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from isentrope.actors.actor import Life
 from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import Tools
-from isentrope.actors.life import Life
-from isentrope.rollout.actor_port import ActorPort
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.codec import decode_group
-from isentrope.rollout.control import Control, Mode
-from isentrope.rollout.learner_port import Entry, LearnerPort
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.types import EvalResult, Group
-from isentrope.rollout.view import ActorState
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import Entry, LearnerPort
+from isentrope.rollout.broker.run_view import ActorState
+from isentrope.rollout.wire.codec import decode_group
+from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import EvalResult, Group
 
 TIMEOUT_S = 60.0
 DATA: dict[str, Any] = {"train": "train.jsonl", "eval": "train.jsonl", "reward": "rewards:length"}

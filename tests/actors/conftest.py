@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from acting import CONTROL, DATA, SAMPLING, TIMEOUT_S, Play, Run, Start
 from tiny_model import Version, publish, write_model
-from wire import make_spec
+from wire_records import make_spec
 
 from isentrope.actors.groups import GroupMaker, Tools
-from isentrope.rollout.broker import Broker
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
-from isentrope.rollout.learner_port import LearnerPort
-from isentrope.rollout.prompts import open_prompts
+from isentrope.rollout.data.prompts import open_prompts
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isentrope.actors.decisions import Facts, RewardHealth, is_my_turn, is_stale, next_load, takes_groups
-from isentrope.rollout.types import version_of
-from isentrope.rollout.view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.wire.types import version_of
 
 OLD, NOW, NEW = version_of(1, 3), version_of(1, 4), version_of(2, 1)
 

@@ -12,8 +12,8 @@ import pytest
 from tiny_model import Version, publish
 
 from isentrope.errors import ConfigError, StorageError
-from isentrope.rollout.types import Int32
-from isentrope.rollout.weights import make_manifest
+from isentrope.rollout.wire.types import Int32
+from isentrope.rollout.wire.weights import make_manifest
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine, Sample

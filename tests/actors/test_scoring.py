@@ -19,7 +19,7 @@ from isentrope.actors import scoring
 from isentrope.actors.scoring import MAX_OUTPUT_BYTES, Scorer
 from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
-from isentrope.rollout.rows import Row
+from isentrope.rollout.data.rows import Row
 
 T = TypeVar("T")
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import psutil
 import pytest
 from tiny_model import Version
-from wire import ASYNC, make_spec
+from wire_records import ASYNC, make_spec
 
 from isentrope.actors.worker import prompts_of
 from isentrope.errors import DataError
-from isentrope.rollout.broker import Broker
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.run_view import ActorState, Stage
 from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
-from isentrope.rollout.learner_port import LearnerPort
-from isentrope.rollout.prompts import open_prompts
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.view import ActorState, Stage
+from isentrope.rollout.data.prompts import open_prompts
+from isentrope.rollout.wire.spec import RunSpec
 
 TIMEOUT_S = 180.0  # an engine starts in 20 s on a quiet machine
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isentrope.rollout.types import Float32, Int32, version_of
-from isentrope.rollout.weights import Manifest, make_manifest, version_folder
+from isentrope.rollout.wire.types import Float32, Int32, version_of
+from isentrope.rollout.wire.weights import Manifest, make_manifest, version_folder
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM

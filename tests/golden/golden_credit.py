@@ -7,7 +7,8 @@ import torch
 from golden import Case, Computed
 from torch import Tensor
 
-from isentrope.learner.objective import advantage, control, filter, law, modulation, reduce, reward
+from isentrope.learner.objective.stages import advantage, control, filter, modulation, reduce, reward
+from isentrope.learner.training import entropy_law
 
 
 def per_token(value: Tensor, mask: Tensor) -> Tensor:
@@ -268,7 +269,7 @@ def controllers(case: Case) -> Computed:
     if "fit_points" in p:
         points = p["fit_points"]
         entropy, rewards = case["H"], case["R"]
-        fitted = law.fit(entropy[:points].tolist(), rewards[:points].tolist())
+        fitted = entropy_law.fit(entropy[:points].tolist(), rewards[:points].tolist())
         assert fitted is not None
         predicted = fitted.b - fitted.a * entropy.exp()
         rmse = (predicted - rewards).square().mean().sqrt()

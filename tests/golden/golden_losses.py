@@ -9,8 +9,9 @@ from golden import Case, Computed
 from golden_credit import AGGREGATIONS, seq_token_mean
 from torch import Tensor
 
-from isentrope.kernels import reference
-from isentrope.learner.objective import (
+from isentrope.kernels import plain
+from isentrope.learner.objective import selection
+from isentrope.learner.objective.stages import (
     advantage,
     auxiliary,
     clip,
@@ -20,7 +21,6 @@ from isentrope.learner.objective import (
     ratio,
     reduce,
     responses,
-    selection,
     tokens,
 )
 
@@ -253,17 +253,17 @@ def logits(case: Case) -> Computed:
     if "keep" in case.outputs:
         kept = case["keep"].reshape(flat.shape).scatter(1, targets.reshape(-1, 1), True)
         leaf = flat.clone().requires_grad_()
-        logp, _ = reference.logp_entropy(leaf.masked_fill(~kept, -math.inf), targets.flatten())
+        logp, _ = plain.logp_entropy(leaf.masked_fill(~kept, -math.inf), targets.flatten())
         upstream = (case["adv"] * case["mask"]).flatten()
         (gradient,) = torch.autograd.grad((logp * upstream).sum(), leaf)
-        _, entropy = reference.logp_entropy(flat, targets.flatten())
+        _, entropy = plain.logp_entropy(flat, targets.flatten())
         return {"logp": logp.view(shape), "entropy": entropy.view(shape), "grad_logits": gradient.view(scores.shape)}
     temperature = case.params.get("temperature", 1.0)
     leaf = flat.clone().requires_grad_()
-    logp, entropy = reference.logp_entropy(leaf, targets.flatten(), temperature)
+    logp, entropy = plain.logp_entropy(leaf, targets.flatten(), temperature)
     computed: Computed = {"logp": logp.view(shape), "entropy": entropy.view(shape)}
     if "sum_p2" in case.outputs:
-        computed["sum_p2"] = reference.moments(flat, targets.flatten()).sum_p2.view(shape)
+        computed["sum_p2"] = plain.moments(flat, targets.flatten()).sum_p2.view(shape)
         for name, value, upstream in (
             ("grad_from_logp", logp, (case["adv"] * case["mask"]).flatten()),
             ("grad_from_entropy", entropy, (0.3 * case["mask"]).flatten()),
@@ -305,7 +305,7 @@ def steer(case: Case) -> Computed:
     p = case.params
     if "dH_per_eta" in case.outputs:
         scores, targets, a = case["logits"], case["actions"], case["advantages"]
-        flat = reference.moments(scores.reshape(-1, scores.shape[-1]), targets.flatten())
+        flat = plain.moments(scores.reshape(-1, scores.shape[-1]), targets.flatten())
         found = [value.view(targets.shape) for value in flat]
         change = tokens.exact_entropy_change(found[0], case["old_logp"], found[1], found[2], found[3], a)
         return {"dH_per_eta": change, "sum_p2": found[2], "sum_p2_logp": found[3]}

@@ -8,7 +8,8 @@ from golden import Case, Computed, load
 from golden_losses import evaluate, reduced, sequence_ratio, token_ratio
 from torch import Tensor
 
-from isentrope.learner.objective import (
+from isentrope.learner.objective import selection
+from isentrope.learner.objective.stages import (
     advantage,
     auxiliary,
     clip,
@@ -17,7 +18,6 @@ from isentrope.learner.objective import (
     ratio,
     reduce,
     responses,
-    selection,
     tokens,
 )
 

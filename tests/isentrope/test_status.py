@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from wire import ASYNC, make_spec, make_weights
+from wire_records import ASYNC, make_spec, make_weights
 
 from isentrope import commands, runfolder
 from isentrope.errors import ConfigError, UnreachableError
-from isentrope.rollout.actor_port import ActorPort
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.control import Mode
-from isentrope.rollout.learner_port import LearnerPort
-from isentrope.rollout.types import version_of
-from isentrope.rollout.view import ActorState, Stage
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.wire.control import Mode
+from isentrope.rollout.wire.types import version_of
 from isentrope.runfolder import Record, RunFolder
 from isentrope.status import Status, read_status, show
 

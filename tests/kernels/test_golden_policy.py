@@ -17,7 +17,7 @@ from golden_scope import Rule
 from kernel_truth import relative
 from torch import Tensor
 
-from isentrope.kernels import reference, select
+from isentrope.kernels import plain, select
 from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
 from isentrope.kernels.policy import Rules, Tokens, coefficients
@@ -185,8 +185,8 @@ def test_statistics_are_those_of_the_reference(case: Case) -> None:
     for name, value in computed.items():
         expected = case[name].flatten()
         assert relative(value, expected) <= FUSED, case.id
-        plain = reference.logp_entropy((flat if name == "logp" else full).double(), targets, temperature)
-        assert relative(plain[name == "entropy"], expected) <= max(PLAIN, scope.tolerance(case)), case.id
+        twin = plain.logp_entropy((flat if name == "logp" else full).double(), targets, temperature)
+        assert relative(twin[name == "entropy"], expected) <= max(PLAIN, scope.tolerance(case)), case.id
     both = (logp, own_entropy)
     for place, name in enumerate({"grad_from_logp", "grad_from_entropy", "grad_logits"} & case.outputs.keys()):
         if place:  # one call, one backward pass

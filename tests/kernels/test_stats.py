@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from kernel_truth import relative, statistics
 from torch import Tensor
 
-from isentrope.kernels import reference, stats
+from isentrope.kernels import plain, stats
 from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.fused import logp_entropy
-from isentrope.kernels.rows import compact
+from isentrope.kernels.row_list import compact
 
 ONE = torch.ones(1)
 WITHOUT_SHRINKING = (Phase.explicit, Phase.generate)  # the interpreter is slow, and the examples are small
@@ -127,7 +127,7 @@ def test_half_precision_is_as_exact_as_the_reference_in_it(dtype: torch.dtype, s
     grads: list[Tensor] = []
     expected = statistics(exact, targets, 0.9)
     (expected[0] - 0.3 * expected[1]).sum().backward()
-    for function in (logp_entropy, reference.logp_entropy):
+    for function in (logp_entropy, plain.logp_entropy):
         leaf = logits.clone().requires_grad_()
         logp, entropy = function(leaf * 1, targets, 0.9)
         assert relative(logp, expected[0]) <= 2e-7 and relative(entropy, expected[1]) <= 3e-7
@@ -135,9 +135,9 @@ def test_half_precision_is_as_exact_as_the_reference_in_it(dtype: torch.dtype, s
         assert leaf.grad is not None and leaf.grad.dtype == dtype
         grads.append(leaf.grad)
     assert exact.grad is not None
-    ours, plain = (relative(grad, exact.grad) for grad in grads)
+    ours, twin = (relative(grad, exact.grad) for grad in grads)
     # rounding is at most half a step of the type; the interpreter cuts bits off instead, a whole step
-    assert ours <= plain + (step if INTERPRETED else 1e-6)
+    assert ours <= twin + (step if INTERPRETED else 1e-6)
 
 
 @pytest.mark.parametrize("cuts", [[7], [1, 300, 301], [256, 512]])

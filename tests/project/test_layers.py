@@ -38,7 +38,7 @@ def test_each_folder_imports_only_what_lies_below_it(sources: list[Source]) -> N
 
 
 def test_no_import_is_relative_or_names_a_folder_bare(sources: list[Source]) -> None:
-    """Either would create a second copy of a class: `rollout.types.Group` is not `isentrope.rollout.types.Group`."""
+    """Either would create a second copy of a class: `rollout.wire.types.Group` is not that of `isentrope.rollout`."""
     relative = [
         f"{source.name}:{node.lineno}"
         for source in sources

@@ -18,7 +18,7 @@ ENVIRONMENT = {"os.environ", "os.environb", "os.getenv"}
 
 READS_THE_ENVIRONMENT = {
     "src/isentrope/environment.py": "the one module",
-    "learner/training/crash.py": "where tests have a process killed; unset in every run",
+    "learner/training/fault_points.py": "where tests have a process killed; unset in every run",
 }
 
 COMMON_WORDS = {"advanced", "decoupled", "entropic", "pass_at_k", "positive_weight", "sent", "starter", "steer"}

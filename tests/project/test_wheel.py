@@ -37,7 +37,7 @@ def test_wheel_holds_every_file_of_the_checkouts_package(wheel: Path, root: Path
         path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     names = {path.relative_to(root / "src").as_posix() for path in files}
-    assert {"isentrope/kernels/reference.py", "isentrope/report/page.html", "isentrope/py.typed"} <= names
+    assert {"isentrope/kernels/plain.py", "isentrope/report/page.html", "isentrope/py.typed"} <= names
     assert names - set(zipfile.ZipFile(wheel).namelist()) == set()
 
 

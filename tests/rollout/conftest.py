@@ -1,15 +1,13 @@
 """Brokers and ports for the tests of the wire. All of them talk to a real server."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from wire import ASYNC, make_spec, make_weights
+from wire_records import ASYNC, make_spec, make_weights
 
-from isentrope.rollout.actor_port import ActorPort
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.learner_port import LearnerPort
-from isentrope.rollout.server import RedisServer
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
 
 
 @pytest.fixture
@@ -34,11 +32,3 @@ def learner(redis_server: str, run_name: str) -> Iterator[LearnerPort]:
 def actor(broker: Broker) -> ActorPort:
     """An actor of the same run as `learner`."""
     return ActorPort(broker, "a1")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A started server that the test may kill."""
-    with RedisServer(fsync="always") as server:
-        server.start(tmp_path / "redis")
-        yield server

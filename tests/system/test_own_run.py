@@ -13,8 +13,8 @@ import pytest
 from whole_commands import BOOT_S, Start, batches, lines
 
 from isentrope.demo.model import make_model
-from isentrope.rollout.server import RedisServer
-from isentrope.rollout.tasks import open_task
+from isentrope.redis_server import RedisServer
+from isentrope.rollout.data.tasks import open_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,7 +37,7 @@ batches = 10
 
 REWARD = '''
 import time
-from isentrope.rollout.tasks import open_task
+from isentrope.rollout.data.tasks import open_task
 
 def reaches(prompts, completions, **columns):
     """The built-in verifier, as if it were one's own, and slow, so that there is time to look and to ask."""

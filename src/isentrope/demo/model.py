@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 
 from isentrope import environment
 from isentrope.errors import InternalError, StorageError
-from isentrope.rollout.tasks import digit_walk
+from isentrope.rollout.data.tasks import digit_walk
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps to do."""

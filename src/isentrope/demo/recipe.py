@@ -36,7 +36,7 @@ def table(output_dir: Path, options: Options) -> dict[str, object]:
 def toy_scaled(values: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
     """`values` with what `TOY_SCALE` sets for the kinds that its objective uses, and a line for each change. Loads
     torch."""
-    from isentrope.learner.objective.adjust import Adjustment, adjust
+    from isentrope.demo.scale import Adjustment, adjust
 
     adjustments = tomllib.loads(TOY_SCALE.read_text(encoding="utf-8"))["adjust"]
     learner = values["learner"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError, UnreachableError
 from isentrope.launch import logs
 from isentrope.launch.interrupts import SIGNALS
-from isentrope.rollout.view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorState, Stage
 
 if TYPE_CHECKING:
     from isentrope.actors.worker import ActorOptions

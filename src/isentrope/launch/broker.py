@@ -5,8 +5,8 @@ from pathlib import Path
 from types import TracebackType
 
 from isentrope.environment import variable
+from isentrope.redis_server import RedisServer
 from isentrope.rollout.config import RedisConfig
-from isentrope.rollout.server import RedisServer
 
 
 @dataclass(frozen=True, slots=True)

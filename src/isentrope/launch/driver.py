@@ -19,9 +19,9 @@ from isentrope.launch.model import Making
 from isentrope.launch.plan import Run, make_record, make_spec
 from isentrope.launch.supervisor import Parts, Supervisor
 from isentrope.progress import Progress
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.view import RunView
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import Outcome
 
 BROKER_DEADLINE_S = 30.0

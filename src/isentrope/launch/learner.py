@@ -49,7 +49,7 @@ def rank_main(config: dict[str, Any]) -> None:
 
 
 def _train(plan: LearnerPlan) -> None:
-    from isentrope.learner.training.loop import train  # takes seconds, in which the model may be made
+    from isentrope.learner.training.main import train  # takes seconds, in which the model may be made
 
     deadline = time.monotonic() + plan.start_timeout_s
     while plan.model is not None and not plan.model.exists():

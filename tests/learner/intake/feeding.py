@@ -6,17 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from wire import answer, make_spec
+from wire_records import answer, make_spec
 
 from isentrope.learner.intake.buffer import ReadyBatch, Rules
 from isentrope.learner.intake.feeder import CommitFacts, Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger
-from isentrope.rollout.actor_port import ActorPort, PublishResult
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.control import Control, Mode
-from isentrope.rollout.learner_port import LearnerPort
-from isentrope.rollout.types import WorkOrder, version_of
-from isentrope.rollout.weights import Manifest
+from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.wire.types import WorkOrder, version_of
+from isentrope.rollout.wire.weights import Manifest
 
 P = 4
 WAIT_S = 10.0

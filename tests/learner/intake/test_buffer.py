@@ -5,14 +5,14 @@ from random import Random
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import make_group, make_response, make_spec
+from wire_records import make_group, make_response, make_spec
 
 from isentrope.learner.intake.buffer import Buffer, Rules
 from isentrope.learner.intake.ledger import Ledger
-from isentrope.rollout.codec import encode_group
-from isentrope.rollout.control import Mode
-from isentrope.rollout.learner_port import Entry
-from isentrope.rollout.types import Response, version_of
+from isentrope.rollout.broker.learner_port import Entry
+from isentrope.rollout.wire.codec import encode_group
+from isentrope.rollout.wire.control import Mode
+from isentrope.rollout.wire.types import Response, version_of
 
 P = 4
 LAG = 2

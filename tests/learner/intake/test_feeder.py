@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from feeding import WAIT_S, P, Run, assert_exactly_once, finish, running, seqs, until, weights
-from wire import make_response
+from wire_records import make_response
 
 from isentrope.errors import FencedError
-from isentrope.rollout.actor_port import PublishResult
-from isentrope.rollout.control import Mode, State
-from isentrope.rollout.types import version_of
+from isentrope.rollout.broker.actor_port import PublishResult
+from isentrope.rollout.wire.control import Mode, State
+from isentrope.rollout.wire.types import version_of
 
 V0, V1, V2, V3 = (version_of(1, batch) for batch in range(4))
 

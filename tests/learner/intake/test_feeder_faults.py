@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 from feeding import WAIT_S, Actor, Learner, P, Run, assert_exactly_once, finish, running, seqs, until
-from wire import answer
+from wire_records import answer
 
 from isentrope.errors import FencedError
 from isentrope.learner.intake.record import PlanRecord
-from isentrope.rollout.actor_port import PublishResult
-from isentrope.rollout.codec import encode_group
-from isentrope.rollout.control import Mode
-from isentrope.rollout.keys import LEARNER
-from isentrope.rollout.server import RedisServer
-from isentrope.rollout.types import version_of
+from isentrope.redis_server import RedisServer
+from isentrope.rollout.broker.actor_port import PublishResult
+from isentrope.rollout.broker.keys import LEARNER
+from isentrope.rollout.wire.codec import encode_group
+from isentrope.rollout.wire.control import Mode
+from isentrope.rollout.wire.types import version_of
 
 V0, V1 = version_of(1, 0), version_of(1, 1)
 

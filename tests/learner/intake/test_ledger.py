@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.record import PlannedGroup, PlanRecord
-from isentrope.rollout.control import Mode
+from isentrope.rollout.wire.control import Mode
 
 
 def record(ledger: Ledger, *seqs: int) -> PlanRecord:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isentrope.learner.intake.plan import Plan, Sweep, make_plan
-from isentrope.rollout.types import Int64
+from isentrope.rollout.wire.types import Int64
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from batches import (
 )
 
 from isentrope.learner.objective.batch import Batch
-from isentrope.learner.objective.compose import method_names, read_preset
 from isentrope.learner.objective.objective import Objective
+from isentrope.learner.objective.presets import method_names, read_preset
 
 METHODS = method_names()
 EXACT: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-15}

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from toy_run import make_model
 
-from isentrope.learner.training.ranks import Ranks
+from isentrope.learner.training.collectives import Ranks
 
 
 @pytest.fixture(scope="session")

@@ -18,12 +18,12 @@ from torch import Tensor  # noqa: E402
 from toy_batch import make_toy_arrays  # noqa: E402
 
 from isentrope.learner.config import LearnerConfig  # noqa: E402
-from isentrope.learner.intake.batch import pack  # noqa: E402
+from isentrope.learner.intake.packing import pack  # noqa: E402
 from isentrope.learner.objective.batch import LossParts  # noqa: E402
-from isentrope.learner.training.losses import Micro  # noqa: E402
+from isentrope.learner.training.collectives import Ranks  # noqa: E402
+from isentrope.learner.training.deepspeed_engine import Step, Stepper  # noqa: E402
+from isentrope.learner.training.micro_batch import Micro  # noqa: E402
 from isentrope.learner.training.model import load_policy  # noqa: E402
-from isentrope.learner.training.ranks import Ranks  # noqa: E402
-from isentrope.learner.training.step import Step, Stepper  # noqa: E402
 
 ARRAYS = make_toy_arrays(groups=6, group_size=4)
 ADVANTAGE = torch.randn(24, generator=torch.Generator().manual_seed(0))

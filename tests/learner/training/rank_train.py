@@ -13,7 +13,7 @@ environment.set_defaults(offline=True)
 import torch.distributed as dist  # noqa: E402
 from toy_run import load  # noqa: E402
 
-from isentrope.learner.training.loop import train  # noqa: E402
+from isentrope.learner.training.main import train  # noqa: E402
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")

@@ -13,15 +13,15 @@ from toy_batch import LONGEST, make_toy_arrays
 
 from isentrope.errors import RewardError
 from isentrope.learner.config import LearnerConfig
-from isentrope.learner.objective.compose import build, load_objective, method_names
 from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.objective import Objective, State
-from isentrope.learner.training.frozen import Frozen
+from isentrope.learner.objective.presets import build, load_objective, method_names
+from isentrope.learner.training.collectives import Ranks
+from isentrope.learner.training.deepspeed_engine import Stepper
 from isentrope.learner.training.metrics import batch_row, scalars
 from isentrope.learner.training.model import Policy, load_policy
-from isentrope.learner.training.ranks import Ranks
-from isentrope.learner.training.step import Stepper
-from isentrope.learner.training.updates import Schedule, Trainer
+from isentrope.learner.training.reference_policy import Frozen
+from isentrope.learner.training.trainer import Schedule, Trainer
 
 CPU = torch.device("cpu")
 RIGHT = np.arange(16) % 5 == 1

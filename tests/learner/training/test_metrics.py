@@ -14,11 +14,11 @@ from toy_run import rows
 
 from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
-from isentrope.learner.intake.batch import Arrays, to_batch
-from isentrope.learner.objective.compose import build, load_objective
+from isentrope.learner.intake.packing import Arrays, to_batch
+from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.training.metrics import Drawn, Journal, batch_row, scalars
 from isentrope.learner.training.sinks import Prometheus, open_sinks
-from isentrope.learner.training.updates import BatchFacts, UpdateFacts
+from isentrope.learner.training.trainer import BatchFacts, UpdateFacts
 
 ARRAYS = make_toy_arrays(groups=3, group_size=4, number=6)
 

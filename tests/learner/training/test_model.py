@@ -9,7 +9,7 @@ from toy_batch import make_toy_arrays
 from transformers import AutoConfig, AutoModelForCausalLM, GraniteConfig, PreTrainedModel
 
 from isentrope.errors import ConfigError
-from isentrope.learner.intake.batch import Arrays, pack
+from isentrope.learner.intake.packing import Arrays, pack
 from isentrope.learner.training.model import Policy, load_policy
 
 CPU = torch.device("cpu")

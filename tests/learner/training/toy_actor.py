@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from isentrope.errors import UnreachableError
-from isentrope.rollout.actor_port import ActorPort
-from isentrope.rollout.broker import Broker
-from isentrope.rollout.control import State
-from isentrope.rollout.prompts import open_prompts, tokenize
-from isentrope.rollout.rows import Row
-from isentrope.rollout.seeds import eval_seed, sampling_seed
-from isentrope.rollout.spec import RunSpec
-from isentrope.rollout.types import EvalOrder, EvalResult, Finish, Group, Response, WorkOrder
-from isentrope.rollout.view import ActorState, Stage
-from isentrope.rollout.weights import Manifest, verify
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.data.prompts import open_prompts, tokenize
+from isentrope.rollout.data.rows import Row
+from isentrope.rollout.wire.control import State
+from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish, Group, Response, WorkOrder
+from isentrope.rollout.wire.weights import Manifest, verify
 
 
 class ToyActor(threading.Thread):

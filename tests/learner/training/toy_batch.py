@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from isentrope.learner.intake.batch import Arrays, make_arrays
-from isentrope.rollout.types import Finish, Group, Response, version_of
+from isentrope.learner.intake.packing import Arrays, make_arrays
+from isentrope.rollout.wire.types import Finish, Group, Response, version_of
 
 VOCABULARY = 46
 LONGEST = 13

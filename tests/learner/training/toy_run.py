@@ -15,7 +15,7 @@ from isentrope.demo.model import write_skeleton
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.training.job import LearnerJob
 from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig, WeightsConfig
-from isentrope.rollout.spec import RunSpec
+from isentrope.rollout.wire.spec import RunSpec
 
 HERE = Path(__file__).parent
 VOCABULARY = 46

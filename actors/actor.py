@@ -1,0 +1,309 @@
+"""One life of an actor: from joining a run under an id until it leaves, or finds that its leases were taken away.
+
+Three loops: `_beat` shows that it lives, `_follow` reads what is announced and keeps the engine at it, `_lease` takes
+training orders. Knows the life cycle; not how orders are fulfilled, nor vLLM.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from isentrope.actors.broker_calls import Caller
+from isentrope.actors.config import ActorsConfig
+from isentrope.actors.decisions import Facts, is_my_turn, is_stale, next_load, takes_groups
+from isentrope.actors.groups import Tools
+from isentrope.actors.orders import Changes, Orders
+from isentrope.errors import IsentropeError, StorageError, UnreachableError
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.reaper import SILENT_BEATS
+from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.wire.control import Control, State
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import EvalOrder
+from isentrope.rollout.wire.weights import MANIFEST, Manifest, version_folder
+
+if TYPE_CHECKING:
+    from isentrope.actors.engine import Engine
+
+POLL_S = 0.05
+"""Interval of `_follow`: how late a new version is noticed."""
+
+TAKE_S = 1.0
+"""Longest wait for orders in one call; an actor that leaves waits for its end."""
+
+STRAY_BEATS = 4
+"""Heartbeats between two looks for leases that a lost reply left behind."""
+
+LOAD_TRIES = 5
+"""Loads of the newest weights that may fail in a row."""
+
+LOAD_PAUSE_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class LeasesLost(Exception):
+    """The broker has taken this actor's leases away: it was silent for too long. Only a new id may go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the broker showed last; see `Facts`."""
+
+    control: Control | None = None
+    newest: Manifest | None = None
+    asked: int = 0
+    my_turn: bool = False
+
+
+class Life:
+    """See the module. `live` is called once."""
+
+    def __init__(
+        self, port: ActorPort, spec: RunSpec, config: ActorsConfig, tools: asyncio.Future[Tools], drain: asyncio.Event
+    ) -> None:
+        """Args:
+        tools: may still be in the making.
+        drain: set by whoever wants the actor to leave in good order.
+        """
+        self._port = port
+        self._spec = spec
+        self._config = config
+        self._tools = tools
+        self._drain = drain
+        self._call = Caller(config.broker_timeout_s)
+        self._changes = Changes()
+        self._news = asyncio.Event()
+        skip_too_long = spec.data.too_long == "skip"
+        self._orders = Orders(port, tools, skip_too_long=skip_too_long, call=self._call, changes=self._changes)
+        self._seen = _Seen()
+        self._grace_s: float | None = None
+        self._last_error = ""
+        self._load_failures = 0
+        self._boot = uuid.uuid4().hex
+        self._counted = (0, time.monotonic())
+
+    async def live(self) -> None:
+        """Returns when the actor has left.
+
+        Raises:
+            LeasesLost: go on under another id.
+            IsentropeError: what ends an actor.
+        """
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                running = (self._beat(), self._follow(), self._lease(), self._watch_drain())
+                loops = [self._tasks.create_task(loop) for loop in running]
+                await self._changes.until(lambda: self._grace_s is not None)
+                await self._orders.finish(self._grace_s or 0.0)
+                for loop in loops:
+                    loop.cancel()
+        except BaseExceptionGroup as group:
+            error = first_error(group)
+            if self._grace_s is None or not isinstance(error, UnreachableError):
+                raise error from None
+            logger.warning("while leaving: %s", error)
+        finally:
+            await self._hand_back()
+
+    # --- being there
+
+    async def _beat(self) -> None:
+        beats = 0
+        while True:
+            self._news.clear()
+            if not await self._call(self._port.heartbeat, self._state()):
+                raise LeasesLost
+            await self._call(self._port.reap)
+            beats += 1
+            if beats % STRAY_BEATS == 0:
+                await self._call(self._port.refresh, [])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._spec.heartbeat_s):  # `wait_for` of 3.11 may swallow a cancellation
+                    await self._news.wait()
+
+    def _state(self) -> ActorState:
+        tokens, since = self._counted
+        self._counted = self._orders.tokens, time.monotonic()
+        manifest = self._tools.result().engine.manifest if self._tools.done() else None
+        return ActorState(
+            id=self._port.actor,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            state=self._stage(),
+            version=manifest.version if manifest is not None else 0,
+            digest=manifest.digest if manifest is not None else "",
+            leases=len(self._orders),
+            tokens_per_s=round((self._orders.tokens - tokens) / (self._counted[1] - since + 1e-3), 1),
+            boot=self._boot,
+            last_error=self._last_error,
+        )
+
+    def _stage(self) -> Stage:
+        if self._grace_s is not None:
+            return Stage.DRAINING
+        if not self._tools.done():
+            return Stage.JOINING
+        facts, control = self._facts(), self._seen.control
+        if not facts.loaded:
+            return Stage.DIRTY if self._load_failures else Stage.SYNCING
+        if control is not None and is_stale(facts.loaded, facts.newest, max_lag=control.lag):
+            return Stage.STALE
+        return Stage.SERVING
+
+    def _announce(self) -> None:
+        """Something happened that others want to know: the next heartbeat goes out now."""
+        self._news.set()
+        self._changes.tell()
+
+    async def _watch_drain(self) -> None:
+        await self._drain.wait()
+        self._begin_to_leave(self._config.drain_s)
+
+    def _begin_to_leave(self, grace_s: float) -> None:
+        if self._grace_s is None:
+            logger.info("%s leaves; %d orders may take %.0f s more", self._port.actor, len(self._orders), grace_s)
+            self._grace_s = grace_s
+            self._announce()
+
+    async def _hand_back(self) -> None:
+        """Also when the leases were lost: orders that were being taken just then are leased to nobody who lives."""
+        try:
+            await asyncio.to_thread(self._port.leave)
+        except IsentropeError as error:
+            logger.warning("%s could not hand back its leases, others will take them: %s", self._port.actor, error)
+
+    # --- what is announced
+
+    async def _follow(self) -> None:
+        engine = (await asyncio.shield(self._tools)).engine
+        watch = self._tasks.create_task(engine.wait_dead())
+        self._announce()
+        deadline = time.monotonic() + self._config.start_timeout_s
+        try:
+            while True:
+                seen = self._seen = await self._call(self._look, engine.version)
+                self._changes.tell()
+                if seen.control is not None and seen.control.state is not State.RUN:
+                    self._begin_to_leave(0.0 if seen.control.state is State.STOP else self._config.drain_s)
+                if seen.newest is None and time.monotonic() > deadline:
+                    raise self._no_weights()
+                facts = self._facts()
+                version = next_load(facts)
+                if version:
+                    await self._load(engine, version)
+                elif not (facts.loaded and facts.asked == facts.loaded and await self._take_evals(facts)):
+                    await asyncio.sleep(POLL_S)
+        finally:
+            watch.cancel()
+
+    def _look(self, loaded: int) -> _Seen:
+        """Runs in a thread. What a broker that came back empty does not show is as before."""
+        view, me = self._port.view, self._port.actor
+        control = view.control() or self._seen.control
+        newest = view.weights() or self._seen.newest
+        asked = self._port.eval_version(loaded) or 0
+        limit_s = SILENT_BEATS * self._spec.heartbeat_s
+        my_turn = asked not in (0, loaded) and is_my_turn(view.actors(), me, asked, limit_s=limit_s)
+        return _Seen(control, newest, asked, my_turn)
+
+    def _facts(self) -> Facts:
+        seen, orders = self._seen, self._orders
+        return Facts(
+            loaded=self._tools.result().engine.version if self._tools.done() else 0,
+            newest=seen.newest.version if seen.newest is not None else 0,
+            asked=seen.asked,
+            groups=orders.groups_in_engine,
+            evals=orders.evals_in_engine,
+            my_turn=seen.my_turn,
+        )
+
+    async def _load(self, engine: "Engine", version: int) -> None:
+        newest = self._seen.newest
+        assert newest is not None
+        started = time.monotonic()
+        try:
+            await engine.load(newest if version == newest.version else _stored_manifest(self._spec, version))
+        except StorageError as error:
+            logger.warning("%s cannot load version %d: %s", self._port.actor, version, error)
+            self._last_error = error.what
+            if version == newest.version:
+                self._load_failures += 1
+                if self._load_failures == LOAD_TRIES:
+                    raise
+                self._announce()
+                await asyncio.sleep(LOAD_PAUSE_S)
+            else:
+                for order in await self._eval_orders(version, self._config.max_concurrent_groups):
+                    await self._orders.give_up(order, "weights", error)
+        else:
+            self._load_failures, self._last_error = 0, ""
+            logger.info("%s serves version %d (%.0f ms)", self._port.actor, version, 1e3 * (time.monotonic() - started))
+            self._announce()
+
+    def _no_weights(self) -> UnreachableError:
+        return UnreachableError(
+            f"no weights were announced for {self._config.start_timeout_s:.0f} s",
+            where=f"run {self._spec.run}",
+            fix="see the learner's log; raise actors.start_timeout_s if it only needs more time",
+        )
+
+    # --- orders
+
+    async def _lease(self) -> None:
+        while True:
+            await self._changes.until(self._wants_groups)
+            orders = await self._call(self._port.take, self._free(), TAKE_S)
+            if self._grace_s is None:  # else they are handed back with all others
+                self._orders.begin(orders, self._tasks)
+
+    def _wants_groups(self) -> bool:
+        return self._takes_more and takes_groups(self._facts()) and self._free() > 0
+
+    @property
+    def _takes_more(self) -> bool:
+        return self._grace_s is None and not self._orders.no_room
+
+    def _free(self) -> int:
+        """How many more groups to take: as many as may be in the engine, and not more finished ones than that."""
+        limit = self._config.max_concurrent_groups
+        return min(limit - self._orders.groups_in_engine, 2 * limit - self._orders.groups)
+
+    async def _take_evals(self, facts: Facts) -> bool:
+        """Take evaluation orders of the loaded version, beside any number of training orders. Whether there were
+        any."""
+        free = self._config.max_concurrent_groups - facts.evals
+        if not self._takes_more or free <= 0:
+            return False
+        orders = await self._eval_orders(facts.loaded, free)
+        self._orders.begin(orders, self._tasks)
+        return bool(orders)
+
+    async def _eval_orders(self, version: int, count: int) -> list[EvalOrder]:
+        return await self._call(self._port.take_eval, count, 0.0, version)
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of a task group: those that follow are mostly its consequences."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _stored_manifest(spec: RunSpec, version: int) -> Manifest:
+    path = version_folder(spec.output_dir, version) / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"version {version} is not there: {error.strerror}", where=str(path)) from None
+    except ValidationError as error:
+        raise StorageError(f"no manifest: {error.error_count()} fields are wrong", where=str(path)) from None

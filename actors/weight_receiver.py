@@ -1,0 +1,138 @@
+"""What runs inside vLLM's own processes: it takes published weights, and ends with the process that started it.
+
+`engine.py` puts a `Tether` into vLLM's configuration. Each process of the engine unpickles that configuration, and so
+imports this module, before it does anything else; importing it makes the receiver known to vLLM. Knows safetensors
+files and vLLM's models; not the engine's interface, manifests or digests.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from safetensors import safe_open
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+from isentrope.actors.die_with_parent import end_with_parent
+
+BACKEND = "isentrope"
+"""Name of the receiver in vLLM's configuration."""
+
+
+class Tether:
+    """Ties every process that unpickles it to its parent; it changes nothing else about the engine."""
+
+    def __reduce__(self) -> "tuple[Callable[[int], Tether], tuple[int]]":
+        return _tie, (os.getpid(),)
+
+    def compute_hash(self) -> str:
+        """What it adds to the key of vLLM's compilation cache."""
+        return ""
+
+
+def _tie(pid: int) -> Tether:
+    if pid != os.getpid():  # vLLM also copies its configuration within a process
+        end_with_parent(pid)
+    return Tether()
+
+
+@dataclass
+class NoInit(WeightTransferInitInfo):
+    """There is no connection to set up."""
+
+
+@dataclass
+class Files(WeightTransferUpdateInfo):
+    """All weights of one version, as safetensors files under the names of the Hugging Face model."""
+
+    paths: list[str]
+
+
+class _Loadable(Protocol):
+    """What all models of vLLM have."""
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]: ...
+
+
+class Receiver(WeightTransferEngine[NoInit, Files]):
+    """Loads the files of a version into the model in place.
+
+    An update that fails leaves the model unfit to serve, but fit for the next update.
+    """
+
+    init_info_cls = NoInit
+    update_info_cls = Files
+    _needed: frozenset[str]
+
+    def init_transfer_engine(self, init_info: NoInit) -> None:
+        """Nothing to do."""
+
+    def start_weight_update(self) -> None:
+        """Put the model into the form in which weights are loaded."""
+        self._needed = frozenset(name for name, _ in self.model.named_parameters())  # a tied one has one name here
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: Files) -> None:
+        """Load all of the files; ValueError if they are not all of the model."""
+        try:
+            loaded = cast(_Loadable, self.model).load_weights(_tensors(update_info.paths))
+            lacking = sorted(self._needed - loaded) or _incomplete(self.model)
+            if lacking:
+                raise ValueError(f"{len(lacking)} of the model's parameters are not in the files: {lacking[:3]}")
+        except BaseException:
+            self.finish_weight_update()  # else the next update would go on with what this one has collected
+            raise
+
+    def finish_weight_update(self) -> None:
+        """Put the model back into the form that computes."""
+        finalize_layerwise_reload(self.model, self.model_config)
+        _process_tied_heads(self.model)
+
+    def shutdown(self) -> None:
+        """Nothing to do."""
+
+
+def _tensors(paths: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (a safetensors file is no mapping)
+                yield name, file.get_tensor(name)
+
+
+def _incomplete(model: torch.nn.Module) -> list[str]:
+    """Layers that got only a part of their weights, which vLLM would fill up with whatever the memory holds.
+
+    Vocabularies are padded, so theirs never are complete.
+    """
+    layers = [
+        (name, get_layerwise_info(layer))
+        for name, layer in model.named_modules()
+        if not isinstance(layer, VocabParallelEmbedding)
+    ]
+    return [name for name, info in layers if info.can_load() and 0 < info.load_numel < (info.load_numel_total or 0)]
+
+
+def _process_tied_heads(model: torch.nn.Module) -> None:
+    """Let output layers that share their weights with the embedding follow it.
+
+    vLLM leaves a layer alone that got no weights of its own; on a CPU this one then computes with its packed copy of
+    the old weights.
+    """
+    heads = [layer for layer in model.modules() if isinstance(layer, ParallelLMHead)]
+    others = [layer for layer in model.modules() if not isinstance(layer, ParallelLMHead)]
+    taken = {id(weight) for layer in others for weight in layer.parameters(recurse=False)}
+    for head in heads:
+        if id(head.weight) in taken:
+            head.quant_method.process_weights_after_loading(head)
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, Receiver)

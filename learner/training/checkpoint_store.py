@@ -1,0 +1,258 @@
+"""Checkpoints as folders: who may write them, which one counts, and which are kept. Knows files and JSON, no tensors.
+
+    checkpoints/claims/<n>             learner n exists, and the checkpoint it started from; made once, never changed
+    checkpoints/latest.<n>             the newest checkpoint of learner n
+    checkpoints/step-<batch>-<n>/      one checkpoint; complete under this name, unfinished under `….tmp`
+        state.json                     what this project must know to continue
+        manifest.json                  size and digest of every other file; what is not listed is not loaded
+
+A learner claims a number by exclusive creation, so two can never share one. It starts from the newest claim's own
+newest checkpoint or, if there is none, from that claim's parent: a learner that was replaced unawares moves only its
+own pointer, which nobody reads any more.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isentrope.errors import FencedError, StorageError
+from isentrope.learner.intake.ledger import LedgerState
+from isentrope.learner.training.fault_points import crash_point
+from isentrope.rollout.wire.control import Mode
+from isentrope.rollout.wire.weights import digest_file
+
+STATE = "state.json"
+MANIFEST = "manifest.json"
+UNFINISHED = ".tmp"
+
+_NAME = re.compile(r"step-(\d+)-(\d+)")
+
+
+class FileFacts(BaseModel):
+    """What a manifest says of one file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size_bytes: Annotated[int, Field(ge=0)]
+    digest: str
+
+
+class State(BaseModel):
+    """What a learner must know to continue, besides the tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    config_digest: str
+    data_digest: str
+    mode: Mode
+    """Mode in force, which an operator may have changed."""
+    ledger: LedgerState
+    controllers: dict[str, dict[str, float]] = {}
+    """State of the objective's controllers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A learner's number and the checkpoint it starts from; empty: from the beginning."""
+
+    incarnation: int
+    parent: str
+
+
+class Store:
+    """The checkpoints of one run, as rank 0 of one learner sees them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._claims = root / "claims"
+        self.claimed = Claim(0, "")
+
+    def claim(self) -> Claim:
+        """Become the next learner of this run."""
+        _made(self._claims)
+        while True:
+            newest = self.newest_claim()
+            claim = Claim(newest + 1, (self._pointer(newest) or self._parent(newest)) if newest else "")
+            if self._create(claim):
+                self.claimed = claim
+                return claim
+
+    def newest_claim(self) -> int:
+        """Number of the newest learner; 0: none yet."""
+        return max((int(path.name) for path in self._claims.iterdir() if path.name.isdecimal()), default=0)
+
+    def lineage(self) -> Iterator[str]:
+        """The checkpoints this learner may start from, the best first: its own, its parent, and what that came from."""
+        incarnation, bound = self.claimed.incarnation, self._pointer(self.claimed.incarnation)
+        while incarnation:
+            if bound:
+                limit = _parse(bound)[0]
+                own = [name for name in self._existing() if _parse(name)[1] == incarnation and _parse(name)[0] <= limit]
+                yield from sorted(own, key=_parse, reverse=True)
+            bound, heir = self._parent(incarnation), incarnation
+            incarnation = _parse(bound)[1] if bound else 0
+            if incarnation >= heir:
+                raise StorageError(f"claim {heir} names {bound} as its parent", where=str(self._claims))
+
+    def folder(self, name: str) -> Path:
+        """Where a finished checkpoint lies."""
+        return self.root / name
+
+    def unfinished(self, name: str) -> Path:
+        """Where it is written."""
+        return self.root / (name + UNFINISHED)
+
+    def files(self, name: str) -> dict[str, FileFacts]:
+        """What a checkpoint consists of; StorageError if it cannot be told."""
+        path = self.folder(name) / MANIFEST
+        try:
+            table = json.loads(path.read_bytes())
+            return {str(file): FileFacts.model_validate(facts) for file, facts in table["files"].items()}
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise StorageError(f"checkpoint cannot be read: {error}", where=str(path)) from None
+
+    def state(self, name: str) -> State:
+        """What a verified checkpoint says about the run."""
+        path = self.folder(name) / STATE
+        try:
+            return State.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StorageError(f"checkpoint cannot be read: {error}", where=str(path)) from None
+
+    # --- writing
+
+    def begin(self, batch: int) -> str:
+        """Name of a new checkpoint, whose folder now exists, unfinished and empty."""
+        name = f"step-{batch}-{self.claimed.incarnation}"
+        self.discard(name)
+        assert not self.folder(name).exists(), "a learner saves each batch once"
+        _made(self.unfinished(name))
+        return name
+
+    def discard(self, name: str) -> None:
+        """Remove an unfinished checkpoint."""
+        shutil.rmtree(self.unfinished(name), ignore_errors=True)
+
+    def finish(self, name: str, state: State, files: Mapping[str, FileFacts]) -> None:
+        """Make the checkpoint whose `files` are written and synced count: from the last rename on it is the newest.
+
+        FencedError if a newer learner has claimed the run.
+        """
+        batch, _ = _parse(name)
+        unfinished = self.unfinished(name)
+        _write(unfinished / STATE, state.model_dump_json(indent=1))
+        table = {**files, STATE: facts_of(unfinished / STATE)}
+        crash_point("commit.before_manifest", batch)
+        _write(unfinished / MANIFEST, json.dumps({"files": {file: table[file].model_dump() for file in sorted(table)}}))
+        if (newest := self.newest_claim()) > self.claimed.incarnation:
+            raise FencedError(
+                f"fenced: learner {newest} took over from {self.claimed.incarnation}",
+                where=str(self._claims),
+                fix="do not restart",
+            )
+        unfinished.rename(self.folder(name))
+        _sync(self.root)
+        crash_point("commit.before_pointer", batch)
+        _write(self.root / f"latest.{self.claimed.incarnation}", name)
+
+    def prune(self, keep: int) -> None:
+        """Delete what no learner can start from any more: all but the `keep` newest of the lineage, and what a newer
+        learner has claimed as its parent."""
+        kept = set(list(self.lineage())[:keep])
+        own = self.claimed.incarnation
+        kept |= {self._parent(number) for number in range(own + 1, self.newest_claim() + 1)}
+        for path in self.root.glob("step-*"):
+            name = path.name.removesuffix(UNFINISHED)
+            abandoned = path.name.endswith(UNFINISHED) and _parse(name)[1] < own
+            if _parse(name)[1] <= own and name not in kept and (abandoned or not path.name.endswith(UNFINISHED)):
+                shutil.rmtree(path, ignore_errors=True)
+
+    # --- inside
+
+    def _existing(self) -> list[str]:
+        return [path.name for path in self.root.glob("step-*") if _NAME.fullmatch(path.name)]
+
+    def _pointer(self, incarnation: int) -> str:
+        path = self.root / f"latest.{incarnation}"
+        return path.read_text().strip() if path.exists() else ""
+
+    def _parent(self, incarnation: int) -> str:
+        return str(json.loads((self._claims / str(incarnation)).read_bytes())["parent"])
+
+    def _create(self, claim: Claim) -> bool:
+        """False if another learner was faster."""
+        facts = {"parent": claim.parent, "host": socket.gethostname(), "pid": os.getpid()}
+        return _create_exclusively(self._claims / str(claim.incarnation), json.dumps(facts))
+
+
+def facts_of(path: Path) -> FileFacts:
+    """What a manifest should say of a file."""
+    return FileFacts(size_bytes=path.stat().st_size, digest=digest_file(path))
+
+
+def verify(folder: Path, files: Mapping[str, FileFacts], share: Sequence[str]) -> str:
+    """What is wrong with the files `share` of a checkpoint; empty: nothing."""
+    for file in share:
+        path = folder / file
+        if not path.is_file():
+            return f"{path} is missing"
+        if (actual := facts_of(path)) != files[file]:
+            return f"{path} is {actual}, not {files[file]}"
+    return ""
+
+
+def _parse(name: str) -> tuple[int, int]:
+    """(batch, incarnation) of a checkpoint's name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise StorageError(f"{name!r} is no checkpoint's name", fix="remove it, or restore the folder of checkpoints")
+    return int(match[1]), int(match[2])
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"folder cannot be made: {error.strerror}", where=str(folder)) from None
+
+
+def _write(path: Path, text: str) -> None:
+    """A reader finds all of it or, if this fails, what was there before."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    _sync(path.parent)
+
+
+def _create_exclusively(path: Path, text: str) -> bool:
+    """False if `path` exists. It never exists without its content, hence the link instead of an exclusive open."""
+    unfinished = path.with_name(f"{path.name}-{secrets.token_hex(8)}{UNFINISHED}")
+    _write(unfinished, text)
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        return False
+    finally:
+        unfinished.unlink()
+    _sync(path.parent)
+    return True
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

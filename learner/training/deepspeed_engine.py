@@ -1,0 +1,205 @@
+"""One optimizer update over any number of micro-batches, through a DeepSpeed engine of any ZeRO stage.
+
+The loss is a sum with global denominators already in it, so what is wanted is the plain sum of gradients over
+micro-batches and ranks. DeepSpeed divides by the ranks, hence the factor; by accumulation steps, of which it is told
+there is one while the boundary between updates is set by hand. Knows tensors and the engine, nothing of methods, plans
+or the broker.
+"""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from isentrope.kernels import plain
+from isentrope.learner.config import LearnerConfig
+from isentrope.learner.intake.packing import Packed
+from isentrope.learner.objective.batch import LossParts
+from isentrope.learner.training.deepspeed_files import ShardFiles, load_random_state
+from isentrope.learner.training.micro_batch import Micro, loss_of
+from isentrope.learner.training.model import Policy
+
+BUCKET_ELEMENTS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One update. parts: of each of this rank's micro-batches, without gradient."""
+
+    applied: bool
+    """False: loss or gradient was not finite, and the weights are unchanged on every rank."""
+    grad_norm: float
+    parts: tuple[LossParts, ...]
+
+
+class Stepper:
+    """The network, its optimizer, and how both are moved. All methods are collective."""
+
+    def __init__(self, policy: Policy, temperature: float, config: LearnerConfig, device: torch.device) -> None:
+        """`policy` is whole, on the CPU; `temperature` is that of sampling: the policy is what was sampled from."""
+        self.device = device
+        self.dtype = policy.dtype
+        self.updates = 0
+        """Updates so far; decides about the learning rate."""
+        self._temperature = temperature
+        self._config = config
+        self._engine = _initialize(policy, config, device)
+        self.policy.check_head(device)
+
+    @property
+    def policy(self) -> Policy:
+        """The module itself; under ZeRO-3 its parameters are empty outside of the engine's calls."""
+        module: Policy = self._engine.module
+        return module
+
+    @torch.no_grad()
+    def statistics(self, packed: Packed) -> plain.Moments:
+        """Of the present policy, without gradient: each field [n, T], on the CPU, 0 off the responses."""
+        moments = self._engine(packed, self._moments)
+        return plain.Moments(*(packed.to_padded(values).cpu() for values in moments))
+
+    def update(self, micros: Sequence[Micro]) -> Step:
+        """Accumulate the gradient of all micro-batches of all ranks, as many on each, and apply it once."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        parts: list[LossParts] = []
+        for place, micro in enumerate(micros):
+            self._engine.set_gradient_accumulation_boundary(place == len(micros) - 1)
+            loss, part = self._engine(micro.packed, self._loss_of(micro))
+            self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+            parts.append(LossParts(part.loss.detach(), part.sums, part.maxima))
+        applied, norm = self._apply()
+        self.updates += applied
+        return Step(applied, norm, tuple(parts))
+
+    def forget_moments(self) -> None:
+        """Make the optimizer as new; its parameters stay."""
+        for state in self._engine.basic_optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Names as in the model's own files and whole values, on the training device. Every rank runs to the end."""
+        for name, parameter in self.policy.network.named_parameters():
+            with self._whole(parameter):
+                yield name, parameter.detach()
+
+    def save(self, folder: Path) -> str:
+        """Write this rank's part of the full state into `folder`, which exists; what the disk refused, or nothing."""
+        files = ShardFiles()
+        self._engine.checkpoint_engine = files
+        state = {"updates": self.updates}
+        self._engine.save_checkpoint(folder.parent, tag=folder.name, client_state=state, save_latest=False)
+        files.save_random_state(folder / _random_file())
+        return files.problem
+
+    def load(self, folder: Path) -> None:
+        """Continue exactly where `save` was called, with as many ranks. Only once, before the first update."""
+        self._engine.checkpoint_engine = ShardFiles()
+        path, state = self._engine.load_checkpoint(folder.parent, tag=folder.name)
+        assert path is not None, "the manifest was checked"
+        self.updates = state["updates"]
+        load_random_state(folder / _random_file())
+
+    def _loss_of(self, micro: Micro) -> Callable[[Tensor, Tensor], tuple[Tensor, LossParts]]:
+        def loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
+            value, part = loss_of(micro, self._temperature, logits, targets)
+            # A loss that is not finite must spoil the gradient on every rank, or only some would skip the update.
+            return value * torch.where(value.detach().isfinite(), 1.0, math.nan), part
+
+        return loss
+
+    def _moments(self, logits: Tensor, targets: Tensor) -> plain.Moments:
+        return plain.moments(logits, targets, self._temperature)
+
+    def _apply(self) -> tuple[bool, float]:
+        """DeepSpeed itself discards gradients that are not finite, but for the plain optimizer of stage 0 in fp32."""
+        if self._config.zero_stage == 0 and self.dtype == torch.float32:
+            gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if not norm.isfinite():
+                self._engine.zero_grad()
+                return False, float(norm)
+            self._engine.step()
+            return True, float(norm)
+        self._engine.step()
+        return self._engine.was_step_applied(), float(self._engine.get_global_grad_norm())
+
+    def _learning_rate(self) -> float:
+        warmup = self._config.warmup_updates
+        return self._config.learning_rate * min(1.0, (self.updates + 1) / warmup if warmup else 1.0)
+
+    def _whole(self, parameter: Tensor) -> contextlib.AbstractContextManager[Any]:
+        if self._config.zero_stage < 3:
+            return contextlib.nullcontext()
+        import deepspeed
+
+        gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter])
+        return gathered
+
+
+def _random_file() -> str:
+    return f"random-{dist.get_rank()}.safetensors"
+
+
+def _initialize(policy: Policy, config: LearnerConfig, device: torch.device) -> Any:
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.utils import groups
+
+    if device.type == "cpu":
+        # Otherwise `init_distributed` compiles an inference-only all-reduce: a minute, and a compiler. For DeepSpeed
+        # 0.19; remove when the operation can be refused by configuration.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False)
+    # DeepSpeed works on a group of its own, which it makes with PyTorch's default deadline: half an hour for gloo.
+    own_group: Any = groups._clone_world_group()
+    _set_pg_timeout(timedelta(seconds=config.collective_timeout_s), own_group)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(),
+        lr=config.learning_rate,
+        betas=config.adam_betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    size = sum(parameter.numel() for parameter in policy.parameters())
+    settings = _settings(config, policy.dtype, min(size, BUCKET_ELEMENTS))
+    engine: Any
+    engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
+    # DeepSpeed 0.19 puts a copy of a script beside the shards. Nobody needs it, and a disk that refuses it raises on
+    # rank 0 alone, while the others wait in the next collective.
+    engine._copy_recovery_script = lambda save_path: None
+    return engine
+
+
+def _settings(config: LearnerConfig, dtype: torch.dtype, bucket: int) -> dict[str, Any]:
+    """DeepSpeed's configuration. Bucket sizes are part of what makes a run repeatable to the bit."""
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # a formality: sizes are the plan's business
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.max_grad_norm,
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,
+        "checkpoint": {"tag_validation": "Ignore"},
+    }
+    if dtype == torch.bfloat16:
+        settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32" if config.zero_stage else "bf16"}
+    if config.zero_stage:
+        settings["zero_optimization"] = {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        }
+    return settings

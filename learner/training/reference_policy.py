@@ -1,0 +1,84 @@
+"""The reference policy: a copy of the network that is not trained, whole on every rank, and where its weights are kept
+once they are no longer those of the model itself.
+
+    <output_dir>/reference/<batch>/    weights of the reference made behind that batch, with their manifest
+
+Knows a network and files; not what the log-probabilities are for, nor when a reference is renewed.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from isentrope.errors import StorageError
+from isentrope.kernels import plain
+from isentrope.learner.intake.packing import Packed
+from isentrope.learner.training.model import Policy
+from isentrope.learner.training.weight_files import write_version
+from isentrope.rollout.wire.weights import MANIFEST, Manifest, verify
+
+KEPT = 2
+"""References on the disk: a checkpoint from before the last renewal still finds its own."""
+
+
+class Frozen:
+    """One reference policy."""
+
+    def __init__(self, policy: Policy, temperature: float, device: torch.device) -> None:
+        """`policy` is whole, and nobody else's; `temperature` is that of sampling, as for the policy it is compared
+        with."""
+        self._policy = policy.requires_grad_(False).to(device)
+        self._temperature = temperature
+
+    @torch.no_grad()
+    def logp(self, packed: Packed) -> Tensor:
+        """Log-probabilities of the responses' tokens: [n, T], on the CPU, 0 off the responses."""
+        return packed.to_padded(self._policy(packed, self._logp)).cpu()
+
+    @torch.no_grad()
+    def renewed(self, parameters: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Take every value on, and hand it on; to be read to its end."""
+        own = dict(self._policy.network.named_parameters())
+        for name, value in parameters:
+            own[name].copy_(value)
+            yield name, value
+
+    def load(self, folder: Path) -> None:
+        """Become what `write` has put there. StorageError: it is gone or damaged."""
+        try:
+            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        except (OSError, ValueError) as error:
+            raise StorageError(f"the reference's weights cannot be read: {error}", where=str(folder)) from None
+        shards = verify(manifest.model_copy(update={"folder": str(folder)}))
+        tensors = (item for path in shards for item in load_file(path).items())
+        for _ in self.renewed(tensors):
+            pass
+
+    def _logp(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return plain.logp_entropy(logits, targets, self._temperature)[0]
+
+
+def reference_folder(output_dir: Path, batch: int) -> Path:
+    """Where the reference made behind `batch` lies."""
+    return output_dir / "reference" / str(batch)
+
+
+def write(parameters: Iterator[tuple[str, Tensor]], folder: Path, *, version: int, dtype: torch.dtype) -> None:
+    """Keep a renewed reference in `folder`, whole or not at all, and forget all but the newest.
+
+    `parameters` is read to its end whatever happens; StorageError then.
+    """
+    unfinished = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write_version(parameters, unfinished, version=version, dtype=dtype)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.replace(folder)
+    finished = sorted((int(path.name) for path in folder.parent.iterdir() if path.name.isdecimal()), reverse=True)
+    for batch in finished[KEPT:]:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder.with_name(str(batch)))

@@ -1,0 +1,79 @@
+"""Puts the weights of one version into safetensors shards. Knows tensors and files; what a manifest says is
+`rollout/wire/weights.py`'s business, and who is told the caller's."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from isentrope.errors import StorageError
+from isentrope.rollout.wire.weights import Manifest, make_manifest
+
+SHARD_BYTES = 2 << 30
+"""Size at which a shard is closed; what rank 0 holds in memory beside the model."""
+
+
+def write_version(
+    parameters: Iterator[tuple[str, Tensor]], folder: Path, *, version: int, dtype: torch.dtype
+) -> Manifest:
+    """Write all of `parameters` and their manifest into `folder`.
+
+    `parameters` is read to its end whatever happens, because the other ranks take part in it; StorageError then.
+    """
+    shards = _Shards(folder)
+    for name, value in parameters:
+        shards.add(name, value)
+    files = shards.close()
+    return make_manifest(folder, version=version, dtype=_name(dtype), parameters=shards.table, files=files)
+
+
+class _Shards:
+    """Tensors on their way into files. A shard has its final name only when it is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.table: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._folder = folder
+        self._files: list[str] = []
+        self._tensors: dict[str, Tensor] = {}
+        self._bytes = 0
+        self._failure: Exception | None = None
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Take a copy of `value`; after a failure nothing is taken any more."""
+        if self._failure is not None:
+            return
+        self.table[name] = (_name(value.dtype), tuple(value.shape))
+        self._tensors[name] = value.to("cpu", copy=True).contiguous()
+        self._bytes += value.nbytes
+        if self._bytes >= SHARD_BYTES:
+            self._write()
+
+    def close(self) -> list[str]:
+        """Names of all files, in order."""
+        if self._tensors and self._failure is None:
+            self._write()
+        if self._failure is not None:
+            raise StorageError(f"weights cannot be written: {self._failure}", where=str(self._folder))
+        return self._files
+
+    def _write(self) -> None:
+        path = self._folder / f"weights-{len(self._files):05d}.safetensors"
+        unfinished = path.with_name(path.name + ".tmp")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_file(self._tensors, unfinished, metadata={"format": "pt"})
+            unfinished.replace(path)
+        except (OSError, SafetensorError) as error:
+            self._failure = error
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+        self._files.append(path.name)
+        self._tensors, self._bytes = {}, 0
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,311 @@
+"""Everything a rollout actor may do with the broker. Knows leases and the wire, not engines or rewards.
+
+How calls behave: synchronous and thread-safe (an asyncio actor calls them through `asyncio.to_thread`), retried as
+`connection.py` describes, then `UnreachableError` after the broker's deadline; the caller may go on trying. All of them
+may be repeated. `take` and `take_eval` wait at most `block_s`; nothing else blocks on other processes, but `spec`.
+
+A lease is an entry pending for the actor's id. It lives as long as the actor's heartbeat counter moves (`reaper.py`).
+An actor that lost its leases learns it from `heartbeat`, which returns False, and must come back under a new id. What
+it still publishes counts if nobody was faster.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+
+from isentrope.errors import InternalError, RecordError, UnreachableError
+from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
+from isentrope.rollout.broker.keys import ACTORS
+from isentrope.rollout.broker.reaper import Reaper
+from isentrope.rollout.broker.run_view import ActorState, RunView
+from isentrope.rollout.wire.codec import HeaderFields, encode_eval, encode_group
+from isentrope.rollout.wire.control import Control
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, WorkOrder
+from isentrope.rollout.wire.weights import Manifest
+
+ACTOR_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_DETAIL = 2000
+MAX_PENDING = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class PublishResult(StrEnum):
+    """What became of a group."""
+
+    DONE = "done"
+    """It is in the broker."""
+    DUPLICATE = "duplicate"
+    """Not wanted any more: published before (also by a call whose reply was lost), trained or retired. Forget it."""
+    FULL = "full"
+    """The broker has no room, or has lost the run and waits for its learner. Keep the group, take no more, try
+    again."""
+
+
+class ActorPort:
+    """One actor's side of the protocol."""
+
+    def __init__(self, broker: Broker, actor: str, *, heartbeat_s: float = 5.0, max_tries: int = 5) -> None:
+        """`heartbeat_s` and `max_tries` hold until `spec` has read the run's own."""
+        if not ACTOR_ID.fullmatch(actor):
+            raise InternalError(f"actor id {actor!r} is not allowed", fix="1 to 64 of letters, digits, '.', '_', '-'")
+        self.broker = broker
+        self.actor = actor
+        self.view = RunView(broker)
+        self.heartbeat_s = heartbeat_s
+        self.max_record_bytes = 64 << 20
+        self._keys = broker.keys
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, str], WorkOrder | EvalOrder] = {}
+        self._strays: set[tuple[str, str]] = set()
+        self._beat = 0
+        self._last_control: Control | None = None
+        self._reaper = Reaper(broker, me=actor, heartbeat_s=heartbeat_s, max_tries=max_tries)
+
+    # --- the run
+
+    def spec(self, deadline_s: float) -> RunSpec:
+        """The run's facts; waits up to `deadline_s` for a learner to open the run, then UnreachableError."""
+        spec = self.view.spec(deadline_s)
+        self.heartbeat_s, self.max_record_bytes = spec.heartbeat_s, spec.max_record_bytes
+        self._reaper = Reaper(self.broker, me=self.actor, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
+        return spec
+
+    def weights(self) -> Manifest | None:
+        """The newest announced weights; None: none yet."""
+        return self.view.weights()
+
+    def control(self) -> Control:
+        """The control state; the last one known if the broker has lost it; UnreachableError if there never was one."""
+        text = self.view.text(self._keys.ctl)
+        if text:
+            self._last_control = Control.model_validate_json(text)
+        if self._last_control is None:
+            raise UnreachableError(f"no learner has opened run {self._keys.run!r} at {self.broker.place}")
+        return self._last_control
+
+    # --- work
+
+    def take(self, count: int, block_s: float) -> list[WorkOrder]:
+        """Lease up to `count` orders, those that came back first; waits up to `block_s` seconds for the first one.
+
+        Every order is checked against the publication table, so a re-issued one that is published meanwhile never shows
+        up. May return fewer, or none, at any time.
+        """
+        deadline = time.monotonic() + block_s
+        while True:
+            orders = self._lease([self._keys.work_hi], count, 0.0)
+            if len(orders) < count:
+                orders += self._lease([self._keys.work], count - len(orders), 0.0)
+            if not orders and (left := deadline - time.monotonic()) > 0:
+                orders = self._lease([self._keys.work_hi, self._keys.work], count, min(left, BLOCK_S))
+            if orders or time.monotonic() >= deadline:
+                break
+        if len(orders) > count:  # a blocked read counts per stream
+            self.hand_back(orders[count:])
+        return orders[:count]
+
+    def take_eval(self, count: int, block_s: float, version: int) -> list[EvalOrder]:
+        """Lease up to `count` evaluation orders that are pinned to `version`; waits up to `block_s` seconds."""
+        deadline = time.monotonic() + block_s
+        while True:
+            orders: list[EvalOrder] = []
+            if self.eval_version(version) == version:
+                entries = self._read([self._keys.eval], count, 0.0)
+                orders = [_eval_order(entry_id, fields) for _, entry_id, fields in entries]
+                with self._lock:
+                    self._held.update({(self._keys.eval, order.entry_id): order for order in orders})
+                self.hand_back([order for order in orders if order.version != version])
+                orders = [order for order in orders if order.version == version]
+            left = deadline - time.monotonic()
+            if orders or left <= 0:
+                return orders
+            time.sleep(min(left, 0.25))
+
+    def eval_version(self, preferred: int) -> int | None:
+        """The version that waiting evaluation orders ask for: `preferred` if any does, else the oldest order's."""
+        groups = self.broker.group_read(lambda client: client.xinfo_groups(self._keys.eval))
+        if not groups:
+            return None
+        taken = groups[0]["last-delivered-id"].decode()
+        entries = self.broker.run(lambda client: client.xrange(self._keys.eval, f"({taken}", count=MAX_PENDING))
+        versions = [int(fields[b"version"]) for _, fields in entries]
+        return preferred if preferred in versions else next(iter(versions), None)
+
+    def publish(self, group: Group, order: WorkOrder) -> PublishResult:
+        """Hand a finished group to the learner, once. RecordError if it is not a valid record, or too large: then
+        `fail`."""
+        if (group.seq, group.attempt) != (order.seq, order.attempt):
+            raise InternalError(f"group {group.seq}/{group.attempt} is not order {order.seq}/{order.attempt}")
+        header, payload = encode_group(group)
+        if len(payload) > self.max_record_bytes:
+            raise RecordError("size", where=f"seq {order.seq}: {len(payload)} bytes", fix="raise max_record_bytes")
+        return self._publish(order, "published", {**header, "payload": payload}, len(payload))
+
+    def publish_eval(self, result: EvalResult, order: EvalOrder) -> PublishResult:
+        """Hand an evaluation result to the learner; as `publish`."""
+        header, payload = encode_eval(result)
+        return self._publish_eval(order, {**header, "payload": payload})
+
+    def fail(self, order: WorkOrder | EvalOrder, reason: str, detail: str) -> PublishResult:
+        """Give an order up for good: the learner retires its seq with `reason` (one word) and issues another.
+
+        An evaluation order ends with a result without responses.
+        """
+        grave: HeaderFields = {
+            "kind": "tombstone",
+            "actor": self.actor,
+            "reason": reason,
+            "detail": detail[:MAX_DETAIL],
+        }
+        if isinstance(order, WorkOrder):
+            return self._publish(order, "tombstones", {**grave, "seq": order.seq, "attempt": order.attempt}, 0)
+        what: HeaderFields = {"name": order.name, "index": order.index, "version": order.version}
+        return self._publish_eval(order, {**grave, **what})
+
+    def hand_back(self, orders: Sequence[WorkOrder | EvalOrder]) -> None:
+        """Give up leases; others get the orders at once, with the same attempt and tries."""
+        self._return([self._place(order) for order in orders])
+
+    # --- being there
+
+    def heartbeat(self, state: ActorState) -> bool:
+        """Say that this actor lives, and how it is. False: its leases were taken away; come back under a new id."""
+        with self._lock:
+            self._beat += 1
+            record = state.model_copy(update={"id": self.actor, "beat": self._beat})
+        return bool(self.broker.call("heartbeat", self.actor, record.model_dump_json()))
+
+    def refresh(self, orders: Sequence[WorkOrder | EvalOrder]) -> list[WorkOrder | EvalOrder]:
+        """Which of `orders` are leased to this actor no more (others will do them; what one has may still be
+        published).
+
+        Call it every few heartbeats: it also hands back leases this actor does not know of, left by a lost reply.
+        """
+        pending = self._pending()
+        with self._lock:
+            unknown = pending - self._held.keys()
+            strays, self._strays = unknown & self._strays, unknown  # twice seen: not a `take` whose reply is under way
+        self._return(sorted(strays))
+        return [order for order in orders if self._place(order) not in pending]
+
+    def reap(self) -> int:
+        """Take away the leases of other actors that are gone; returns how many. Call it once per heartbeat interval."""
+        return self._reaper.reap()
+
+    def leave(self) -> None:
+        """Hand back every lease and forget this actor."""
+        self._return(sorted(self._pending()))
+        self.broker.run(lambda client: client.hdel(self._keys.actors, self.actor))
+
+    # --- inside
+
+    def _lease(self, streams: list[str], count: int, block_s: float) -> list[WorkOrder]:
+        entries = self._read(streams, count, block_s)
+        if not entries:
+            return []
+        orders = [_work_order(stream, entry_id, fields) for stream, entry_id, fields in entries]
+        with self._lock:
+            self._held.update({(order.stream, order.entry_id): order for order in orders})
+        args: list[str | int] = []
+        for order in orders:
+            which = 1 if order.stream == self._keys.work else 2
+            args += [which, order.entry_id, order.seq, order.attempt]
+        wanted = self.broker.call("check", *args)
+        with self._lock:
+            for order, keep in zip(orders, wanted, strict=True):
+                if not keep:
+                    self._held.pop((order.stream, order.entry_id), None)
+        return [order for order, keep in zip(orders, wanted, strict=True) if keep]
+
+    def _read(self, streams: list[str], count: int, block_s: float) -> list[tuple[str, str, dict[str, str]]]:
+        """New entries for this consumer; none if the broker has lost the group (its learner will make it again)."""
+        block = max(1, int(block_s * 1000)) if block_s > 0 else None
+        reply = self.broker.group_read(
+            lambda client: client.xreadgroup(ACTORS, self.actor, dict.fromkeys(streams, ">"), count, block)
+        )
+        if reply is None:
+            time.sleep(min(block_s, 0.5))
+        return [
+            (stream.decode(), entry_id.decode(), {key.decode(): value.decode() for key, value in fields.items()})
+            for stream, entries in reply or []
+            for entry_id, fields in entries
+        ]
+
+    def _publish(self, order: WorkOrder, counter: str, fields: HeaderFields, size: int) -> PublishResult:
+        flat = [part for pair in fields.items() for part in pair]
+        lease = (order.entry_id, order.seq, order.attempt, size, counter)
+        try:
+            reply = self.broker.call("publish", *lease, *flat, keys=[order.stream])
+        except BrokerFullError as error:
+            logger.warning("%s", error.what)
+            return PublishResult.FULL
+        return self._finish(order, reply)
+
+    def _publish_eval(self, order: EvalOrder, fields: HeaderFields) -> PublishResult:
+        try:
+            flat = [part for pair in fields.items() for part in pair]
+            reply = self.broker.call("publish_eval", order.entry_id, *flat)
+        except BrokerFullError as error:
+            logger.warning("%s", error.what)
+            return PublishResult.FULL
+        return self._finish(order, reply)
+
+    def _finish(self, order: WorkOrder | EvalOrder, reply: bytes) -> PublishResult:
+        if reply == b"later":
+            return PublishResult.FULL
+        with self._lock:
+            self._held.pop(self._place(order), None)
+        return PublishResult(reply.decode())
+
+    def _place(self, order: WorkOrder | EvalOrder) -> tuple[str, str]:
+        return (order.stream if isinstance(order, WorkOrder) else self._keys.eval, order.entry_id)
+
+    def _return(self, places: Sequence[tuple[str, str]]) -> None:
+        if not places:
+            return
+        which = {self._keys.work: 1, self._keys.work_hi: 2, self._keys.eval: 3}
+        self.broker.call("handback", *(part for stream, entry_id in places for part in (which[stream], entry_id)))
+        with self._lock:
+            for place in places:
+                self._held.pop(place, None)
+
+    def _pending(self) -> set[tuple[str, str]]:
+        """Places of all leases of this actor, as the broker has them."""
+        return {
+            (stream, lease["message_id"].decode())
+            for stream in (self._keys.work, self._keys.work_hi, self._keys.eval)
+            for lease in self._leases(stream)
+        }
+
+    def _leases(self, stream: str) -> list[dict[str, bytes]]:
+        leases = self.broker.group_read(
+            lambda client: client.xpending_range(stream, ACTORS, "-", "+", MAX_PENDING, consumername=self.actor)
+        )
+        return list(leases or [])
+
+
+def _work_order(stream: str, entry_id: str, fields: dict[str, str]) -> WorkOrder:
+    return WorkOrder(
+        seq=int(fields["seq"]),
+        attempt=int(fields["attempt"]),
+        incarnation=int(fields["incarnation"]),
+        min_version=int(fields["min_version"]),
+        tries=int(fields["tries"]),
+        stream=stream,
+        entry_id=entry_id,
+    )
+
+
+def _eval_order(entry_id: str, fields: dict[str, str]) -> EvalOrder:
+    return EvalOrder(
+        name=fields["name"],
+        index=int(fields["index"]),
+        version=int(fields["version"]),
+        samples=int(fields["samples"]),
+        entry_id=entry_id,
+    )

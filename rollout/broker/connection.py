@@ -1,0 +1,313 @@
+"""Connection to the broker of one run: preflight, retries, scripts. Knows Redis, not the delivery protocol.
+
+How calls behave: every call is synchronous and thread-safe, and uses one of at most `MAX_CONNECTIONS` connections. A
+lost connection, a time-out and a server that is still loading are retried with jittered backoff until `deadline_s` has
+passed, then `UnreachableError`; so whatever is sent may reach the server twice, and every script is idempotent. A
+refused password or command is `AccessError` at once. A broker that is out of memory or disk is `BrokerFullError`, with
+nothing changed.
+
+Every new connection reads the server's `run_id`. After `pin()` a connection to another server process is refused with
+`BrokerChangedError` before anything is sent on it, until `pin()` is called again: a server that came back may hold an
+older state, in which an older learner would look like the present one.
+"""
+
+import hashlib
+import ipaddress
+import logging
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import redis
+from redis import exceptions
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.retry import Retry
+
+from isentrope.errors import (
+    AccessError,
+    BrokerChangedError,
+    ConfigError,
+    InternalError,
+    IsentropeError,
+    StorageError,
+    UnreachableError,
+)
+from isentrope.rollout.broker.keys import Keys
+
+MIN_VERSION = (6, 2)
+MAX_CONNECTIONS = 8
+SOCKET_TIMEOUT_S = 15.0
+BLOCK_S = 5.0
+"""Longest wait inside one command; well below the socket's time-out, which would break the connection."""
+
+SCRIPT_KEYS = {
+    "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj",
+    "issue": "incarnation cursor ctl n pub work",
+    "check": "pub lwm cursor work work_hi",
+    "publish": "pub lwm cursor traj sizes n",
+    "publish_eval": "eval evald",
+    "handback": "work work_hi eval",
+    "reap": "actors work work_hi eval traj evald pub sizes n",
+    "drop": "incarnation traj sizes n",
+    "set": "incarnation",
+    "commit": "incarnation lwm ckpt pub plans",
+    "reconcile": "incarnation lwm cursor pub sizes work work_hi n",
+    "heartbeat": "actors",
+    "issue_eval": "incarnation eval n",
+}
+"""Keys of each script in `scripts/`, as attributes of `Keys`, in the order the script names them."""
+
+Client: TypeAlias = "redis.Redis"
+Argument: TypeAlias = str | bytes | int
+
+logger = logging.getLogger(__name__)
+
+
+class BrokerFullError(StorageError):
+    """The broker refused a write for want of memory or disk; nothing was changed."""
+
+
+class FencedReply(InternalError):
+    """A script found another incarnation in the broker than its caller's; `held` is the one it found."""
+
+    def __init__(self, held: int) -> None:
+        super().__init__(f"incarnation {held} holds the run")
+        self.held = held
+
+
+class Broker:
+    """One run's broker. Make it with `connect`."""
+
+    def __init__(self, client: Client, keys: Keys, place: str, deadline_s: float) -> None:
+        self.keys = keys
+        self.place = place
+        self.deadline_s = deadline_s
+        self.run_id = ""
+        self._client = client
+        self._pinned: str | None = None
+        self._scripts = {name: _Script(name) for name in SCRIPT_KEYS}
+
+    def __repr__(self) -> str:
+        return f"Broker({self.place}, run={self.keys.run!r})"
+
+    @classmethod
+    def connect(cls, url: str, run: str, *, deadline_s: float = 30.0, insecure: bool = False) -> "Broker":
+        """Connect and check the server, in at most `deadline_s` seconds.
+
+        Args:
+            url: `unix://:password@/path`, `redis://…` or `rediss://…`; the password appears in no message.
+            run: name of the run.
+            insecure: allow a server on another host without a password.
+
+        Raises:
+            UnreachableError: no answer within the deadline, or a replica.
+            AccessError: user, password, certificate or access rules.
+            ConfigError: the URL; a server that may evict keys, is older than 6.2, or is a cluster; no password.
+        """
+        keys = Keys(run)
+        client, place = _open(url, deadline_s, insecure)
+        broker = cls(client, keys, place, deadline_s)
+        client.connection_pool.connection_kwargs["redis_connect_func"] = broker._greet
+        info = broker.run(lambda client: client.info())
+        assert isinstance(info, dict)
+        _preflight(info, place)
+        return broker
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+        self._client.connection_pool.disconnect()
+
+    def pin(self) -> None:
+        """From now on refuse to talk to any other server process than the one that answers now."""
+        self._pinned = None
+        self._client.connection_pool.disconnect(inuse_connections=False)
+        self.run(lambda client: client.ping())
+        self._pinned = self.run_id
+
+    def run(self, operation: Callable[[Client], Any]) -> Any:
+        """What `operation` returns, with retries; it must be harmless when repeated."""
+        deadline = time.monotonic() + self.deadline_s
+        backoff = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
+        failures = 0
+        while True:
+            try:
+                return operation(self._client)
+            except redis.RedisError as error:
+                failures += 1
+                if not _retriable(error) or time.monotonic() > deadline:
+                    raise self._translate(error) from None
+                if failures == 1:
+                    logger.warning("broker at %s: %s; trying again", self.place, type(error).__name__)
+            time.sleep(backoff.compute(failures))
+
+    def group_read(self, read: Callable[[Client], Any]) -> Any:
+        """As `run`, for reads through a consumer group; None if the server has lost it (a learner makes it again)."""
+        try:
+            return self.run(read)
+        except InternalError as error:
+            if not any(word in error.what for word in ("NOGROUP", "UNBLOCKED", "no such key")):
+                raise
+            return None
+
+    def call(self, script: str, *args: Argument, keys: Sequence[str] = ()) -> Any:
+        """Reply of a script on its own keys plus `keys`.
+
+        A user that may not load scripts waits until the learner has loaded them again after a restart of the server.
+        """
+        names = [*(getattr(self.keys, attribute) for attribute in SCRIPT_KEYS[script].split()), *keys]
+        source = self._scripts[script]
+        deadline = time.monotonic() + self.deadline_s
+        while True:
+            try:
+                return self.run(lambda client: client.evalsha(source.digest, len(names), *names, *args))
+            except _MissingScript:
+                try:
+                    self._load(source)
+                except AccessError:
+                    if time.monotonic() > deadline:
+                        raise UnreachableError(
+                            f"the broker at {self.place} has lost its scripts, and no learner has loaded them again",
+                            fix="start the learner; actors may not load scripts",
+                        ) from None
+                    time.sleep(0.5)
+
+    def load_scripts(self) -> None:
+        """Load all scripts, those of actors too."""
+        for source in self._scripts.values():
+            self._load(source)
+
+    def _load(self, source: "_Script") -> None:
+        self.run(lambda client: client.script_load(source.text))
+
+    def _greet(self, connection: Any) -> None:
+        """Hand-shake of a new connection; closes it again if the server is not the pinned one."""
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        run_id = _run_id(connection.read_response())
+        if self._pinned is not None and run_id != self._pinned:
+            connection.disconnect()
+            raise BrokerChangedError(f"the broker at {self.place} is another process than before", where=self.keys.run)
+        self.run_id = run_id
+
+    def _translate(self, error: redis.RedisError) -> IsentropeError:
+        text = str(error)
+        if isinstance(error, exceptions.NoScriptError):
+            return _MissingScript(text)
+        if isinstance(error, redis.AuthenticationError | exceptions.AuthorizationError):
+            return AccessError(
+                f"the broker at {self.place} refuses user or password", fix="check the password in the broker's URL"
+            )
+        if _certificate_error(error):
+            return AccessError(f"TLS to the broker at {self.place} failed: {text}", fix="check ssl_ca_certs in the URL")
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            return UnreachableError(
+                f"cannot reach redis at {self.place} for {self.deadline_s:.0f} s: {text}", fix="is the server running?"
+            )
+        if "NOPERM" in text or isinstance(error, exceptions.NoPermissionError) or "The user executing" in text:
+            return AccessError(f"the broker at {self.place} does not allow: {text}", fix="see the access rules")
+        if isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in text or "MISCONF" in text:
+            return BrokerFullError(
+                f"the broker at {self.place} is full: {text}", fix="raise maxmemory, or free its disk"
+            )
+        if isinstance(error, exceptions.ReadOnlyError):
+            return UnreachableError(f"redis at {self.place} is a read-only replica", fix="give the primary's address")
+        if text.startswith("FENCED "):
+            return FencedReply(int(text.split()[1]))
+        return InternalError(f"the broker at {self.place} answered: {text}", where=self.keys.run)
+
+
+class _MissingScript(InternalError):
+    """The server does not know a script's digest."""
+
+
+class _Script:
+    """One file of `scripts/` with its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.text = (Path(__file__).parent / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+def describe(url: str) -> str:
+    """The place a URL points to, without user and password."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+
+def _open(url: str, deadline_s: float, insecure: bool) -> tuple[Client, str]:
+    try:
+        place = describe(url)
+        pool = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=deadline_s,
+            protocol=2,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=min(5.0, deadline_s),
+            retry=Retry(NoBackoff(), 0),  # `Broker.run` retries, by time instead of by count
+        )
+    except (ValueError, redis.RedisError):  # their texts may quote the URL, password included
+        raise ConfigError(
+            "the broker's URL cannot be parsed", fix="unix://:password@/path, redis://host:port or rediss://host:port"
+        ) from None
+    settings = pool.connection_kwargs
+    host = settings.get("host", "localhost")
+    if "path" not in settings and not insecure and not settings.get("password") and not _is_loopback(host):
+        raise ConfigError(
+            f"the broker at {place} is on another host and has no password",
+            fix="put a password into its URL, or set redis.insecure = true",
+        )
+    return redis.Redis(connection_pool=pool), place
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _preflight(info: dict[str, Any], place: str) -> None:
+    version = str(info["redis_version"])
+    if tuple(int(part) for part in version.split(".")[:2]) < MIN_VERSION:
+        raise ConfigError(f"redis at {place} is {version}", fix="use 6.2 or newer")
+    if info["role"] != "master":
+        primary = f"{info.get('master_host')}:{info.get('master_port')}"
+        raise UnreachableError(f"redis at {place} is a replica of {primary}", fix="give the primary's address")
+    if info.get("cluster_enabled"):
+        raise ConfigError(f"redis at {place} is a cluster", fix="use a single server")
+    policy = info["maxmemory_policy"]
+    if policy != "noeviction":
+        raise ConfigError(
+            f"redis at {place} may evict keys: maxmemory-policy is {policy}", fix="set maxmemory-policy noeviction"
+        )
+    if not info.get("aof_enabled"):
+        logger.warning("redis at %s has no append-only file: rollouts in flight are lost if it stops", place)
+
+
+def _run_id(reply: object) -> str:
+    """`run_id` of an INFO reply, raw or parsed."""
+    if isinstance(reply, dict):
+        return str(reply["run_id"])
+    text = reply.decode() if isinstance(reply, bytes) else str(reply)
+    return next(line.split(":", 1)[1] for line in text.splitlines() if line.startswith("run_id:"))
+
+
+def _certificate_error(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLError) or "CERTIFICATE" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _retriable(error: redis.RedisError) -> bool:
+    if isinstance(error, redis.AuthenticationError | exceptions.AuthorizationError) or _certificate_error(error):
+        return False
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError)

@@ -1,0 +1,82 @@
+"""The learner's side of evaluation work: orders pinned to a version, in their own stream, outside the ledger.
+
+Open orders live in the learner's memory; the broker may lose them, they are then sent again.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from isentrope.errors import RecordError
+from isentrope.rollout.broker.connection import BLOCK_S, BrokerFullError
+from isentrope.rollout.broker.fenced import FencedBroker, RawFields
+from isentrope.rollout.wire.codec import decode_eval, header_int, header_text, split_fields
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import BATCH_BITS, EvalOrder, EvalResult, Group
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluations:
+    """Open evaluation orders of one learner, from issue to result."""
+
+    def __init__(self, fenced: FencedBroker, spec: RunSpec) -> None:
+        self._fenced = fenced
+        self._spec = spec
+        self._keys = fenced.broker.keys
+        self._open: dict[tuple[str, int, int], EvalOrder] = {}
+        self._unsent: list[EvalOrder] = []
+        self._serial = 0
+
+    def issue(self, orders: Sequence[EvalOrder]) -> None:
+        """Order evaluations; what a full broker refuses goes out with a later `admit`."""
+        self._open.update({(order.name, order.index, order.version): order for order in orders})
+        self._unsent += orders
+        self._send()
+
+    def repeat(self) -> None:
+        """Send all open orders again, with the next `admit`."""
+        self._unsent = list(self._open.values())
+
+    def admit(self, count: int, block_s: float) -> list[EvalResult]:
+        """Up to `count` results of open orders, each once; waits up to `block_s` seconds for the first."""
+        deadline = time.monotonic() + block_s
+        self._send()
+        while True:
+            raw = self._fenced.read(self._keys.evald, "0", count, 0.0)  # a reply that was lost
+            raw = raw or self._fenced.read(self._keys.evald, ">", count, min(block_s, BLOCK_S))
+            results = [result for entry_id, fields in raw if (result := self._decode(entry_id, fields)) is not None]
+            if raw:
+                self._fenced.call("drop", *(entry_id for entry_id, _ in raw), keys=[self._keys.evald])
+            results = [r for r in results if self._open.pop((r.name, r.group.seq, r.version), None) is not None]
+            if results or time.monotonic() >= deadline:
+                return results
+
+    def _send(self) -> None:
+        if not self._unsent:
+            return
+        self._serial += 1
+        serial = self._fenced.incarnation << BATCH_BITS | self._serial
+        parts = [(order.name, order.index, order.version, order.samples) for order in self._unsent]
+        try:
+            self._fenced.call("issue_eval", serial, *(value for part in parts for value in part))
+        except BrokerFullError as error:
+            logger.warning("%s", error.what)
+            return
+        self._unsent = []
+
+    def _decode(self, entry_id: str, fields: RawFields) -> EvalResult | None:
+        header, payload = split_fields(fields)
+        try:
+            if header_text(header, "kind") == "tombstone":
+                logger.warning("evaluation order given up: %s", header_text(header, "reason"))
+                none = np.zeros(0, np.int32)
+                group = Group(header_int(header, "index"), 0, header_text(header, "actor"), none, (), 1.0)
+                return EvalResult(header_text(header, "name"), header_int(header, "version"), group)
+            limit, vocabulary = self._spec.max_record_bytes, self._spec.vocab_size
+            return decode_eval(header, payload, max_bytes=limit, vocab_size=vocabulary)
+        except RecordError as error:
+            logger.warning("evaluation result %s dropped: %s (%s)", entry_id, error.what, error.where)
+            return None

@@ -1,0 +1,65 @@
+"""A broker as one learner incarnation sees it: every change names the incarnation, and a newer one ends it.
+
+Knows who holds the run, not what is written.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from isentrope.errors import BrokerChangedError, FencedError
+from isentrope.rollout.broker.connection import Argument, Broker, Client, FencedReply
+from isentrope.rollout.broker.keys import LEARNER
+
+RawFields: TypeAlias = dict[bytes, bytes]
+RawEntries: TypeAlias = list[tuple[str, RawFields]]
+
+
+class FencedBroker:
+    """Scripts and reads of learner `incarnation`.
+
+    Raises:
+        FencedError: a newer learner holds the run.
+        BrokerChangedError: the broker has lost the run, or shows an older learner as its holder.
+    """
+
+    def __init__(self, broker: Broker, incarnation: int) -> None:
+        self.broker = broker
+        self.incarnation = incarnation
+
+    def call(self, script: str, *args: Argument, keys: Sequence[str] = ()) -> Any:
+        """Reply of a script that compares the incarnation first."""
+        try:
+            return self.broker.call(script, self.incarnation, *args, keys=keys)
+        except FencedReply as reply:
+            if reply.held > self.incarnation:
+                raise self.fenced_by(reply.held) from None
+            raise self.lost(f"holds incarnation {reply.held}, older than {self.incarnation}") from None
+
+    def read(self, stream: str, start: str, count: int, block_s: float) -> RawEntries:
+        """Entries of a stream for the learner: new ones (`start` is `>`), or pending ones after an id."""
+        block = max(1, int(block_s * 1000)) if block_s > 0 else None
+        reply = self._group(lambda client: client.xreadgroup(LEARNER, LEARNER, {stream: start}, count, block))
+        return [(entry_id.decode(), fields or {}) for _, entries in reply for entry_id, fields in entries]
+
+    def pending(self, stream: str, start: str, count: int) -> list[str]:
+        """Ids of entries that were read and not yet deleted, from `start` on."""
+        page = self._group(lambda client: client.xpending_range(stream, LEARNER, start, "+", count))
+        return [lease["message_id"].decode() for lease in page]
+
+    def _group(self, read: Callable[[Client], Any]) -> Any:
+        reply = self.broker.group_read(read)
+        if reply is None:
+            raise self.lost("has lost the run")
+        return reply
+
+    def fenced_by(self, newer: int) -> FencedError:
+        """The error that ends this learner."""
+        return FencedError(
+            f"fenced: learner {newer} took over from {self.incarnation}",
+            where=f"run {self.broker.keys.run}",
+            fix="do not restart",
+        )
+
+    def lost(self, how: str) -> BrokerChangedError:
+        """The error that sends this learner back to its fence."""
+        return BrokerChangedError(f"the broker at {self.broker.place} {how}", where=f"run {self.broker.keys.run}")

@@ -1,0 +1,332 @@
+"""Everything the learner may do with the broker. Knows the delivery protocol, not models, batches or checkpoints.
+
+How calls behave: synchronous and thread-safe (`admit` and `pending` belong to one thread), retried as `connection.py`
+describes; all may be repeated. Every change is made by a script that compares the incarnation first. `FencedError`
+(exit 75) means a newer learner took over: stop, write nothing. `BrokerChangedError` means the server is another process
+than at the last fence and may hold an older state; every call raises it until `refence`. After it, whatever was
+buffered is void: empty the buffer, then `pending()`, `admit` until nothing comes, `reconcile(trained | retired | now in
+hand)`. Entries that are trained or retired but not committed come again then; drop only those with another id.
+
+At start: claim the incarnation on the checkpoint storage, `fence`, `announce` the restored weights, `pending()`,
+`admit`, `plans()`, `reconcile`. While running: `pending()` every few seconds, because a lost reply moves entries to the
+pending list where `admit` does not see them.
+"""
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from isentrope.errors import BrokerChangedError, InternalError, RecordError, RunFolderError
+from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
+from isentrope.rollout.broker.evaluations import Evaluations
+from isentrope.rollout.broker.fenced import FencedBroker, RawEntries, RawFields
+from isentrope.rollout.broker.reaper import Reaper
+from isentrope.rollout.broker.run_view import ActorState, RunView
+from isentrope.rollout.wire.codec import RawHeader, header_int, header_text, split_fields
+from isentrope.rollout.wire.control import Control
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import EvalOrder, EvalResult
+from isentrope.rollout.wire.weights import Manifest
+
+ISSUE_CHUNK = 256
+DROP_CHUNK = 500
+FETCH_CHUNK = 64
+PENDING_CHUNK = 1000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of `traj`: a published group, still encoded, or the tombstone of an order that was given up.
+
+    `reason` is empty for a group; for a tombstone one word, as `too_long`, `reward` or `tries`, with `detail` beside
+    it.
+    """
+
+    id: str
+    seq: int
+    attempt: int
+    kind: Literal["group", "tombstone"]
+    header: RawHeader
+    payload: bytes
+    reason: str = ""
+    detail: str = ""
+    actor: str = ""
+
+
+class LearnerPort:
+    """One learner's side of the protocol. Rank 0 makes it with `fence`; other ranks call it directly and only
+    `fetch`."""
+
+    def __init__(self, broker: Broker, incarnation: int, spec: RunSpec) -> None:
+        self.broker = broker
+        self.incarnation = incarnation
+        self.spec = spec
+        self.view = RunView(broker)
+        self._keys = broker.keys
+        self._fenced = FencedBroker(broker, incarnation)
+        self._call = self._fenced.call
+        self._evaluations = Evaluations(self._fenced, spec)
+        self._reaper = Reaper(broker, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
+        self._cursor = 0
+        self._handed: set[str] = set()
+        self._manifest: Manifest | None = None
+        self._control: Control | None = None
+
+    # --- taking over
+
+    @classmethod
+    def fence(
+        cls, broker: Broker, incarnation: int, lwm: int, cursor: int, spec: RunSpec, control: Control
+    ) -> "LearnerPort":
+        """Take the run over as learner `incarnation`, with low watermark and cursor of the loaded checkpoint.
+
+        Loads the scripts, writes spec and control state, pins the server process. FencedError if a newer learner holds
+        the run; RunFolderError if the run's name belongs to another configuration.
+        """
+        port = cls(broker, incarnation, spec)
+        port._control = control
+        port._fence(lwm, cursor)
+        return port
+
+    def refence(self, *, newest_claim: int, lwm: int, cursor: int) -> None:
+        """Meet a broker that came back, after `BrokerChangedError`.
+
+        Args:
+            newest_claim: the newest incarnation claimed on the checkpoint storage, read after the error: a broker that
+                came back with older state cannot tell an older learner from the present one. FencedError if newer.
+            lwm: the low watermark of the last durable checkpoint.
+            cursor: one more than the largest seq this learner knows of.
+
+        Repeats what the broker may have lost: spec, control state, announced weights, open evaluation orders.
+        """
+        if newest_claim > self.incarnation:
+            raise self._fenced.fenced_by(newest_claim)
+        self._handed.clear()
+        self._fence(lwm, cursor)
+        if self._manifest is not None:
+            self.announce(self._manifest)
+        self._evaluations.repeat()
+
+    def broker_changed(self) -> bool:
+        """Is the server another process than at the last fence?"""
+        try:
+            self.broker.run(lambda client: client.ping())
+        except BrokerChangedError:
+            return True
+        return False
+
+    # --- orders
+
+    def issue(self, *, trained_batches: int, retired: int, limit: int) -> int:
+        """Issue as many orders as admission, byte budget and state allow, up to seq `limit`; returns the cursor.
+
+        Args:
+            trained_batches: batch of the newest announced version.
+            retired: seqs retired so far, each replaced by a new one.
+            limit: seqs to issue in the whole run, replacements included.
+
+        A full broker refuses without a change; the cursor then stays where it is.
+        """
+        version = 0 if self._manifest is None else self._manifest.version
+        facts = (
+            trained_batches,
+            retired,
+            limit,
+            self.spec.prompts_per_batch,
+            self.spec.max_bytes,
+            version,
+            ISSUE_CHUNK,
+        )
+        while True:
+            try:
+                cursor = int(self._call("issue", *facts))
+            except BrokerFullError as error:
+                logger.warning("%s", error.what)
+                return self._cursor
+            issued, self._cursor = cursor - self._cursor, cursor
+            if issued < ISSUE_CHUNK:
+                return cursor
+
+    def reconcile(self, known: Collection[int]) -> int:
+        """Re-issue every seq that is nowhere; returns how many.
+
+        `known` are the seqs from the low watermark on that were trained, were retired, or are in the learner's hands.
+        """
+        version = 0 if self._manifest is None else self._manifest.version
+        again = int(self._call("reconcile", version, *sorted(known)))
+        if again:
+            logger.warning("broker lost state: %d groups re-issued", again)
+        return again
+
+    # --- what comes back
+
+    def admit(self, count: int, block_s: float) -> list[Entry]:
+        """Up to `count` new entries; waits up to `block_s` seconds for the first. They stay pending until commit or
+        drop."""
+        deadline = time.monotonic() + block_s
+        while True:
+            raw = self._fenced.read(self._keys.traj, ">", count, min(block_s, BLOCK_S))
+            entries = self._hand_out([entry_id for entry_id, _ in raw], _entries(raw))
+            if entries or time.monotonic() >= deadline:
+                return entries
+
+    def pending(self) -> list[Entry]:
+        """Entries read by a learner, this or an earlier one, but not yet handed out by this port: all of them at first,
+        then those whose reply was lost. Cheap when there are none."""
+        ids: list[str] = []
+        start = "-"
+        while page := self._fenced.pending(self._keys.traj, start, PENDING_CHUNK):
+            ids += page
+            start = f"({page[-1]}"
+        new = [entry_id for entry_id in ids if entry_id not in self._handed]
+        return self._hand_out(new, self.fetch(new))
+
+    def fetch(self, entry_ids: Sequence[str]) -> list[Entry]:
+        """The entries of these ids, in this order, without those that do not exist. Changes nothing; for any rank."""
+        entries: list[Entry] = []
+        for start in range(0, len(entry_ids), FETCH_CHUNK):
+            entries += _entries(self._range(entry_ids[start : start + FETCH_CHUNK]))
+        return entries
+
+    def drop(self, entries: Iterable[Entry]) -> None:
+        """Delete entries whose seq is already trained, retired or buffered under another id."""
+        self._drop([entry.id for entry in entries])
+
+    # --- batches
+
+    def plan(self, batch: int, record: bytes) -> None:
+        """Keep the plan of `batch` until it is committed; written before the batch is trained."""
+        self._call("set", str(batch), record, keys=[self._keys.plans])
+
+    def plans(self) -> dict[int, bytes]:
+        """All stored plans by batch, ascending."""
+        table: Any = self.broker.run(lambda client: client.hgetall(self._keys.plans))
+        return dict(sorted((int(batch), bytes(record)) for batch, record in table.items()))
+
+    def commit(self, *, entries: Sequence[str], lwm: int, ckpt: str, plans: Iterable[int] = ()) -> None:
+        """The checkpoint is durable: delete its entries (by id) and plans, raise the low watermark, record `ckpt`.
+
+        May be repeated, and may be cut off anywhere: what is left is dropped again by the next learner.
+        """
+        self._drop(entries)
+        self._call("commit", lwm, ckpt, *plans)
+
+    # --- weights and control
+
+    def announce(self, manifest: Manifest) -> None:
+        """Make `manifest` the newest weights; `refence` repeats it, so it need not be called again after an error."""
+        self._manifest = manifest
+        self._call("set", "", manifest.model_dump_json(), keys=[self._keys.weights])
+
+    def control(self) -> Control:
+        """The control state, with what an operator asks for in `requested_mode` or `requested_stop`."""
+        control = self.view.control()
+        if control is None:
+            raise self._fenced.lost("has lost the run")
+        return control
+
+    def set_control(self, control: Control) -> None:
+        """Write the control state. If neither `requested_mode` nor `requested_stop` is set, the request it was read
+        with is closed, applied or not (`note` says why not)."""
+        assert self._control is not None
+        answered = control.request and control.requested_mode is None and not control.requested_stop
+        served = control.request if answered else self._control.served
+        self._control = control.model_copy(update={"served": served})
+        self._call("set", "", self._control.model_dump_json(), keys=[self._keys.ctl])
+
+    # --- evaluation
+
+    def issue_eval(self, orders: Sequence[EvalOrder]) -> None:
+        """Order evaluations; `entry_id` is ignored. What a full broker refuses goes out with a later `admit_eval`."""
+        self._evaluations.issue(orders)
+
+    def admit_eval(self, count: int, block_s: float) -> list[EvalResult]:
+        """Up to `count` results of open orders, each once; waits up to `block_s` seconds for the first.
+
+        An order that was given up comes as a result whose group has no responses.
+        """
+        return self._evaluations.admit(count, block_s)
+
+    # --- actors
+
+    def reap(self) -> int:
+        """Take away the leases of actors that are gone; returns how many. Call it once per heartbeat interval."""
+        return self._reaper.reap()
+
+    def actors(self) -> list[ActorState]:
+        """All actors, with the seconds since each one's record changed."""
+        return self.view.actors()
+
+    def counters(self) -> dict[str, int]:
+        """Counters of the run."""
+        return self.view.counters()
+
+    def report(self, values: Mapping[str, int]) -> None:
+        """Write the learner's own counters beside the protocol's: `trained` and `retired` seqs at least."""
+        for name, value in values.items():
+            self._call("set", name, value, keys=[self._keys.n])
+
+    # --- inside
+
+    def _fence(self, lwm: int, cursor: int) -> None:
+        assert self._control is not None
+        self.broker.pin()
+        self.broker.load_scripts()
+        before = self.view.control()
+        if before is not None and not self._control.served:
+            self._control = self._control.model_copy(update={"served": before.served})  # a stop asks only once
+        digest = self.spec.config_digest
+        texts = (self.spec.model_dump_json(), self._control.model_dump_json(), digest)
+        try:
+            self._cursor = int(self._call("fence", lwm, cursor, *texts))
+        except InternalError as error:
+            if "DIGEST " not in error.what:
+                raise
+            raise RunFolderError(
+                f"run {self._keys.run!r} in the broker at {self.broker.place} belongs to another configuration "
+                f"({error.what.rpartition('DIGEST ')[2][:12]}, this one is {digest[:12]})",
+                fix="give the run another name",
+            ) from None
+
+    def _range(self, ids: Sequence[str]) -> RawEntries:
+        def read(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for entry_id in ids:
+                pipeline.xrange(self._keys.traj, entry_id, entry_id)
+            return list(pipeline.execute())
+
+        return [(entry_id.decode(), fields) for found in self.broker.run(read) for entry_id, fields in found]
+
+    def _hand_out(self, ids: Sequence[str], entries: list[Entry]) -> list[Entry]:
+        """Remember what was handed out; delete what cannot be (deleted by someone, or no record at all)."""
+        self._handed.update(entry.id for entry in entries)
+        self._drop(sorted(set(ids) - {entry.id for entry in entries}))
+        return entries
+
+    def _drop(self, entry_ids: Sequence[str]) -> None:
+        for start in range(0, len(entry_ids), DROP_CHUNK):
+            self._call("drop", *entry_ids[start : start + DROP_CHUNK])
+        self._handed.difference_update(entry_ids)
+
+
+def _entries(raw: RawEntries) -> list[Entry]:
+    return [entry for entry_id, fields in raw if (entry := _entry(entry_id, fields)) is not None]
+
+
+def _entry(entry_id: str, fields: RawFields) -> Entry | None:
+    """None if not even kind, seq and attempt can be read: the seq is then re-issued by `reconcile`."""
+    header, payload = split_fields(fields)
+    try:
+        kind = header_text(header, "kind")
+        seq, attempt = header_int(header, "seq"), header_int(header, "attempt")
+        if kind == "tombstone":
+            reason, detail = header_text(header, "reason"), header_text(header, "detail")
+            return Entry(entry_id, seq, attempt, "tombstone", header, b"", reason, detail, header_text(header, "actor"))
+        return Entry(entry_id, seq, attempt, "group", header, payload, actor=header_text(header, "actor"))
+    except RecordError as error:
+        logger.warning("entry %s of traj is no record: %s (%s)", entry_id, error.what, error.where)
+        return None

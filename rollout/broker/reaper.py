@@ -1,0 +1,101 @@
+"""Takes leases away from actors that are gone. Knows heartbeat records and leases, not what an actor does.
+
+Time counts on the caller's monotonic clock, never the server's: a server's clock may jump. Between two looks at most
+one interval counts, so that a caller or a broker that was itself stopped accuses nobody. Any number of reapers may run.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.keys import ACTORS
+from isentrope.rollout.broker.run_view import GONE
+
+SILENT_BEATS = 3
+"""Heartbeat intervals without a change after which an actor's leases are taken away."""
+
+FORGET_BEATS = 120
+"""Intervals after which the record of an actor that is gone is deleted."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    record: str
+    silent_s: float
+
+
+class Reaper:
+    """One observer of all actors of a run."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        me: str = "",
+        heartbeat_s: float = 5.0,
+        max_tries: int = 5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args:
+        me: an actor that is never accused, the caller's own.
+        heartbeat_s: interval of the run's heartbeats.
+        max_tries: leases of one order that may die before it is retired.
+        clock: seconds, of any origin.
+        """
+        self._broker = broker
+        self._me = me
+        self._heartbeat_s = heartbeat_s
+        self._max_tries = max_tries
+        self._clock = clock
+        self._watched: dict[str, _Watched] = {}
+        self._looked_at: float | None = None
+
+    def reap(self) -> int:
+        """Take away the leases of actors whose record stood still for three intervals; returns how many leases.
+
+        Call it once per heartbeat interval.
+        """
+        now = self._clock()
+        step = 0.0 if self._looked_at is None else min(now - self._looked_at, self._heartbeat_s)
+        records = self._records()
+        holders = self._holders()
+        self._looked_at = now  # only now: a look that failed does not count
+        watched: dict[str, _Watched] = {}
+        for name in sorted((records.keys() | holders) - {self._me}):
+            record = records.get(name, "")
+            before = self._watched.get(name)
+            silent_s = before.silent_s + step if before is not None and before.record == record else 0.0
+            watched[name] = _Watched(record, silent_s)
+        self._watched = watched
+        return sum(self._judge(name, seen, name in holders) for name, seen in watched.items())
+
+    def _judge(self, name: str, seen: _Watched, holds_leases: bool) -> int:
+        gone = seen.record.startswith(GONE)
+        if seen.silent_s > SILENT_BEATS * self._heartbeat_s and (holds_leases or not gone):
+            leases = int(self._broker.call("reap", name, seen.record, self._max_tries))
+            if leases >= 0:
+                text = "%s GONE: no heartbeat for %.0f s, %d leases re-queued"
+                logger.warning(text, name, seen.silent_s, leases)
+            return max(leases, 0)
+        if seen.silent_s > FORGET_BEATS * self._heartbeat_s:
+            self._broker.run(lambda client: client.hdel(self._broker.keys.actors, name))
+        return 0
+
+    def _records(self) -> dict[str, str]:
+        table = self._broker.run(lambda client: client.hgetall(self._broker.keys.actors))
+        return {name.decode(): record.decode(errors="replace") for name, record in table.items()}
+
+    def _holders(self) -> set[str]:
+        """Actors with at least one lease."""
+        keys = self._broker.keys
+        summaries = [self._pending(stream) for stream in (keys.work, keys.work_hi, keys.eval)]
+        return {consumer["name"].decode() for summary in summaries for consumer in summary["consumers"]}
+
+    def _pending(self, stream: str) -> dict[str, Any]:
+        summary = self._broker.group_read(lambda client: client.xpending(stream, ACTORS))
+        return summary or {"consumers": []}

@@ -1,0 +1,122 @@
+"""One line that says who is waited for: for status, the progress line and the error of a stalled run.
+
+Knows what a run's view shows; not what happens inside an actor or the learner.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from isentrope.rollout.broker.reaper import SILENT_BEATS
+from isentrope.rollout.broker.run_view import ActorState, RunView, Stage
+from isentrope.rollout.wire.control import Control, State
+from isentrope.rollout.wire.spec import RunSpec
+
+FULL = 0.95
+"""Share of the server's memory limit from which on it is called full: a large record is refused before the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a view shows at one moment; see the methods of `RunView`."""
+
+    control: Control | None
+    announced: bool
+    cursor: int
+    actors: Sequence[ActorState]
+    counters: Mapping[str, int]
+    queues: Mapping[str, int]
+    used_bytes: int
+    limit_bytes: int
+
+    @property
+    def under_way(self) -> int:
+        """Orders that are waiting or leased."""
+        return self.queues["waiting"] + self.queues["leased"]
+
+    @property
+    def consumed(self) -> int:
+        """Orders that the learner reports as trained or retired."""
+        return self.counters.get("trained", 0) + self.counters.get("retired", 0)
+
+    @property
+    def ready(self) -> int:
+        """Published groups that are not trained yet."""
+        return max(0, self.cursor - self.consumed - self.under_way)
+
+
+def why_waiting(view: RunView, spec: RunSpec) -> str:
+    """Who is waited for right now, as far as the broker shows it. Use one view for all calls: it sees who is silent."""
+    used_bytes, limit_bytes = view.memory()
+    return explain(
+        Facts(
+            control=view.control(),
+            announced=view.weights() is not None,
+            cursor=view.cursor(),
+            actors=view.actors(),
+            counters=view.counters(),
+            queues=view.queues(),
+            used_bytes=used_bytes,
+            limit_bytes=limit_bytes,
+        ),
+        spec,
+    )
+
+
+def explain(facts: Facts, spec: RunSpec) -> str:
+    """The line for these facts."""
+    if facts.control is None:
+        return "no learner has opened the run"
+    if facts.control.state is not State.RUN:
+        return f"run is ending: {facts.under_way} orders under way"
+    if not facts.announced:
+        return "learner has announced no weights"
+    batch = facts.counters.get("trained", 0) // spec.prompts_per_batch + 1
+    if facts.ready >= spec.prompts_per_batch:
+        closed = "; admission closed, actors wait" if facts.under_way == 0 else ""
+        line = f"learner is training batch {batch}: {facts.ready} groups ready{closed}"
+    else:
+        line = f"batch {batch}: {facts.ready} of {spec.prompts_per_batch} groups; {_culprit(facts, spec)}"
+    prompts = facts.queues["eval"]
+    return f"{line}; {prompts} held-out prompts to answer" if prompts else line
+
+
+def _culprit(facts: Facts, spec: RunSpec) -> str:
+    """Why the groups that the next batch lacks are not there."""
+    full = _no_room(facts, spec)
+    if full:
+        return full
+    alive = [actor for actor in facts.actors if actor.state is not Stage.GONE]
+    if not alive:
+        gone = ", ".join(f"{actor.id} is gone" for actor in facts.actors)
+        return f"no actor has joined{' again: ' + gone if gone else ''}"
+    silent = [actor for actor in alive if actor.silent_s > (SILENT_BEATS - 1) * spec.heartbeat_s]
+    if silent:
+        return ", ".join(f"{actor.id} is silent for {actor.silent_s:.0f} s" for actor in silent)
+    if not any(actor.state is Stage.SERVING for actor in alive):
+        return ", ".join(_describe(actor) for actor in alive)
+    if facts.under_way == 0:
+        return "learner has issued no orders"
+    return f"generating: {facts.queues['leased']} orders leased, {facts.queues['waiting']} waiting"
+
+
+def _no_room(facts: Facts, spec: RunSpec) -> str:
+    uncommitted = f"{facts.queues['uncommitted']} groups un-committed"
+    if facts.limit_bytes and facts.used_bytes > FULL * facts.limit_bytes:
+        return f"broker full: {facts.used_bytes / 1e6:.1f} of {facts.limit_bytes / 1e6:.1f} MB, {uncommitted}"
+    held = facts.counters.get("bytes", 0)
+    if held > spec.max_bytes and facts.under_way == 0:
+        budget = f"{held / 1e6:.1f} of {spec.max_bytes / 1e6:.1f} MB"
+        return f"byte budget used up: {budget}, {uncommitted} until the next checkpoint"
+    return ""
+
+
+def _describe(actor: ActorState) -> str:
+    doing = {
+        Stage.JOINING: "is starting its engine",
+        Stage.SYNCING: "is loading weights",
+        Stage.STALE: "has weights that are too old",
+        Stage.DRAINING: "is leaving",
+        Stage.DIRTY: "failed to load weights",
+    }
+    error = f" ({actor.last_error})" if actor.last_error else ""
+    return f"actor {actor.id} {doing[actor.state]}{error}"

@@ -1,0 +1,1 @@
+"""Prompts: data files and tasks into rows, rows into tokens."""

@@ -1,0 +1,309 @@
+"""Reward functions: finding them, calling them, and refusing what is not a reward. Knows no processes and no deadlines.
+
+The signature is TRL's: `f(prompts, completions, **columns) -> list[float | None]`, sync or async, one entry for each
+completion. Besides `prompts` and `completions` a function gets `completion_ids` and the columns of the data, each a
+list of the same length, and of these only what it names unless it takes `**kwargs`. None means "not applicable". An
+entry may be a map `{"reward": 1.0, "answer": "42", "format": 0.5}`: `reward` counts, `answer` is a key under which
+equal answers are the same, every other name is a component that is recorded.
+
+A failure is a `RewardError`, never a reward of 0.
+"""
+
+import asyncio
+import difflib
+import hashlib
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+
+from isentrope.errors import ConfigError, RewardError
+from isentrope.rollout.config import DataConfig
+from isentrope.rollout.data.prompts import TASK
+from isentrope.rollout.data.rows import RESERVED, Messages, Row, set_column
+from isentrope.rollout.data.tasks import open_task
+from isentrope.rollout.rewards import builtin
+from isentrope.rollout.rewards.loading import last_line, load_function
+
+RewardFunction = Callable[..., object]
+Prompt = str | Messages
+
+MAX_ANSWER_BYTES = 256
+"""A longer answer key travels as its digest: it only tells equal answers from different ones."""
+
+MAX_COMPONENTS = 256
+"""Named values of one response that are recorded; the codec takes no more."""
+
+_TRL_ONLY = ("trainer_state", "log_extra", "log_metric", "environments")
+"""Arguments TRL has and we do not: they belong to a trainer that runs in the same process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the reward functions say of one response.
+
+    reward: weighted sum over the functions that apply; unshaped, so the response is correct if this is above
+    `data.correct_above`. parts: each function's own value under its name, and its components as `name.component`.
+    answer: key of the final answer, "" if no function gives one.
+    """
+
+    reward: float
+    parts: Mapping[str, float]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A checked entry of what a function returned."""
+
+    reward: float
+    answer: str
+    components: Mapping[str, float]
+
+
+class _Function:
+    """One reward function with its name in the configuration and its weight."""
+
+    def __init__(self, name: str, call: RewardFunction, weight: float) -> None:
+        self.name = name
+        self.weight = weight
+        self._call = call
+        self._parameters = inspect.signature(call).parameters.values()
+        self._takes_all = any(p.kind is p.VAR_KEYWORD for p in self._parameters)
+        self._named = {p.name for p in self._parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        self._needed = {p.name for p in self._parameters if p.name in self._named and p.default is p.empty}
+        for parameter in self._parameters:
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise RewardError(
+                    f"reward {name!r} has the positional-only argument {parameter.name!r}",
+                    where="data.reward",
+                    fix="arguments are passed by name: def f(prompts, completions, **columns)",
+                )
+
+    def __call__(self, arguments: Mapping[str, Sequence[object]]) -> object:
+        """What the function returns; an awaitable if it is async."""
+        for name in sorted(self._needed - arguments.keys()):
+            raise self._unknown_argument(name, sorted(arguments.keys() - set(RESERVED)))
+        return self._call(**{k: list(v) for k, v in arguments.items() if self._takes_all or k in self._named})
+
+    def _unknown_argument(self, name: str, columns: Sequence[str]) -> RewardError:
+        fix = set_column(f"data.columns.{name}", name, columns)
+        if name in _TRL_ONLY:
+            fix = f"give {name} a default: TRL's trainer passes it, and rewards run outside a trainer here"
+        elif close := difflib.get_close_matches(name, RESERVED, n=1):
+            fix = f"the argument is called {close[0]}"
+        return RewardError(
+            f"reward {self.name!r} needs {name!r}, and there is no such column",
+            where=f"columns of the data: {', '.join(columns) or 'none'}",
+            fix=fix,
+        )
+
+    def values(self, returned: object, count: int) -> list[_Value | None]:
+        """`returned`, checked: one entry for each of `count` completions."""
+        if isinstance(returned, np.ndarray):
+            returned = returned.tolist()
+        if not isinstance(returned, (list, tuple)):
+            raise self._refused(f"returned {_short(returned)}", "return a list with one reward for each completion")
+        if len(returned) != count:
+            raise self._refused(
+                f"returned {len(returned)} rewards for {count} completions", "return one reward for each completion"
+            )
+        return [self._value(entry, i) for i, entry in enumerate(returned)]
+
+    def _value(self, entry: object, index: int) -> _Value | None:
+        if entry is None:
+            return None
+        if not isinstance(entry, Mapping):
+            return _Value(self._number(entry, "", index), "", {})
+        if "reward" not in entry:
+            raise self._refused(f"returned {_short(entry)} for completion {index}", "a map needs the key 'reward'")
+        answer = entry.get("answer", "")
+        if not isinstance(answer, str):
+            raise self._refused(
+                f"returned the answer {_short(answer)} for completion {index}", "the key of an answer is text"
+            )
+        numbers = {str(k): self._number(v, str(k), index) for k, v in entry.items() if k != "answer"}
+        return _Value(numbers.pop("reward"), answer, numbers)
+
+    def _number(self, value: object, key: str, index: int) -> float:
+        fix = "return a finite float, or None where the function does not apply"
+        what = f"returned {_short(value)}{f' as {key!r}' if key else ''} for completion {index}"
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise self._refused(what, fix)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise self._refused(what, fix)
+        return number
+
+    def _refused(self, what: str, fix: str) -> RewardError:
+        return RewardError(f"reward {self.name!r} {what}", fix=fix)
+
+    def raised(self, error: BaseException) -> RewardError:
+        """The error for an exception in the function."""
+        if isinstance(error, RewardError):
+            return error
+        failure = RewardError(
+            f"reward {self.name!r} raised {type(error).__name__}: {_short_text(str(error))}", where=last_line(error)
+        )
+        failure.__cause__ = error
+        return failure
+
+
+class RewardSet:
+    """All reward functions of a run as one function; made by `load_rewards`. Call it from one thread.
+
+    Async functions run together, always in the same event loop, so that a client they keep stays usable.
+    """
+
+    def __init__(self, functions: Sequence[_Function]) -> None:
+        self._functions = functions
+        self._runner = asyncio.Runner()
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, Sequence[object]]
+    ) -> list[Score]:
+        """One score for each completion.
+
+        Args:
+            prompts: the prompt of each completion.
+            completions: the responses' texts; a function sees one as the assistant's message if its prompt is a chat.
+            columns: a list for each further argument: the columns of the data, and `completion_ids`.
+
+        Raises:
+            RewardError: a function raised, or returned what is not a list of rewards; names function, index and value.
+        """
+        seen = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, completions, strict=True)
+        ]
+        returned = self._call({"prompts": prompts, "completions": seen, **columns})
+        values = [f.values(r, len(completions)) for f, r in zip(self._functions, returned, strict=True)]
+        return [self._score([value[i] for value in values], i) for i in range(len(completions))]
+
+    def close(self) -> None:
+        """End the event loop of async functions."""
+        self._runner.close()
+
+    def _call(self, arguments: Mapping[str, Sequence[object]]) -> list[object]:
+        returned: list[object] = []
+        for function in self._functions:
+            try:
+                returned.append(function(arguments))
+            except (Exception, SystemExit) as error:  # the user's code: whatever it raises is its failure
+                raise function.raised(error) from error
+        waiting = {i: value for i, value in enumerate(returned) if inspect.isawaitable(value)}
+        if waiting:
+            finished = self._runner.run(_outcomes(list(waiting.values())))
+            for i, value in zip(waiting, finished, strict=True):
+                if isinstance(value, BaseException):
+                    raise self._functions[i].raised(value) from value
+                returned[i] = value
+        return returned
+
+    def _score(self, values: Sequence[_Value | None], index: int) -> Score:
+        reward, answer, parts = 0.0, "", {}
+        for function, value in zip(self._functions, values, strict=True):
+            if value is not None:
+                reward += function.weight * value.reward
+                answer = answer or value.answer
+                parts[function.name] = value.reward
+                parts |= {f"{function.name}.{name}": number for name, number in value.components.items()}
+        if not parts:
+            names = ", ".join(function.name for function in self._functions)
+            raise RewardError(
+                f"no reward function applies to completion {index}: {names} returned None",
+                fix="at least one function must give a number for every completion",
+            )
+        if not math.isfinite(reward):
+            raise RewardError(f"the weighted sum of the rewards of completion {index} is {reward}")
+        if len(parts) > MAX_COMPONENTS:
+            raise RewardError(f"{len(parts)} components of a reward; at most {MAX_COMPONENTS} are recorded")
+        return Score(reward, parts, _answer_key(answer))
+
+
+def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:
+    """The reward functions that `data` names.
+
+    Raises:
+        ConfigError: a name that cannot be one, or weights that do not fit.
+        RewardError: a function that cannot be imported or called.
+    """
+    names = [data.reward] if isinstance(data.reward, str) else data.reward
+    if names == [""] and data.train.startswith(TASK):
+        names = [data.train]
+    if not names or "" in names or len(set(names)) < len(names):
+        raise ConfigError(
+            "no reward function is named" if set(names) <= {""} else f"the names {names} are not all different words",
+            where="data.reward",
+            fix=f"name {', '.join(builtin.BUILTINS)}, or my_module:my_function of my_module.py beside the run file",
+        )
+    weights = data.reward_weights or [1.0] * len(names)
+    if len(weights) != len(names):
+        raise ConfigError(
+            f"{len(weights)} weights for {len(names)} reward functions",
+            where="data.reward_weights",
+            fix="give one factor for each function of data.reward",
+        )
+    return RewardSet([_Function(n, _find(n, run_folder), w) for n, w in zip(names, weights, strict=True)])
+
+
+def probe(rewards: RewardSet, row: Row) -> None:
+    """Call `rewards` once on made-up responses to `row`, so that what cannot work fails before anything is started."""
+    rewards([row.prompt] * 2, ["", "0"], columns_for(row.columns, [[], [0]]))
+
+
+def columns_for(columns: Mapping[str, object], completion_ids: Sequence[Sequence[int]]) -> dict[str, list[object]]:
+    """A row's columns as a `RewardSet` takes them: repeated for each response, with the responses' tokens."""
+    repeated = {name: [value] * len(completion_ids) for name, value in columns.items()}
+    return {**repeated, "completion_ids": [list(ids) for ids in completion_ids]}
+
+
+def _find(name: str, run_folder: Path) -> RewardFunction:
+    if name.startswith(TASK):
+        return open_task(name.removeprefix(TASK)).verify
+    if ":" in name:
+        return load_function(name, run_folder)
+    if name not in builtin.BUILTINS:
+        close = difflib.get_close_matches(name, builtin.BUILTINS, n=1)
+        raise ConfigError(
+            f"there is no built-in reward {name!r}; there are: {', '.join(builtin.BUILTINS)}",
+            where="data.reward",
+            fix=f"write {close[0]!r}"
+            if close
+            else "or write my_module:my_function for my_module.py beside the run file",
+        )
+    return builtin.load_builtin(name)
+
+
+async def _outcomes(waiting: Sequence[Awaitable[object]]) -> list[object]:
+    return await asyncio.gather(*map(_outcome, waiting))
+
+
+async def _outcome(waiting: Awaitable[object]) -> object:
+    """What is returned, or the exception: also one that would end the event loop, so that its function is known."""
+    try:
+        return await waiting
+    except (Exception, SystemExit) as error:
+        return error
+
+
+def _answer_key(answer: str) -> str:
+    encoded = answer.encode(errors="surrogatepass")
+    if len(encoded) <= MAX_ANSWER_BYTES:
+        return answer
+    return f"blake2b:{hashlib.blake2b(encoded, digest_size=16).hexdigest()}"
+
+
+def _short(value: object) -> str:
+    return f"{_short_text(repr(value))} ({type(value).__name__})"
+
+
+def _short_text(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}..."

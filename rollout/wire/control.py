@@ -1,0 +1,61 @@
+"""The control state of a run: mode, state, admission. Pure values, no broker.
+
+Admission is the bound on how far issued orders may run ahead of training (`admission_bound`);
+`broker/scripts/issue.lua` evaluates the same formula atomically in the broker, and a test holds the two together.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Mode(StrEnum):
+    """How actors and learner overlap."""
+
+    ASYNC = "async"
+    ON_POLICY = "on_policy"
+
+
+class State(StrEnum):
+    """What the run does: only `run` issues orders; at `drain` actors finish what is issued, at `stop` they leave."""
+
+    RUN = "run"
+    DRAIN = "drain"
+    STOP = "stop"
+
+
+class Control(BaseModel):
+    """Control state, written by the learner alone; what an operator asks for is filled in when it is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Mode
+    state: State = State.RUN
+    max_lag: Annotated[int, Field(ge=0)]
+    """Admission bound of `async` mode, in batches; `on_policy` admits as if it were 0 and keeps the value for later."""
+    note: str = ""
+    """For people: why the last request was refused."""
+    served: str = ""
+    """Id of the last request that was answered; the learner's port keeps it."""
+    requested_mode: Annotated[Mode | None, Field(exclude=True)] = None
+    """Mode an operator asks for; None: nothing is asked, or a stop. Never stored."""
+    requested_stop: Annotated[bool, Field(exclude=True)] = False
+    """An operator asks for the end of the run. Never stored."""
+    request: Annotated[str, Field(exclude=True)] = ""
+    """Id of that request; empty: none is open. Never stored."""
+
+    @property
+    def lag(self) -> int:
+        """The admission bound in force, in batches."""
+        return 0 if self.mode is Mode.ON_POLICY else self.max_lag
+
+
+def admission_bound(*, max_lag: int, batches_trained: int, prompts_per_batch: int, retired: int) -> int:
+    """How many seqs may have been issued in total: `(max_lag + batches_trained + 1) * prompts_per_batch + retired`.
+
+    A seq issued now is trained at most `max_lag` batches after `batches_trained`, the batch of the newest published
+    version, so none of its tokens can be older than that. Retired groups are replaced. At 0 exactly the groups of the
+    next batch are out, which is on-policy admission.
+    """
+    return (max_lag + batches_trained + 1) * prompts_per_batch + retired

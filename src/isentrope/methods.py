@@ -1,0 +1,132 @@
+"""What a command shows of methods: the list, one objective with its sources, which pairs go together. Text and records
+only.
+
+Knows presets as files; prints nothing itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isentrope.learner.objective.needs import PROVIDED, Need, needs, stages_of
+from isentrope.learner.objective.objective import Objective
+from isentrope.learner.objective.presets import DEFAULT, Merged, build, load_objective, method_names, read_preset
+from isentrope.learner.objective.rules import RunFacts, check
+
+LONGEST = 1024
+"""Stands for the run's `max_new_tokens` where there is no run."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One preset. name: its config value; title: the method's own name. missing: needs that this version cannot
+    supply."""
+
+    name: str
+    title: str
+    paper: str
+    differs: str
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two presets merged in this order. refusals: why they do not go together; none if they do."""
+
+    first: str
+    second: str
+    refusals: tuple[str, ...]
+
+
+def list_methods() -> list[MethodInfo]:
+    """Every preset, by name."""
+    infos = []
+    for name in method_names():
+        preset = read_preset(name, Path())
+        _, objective = _composed([name], Path())
+        missing = tuple(sorted(need.value for need in needs(objective) if need not in PROVIDED))
+        infos.append(MethodInfo(name, preset.name, preset.paper, preset.differs, missing))
+    return infos
+
+
+def show(methods: Sequence[str], run_folder: Path) -> str:
+    """The merged objective, key by key, with the preset that set each, defaults included; and why a run would refuse
+    it."""
+    merged, objective = _composed(methods, run_folder)
+    presets = {name: read_preset(name, run_folder) for name in methods}
+    lines = [f"# {name}: {preset.name}, {preset.paper}" for name, preset in presets.items()]
+    lines += [f"# suggested run key: {key} = {value:g}  # {by}" for key, (value, by) in merged.suggested.items()]
+    lines += [f"# {line}" for line in merged.replaced]
+    for need, path in sorted(needs(objective).items()):
+        lines.append(f"# needs {need}, for {path}" + ("" if need in PROVIDED else ": not in this version"))
+    lines += [f"# refused: {f.key}: {f.reason}; {f.remedy}" for f in check(objective, _facts(merged)).refusals]
+    lines.append("[learner.objective]")
+    lines += sorted(
+        f"{path} = {_toml(value)}  # {merged.provenance.get(path, DEFAULT)}"
+        for path, value in [*merged.choices.items(), *_keys(objective)]
+    )
+    return "\n".join(lines)
+
+
+def matrix() -> list[Pair]:
+    """Every ordered pair of different presets, judged as in an asynchronous run that supplies whatever they need."""
+    return [_judged(first, second) for first in method_names() for second in method_names() if first != second]
+
+
+def matrix_text(pairs: Sequence[Pair]) -> str:
+    """A table with the first preset as row and the second as column: `.` goes together, a letter is explained below."""
+    names = sorted({pair.first for pair in pairs})
+    reasons = sorted({reason for pair in pairs for reason in pair.refusals})
+    letters = {reason: _letter(place) for place, reason in enumerate(reasons)}
+    cells = {(pair.first, pair.second): letters[pair.refusals[0]] if pair.refusals else "." for pair in pairs}
+    width = max(map(len, names))
+    numbers = " ".join(f"{place:>2}" for place in range(len(names)))
+    lines = [f"{'':{width}}    {numbers}"]
+    for place, first in enumerate(names):
+        row = " ".join(f"{cells.get((first, second), ''):>2}" for second in names)
+        lines.append(f"{first:{width}} {place:>2} {row}")
+    return "\n".join([*lines, "", *(f"{letter}: {reason}" for reason, letter in letters.items())])
+
+
+def _composed(methods: Sequence[str], run_folder: Path) -> tuple[Merged, Objective]:
+    merged = load_objective(methods, {}, run_folder)
+    return merged, build(merged, run_folder, max_new_tokens=LONGEST)
+
+
+def _judged(first: str, second: str) -> Pair:
+    merged, objective = _composed([first, second], Path())
+    refusals = check(objective, _facts(merged)).refusals
+    return Pair(first, second, tuple(f"{f.key}: {f.reason}" for f in refusals))
+
+
+def _facts(merged: Merged) -> RunFacts:
+    """Of an asynchronous run that does as the presets suggest, and supplies whatever they need."""
+    suggested = {key: value for key, (value, _) in merged.suggested.items()}
+    return RunFacts(
+        updates=int(suggested.get("updates_per_batch", 1)),
+        epochs=int(suggested.get("epochs", 1)),
+        max_lag=int(suggested.get("max_lag", 2)),
+        group_size=int(suggested.get("group_size", 8)),
+        provided=frozenset(Need),
+    )
+
+
+def _keys(objective: Objective) -> Iterator[tuple[str, Any]]:
+    """Key path and value of everything that is set."""
+    for path, stage in stages_of(objective):
+        yield f"{path}.kind", stage.kind.name
+        yield from ((f"{path}.{key}", value) for key, value in stage.params.items() if value is not None)
+    for place, term in enumerate(objective.kl):
+        yield from ((f"kl.{place}.{key}", value) for key, value in term.keys.model_dump(exclude={"tokens"}).items())
+
+
+def _letter(place: int) -> str:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return letters[place] if place < 26 else letters[place // 26 - 1] + letters[place % 26]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -1,0 +1,57 @@
+"""Blocking calls from an event loop: patience, and an end that is waited for."""
+
+import asyncio
+import time
+
+import pytest
+
+from isentrope.actors.broker_calls import Caller
+from isentrope.errors import UnreachableError
+
+
+class Flaky:
+    """Fails a few times before it answers."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def __call__(self, answer: int) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise UnreachableError("not there")
+        return answer
+
+
+def test_a_call_is_repeated_while_nobody_answers() -> None:
+    assert asyncio.run(Caller(10.0)(Flaky(3), 7)) == 7
+
+
+def test_patience_ends() -> None:
+    with pytest.raises(UnreachableError):
+        asyncio.run(Caller(0.0)(Flaky(1_000_000), 7))
+
+
+def test_other_errors_are_not_repeated() -> None:
+    def broken() -> None:
+        raise ValueError("once")
+
+    with pytest.raises(ValueError, match="once"):
+        asyncio.run(Caller(10.0)(broken))
+
+
+def test_a_cancelled_call_is_waited_for() -> None:
+    ended: list[bool] = []
+
+    def slow() -> None:
+        time.sleep(0.3)
+        ended.append(True)
+
+    async def cancel() -> None:
+        calling = asyncio.create_task(Caller(10.0)(slow))
+        await asyncio.sleep(0.05)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert ended == [True]
+
+    asyncio.run(cancel())

@@ -1,0 +1,192 @@
+"""The arrays of a batch, and that packed and padded form are two views of the same tokens."""
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isentrope.learner.intake.packing import Arrays, make_arrays, pack, to_batch
+from isentrope.rollout.wire.types import Finish, Group, Response, version_of
+
+LAG = 2
+few = settings(max_examples=40)
+
+
+def response(tokens: list[int], *, version: int = 1 << 20, reward: float = 0.0, answer: str = "") -> Response:
+    count = len(tokens)
+    return Response(
+        tokens=np.array(tokens, np.int32),
+        logp_rollout=-np.arange(1, count + 1, dtype=np.float32),
+        mask=np.ones(count, np.bool_),
+        span_start=np.array([0], np.int32),
+        span_version=np.array([version], np.int64),
+        finish=Finish.STOP,
+        reward=reward,
+        seed=0,
+        answer=answer,
+    )
+
+
+def group(seq: int, prompt: list[int], *responses: Response, source: str = "train") -> Group:
+    return Group(seq, 0, "a", np.array(prompt, np.int32), responses, 1.0, source=source)
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> list[Group]:
+    ids = st.lists(st.integers(1, 99), min_size=1, max_size=7)
+    seqs = draw(st.lists(st.integers(0, 50), min_size=1, max_size=5, unique=True))
+    size = draw(st.integers(1, 4))
+    return [group(seq, draw(ids), *(response(draw(ids)) for _ in range(size))) for seq in seqs]
+
+
+def arrays_of(found: list[Group], number: int = 0) -> Arrays:
+    return make_arrays(found, number=number, token_max_lag=LAG, correct_above=0.5)
+
+
+@few
+@given(groups(), st.randoms(use_true_random=False))
+def test_arrays_do_not_depend_on_the_order_of_arrival(found: list[Group], random: Random) -> None:
+    mixed = list(found)
+    random.shuffle(mixed)
+    assert arrays_of(mixed).to_bytes() == arrays_of(found).to_bytes()
+
+
+@few
+@given(groups())
+def test_arrays_survive_the_way_to_the_other_ranks(found: list[Group]) -> None:
+    arrays = arrays_of(found, number=3)
+    back = Arrays.from_bytes(arrays.to_bytes())
+    assert back.to_bytes() == arrays.to_bytes()
+    assert back.logp_rollout.dtype == np.float32
+    assert to_batch(back, seed=1).number == 3
+
+
+@few
+@given(groups())
+def test_arrays_hold_every_response_of_every_group_by_seq(found: list[Group]) -> None:
+    arrays = arrays_of(found)
+    expected = [
+        (owner.seq, place, list(answer.tokens))
+        for owner in sorted(found, key=lambda owner: owner.seq)
+        for place, answer in enumerate(owner.responses)
+    ]
+    got = [
+        (int(arrays.seq[row]), int(arrays.index[row]), arrays.tokens[row, : arrays.length[row]].tolist())
+        for row in range(len(arrays.seq))
+    ]
+    assert got == expected
+    batch = to_batch(arrays, seed=0)
+    assert torch.equal(batch.valid.sum(1), batch.length)
+    assert not arrays.logp_rollout[~batch.valid.numpy()].any()
+
+
+@few
+@given(groups(), st.data())
+def test_packing_and_padding_are_inverse(found: list[Group], data: st.DataObject) -> None:
+    arrays = arrays_of(found)
+    rows = data.draw(st.lists(st.integers(0, len(arrays.seq) - 1), unique=True))
+    packed = pack(arrays, rows)
+    values = torch.arange(1.0, len(packed.target) + 1, dtype=torch.float64)
+    padded = packed.to_padded(values)
+    assert padded.shape == (len(rows), arrays.tokens.shape[1])
+    assert torch.equal(packed.to_packed(padded), values)
+    assert torch.equal(padded != 0, to_batch(arrays, seed=0).valid[rows])
+
+
+@few
+@given(groups(), st.data())
+def test_every_target_is_predicted_from_its_own_prompt_and_the_tokens_before_it(
+    found: list[Group], data: st.DataObject
+) -> None:
+    arrays = arrays_of(found)
+    rows = data.draw(st.lists(st.integers(0, len(arrays.seq) - 1), unique=True, min_size=1))
+    packed = pack(arrays, rows)
+    row_of = torch.bucketize(packed.source, packed.starts[1:].long(), right=True)
+    for source, target, slot, row in zip(packed.source, packed.target, packed.slot, row_of, strict=True):
+        index = rows[int(row)]
+        prompt = arrays.prompt[arrays.group[index], : arrays.prompt_length[arrays.group[index]]].tolist()
+        place = int(slot) - int(row) * arrays.tokens.shape[1]
+        tokens = arrays.tokens[index].tolist()
+        context = packed.ids[int(packed.starts[int(row)]) : int(source) + 1].tolist()
+        assert context == prompt + tokens[:place]
+        assert int(target) == tokens[place]
+        assert packed.position[int(source)] == len(context) - 1
+
+
+@few
+@given(groups(), st.data())
+def test_the_rectangle_holds_the_packed_tokens(found: list[Group], data: st.DataObject) -> None:
+    arrays = arrays_of(found)
+    rows = data.draw(st.lists(st.integers(0, len(arrays.seq) - 1), unique=True))
+    packed = pack(arrays, rows)
+    ids, cell = packed.rectangle()
+    assert torch.equal(ids.reshape(-1)[cell], packed.ids)
+    assert torch.equal(cell % ids.shape[1], packed.position)
+    assert int(ids.count_nonzero()) == int(packed.ids.count_nonzero())
+
+
+@few
+@given(groups())
+def test_packed_length_is_what_packing_makes(found: list[Group]) -> None:
+    arrays = arrays_of(found)
+    packed = pack(arrays, range(len(arrays.seq)))
+    assert packed.starts.diff().tolist() == arrays.packed_length.tolist()
+
+
+def test_an_empty_micro_batch_takes_part_and_adds_a_zero_gradient() -> None:
+    packed = pack(arrays_of([group(0, [1], response([2, 3]))]), ())
+    weight = torch.ones(1, requires_grad=True)
+    logits = packed.ids * weight
+    loss = packed.to_padded(logits[packed.source]).sum()
+    assert loss.item() == 0.0
+    assert torch.autograd.grad(loss, weight)[0].item() == 0.0
+
+
+@few
+@given(groups())
+def test_the_gradient_of_a_padded_sum_reaches_each_target_once(found: list[Group]) -> None:
+    packed = pack(arrays_of(found), (0,))
+    values = torch.zeros(len(packed.target), requires_grad=True)
+    gradient = torch.autograd.grad(packed.to_padded(values).sum(), values)[0]
+    assert torch.equal(gradient, torch.ones_like(values))
+
+
+def test_tokens_older_than_allowed_are_masked_and_later_ones_are_current() -> None:
+    mixed = Response(
+        tokens=np.arange(4, dtype=np.int32),
+        logp_rollout=np.zeros(4, np.float32),
+        mask=np.array([True, True, True, False]),
+        span_start=np.array([0, 1, 2], np.int32),
+        span_version=np.array([version_of(1, 2), version_of(1, 3), version_of(1, 9)]),
+        finish=Finish.LENGTH,
+        reward=0.0,
+        seed=0,
+    )
+    arrays = arrays_of([group(0, [1], mixed)], number=5)
+    assert arrays.lag.tolist() == [[3, 2, 0, 0]]
+    assert arrays.mask.tolist() == [[False, True, True, False]]
+    assert arrays.truncated.tolist() == [True]
+
+
+def test_answers_are_numbered_and_no_answer_is_minus_one() -> None:
+    arrays = arrays_of([group(0, [1], *(response([1], answer=answer) for answer in ("7", "", "5", "7")))])
+    assert arrays.answer[1] == -1
+    assert arrays.answer[0] == arrays.answer[3] >= 0
+    assert arrays.answer[2] >= 0 and arrays.answer[2] != arrays.answer[0]
+
+
+def test_sources_are_named() -> None:
+    arrays = arrays_of([group(0, [1], response([1]), source="b"), group(1, [1], response([1]), source="a")])
+    batch = to_batch(arrays, seed=0)
+    assert [batch.source_names[place] for place in batch.source.tolist()] == ["b", "a"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rewards_are_judged_before_they_are_rounded(dtype: torch.dtype) -> None:
+    arrays = arrays_of([group(0, [1], response([1], reward=0.5), response([1], reward=0.5 + 1e-12))])
+    batch = to_batch(arrays, seed=0, dtype=dtype)
+    assert batch.correct.tolist() == [False, True]
+    assert batch.reward.dtype == batch.logp_rollout.dtype == dtype

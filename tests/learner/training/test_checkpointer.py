@@ -1,0 +1,145 @@
+"""Where a learner begins when checkpoints are damaged, foreign or gone; and that a refusing disk costs one, not all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toy_run import make_job
+
+from isentrope.errors import RunFolderError, StorageError
+from isentrope.learner.intake.feeder import CommitFacts
+from isentrope.learner.intake.ledger import LedgerState
+from isentrope.learner.objective.presets import build, load_objective
+from isentrope.learner.training.checkpoint_store import FileFacts, State, Store, facts_of
+from isentrope.learner.training.checkpointer import MAX_FAILURES, Saver
+from isentrope.learner.training.collectives import Ranks
+from isentrope.learner.training.rank_group import Team
+from isentrope.learner.training.restore import choose_start
+from isentrope.rollout.wire.control import Mode
+
+NEW = State(config_digest="c", data_digest="d", mode=Mode.ASYNC, ledger=LedgerState())
+
+
+def state_of(batch: int) -> State:
+    return NEW.model_copy(update={"ledger": LedgerState(lwm=batch, trained=batch, batches=batch)})
+
+
+@pytest.fixture
+def team(alone: Ranks, tmp_path: Path, toy_model: Path) -> Team:
+    """A team of one, without a network."""
+    objective = build(load_objective("grpo", {}, tmp_path), tmp_path, max_new_tokens=8)
+    return Team(make_job("run", "unix:///nowhere", toy_model, tmp_path), objective, alone)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Learner 2 of a run with checkpoints of batches 2 and 4."""
+    first = Store(tmp_path / "checkpoints")
+    first.claim()
+    for batch in (2, 4):
+        name = first.begin(batch)
+        shard = first.unfinished(name) / "shard"
+        shard.write_bytes(bytes(100))
+        first.finish(name, state_of(batch), {"shard": facts_of(shard)})
+    second = Store(tmp_path / "checkpoints")
+    second.claim()
+    return second
+
+
+def damage(store: Store, name: str) -> None:
+    (store.folder(name) / "shard").write_bytes(bytes(99))
+
+
+def test_a_new_run_begins_with_nothing(tmp_path: Path, team: Team) -> None:
+    store = Store(tmp_path / "new")
+    store.claim()
+    assert choose_start(store, team, NEW).folder is None
+
+
+def test_the_newest_checkpoint_is_continued(store: Store, team: Team) -> None:
+    start = choose_start(store, team, NEW)
+    assert (start.state, start.folder) == (state_of(4), store.folder("step-4-1"))
+
+
+def test_a_damaged_one_is_skipped_with_a_warning(store: Store, team: Team, caplog: pytest.LogCaptureFixture) -> None:
+    damage(store, "step-4-1")
+    assert choose_start(store, team, NEW).state == state_of(2)
+    assert "step-4-1 is skipped" in caplog.text and "size_bytes=99" in caplog.text
+
+
+def test_a_missing_manifest_is_skipped_like_any_damage(store: Store, team: Team) -> None:
+    (store.folder("step-4-1") / "manifest.json").unlink()
+    assert choose_start(store, team, NEW).state == state_of(2)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(store: Store, team: Team) -> None:
+    damage(store, "step-4-1")
+    damage(store, "step-2-1")
+    with pytest.raises(StorageError, match="no checkpoint of learner 2's lineage can be read"):
+        choose_start(store, team, NEW)
+
+
+@pytest.mark.parametrize("field", ["config_digest", "data_digest"])
+def test_another_configuration_or_data_set_is_refused(store: Store, team: Team, field: str) -> None:
+    with pytest.raises(RunFolderError, match="belongs to another"):
+        choose_start(store, team, NEW.model_copy(update={field: "other"}))
+
+
+class Broker:
+    """Stands for the feeder: remembers what may be forgotten."""
+
+    def __init__(self) -> None:
+        self.committed: list[CommitFacts] = []
+
+    def commit(self, facts: CommitFacts, ckpt: str) -> None:
+        self.committed.append(facts)
+
+
+class FullDisk:
+    """Stands for the team on a disk that refuses until `free`."""
+
+    def __init__(self) -> None:
+        self.free = False
+
+    def save(self, folder: Path, batch: int) -> dict[str, FileFacts]:
+        if self.free:
+            return {}
+        raise StorageError("checkpoint cannot be written: no space left on device")
+
+
+@pytest.fixture
+def disk() -> Iterator[FullDisk]:
+    yield FullDisk()
+
+
+def facts_at(batch: int) -> CommitFacts:
+    return CommitFacts(state_of(batch).ledger, batch, ("1-0",), (batch,))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_leaves_the_last_one(store: Store, disk: FullDisk) -> None:
+    saver, broker = Saver(store, disk, keep=2), Broker()
+    saver.save(state_of(6), facts_at(6), broker)
+    assert broker.committed == []
+    assert next(store.lineage()) == "step-4-1"
+    assert not list(store.root.glob("*.tmp"))
+    disk.free = True
+    saver.save(state_of(8), facts_at(8), broker)
+    assert broker.committed == [facts_at(8)]
+    assert next(store.lineage()) == "step-8-2"
+
+
+def test_a_disk_that_stays_full_ends_the_run(store: Store, disk: FullDisk) -> None:
+    saver, broker = Saver(store, disk, keep=2), Broker()
+    for batch in range(1, MAX_FAILURES):
+        saver.save(state_of(batch), facts_at(batch), broker)
+    with pytest.raises(StorageError, match="no space left"):
+        saver.save(state_of(MAX_FAILURES), facts_at(MAX_FAILURES), broker)
+    assert next(store.lineage()) == "step-4-1"
+
+
+def test_a_batch_is_saved_once(store: Store, disk: FullDisk) -> None:
+    disk.free = True
+    saver, broker = Saver(store, disk, keep=2), Broker()
+    saver.save(state_of(6), facts_at(6), broker)
+    saver.save(state_of(6), facts_at(6), broker)
+    assert len(broker.committed) == 1

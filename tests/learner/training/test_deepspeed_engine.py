@@ -1,0 +1,83 @@
+"""DeepSpeed does exactly what plain PyTorch would, at every ZeRO stage: one launch of two ranks for all of them."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_run import launch, make_model
+
+from isentrope.learner.training.deepspeed_files import ShardFiles
+
+pytestmark = pytest.mark.slow
+STAGES = ["0", "1", "2", "3"]
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two ranks saw, by stage."""
+    folder = tmp_path_factory.mktemp("stages")
+    results = folder / "results.json"
+    arguments = [str(make_model(folder / "model")), str(folder), str(results), *STAGES]
+    ranks = launch("rank_stages.py", arguments, folder / "log.txt")
+    assert ranks.wait(200) == 0, ranks.text()
+    found: dict[str, Any] = json.loads(results.read_text())
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_gradient_is_that_of_one_plain_process(facts: dict[str, Any], stage: str) -> None:
+    assert facts[stage]["error"] < 1e-5
+    assert facts[stage]["names"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_reported_norm_is_that_before_clipping(facts: dict[str, Any], stage: str) -> None:
+    wanted, got = facts[stage]["norm"]
+    assert got == pytest.approx(wanted, rel=1e-5)
+    assert wanted > 0.5, "clipping is active"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_update_that_is_not_finite_on_one_rank_is_applied_on_none(facts: dict[str, Any], stage: str) -> None:
+    assert facts[stage]["spoilt"] == [{"applied": False, "unchanged": True}] * 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_goes_on_bit_by_bit(facts: dict[str, Any], stage: str) -> None:
+    assert facts[stage]["saved"] == ["", ""]
+    assert facts[stage]["bitwise"] == [True, True]
+    assert facts[stage]["random"] == [True, True]
+    assert facts[stage]["updates"] == 5
+    assert facts[stage]["moved"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_optimizer_forgets_its_moments_on_every_rank(facts: dict[str, Any], stage: str) -> None:
+    assert all(each["count"] > 0 and each["sum"] == 0 for each in facts[stage]["moments"])
+    assert facts[stage]["steps_on"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_refused_write_is_told_and_holds_nobody_up(facts: dict[str, Any], stage: str) -> None:
+    assert any(facts[stage]["refused"])
+
+
+def test_stages_reach_nearly_the_same_weights(facts: dict[str, Any]) -> None:
+    digests = [facts[stage]["digest"] for stage in STAGES]
+    assert max(digests) == pytest.approx(min(digests), rel=1e-5)
+
+
+class Planted:
+    """Runs a command when it is unpickled by something trusting."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("raise SystemExit('planted code ran')",))
+
+
+def test_a_planted_shard_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    torch.save({"optimizer_state_dict": Planted()}, tmp_path / "shard.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        ShardFiles().load(str(tmp_path / "shard.pt"))

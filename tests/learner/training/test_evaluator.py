@@ -1,0 +1,59 @@
+"""The figures of an evaluation against their definitions."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wire_records import make_group, make_response
+
+from isentrope.learner.training.evaluate import SHOWN_PROMPTS, orders, pass_at, shown, summarise
+from isentrope.rollout.wire.types import EvalResult, Finish
+
+VERSION = 1 << 20
+
+
+def result(index: int, rewards: list[float], *, tokens: int = 3) -> EvalResult:
+    responses = tuple(make_response(VERSION, reward=reward, tokens=tokens) for reward in rewards)
+    return EvalResult("heldout", VERSION, make_group(index, responses=responses))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
+def test_pass_at_k_is_the_share_of_draws_with_a_correct_response(correct: list[bool], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(correct)))
+    draws = [any(draw) for draw in combinations(correct, k)]
+    assert pass_at(len(correct), sum(correct), k) == pytest.approx(sum(draws) / len(draws))
+
+
+def test_figures_are_means_over_prompts_and_responses() -> None:
+    figures = summarise([result(0, [1.0, 0.0]), result(1, [0.0, 0.0], tokens=5)], correct_above=0.5)
+    assert figures["pass_at"] == {"1": 0.25, "2": 0.5}
+    assert (figures["prompts"], figures["samples"]) == (2, 2)
+    assert (figures["reward"], figures["length_mean"], figures["truncated"]) == (0.25, 4.0, 0.0)
+
+
+def test_a_reward_at_the_threshold_is_not_correct() -> None:
+    assert summarise([result(0, [0.5])], correct_above=0.5)["pass_at"] == {"1": 0.0}
+
+
+def test_truncated_responses_are_counted() -> None:
+    cut = make_response(VERSION, finish=Finish.LENGTH)
+    one = EvalResult("heldout", VERSION, make_group(0, responses=(cut, make_response(VERSION))))
+    assert summarise([one], correct_above=0.5)["truncated"] == 0.5
+
+
+def test_prompts_that_were_given_up_do_not_count() -> None:
+    figures = summarise([result(0, [1.0]), result(1, [])], correct_above=0.5)
+    assert (figures["prompts"], figures["pass_at"]) == (1, {"1": 1.0})
+    assert summarise([result(1, [])], correct_above=0.5)["prompts"] == 0
+
+
+def test_the_same_prompts_are_shown_every_time() -> None:
+    some = [result(index, [0.0]) for index in np.random.default_rng(0).permutation(20)]
+    assert [each.group.seq for each in shown([result(3, []), *some])] == list(range(SHOWN_PROMPTS))
+
+
+def test_every_prompt_is_ordered_once_of_the_same_version() -> None:
+    placed = orders(VERSION, 3, 8)
+    assert [(order.index, order.version, order.samples) for order in placed] == [(i, VERSION, 8) for i in range(3)]

@@ -1,0 +1,288 @@
+"""Whole runs: a real broker, two real ranks with DeepSpeed, and an actor that samples from what they publish.
+
+Runs that several tests look at are made once. What is promised: every issued group is trained once or retired, an
+on-policy run is the same every time, also if it was killed in between, and an operator is obeyed.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from toy_actor import ToyActor
+from toy_run import Launched, launch_job, make_job, rows
+
+from isentrope.learner.training.fault_points import VARIABLE
+from isentrope.learner.training.job import LearnerJob
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.wire.control import State
+
+pytestmark = pytest.mark.slow
+
+
+class Run:
+    """One run folder, its broker and its actor."""
+
+    def __init__(self, url: str, name: str, model: Path, folder: Path, **learner: Any) -> None:
+        self.folder = folder / "out"
+        self.folder.mkdir()
+        self.job: LearnerJob = make_job(name, url, model, self.folder, **learner)
+        self.log = folder / "log.txt"
+        self.actor = ToyActor(url, name)
+        self.actor.start()
+        self._broker = Broker.connect(url, name)
+        self.view = RunView(self._broker)
+
+    def start(self, **environment: str) -> Launched:
+        return launch_job(self.job, self.log, **environment)
+
+    def to_the_end(self) -> "Run":
+        ranks = self.start()
+        assert ranks.wait() == 0, ranks.text()
+        assert self.actor.error is None
+        return self
+
+    def close(self) -> None:
+        self.actor.stop()
+        self._broker.close()
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "outcome.json").read_text())
+        return found
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return rows(self.folder / "metrics.jsonl")
+
+    @property
+    def weights(self) -> dict[str, list[float]]:
+        """Of the newest version."""
+        folder = self.folder / "weights" / str(self.outcome["version"])
+        shards = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
+        return {name: value.tolist() for shard in shards for name, value in shard.items()}
+
+    def accounts_for_every_group(self) -> bool:
+        outcome, counters = self.outcome, self.view.counters()
+        done = outcome["trained"] + sum(outcome["retired"].values())
+        return outcome["issued"] == done == counters["trained"] + counters["retired"]
+
+
+@pytest.fixture(scope="module")
+def new_run(
+    redis_server: str, toy_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Run]]:
+    """Makes runs, and ends their actors."""
+    made: list[Run] = []
+
+    def make(**learner: Any) -> Run:
+        folder = tmp_path_factory.mktemp("run")
+        made.append(Run(redis_server, f"{folder.name}-{os.getpid()}", toy_model, folder, **learner))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.close()
+
+
+STEERED: dict[str, Any] = {
+    "mode": "on_policy",
+    "batches": 5,
+    "objective": {"control": [{"kind": "entropy_step", "target": 50.0, "delta": 1e-4, "high": 1.0}]},
+}
+"""A controller that acts in every update: what a checkpoint forgets of it shows in the next batch."""
+
+
+@pytest.fixture(scope="module")
+def on_policy(new_run: Callable[..., Run]) -> Run:
+    """An undisturbed run."""
+    return new_run(**STEERED).to_the_end()
+
+
+@pytest.fixture(scope="module")
+def lagging(new_run: Callable[..., Run]) -> Run:
+    """An undisturbed run with several updates per batch."""
+    return new_run(mode="async", batches=8, tensorboard=True, eval_every=4, learning_rate=3e-3).to_the_end()
+
+
+def stable(row: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal in equal runs."""
+    return {name: value for name, value in row.items() if name not in ("time", "process")}
+
+
+def repeated(row: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal when a batch is trained again by a later learner, which finds more orders out."""
+    return {name: value for name, value in stable(row).items() if name not in ("version", "issued", "retired")}
+
+
+def test_a_run_trains_every_group_once_and_says_so(lagging: Run) -> None:
+    assert lagging.accounts_for_every_group()
+    assert (lagging.outcome["status"], lagging.outcome["exit_code"], lagging.outcome["batches"]) == ("finished", 0, 8)
+    assert lagging.outcome["trained"] == 8 * lagging.job.config.prompts_per_batch
+    assert [row["batch"] for row in lagging.rows] == list(range(1, 9))
+    assert {row["updates"] for row in lagging.rows} == {2}
+    control = lagging.view.control()
+    assert control is not None and control.state is State.STOP
+
+
+def test_a_run_learns(lagging: Run) -> None:
+    rewards = [row["reward"] for row in lagging.rows]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.1
+    assert max(row["logp_gap_max"] for row in lagging.rows if row["lag_max"] == 0) < 1e-5
+
+
+def test_lags_stay_within_the_admission_bound(lagging: Run) -> None:
+    assert max(row["lag_max"] for row in lagging.rows) <= lagging.job.config.staleness.max_lag
+
+
+def test_held_out_prompts_are_answered_before_between_and_after(lagging: Run) -> None:
+    evaluations = rows(lagging.folder / "eval.jsonl")
+    assert [row["batch"] for row in evaluations] == [0, 4, 8]
+    assert all(row["pass_at"].keys() == {"1", "2", "4"} for row in evaluations)
+    assert evaluations[-1]["reward"] > evaluations[0]["reward"]
+    samples = rows(lagging.folder / "samples.jsonl")
+    assert {sample["batch"] for sample in samples} == {0, 4, 8}
+    assert all(len(sample["tokens"]) == len(sample["entropy"]) > 0 for sample in samples)
+    assert samples[0]["prompt"].startswith("<bos>")
+
+
+def test_only_what_is_needed_stays_on_the_disk(lagging: Run) -> None:
+    assert sorted(path.name for path in (lagging.folder / "checkpoints").glob("step-*")) == ["step-6-1", "step-8-1"]
+    assert len(list((lagging.folder / "weights").iterdir())) <= lagging.job.weights.keep + 1
+    assert not list(lagging.folder.rglob("*.tmp"))
+    assert list((lagging.folder / "tensorboard").glob("events.*"))
+
+
+def test_on_policy_trains_no_token_of_another_version(on_policy: Run) -> None:
+    assert on_policy.accounts_for_every_group()
+    assert {row["lag_max"] for row in on_policy.rows} == {0}
+    assert {row["updates"] for row in on_policy.rows} == {1}
+    assert all(row["ratio_max"] == pytest.approx(1.0, abs=1e-6) for row in on_policy.rows)
+    assert on_policy.outcome["retired"] == {}
+
+
+def test_an_on_policy_run_is_the_same_every_time(on_policy: Run, new_run: Callable[..., Run]) -> None:
+    again = new_run(**STEERED).to_the_end()
+    assert [stable(row) for row in again.rows] == [stable(row) for row in on_policy.rows]
+    assert again.weights == on_policy.weights
+
+
+def test_groups_of_one_outcome_are_replaced_the_same_way_every_time(new_run: Callable[..., Run]) -> None:
+    mixed = {"filter": [{"kind": "mixed_groups", "refill": 5}]}
+    runs = [new_run(mode="on_policy", batches=4, learning_rate=3e-3, objective=mixed) for _ in range(2)]
+    assert runs[1].start(**{VARIABLE: "commit.before_pointer:2"}).wait() != 0
+    for run in runs:
+        run.to_the_end()
+        assert run.accounts_for_every_group()
+        assert run.outcome["retired"].keys() & {"all_correct", "none_correct"}
+        assert all(row["kept"] == 1 and row["groups"] == 4 for row in run.rows)
+        assert any(row["process"]["pass_rate_drawn"] != row["pass_rate"] for row in run.rows)
+    first, again = runs
+    assert [repeated(row) for row in first.rows[:2]] == [repeated(row) for row in again.rows[:2]]
+
+
+def test_a_run_that_was_killed_before_its_checkpoint_counts_repeats_the_same_batches(
+    on_policy: Run, new_run: Callable[..., Run]
+) -> None:
+    run = new_run(**STEERED)
+    assert run.start(**{VARIABLE: "commit.before_pointer:4"}).wait() != 0
+    assert not (run.folder / "outcome.json").exists()
+    run.to_the_end()
+    assert run.accounts_for_every_group()
+    assert run.outcome["incarnation"] == 2
+    assert [repeated(row) for row in run.rows[:4]] == [repeated(row) for row in on_policy.rows[:4]]
+    assert run.rows[3]["version"] >> 20 == 2, "batch 4 was trained twice"
+    coefficients = [row["objective"]["control"]["entropy_step"] for row in run.rows]
+    assert coefficients == [row["objective"]["control"]["entropy_step"] for row in on_policy.rows]
+    assert len(set(coefficients)) == len(coefficients)
+
+
+def test_a_run_that_was_killed_before_the_broker_forgets_trains_nothing_twice(new_run: Callable[..., Run]) -> None:
+    run = new_run(mode="async", batches=6)
+    assert run.start(**{VARIABLE: "commit.before_script:4"}).wait() != 0
+    run.to_the_end()
+    assert run.accounts_for_every_group()
+    assert [row["version"] >> 20 for row in run.rows] == [1, 1, 1, 1, 2, 2]
+
+
+def await_rows(run: Run, wanted: Callable[[list[dict[str, Any]]], bool], ranks: Launched) -> None:
+    deadline = time.monotonic() + 90
+    while not ((run.folder / "metrics.jsonl").exists() and wanted(run.rows)):
+        assert time.monotonic() < deadline and ranks.process.poll() is None, ranks.text()
+        time.sleep(0.1)
+
+
+def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., Run]) -> None:
+    run = new_run(mode="async", batches=500, checkpoint_every=100)
+    ranks = run.start()
+    await_rows(run, lambda rows: len(rows) >= 2, ranks)
+    run.view.request("on_policy")
+    await_rows(run, lambda rows: rows[-1]["mode"] == "on_policy", ranks)
+    run.view.request("stop")
+    assert ranks.wait() == 0, ranks.text()
+    switched = [row for row in run.rows if row["mode"] == "on_policy"]
+    assert {row["lag_max"] for row in switched} == {0}
+    assert {row["updates"] for row in switched} == {1}
+    assert run.outcome["status"] == "stopped"
+    stopped_at = run.outcome["batches"]
+    assert stopped_at == run.rows[-1]["batch"]
+    assert (run.folder / "checkpoints" / f"step-{stopped_at}-1").is_dir()
+
+    ranks = run.start()
+    await_rows(run, lambda rows: len(rows) > stopped_at + 1, ranks)
+    assert run.rows[-1]["mode"] == "on_policy", "the mode is part of the run's state"
+    run.view.request("stop")
+    assert ranks.wait() == 0, ranks.text()
+    assert [row["batch"] for row in run.rows] == list(range(1, run.outcome["batches"] + 1))
+
+
+def test_a_mode_in_which_the_method_would_do_nothing_is_refused(new_run: Callable[..., Run]) -> None:
+    run = new_run(mode="async", method="kl_cov", batches=500)
+    ranks = run.start()
+    await_rows(run, lambda rows: len(rows) >= 1, ranks)
+    run.view.request("on_policy")
+    while (control := run.view.control()) is not None and not control.note:
+        time.sleep(0.05)
+    assert control is not None and control.mode.value == "async"
+    await_rows(run, lambda rows: len(rows) >= 3, ranks)
+    assert {row["mode"] for row in run.rows} == {"async"}
+    run.view.request("stop")
+    assert ranks.wait() == 0, ranks.text()
+
+
+def test_a_lost_rank_is_named_and_ends_the_others(new_run: Callable[..., Run]) -> None:
+    run = new_run(mode="async", batches=500, collective_timeout_s=5.0)
+    ranks = run.start()
+    await_rows(run, lambda rows: len(rows) >= 1, ranks)
+    victim = int(line_with("rank 1 is pid", ranks).rsplit(" ", 1)[1])
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 60
+        while "ranks missing while" not in ranks.text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+    finally:
+        os.kill(victim, signal.SIGKILL)
+    assert ranks.wait(60) != 0
+    assert f"pid {victim}" in line_with("ranks missing while", ranks)
+    assert not (run.folder / "outcome.json").exists()
+
+
+def line_with(text: str, ranks: Launched) -> str:
+    return next(line for line in ranks.text().splitlines() if text in line)
+
+
+def test_an_error_that_a_user_can_mend_ends_all_ranks_quietly(new_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = new_run(mode="async")
+    (run.folder / "checkpoints" / "claims").mkdir(parents=True)
+    (run.folder / "checkpoints" / "claims" / "1").write_text('{"parent": ""}')
+    (run.folder / "checkpoints" / "latest.1").write_text("step-2-1")
+    ranks = run.start()
+    assert ranks.wait() == 0, ranks.text()
+    assert (run.outcome["status"], run.outcome["exit_code"]) == ("error", 74)
+    assert "lineage" in run.outcome["what"]

@@ -1,0 +1,47 @@
+"""What status shows."""
+
+import time
+
+from wire_records import answer, make_weights
+
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.run_view import ActorState, RunView
+
+
+def test_a_run_that_nobody_has_opened_is_empty(broker: Broker) -> None:
+    view = RunView(broker)
+    assert (view.control(), view.weights(), view.checkpoint()) == (None, None, "")
+    assert (view.incarnation(), view.cursor(), view.actors(), view.counters()) == (0, 0, [], {})
+    assert set(view.queues().values()) == {0}
+
+
+def test_queues_follow_an_order_from_issue_to_commit(learner: LearnerPort, actor: ActorPort) -> None:
+    view = learner.view
+    learner.issue(trained_batches=0, retired=0, limit=3)
+    assert view.queues() == {"waiting": 3, "leased": 0, "unread": 0, "uncommitted": 0, "eval": 0}
+    order, _ = actor.take(2, 0.0)
+    assert view.queues() == {"waiting": 1, "leased": 2, "unread": 0, "uncommitted": 0, "eval": 0}
+    actor.publish(answer(order), order)
+    assert view.queues() == {"waiting": 1, "leased": 1, "unread": 1, "uncommitted": 1, "eval": 0}
+    (entry,) = learner.admit(1, 0.0)
+    assert view.queues() == {"waiting": 1, "leased": 1, "unread": 0, "uncommitted": 1, "eval": 0}
+    learner.commit(entries=[entry.id], lwm=1, ckpt="step 1")
+    assert view.queues() == {"waiting": 1, "leased": 1, "unread": 0, "uncommitted": 0, "eval": 0}
+
+
+def test_a_view_knows_for_how_long_it_has_seen_nothing_of_an_actor(learner: LearnerPort, actor: ActorPort) -> None:
+    actor.heartbeat(ActorState(id="a1"))
+    assert learner.view.actors()[0].silent_s == 0.0
+    time.sleep(0.05)
+    assert learner.view.actors()[0].silent_s >= 0.05
+    actor.heartbeat(ActorState(id="a1"))
+    assert learner.view.actors()[0].silent_s == 0.0
+
+
+def test_memory_and_weights_are_shown(learner: LearnerPort) -> None:
+    used, limit = learner.view.memory()
+    assert used > 0 and limit == 0
+    assert learner.view.weights() == make_weights()
+    assert learner.view.incarnation() == 1

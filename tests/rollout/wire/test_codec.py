@@ -1,0 +1,367 @@
+"""What is encoded comes back equal; what is damaged, forged or foreign is a typed error, before it costs anything.
+
+`ISENTROPE_TEST_SCALE=100` makes the fuzz tests as long as the nightly run wants them (1,000,000 records each).
+"""
+
+import dataclasses
+import os
+import pickle
+import random
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from wire_records import VOCABULARY, groups, make_group, make_response
+
+from isentrope.errors import RecordError
+from isentrope.rollout.wire.codec import (
+    RECORD_SCHEMA,
+    decode_eval,
+    decode_group,
+    encode_eval,
+    encode_group,
+    header_int,
+    split_fields,
+)
+from isentrope.rollout.wire.types import EvalResult, Group, version_of
+
+SCALE = int(os.environ.get("ISENTROPE_TEST_SCALE", "1"))
+LIMIT = 1 << 20
+
+
+def wire_form(header: dict[str, Any]) -> dict[str, bytes]:
+    """A header as the broker returns it."""
+    return {key: value if isinstance(value, bytes) else str(value).encode() for key, value in header.items()}
+
+
+def decode(header: dict[str, Any], payload: bytes, **limits: Any) -> Group:
+    return decode_group(header, payload, **{"max_bytes": LIMIT, "vocab_size": VOCABULARY, **limits})
+
+
+def sealed(header: dict[str, Any], payload: bytes) -> dict[str, Any]:
+    """The header with length and checksum of another payload: what a hostile or broken sender can always make."""
+    return {**header, "bytes": len(payload), "crc": zlib.crc32(payload)}
+
+
+def packed(value: object) -> bytes:
+    data = msgpack.packb(value)
+    assert isinstance(data, bytes)
+    return data
+
+
+def assert_equal(one: Any, two: Any) -> None:
+    """Equality of records, arrays by dtype, shape and bits."""
+    assert type(one) is type(two)
+    if isinstance(one, np.ndarray):
+        assert one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes()
+    elif dataclasses.is_dataclass(one):
+        for field in dataclasses.fields(one):
+            assert_equal(getattr(one, field.name), getattr(two, field.name))
+    elif isinstance(one, tuple):
+        assert len(one) == len(two)
+        for a, b in zip(one, two, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == two
+
+
+def assert_holds(group: Group, newest_version: int) -> None:
+    """What training relies on, written down without the codec."""
+    assert group.seq >= 0 and group.attempt >= 0 and group.temperature > 0
+    assert len(group.prompt) > 0 and len(group.responses) > 0
+    assert all(0 <= token < VOCABULARY for token in group.prompt.tolist())
+    for response in group.responses:
+        count = len(response.tokens)
+        assert count == len(response.logp_rollout) == len(response.mask) > 0
+        assert all(0 <= token < VOCABULARY for token in response.tokens.tolist())
+        assert all(-np.inf < value <= 1e-4 for value in response.logp_rollout.tolist())
+        assert set(response.mask.view(np.uint8).tolist()) <= {0, 1}
+        starts = response.span_start.tolist()
+        assert starts[0] == 0 and starts == sorted(set(starts)) and starts[-1] < count
+        assert all(0 < version <= newest_version for version in response.versions().tolist())
+        assert np.isfinite([response.reward, *response.reward_parts.values()]).all()
+
+
+# --- round trip
+
+
+@settings(max_examples=40)
+@given(groups())
+def test_a_group_comes_back_bit_by_bit(group: Group) -> None:
+    header, payload = encode_group(group)
+    assert_equal(decode(wire_form(header), payload), group)
+
+
+@settings(max_examples=40)
+@given(groups())
+def test_an_evaluation_result_comes_back_bit_by_bit(group: Group) -> None:
+    version = version_of(3, 4)
+    pinned = [dataclasses.replace(r, span_version=np.full_like(r.span_version, version)) for r in group.responses]
+    result = EvalResult("held-out", version, dataclasses.replace(group, responses=tuple(pinned)))
+    header, payload = encode_eval(result)
+    assert_equal(decode_eval(wire_form(header), payload, max_bytes=LIMIT, vocab_size=VOCABULARY), result)
+
+
+@settings(max_examples=40)
+@given(groups())
+def test_the_header_tells_size_and_versions_without_decoding(group: Group) -> None:
+    header, payload = encode_group(group)
+    raw = {key.encode(): value for key, value in wire_form(header).items()}
+    fields, split = split_fields({**raw, b"payload": payload})
+    assert split == payload
+    assert header_int(fields, "tokens") == sum(len(r.tokens) for r in group.responses)
+    assert header_int(fields, "version_max") == max(r.versions().max() for r in group.responses)
+    assert header_int(fields, "version_min") == min(r.versions().min() for r in group.responses)
+
+
+def test_decoding_copies_no_array() -> None:
+    header, payload = encode_group(make_group())
+    response = decode(header, payload).responses[0]
+    assert not response.tokens.flags.writeable and not response.tokens.flags.owndata
+
+
+# --- refusals, on both ends
+
+
+BAD: dict[str, tuple[str, Callable[[], Group]]] = {
+    "no responses": ("group", lambda: make_group(responses=())),
+    "no prompt": ("length", lambda: make_group(prompt=np.zeros(0, np.int32))),
+    "negative id": ("tokens", lambda: make_group(prompt=np.array([-1], np.int32))),
+    "no tokens": ("length", lambda: one(tokens=0)),
+    "unequal lengths": ("length", lambda: one(logp_rollout=np.zeros(2, np.float32))),
+    "nan log-prob": ("logp", lambda: one(logp_rollout=np.full(3, np.nan, np.float32))),
+    "positive log-prob": ("logp", lambda: one(logp_rollout=np.full(3, 0.1, np.float32))),
+    "first span late": ("spans", lambda: one(span_start=np.array([1], np.int32))),
+    "spans unsorted": ("spans", lambda: spans([0, 2, 1])),
+    "span past the end": ("spans", lambda: spans([0, 3])),
+    "version never published": ("version", lambda: one(span_version=np.array([5], np.int64))),
+    "nan reward": ("reward", lambda: one(reward=float("nan"))),
+    "infinite part": ("reward", lambda: one(reward_parts={"format": float("inf")})),
+    "temperature 0": ("number", lambda: make_group(temperature=0.0)),
+    "seed": ("number", lambda: one(seed=-1)),
+    "lone surrogate": ("field", lambda: make_group(actor="\ud800")),
+    "long answer": ("field", lambda: one(answer="a" * 70_000)),
+}
+
+
+def one(**changes: Any) -> Group:
+    return make_group(responses=(make_response(version_of(1, 0), **changes),))
+
+
+def spans(starts: list[int]) -> Group:
+    return one(span_start=np.array(starts, np.int32), span_version=np.full(len(starts), version_of(1, 0), np.int64))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_sender_cannot_encode_what_a_reader_would_refuse(name: str) -> None:
+    code, build = BAD[name]
+    with pytest.raises(RecordError) as caught:
+        encode_group(build())
+    assert caught.value.what == code
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        ({"max_bytes": 10}, "size"),
+        ({"vocab_size": 3}, "tokens"),
+        ({"group_size": 3}, "group"),
+        ({"newest_version": version_of(1, 0) - 1}, "version"),
+    ],
+)
+def test_a_reader_refuses_what_does_not_fit_its_run(limits: dict[str, Any], code: str) -> None:
+    header, payload = encode_group(make_group())
+    with pytest.raises(RecordError) as caught:
+        decode(header, payload, **limits)
+    assert caught.value.what == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"schema": RECORD_SCHEMA + 1}, "schema"),
+        ({"kind": "eval"}, "field"),
+        ({"bytes": 1}, "size"),
+        ({"crc": 1}, "crc"),
+        ({"seq": 1}, "identity"),
+        ({"attempt": 1}, "identity"),
+        ({"actor": "a2"}, "identity"),
+        ({"seq": b"\xff"}, "field"),
+        ({"schema": "-1"}, "field"),
+    ],
+)
+def test_a_header_that_does_not_fit_its_payload_is_refused(changes: dict[str, Any], code: str) -> None:
+    header, payload = encode_group(make_group())
+    with pytest.raises(RecordError) as caught:
+        decode({**header, **changes}, payload)
+    assert caught.value.what == code
+
+
+def test_a_missing_header_field_is_refused() -> None:
+    header, payload = encode_group(make_group())
+    for key in ("schema", "kind", "seq", "attempt", "actor", "bytes", "crc"):
+        with pytest.raises(RecordError):
+            decode({name: value for name, value in header.items() if name != key}, payload)
+
+
+def test_an_evaluation_result_of_two_versions_is_refused() -> None:
+    group = make_group(version=version_of(1, 1))
+    with pytest.raises(RecordError, match="version"):
+        encode_eval(EvalResult("held-out", version_of(1, 0), group))
+
+
+# --- hostile payloads
+
+
+BOMBS = {
+    "nesting": b"\x91" * 100_000,
+    "array length": b"\xdd\xff\xff\xff\xff",
+    "map length": b"\xdf\xff\xff\xff\xff",
+    "binary length": b"\xc6\xff\xff\xff\xff",
+    "text length": b"\xdb\xff\xff\xff\xff",
+    "extension": packed(msgpack.ExtType(1, b"x" * 100)),
+    "timestamp": packed(msgpack.Timestamp(1, 1)),
+    "pickle": pickle.dumps({"seq": 0}),
+    "empty": b"",
+    "number": b"\x01",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_costs_nothing(name: str) -> None:
+    header, _ = encode_group(make_group())
+    payload = BOMBS[name]
+    tracemalloc.start()
+    started = time.perf_counter()
+    with pytest.raises(RecordError) as caught:
+        decode(sealed(header, payload), payload)
+    seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.what in {"format", "field"}
+    assert seconds < 0.1 and peak < 10 << 20
+
+
+def test_the_size_is_checked_before_anything_is_read() -> None:
+    """A header that cannot be read does not matter either: nothing of a record that is too large is looked at."""
+    with pytest.raises(RecordError) as caught:
+        decode({}, bytes(LIMIT + 1))
+    assert caught.value.what == "size"
+
+
+def test_extra_missing_and_duplicate_keys_and_trailing_bytes_are_refused() -> None:
+    header, payload = encode_group(make_group())
+    table = msgpack.unpackb(payload)
+    missing = {key: value for key, value in table.items() if key != "source"}
+    duplicate = b"\x82" + 2 * (packed("seq") + b"\x01")
+    for forged in (packed({**table, "more": 1}), packed(missing), duplicate, payload + b"\xc0"):
+        with pytest.raises(RecordError):
+            decode(sealed(header, forged), forged)
+
+
+# --- fuzz
+
+
+def damaged(payload: bytes, rng: random.Random) -> bytes:
+    """The payload with a few bytes changed, lost, repeated or inserted; never equal to it."""
+    data = bytearray(payload)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(data))
+        match rng.randrange(5):
+            case 0:
+                data[place] = rng.randrange(256)
+            case 1:
+                data[place] ^= 1 << rng.randrange(8)
+            case 2:
+                del data[place : place + rng.randint(1, 8)]
+            case 3:
+                data[place:place] = data[place : place + rng.randint(1, 8)]
+            case 4:
+                data[place:place] = rng.randbytes(rng.randint(1, 4))
+        if not data:
+            break
+    return bytes(data) if bytes(data) != payload else payload + b"\0"
+
+
+NASTY: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    1 << 63,
+    0.0,
+    -1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    b"",
+    b"\0" * 12,
+    [],
+    {},
+    ["<i4"],
+]
+
+
+def replaced(table: Any, rng: random.Random) -> Any:
+    """The structure with one node, at any depth, replaced by something nasty or by another node."""
+    if isinstance(table, dict) and table and rng.random() < 0.8:
+        key = rng.choice(list(table))
+        return {**table, key: replaced(table[key], rng)}
+    if isinstance(table, list) and table and rng.random() < 0.8:
+        place = rng.randrange(len(table))
+        return [*table[:place], replaced(table[place], rng), *table[place + 1 :]]
+    if isinstance(table, bytes) and table and rng.random() < 0.5:
+        return damaged(table, rng)
+    return rng.choice(NASTY)
+
+
+def forgeries(count: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+    rng = random.Random(0)
+    records = [encode_group(make_group(seq, responses=group)) for seq, group in enumerate(sample_responses())]
+    for _ in range(count):
+        header, payload = rng.choice(records)
+        if rng.random() < 0.5:
+            yield header, damaged(payload, rng)
+        else:
+            yield header, packed(replaced(msgpack.unpackb(payload), rng))
+
+
+def sample_responses() -> list[tuple[Any, ...]]:
+    version = version_of(2, 3)
+    spans = {"span_start": np.array([0, 2], np.int32), "span_version": np.array([version - 1, version], np.int64)}
+    return [
+        (make_response(version),),
+        (make_response(version, **spans, reward_parts={"correct": 1.0, "format": 0.5}, answer="42"),) * 2,
+        (make_response(version, tokens=20), make_response(version, tokens=1)),
+    ]
+
+
+def test_no_damaged_record_passes_its_checksum() -> None:
+    for header, payload in forgeries(10_000 * SCALE):
+        try:
+            decode(header, payload)
+        except RecordError:
+            continue
+        assert (header["bytes"], header["crc"]) == (len(payload), zlib.crc32(payload)), "accepted, yet damaged"
+
+
+def test_a_record_whose_checksum_was_recomputed_is_refused_or_still_consistent() -> None:
+    """A checksum is no authentication: what passes must at least be something one can train on, and encode again."""
+    accepted = 0
+    for header, payload in forgeries(10_000 * SCALE):
+        try:
+            group = decode(sealed(header, payload), payload, newest_version=version_of(2, 3))
+        except RecordError:
+            continue
+        accepted += 1
+        assert_holds(group, version_of(2, 3))
+        again, repacked = encode_group(group)
+        assert_equal(decode(again, repacked), group)
+    assert accepted > 0, "the forgeries are too easy"

@@ -1,0 +1,117 @@
+"""Manifests promise bytes; `verify` notices every way of not keeping the promise."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from isentrope.errors import StorageError
+from isentrope.rollout.wire.types import version_of
+from isentrope.rollout.wire.weights import (
+    Manifest,
+    Shard,
+    digest_parameters,
+    make_manifest,
+    prune,
+    verify,
+    version_folder,
+)
+
+PARAMETERS = {"a.weight": ("F32", (3, 5)), "b.weight": ("F32", (7,))}
+VERSION = version_of(3, 12)
+
+
+def publish(output_dir: Path, version: int = VERSION, contents: tuple[bytes, ...] = (b"first", b"second")) -> Manifest:
+    folder = version_folder(output_dir, version)
+    folder.mkdir(parents=True)
+    files = [f"shard-{i}.safetensors" for i in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        (folder / file).write_bytes(content)
+    return make_manifest(folder, version=version, dtype="float32", parameters=PARAMETERS, files=files)
+
+
+def test_a_manifest_comes_back_from_its_file_and_verifies(tmp_path: Path) -> None:
+    manifest = publish(tmp_path)
+    folder = version_folder(tmp_path, VERSION)
+    assert Manifest.model_validate_json((folder / "manifest.json").read_text()) == manifest
+    assert verify(manifest) == [folder / "shard-0.safetensors", folder / "shard-1.safetensors"]
+    assert (manifest.batch, manifest.incarnation) == (12, 3)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", *(s.file for s in manifest.shards)]
+
+
+def test_equal_weights_have_equal_digests_wherever_they_lie(tmp_path: Path) -> None:
+    one, two = publish(tmp_path / "one"), publish(tmp_path / "two")
+    assert one.digest == two.digest
+    assert publish(tmp_path / "three", contents=(b"first", b"second!")).digest != one.digest
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(data=st.data(), content=st.binary(min_size=1, max_size=64))
+def test_any_changed_byte_is_noticed(tmp_path: Path, data: st.DataObject, content: bytes) -> None:
+    shard = tmp_path / "s"
+    shard.write_bytes(content)
+    manifest = make_manifest(tmp_path, version=VERSION, dtype="float32", parameters=PARAMETERS, files=["s"])
+    place = data.draw(st.integers(0, len(content) - 1))
+    changed = bytearray(content)
+    changed[place] ^= data.draw(st.integers(1, 255))
+    shard.write_bytes(bytes(changed))
+    with pytest.raises(StorageError, match="another digest") as caught:
+        verify(manifest)
+    assert caught.value.where == str(shard)
+    assert manifest.shards[0].digest in caught.value.what
+
+
+def test_a_missing_or_shortened_shard_is_named(tmp_path: Path) -> None:
+    manifest = publish(tmp_path)
+    shard = version_folder(tmp_path, VERSION) / manifest.shards[1].file
+    shard.write_bytes(b"secon")
+    with pytest.raises(StorageError, match="another size: 5 bytes instead of 6 bytes"):
+        verify(manifest)
+    shard.unlink()
+    with pytest.raises(StorageError, match="No such file") as caught:
+        verify(manifest)
+    assert caught.value.where == str(shard)
+
+
+def test_a_manifest_whose_fields_were_changed_is_refused(tmp_path: Path) -> None:
+    manifest = publish(tmp_path)
+    with pytest.raises(StorageError, match="another digest"):
+        verify(manifest.model_copy(update={"version": manifest.version + 1}))
+
+
+@pytest.mark.parametrize("file", ["../model.safetensors", "/etc/passwd", "", ".", "a/b", "a\n"])
+def test_a_manifest_cannot_point_outside_its_folder(file: str) -> None:
+    with pytest.raises(ValidationError):
+        Shard(file=file, size_bytes=0, digest="")
+
+
+def test_the_parameter_table_digest_sees_name_dtype_and_shape_but_not_order() -> None:
+    same = {"b.weight": ("F32", (7,)), "a.weight": ("F32", (3, 5))}
+    others = [
+        {"c.weight": ("F32", (3, 5)), "b.weight": ("F32", (7,))},
+        {"a.weight": ("BF16", (3, 5)), "b.weight": ("F32", (7,))},
+        {"a.weight": ("F32", (5, 3)), "b.weight": ("F32", (7,))},
+    ]
+    assert digest_parameters(same) == digest_parameters(PARAMETERS)
+    assert digest_parameters(PARAMETERS) not in {digest_parameters(other) for other in others}
+
+
+def test_an_unfinished_folder_has_no_manifest_and_a_missing_shard_stops_it(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file"):
+        make_manifest(tmp_path, version=VERSION, dtype="float32", parameters=PARAMETERS, files=["absent"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prune_keeps_what_it_is_told_and_what_a_successor_wrote(tmp_path: Path) -> None:
+    old = [version_of(1, batch) for batch in range(4)]
+    successor = version_of(2, 0)
+    for version in [*old, successor]:
+        publish(tmp_path, version)
+    foreign = tmp_path / "weights" / "notes"
+    foreign.mkdir()
+    prune(tmp_path, old[-2:])
+    left = sorted(path.name for path in (tmp_path / "weights").iterdir())
+    assert left == sorted([*map(str, old[-2:]), str(successor), "notes"])
+    prune(tmp_path / "nowhere", [1])

@@ -1,0 +1,125 @@
+"""Builders of valid records, and hypothesis strategies for them."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
+from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import Finish, Group, Response, WorkOrder, version_of
+from isentrope.rollout.wire.weights import Manifest
+
+VOCABULARY = 50
+ASYNC = Control(mode=Mode.ASYNC, max_lag=1)
+
+
+def make_spec(run: str, **changes: Any) -> RunSpec:
+    facts: dict[str, Any] = {
+        "run": run,
+        "config_digest": "0123456789abcdef",
+        "seed": 1,
+        "model": ModelConfig(path="model"),
+        "model_dir": "model",
+        "vocab_size": VOCABULARY,
+        "data": DataConfig(train="train.jsonl"),
+        "data_digest": "fedcba9876543210",
+        "sampling": SamplingConfig(group_size=2),
+        "actors": {},
+        "prompts_per_batch": 4,
+        "run_folder": ".",
+        "output_dir": "runs/test",
+    }
+    return RunSpec(**{**facts, **changes})
+
+
+def make_response(version: int, *, tokens: int = 3, **changes: Any) -> Response:
+    fields: dict[str, Any] = {
+        "tokens": np.arange(1, tokens + 1, dtype=np.int32),
+        "logp_rollout": np.full(tokens, -0.5, np.float32),
+        "mask": np.ones(tokens, np.bool_),
+        "span_start": np.zeros(1, np.int32),
+        "span_version": np.full(1, version, np.int64),
+        "finish": Finish.STOP,
+        "reward": 1.0,
+        "seed": 7,
+    }
+    return Response(**{**fields, **changes})
+
+
+def make_group(seq: int = 0, *, version: int = version_of(1, 0), **changes: Any) -> Group:
+    response = make_response(version)
+    fields: dict[str, Any] = {
+        "seq": seq,
+        "attempt": 0,
+        "actor": "a1",
+        "prompt": np.array([1, 2], np.int32),
+        "responses": (response, response),
+        "temperature": 1.0,
+    }
+    return Group(**{**fields, **changes})
+
+
+def answer(order: WorkOrder, *, version: int = version_of(1, 0), actor: str = "a1", **changes: Any) -> Group:
+    """A group that fulfils `order`."""
+    return make_group(order.seq, version=version, attempt=order.attempt, actor=actor, **changes)
+
+
+def make_weights(incarnation: int = 1, batch: int = 0) -> Manifest:
+    """A manifest without files."""
+    return Manifest(
+        version=version_of(incarnation, batch),
+        folder="weights",
+        shards=(),
+        dtype="float32",
+        parameters="",
+        digest=f"{incarnation}.{batch}",
+        created=0.0,
+    )
+
+
+# --- strategies
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+reals = st.floats(allow_nan=False, allow_infinity=False)
+named = st.dictionaries(texts, reals, max_size=4)
+versions = st.builds(version_of, st.integers(1, 1 << 20), st.integers(0, (1 << 20) - 1))
+
+
+def array(draw: st.DrawFn, values: st.SearchStrategy[Any], size: int, dtype: type[np.generic]) -> NDArray[Any]:
+    return np.array(draw(st.lists(values, min_size=size, max_size=size)), dtype)
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> Response:
+    count = draw(st.integers(1, 12))
+    starts = sorted({0, *draw(st.sets(st.integers(0, count - 1), max_size=3))})
+    return Response(
+        tokens=array(draw, st.integers(0, VOCABULARY - 1), count, np.int32),
+        logp_rollout=array(draw, st.floats(-(2.0**60), 0.0, width=32), count, np.float32),
+        mask=array(draw, st.booleans(), count, np.bool_),
+        span_start=np.array(starts, np.int32),
+        span_version=array(draw, versions, len(starts), np.int64),
+        finish=draw(st.sampled_from(Finish)),
+        reward=draw(reals),
+        seed=draw(st.integers(0, (1 << 63) - 1)),
+        reward_parts=draw(named),
+        answer=draw(texts),
+    )
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> Group:
+    length = draw(st.integers(1, 6))
+    return Group(
+        seq=draw(st.integers(0, (1 << 63) - 1)),
+        attempt=draw(st.integers(0, 5)),
+        actor=draw(texts),
+        prompt=array(draw, st.integers(0, VOCABULARY - 1), length, np.int32),
+        responses=tuple(draw(st.lists(responses(), min_size=1, max_size=4))),
+        temperature=draw(st.floats(1e-6, 1e6)),
+        source=draw(texts),
+        seconds=draw(named),
+    )
