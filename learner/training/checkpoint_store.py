@@ -28,11 +28,11 @@ from isentrope.errors import FencedError, StorageError
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.training.fault_points import crash_point
 from isentrope.rollout.wire.control import Mode
+from isentrope.rollout.wire.files import UNFINISHED, sync, write_whole
 from isentrope.rollout.wire.weights import digest_file
 
 STATE = "state.json"
 MANIFEST = "manifest.json"
-UNFINISHED = ".tmp"
 
 _NAME = re.compile(r"step-(\d+)-(\d+)")
 
@@ -149,10 +149,11 @@ class Store:
         """
         batch, _ = _parse(name)
         unfinished = self.unfinished(name)
-        _write(unfinished / STATE, state.model_dump_json(indent=1))
+        write_whole(unfinished / STATE, state.model_dump_json(indent=1), durable=True)
         table = {**files, STATE: facts_of(unfinished / STATE)}
         crash_point("commit.before_manifest", batch)
-        _write(unfinished / MANIFEST, json.dumps({"files": {file: table[file].model_dump() for file in sorted(table)}}))
+        manifest = json.dumps({"files": {file: table[file].model_dump() for file in sorted(table)}})
+        write_whole(unfinished / MANIFEST, manifest, durable=True)
         if (newest := self.newest_claim()) > self.claimed.incarnation:
             raise FencedError(
                 f"fenced: learner {newest} took over from {self.claimed.incarnation}",
@@ -160,9 +161,9 @@ class Store:
                 fix="do not restart",
             )
         unfinished.rename(self.folder(name))
-        _sync(self.root)
+        sync(self.root)
         crash_point("commit.before_pointer", batch)
-        _write(self.root / f"latest.{self.claimed.incarnation}", name)
+        write_whole(self.root / f"latest.{self.claimed.incarnation}", name, durable=True)
 
     def prune(self, keep: int) -> None:
         """Delete what no learner can start from any more: all but the `keep` newest of the lineage, and what a newer
@@ -225,34 +226,15 @@ def _made(folder: Path) -> None:
         raise StorageError(f"folder cannot be made: {error.strerror}", where=str(folder)) from None
 
 
-def _write(path: Path, text: str) -> None:
-    """A reader finds all of it or, if this fails, what was there before."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    _sync(path.parent)
-
-
 def _create_exclusively(path: Path, text: str) -> bool:
     """False if `path` exists. It never exists without its content, hence the link instead of an exclusive open."""
     unfinished = path.with_name(f"{path.name}-{secrets.token_hex(8)}{UNFINISHED}")
-    _write(unfinished, text)
+    write_whole(unfinished, text, durable=True)
     try:
         os.link(unfinished, path)
     except FileExistsError:
         return False
     finally:
         unfinished.unlink()
-    _sync(path.parent)
+    sync(path.parent)
     return True
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ from isentrope.kernels import plain
 from isentrope.learner.intake.packing import Packed
 from isentrope.learner.training.model import Policy
 from isentrope.learner.training.weight_files import write_version
+from isentrope.rollout.wire.files import UNFINISHED
 from isentrope.rollout.wire.weights import MANIFEST, Manifest, verify
 
 KEPT = 2
@@ -73,7 +74,7 @@ def write(parameters: Iterator[tuple[str, Tensor]], folder: Path, *, version: in
 
     `parameters` is read to its end whatever happens; StorageError then.
     """
-    unfinished = folder.with_name(folder.name + ".tmp")
+    unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
     write_version(parameters, unfinished, version=version, dtype=dtype)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,6 @@
 """Puts the weights of one version into safetensors shards. Knows tensors and files; what a manifest says is
 `rollout/wire/weights.py`'s business, and who is told the caller's."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from isentrope.errors import StorageError
+from isentrope.rollout.wire.files import replacing
 from isentrope.rollout.wire.weights import Manifest, make_manifest
 
 SHARD_BYTES = 2 << 30
@@ -62,15 +62,12 @@ class _Shards:
 
     def _write(self) -> None:
         path = self._folder / f"weights-{len(self._files):05d}.safetensors"
-        unfinished = path.with_name(path.name + ".tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file(self._tensors, unfinished, metadata={"format": "pt"})
-            unfinished.replace(path)
+            with replacing(path, durable=False) as unfinished:
+                save_file(self._tensors, unfinished, metadata={"format": "pt"})
         except (OSError, SafetensorError) as error:
             self._failure = error
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
         self._files.append(path.name)
         self._tensors, self._bytes = {}, 0
 

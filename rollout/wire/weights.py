@@ -6,7 +6,6 @@ checked by `verify` before anything is loaded. A digest tells damage, not author
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -17,6 +16,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from isentrope.errors import StorageError
+from isentrope.rollout.wire.files import write_whole
 from isentrope.rollout.wire.types import batch_of, incarnation_of
 
 MANIFEST = "manifest.json"
@@ -91,7 +91,11 @@ def make_manifest(
         created=time.time(),
     )
     manifest = manifest.model_copy(update={"digest": _digest_manifest(manifest)})
-    _write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
+    path = folder / MANIFEST
+    try:
+        write_whole(path, manifest.model_dump_json(indent=1), durable=True)
+    except OSError as error:
+        raise StorageError(f"weight manifest cannot be written: {error.strerror}", where=str(path)) from None
     return manifest
 
 
@@ -159,22 +163,3 @@ def _size(path: Path) -> int:
 
 def _differs(path: Path, what: str, expected: str, actual: str) -> StorageError:
     return StorageError(f"weight file has another {what}: {actual} instead of {expected}", where=str(path))
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """A reader, also one after a crash, finds all of it under the final name or nothing."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise StorageError(f"weight manifest cannot be written: {error.strerror}", where=str(path)) from None

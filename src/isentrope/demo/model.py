@@ -26,6 +26,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from isentrope import environment
 from isentrope.errors import InternalError, StorageError
 from isentrope.rollout.data.tasks import digit_walk
+from isentrope.rollout.wire.files import replacing
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps to do."""
@@ -67,9 +68,8 @@ def make_model(folder: Path, *, seed: int = 0, progress: Progress = lambda done,
     cached = _cache(seed)
     if not is_cached(seed):
         _fill(cached, seed, progress)
-    part = folder / f".{WEIGHTS}.part"
-    shutil.copyfile(cached / WEIGHTS, part)
-    part.replace(folder / WEIGHTS)
+    with replacing(folder / WEIGHTS, durable=False) as unfinished:
+        shutil.copyfile(cached / WEIGHTS, unfinished)
 
 
 def is_cached(seed: int = 0) -> bool:
