@@ -8,24 +8,38 @@ from isentrope.rollout.config import Section
 
 
 class ActorsConfig(Section):
-    """`[actors]`."""
+    """`[actors]`: how many rollout actors there are, what each may use, and how long each waits."""
 
     count: Annotated[int, Field(ge=0)] = 1
+    """Actors that the command starts. Too few leave the learner idle; too many share the same processors or wait for
+    admission. 0: all actors join by `isentrope actor`."""
     tensor_parallel_size: PositiveInt = 1
+    """GPUs of one actor, over which vLLM splits the model. Too low and the model does not fit; higher than it needs
+    costs communication at every token."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory that vLLM takes. Too high and loading new weights runs out of memory; too low leaves
+    little key-value cache, so that requests wait. Without effect on a CPU."""
     kv_cache_gib: PositiveFloat = 1.0
-    """Size of the key-value cache on a CPU; a GPU sizes it by `gpu_memory_utilization`."""
+    """Size of the key-value cache on a CPU, in GiB. Too low and requests are interrupted and computed again; too high
+    takes memory from the learner on the same machine. On a GPU see `gpu_memory_utilization`."""
     max_concurrent_groups: PositiveInt = 32
-    """Groups an actor generates at a time."""
+    """Groups that an actor generates at a time. Too low leaves the engine half empty; too high gives one actor the
+    orders of the others, and makes the tokens of each group span more versions of the weights."""
     reward_workers: PositiveInt = 1
-    """Processes of an actor that run reward functions."""
+    """Processes of an actor that run reward functions. Too few and finished groups queue for their score; too many
+    take processor cores from the engine."""
     heartbeat_s: PositiveFloat = 5.0
-    """An actor unheard of for three of these is gone, and its leases go to others."""
+    """Seconds between two signs of life; an actor that is silent for three of them loses its leases. Too low and a
+    busy machine loses leases of actors that live; too high and the groups of a dead actor are late."""
     max_tries: PositiveInt = 5
-    """Leases of one group that may die before the group is retired as poisonous."""
+    """Leases of one group that may end with their actor's death before the group is retired as poisonous. Too low
+    retires good groups on unreliable machines; too high lets one bad prompt kill many actors."""
     drain_s: PositiveFloat = 30.0
-    """How long a stopping actor may finish what it holds before it hands it back."""
+    """Seconds in which a stopping actor may finish what it holds before it hands it back. Too low and generated tokens
+    are thrown away; too high delays the end of the run."""
     start_timeout_s: PositiveFloat = 600.0
-    """How long an actor waits for the learner to open the run, and then for its first weights."""
+    """Seconds an actor waits for the learner to open the run, and then for its first weights. Too low ends the run
+    while a large model still loads; too high shows a learner that never comes up late."""
     broker_timeout_s: PositiveFloat = 300.0
-    """How long an actor keeps what it has while the broker does not answer."""
+    """Seconds an actor keeps what it has while the broker does not answer, before it ends with exit code 69. Too low
+    loses generated groups when Redis restarts; too high keeps actors alive that nobody can reach."""

@@ -10,14 +10,17 @@ Mode = Literal["async", "on_policy"]
 
 
 class StalenessConfig(Section):
-    """`[learner.staleness]`; lags are counted in batches."""
+    """`[learner.staleness]`: how old tokens may be. A lag is the number of batches trained since a token's version."""
 
     max_lag: Annotated[int, Field(ge=0)] = 2
-    """Admission bound: how many batches ahead of the learner orders are issued."""
+    """Batches that orders may be issued ahead of the learner. 0 makes actors and learner take turns; too high trains
+    on tokens of a policy that has long changed. `on_policy` always has 0."""
     token_max_lag: Annotated[int, Field(ge=0)] | None = None
-    """Older tokens are masked; None: as `max_lag`."""
+    """Lag in batches above which a token is masked; unset: as `max_lag`. Too low throws generated tokens away; too high
+    trains on what the ratio clips anyway."""
     min_kept: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """A group with a smaller share of unmasked tokens is retired as stale, and replaced."""
+    """Share of tokens that must be left unmasked, or the group is retired as stale and replaced. Too high discards
+    groups that are mostly fresh; too low trains on remnants of responses."""
 
     @property
     def oldest_token(self) -> int:
@@ -26,33 +29,72 @@ class StalenessConfig(Section):
 
 
 class LearnerConfig(Section):
-    """`[learner]`."""
+    """`[learner]`: the method, how a batch is trained, and what is kept of the run."""
 
     method: str | list[str] = "grpo"
+    """Preset of `learner/methods`, a path to a TOML file, or a list of them that is merged from left to right;
+    `isentrope methods` lists the presets."""
     mode: Mode = "async"
+    """`async`: actors and learner work at the same time, with bounded lag. `on_policy`: they take turns, every token is
+    of the newest weights, and a batch is one update. `isentrope mode` changes it while the run goes on."""
     ranks: PositiveInt = 1
+    """Processes that train together, each with its own GPU if there are any. More than there is work for wait for each
+    other at every update. A run continues with as many as it began with."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """What DeepSpeed's ZeRO splits over the ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights.
+    Higher saves memory per rank and costs communication."""
     prompts_per_batch: PositiveInt = 32
+    """Groups in a batch, that is prompts. Too few and gradients are noisy; too many and the policy is updated rarely
+    for the tokens spent."""
     updates_per_batch: PositiveInt = 1
+    """Optimizer updates over which the groups of a batch are divided; must divide `prompts_per_batch`. With 1 ratios
+    stay 1, and clips and divergences to the old policy do nothing; too many move the policy far from what sampled."""
     epochs: PositiveInt = 1
+    """Passes over each batch (not over the data set). More reuse tokens that are expensive to generate; too many fit
+    the batch instead of the task."""
     micro_batch_tokens: PositiveInt = 16384
+    """Tokens of one forward and backward pass on a rank, prompts included; must hold the longest response. Too high
+    runs out of memory; too low leaves the hardware idle. The gradient is the same, but for rounding."""
     learning_rate: PositiveFloat = 1e-6
+    """AdamW's learning rate after the warm-up. Too high destroys the policy within a few batches, often with a sudden
+    fall of entropy; too low learns nothing in the batches there are."""
     warmup_updates: Annotated[int, Field(ge=0)] = 0
+    """Optimizer updates over which the learning rate rises linearly to its value. Too few let Adam's first, noisy
+    steps be large; too many waste batches."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment of the gradient. The nearer to 1, the longer past batches
+    count."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay per update, times the learning rate. Too high pulls the model's weights towards 0 and with
+    that away from what pretraining found."""
     max_grad_norm: PositiveFloat = 1.0
+    """Norm that a gradient is scaled down to if it is larger. Too low makes every update the same small size; too high
+    lets one bad batch through."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: much less memory, about a third more
+    time."""
     batches: PositiveInt = 100
+    """Batches of the whole run, those of earlier starts included. A finished run is prolonged by raising it."""
     checkpoint_every: PositiveInt = 20
+    """Batches between two checkpoints. Too rare and a crash repeats many batches, while the broker holds all their
+    groups; too often and training waits for the disk."""
     keep_checkpoints: PositiveInt = 2
+    """Checkpoints kept on the disk; each takes several times the model's size. With 1 a damaged one leaves nothing to
+    go back to."""
     eval_every: Annotated[int, Field(ge=0)] = 0
-    """Batches between evaluations; 0: only before and after, and only if there is held-out data."""
+    """Batches between two evaluations on held-out prompts, during which training waits; 0: only before and after the
+    run, and only if there is held-out data."""
     stall_timeout_s: PositiveFloat = 1800.0
-    """With no progress for this long the run ends with exit code 78 and names the culprit."""
+    """Seconds without progress after which the run ends with exit code 78 and names who was waited for. Too low ends
+    runs whose groups simply take long; too high keeps machines waiting for somebody who is gone."""
     collective_timeout_s: PositiveFloat = 600.0
+    """Seconds a rank waits for the others in one step that all take together. Too low ends the run while one rank
+    compiles or writes; too high notices a dead rank late."""
     staleness: StalenessConfig = StalenessConfig()
+    """How old tokens may be."""
     objective: dict[str, object] = Field(default_factory=dict)
-    """Own keys of `[learner.objective.*]`, on top of the presets of `method`."""
+    """Stages and their keys, `[learner.objective.*]`, put over the presets of `method`; see the stages."""
     tensorboard: bool = False
+    """Write every number of `metrics.jsonl` to TensorBoard files in the run's folder too."""
     prometheus_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0: no endpoint. Served on the loopback address only."""
+    """Port on the loopback address at which Prometheus finds the newest batch's numbers; 0: none."""

@@ -12,79 +12,108 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    """`[run]`."""
+    """`[run]`: what the run is called, its seed, and where its files go."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    """Name in the broker; part of an access rule, hence the narrow alphabet."""
+    """Name of the run in the broker: lower-case letters, digits and hyphens, 63 at most, because it is part of an
+    access rule. A name that another configuration has in the same broker is refused."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of prompts, sampling and random selections. Two runs that differ in nothing else show how far apart chance
+    alone puts them."""
     output_dir: str = ""
-    """Where checkpoints, metrics and reports go; empty: `runs/<name>`."""
+    """Folder for checkpoints, weights, metrics and the report, relative to the run file; empty: `runs/<name>`. On
+    several machines it must be one that all of them share."""
 
 
 class ModelConfig(Section):
-    """`[model]`."""
+    """`[model]`: the model that is trained."""
 
     path: str
-    """Hugging Face id or folder."""
+    """Hugging Face id, or a folder with config, tokenizer and safetensors; the weights that training starts from."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of weights and computation. `bfloat16` halves the memory and widens the gap between the engine's
+    and the learner's log-probabilities; `float32` is for CPUs and for runs that must repeat to the bit."""
     max_model_len: PositiveInt | None = None
-    """Longest prompt plus response in tokens; None: the model's own limit."""
+    """Longest prompt plus response, in tokens; unset: the model's own limit. Too low refuses or skips long prompts; too
+    high makes the engine reserve key-value cache for lengths that never come."""
 
 
 class DataConfig(Section):
-    """`[data]`."""
+    """`[data]`: prompts, held-out prompts, and what rewards an answer."""
 
     train: str
-    """jsonl or parquet file, or `task:<name>` for a built-in generator."""
+    """Training prompts: a jsonl or parquet file, relative to the run file, or `task:<name>` for a built-in
+    generator."""
     eval: str = ""
-    """Held-out data in the same forms; empty: none. A task has its own held-out part."""
+    """Held-out prompts, in the same forms; empty: none, and no evaluation. A task has a held-out part of its own."""
     reward: str | list[str] = ""
-    """Built-in name or `module:function` with TRL's signature; empty: the task's own verifier."""
+    """Reward function, or several that are added: a built-in name, or `module:function` with TRL's signature; empty:
+    the task's own verifier."""
     reward_weights: list[float] = []
-    """One factor per reward function; empty: all 1."""
+    """Factor of each reward function, in their order; empty: all 1."""
     reward_timeout_s: PositiveFloat = 60.0
+    """Seconds one call of the reward may take before its process is killed and the call repeated. Too low fails slow
+    verifiers, and their groups are retired; too high lets one endless call hold up a group for so long."""
     prompt: str = "prompt"
-    """Column that holds the prompt: text, or chat messages (`[{role, content}, ...]`) for the tokenizer's template."""
+    """Column that holds the prompt: text as it is, or chat messages (`[{role, content}, ...]`) for the tokenizer's
+    template."""
     columns: dict[str, str] = {}
-    """Further renaming of columns: name the reward expects = name in the file."""
+    """Renamed columns: name that the reward expects = name in the file."""
     too_long: Literal["error", "skip"] = "error"
-    """What to do with a prompt that leaves no room for `max_new_tokens`."""
+    """What happens to a prompt that leaves no room for `sampling.max_new_tokens`: the run ends, or its group is retired
+    as `too_long`."""
     correct_above: float = 0.5
-    """A response counts as correct when its unshaped reward is above this."""
+    """Reward above which a response counts as correct, before any shaping. It decides about pass rates, pass@k and
+    filters of groups: too high and nothing ever counts, too low and everything does."""
     eval_prompts: PositiveInt = 200
-    """How many held-out prompts an evaluation uses, at most."""
+    """Held-out prompts of an evaluation, at most. Too few and pass@k jumps by chance; too many and training waits
+    longer for every evaluation."""
     eval_samples: PositiveInt = 8
-    """Responses per held-out prompt."""
+    """Responses to each held-out prompt; the largest k of pass@k that can be told. More cost time in proportion."""
 
 
 class SamplingConfig(Section):
-    """`[sampling]`."""
+    """`[sampling]`: how responses are drawn from the model."""
 
     group_size: PositiveInt = 8
+    """Responses to one prompt. Too few and baselines within the group are noisy, or 0 for a single response; too many
+    spend the batch on few prompts."""
     temperature: PositiveFloat = 1.0
+    """Divides the logits before sampling; the learner computes its log-probabilities at the same temperature. Too low
+    explores little and loses entropy sooner; too high samples errors that the model alone would not make."""
     max_new_tokens: PositiveInt = 1024
+    """Longest response, in tokens. Too low cuts answers off, which then mostly count as wrong; too high lets a few
+    long responses hold up a batch, and needs `learner.micro_batch_tokens` to match."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of probability that sampling keeps. Anything below 1 is refused: log-probabilities would be those of
+    another distribution."""
     top_k: int = -1
+    """Number of likeliest tokens that sampling keeps; -1: all. Anything above 0 is refused, as `top_p` below 1 is."""
 
 
 class RedisConfig(Section):
-    """`[redis]`."""
+    """`[redis]`: the broker, and how much it may hold."""
 
     url_env: str = "ISENTROPE_REDIS_URL"
-    """Environment variable that holds the broker's URL; unset: a private bundled server."""
+    """Environment variable that holds the broker's URL; if that is unset, a private bundled server is started."""
     max_bytes: PositiveInt = 1 << 30
-    """Budget of un-committed payload; nothing more is issued above it."""
+    """Budget for groups that no checkpoint covers yet, in bytes; above it no order is issued. Too low makes actors
+    wait between checkpoints; too high can fill the server's memory."""
     max_record_bytes: PositiveInt = 64 << 20
-    """A larger record is refused before it is decoded."""
+    """Largest record, in bytes; a larger one is refused before it is decoded. Too low refuses groups of many long
+    responses; too high lets one bad record take that much memory."""
     insecure: bool = False
-    """Allow a server on another host without password."""
+    """Allow a server on another host without a password. Whoever reaches it can then read prompts and forge groups."""
 
 
 class WeightsConfig(Section):
-    """`[weights]`."""
+    """`[weights]`: how new weights reach the actors."""
 
     transport: Literal["file"] = "file"
+    """Way of the weights: safetensors in the run's folder, which all machines must see."""
     publish_every: PositiveInt = 1
-    """Batches between two published versions; needs `staleness.max_lag >= publish_every - 1`."""
+    """Batches between two published versions. Higher saves writing and loading, and makes tokens older: it needs
+    `learner.staleness.max_lag` of at least one less. In `on_policy` every version is published."""
     keep: Annotated[int, Field(ge=2)] = 3
-    """Published versions kept on disk."""
+    """Newest versions kept on the disk, beside those that actors still use. Too few and an actor that is slow to load
+    finds its version gone; each one more takes the size of the model."""
