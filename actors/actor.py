@@ -1,6 +1,6 @@
-"""One life of an actor: from joining a run under an id until it leaves, or finds that its leases were taken away.
+"""An actor under one id: from joining a run until it leaves, or finds that its leases were taken away.
 
-Three loops: `_beat` shows that it lives, `_follow` reads what is announced and keeps the engine at it, `_lease` takes
+Three loops: `_beat` sends heartbeats, `_follow` reads what is announced and keeps the engine at it, `_lease` takes
 training orders. Knows the life cycle; not how orders are fulfilled, nor vLLM.
 """
 
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from isentrope.actors.broker_calls import Caller
+from isentrope.actors.broker_calls import BrokerCaller
 from isentrope.actors.config import ActorsConfig
-from isentrope.actors.decisions import Facts, is_my_turn, is_stale, next_load, takes_groups
+from isentrope.actors.decisions import ActorSituation, is_my_turn, is_stale, next_load, takes_groups
 from isentrope.actors.groups import Tools
 from isentrope.actors.orders import Changes, Orders
 from isentrope.errors import IsentropeError, StorageError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorState, Stage
-from isentrope.rollout.wire.control import Control, State
+from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder
 from isentrope.rollout.wire.weights import MANIFEST, Manifest, version_folder
@@ -56,7 +56,7 @@ class LeasesLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the broker showed last; see `Facts`."""
+    """What the broker showed last; see `ActorSituation`."""
 
     control: Control | None = None
     newest: Manifest | None = None
@@ -64,8 +64,8 @@ class _Seen:
     my_turn: bool = False
 
 
-class Life:
-    """See the module. `live` is called once."""
+class Actor:
+    """One actor under one id. `serve` is called once."""
 
     def __init__(
         self, port: ActorPort, spec: RunSpec, config: ActorsConfig, tools: asyncio.Future[Tools], drain: asyncio.Event
@@ -79,7 +79,7 @@ class Life:
         self._config = config
         self._tools = tools
         self._drain = drain
-        self._call = Caller(config.broker_timeout_s)
+        self._call = BrokerCaller(config.broker_timeout_s)
         self._changes = Changes()
         self._news = asyncio.Event()
         skip_too_long = spec.data.too_long == "skip"
@@ -91,8 +91,8 @@ class Life:
         self._boot = uuid.uuid4().hex
         self._counted = (0, time.monotonic())
 
-    async def live(self) -> None:
-        """Returns when the actor has left.
+    async def serve(self) -> None:
+        """Take and fulfil orders until the actor has left.
 
         Raises:
             LeasesLost: go on under another id.
@@ -152,10 +152,10 @@ class Life:
             return Stage.DRAINING
         if not self._tools.done():
             return Stage.JOINING
-        facts, control = self._facts(), self._seen.control
-        if not facts.loaded:
+        situation, control = self._situation(), self._seen.control
+        if not situation.loaded:
             return Stage.DIRTY if self._load_failures else Stage.SYNCING
-        if control is not None and is_stale(facts.loaded, facts.newest, max_lag=control.lag):
+        if control is not None and is_stale(situation.loaded, situation.newest, max_lag=control.lag):
             return Stage.STALE
         return Stage.SERVING
 
@@ -192,15 +192,15 @@ class Life:
             while True:
                 seen = self._seen = await self._call(self._look, engine.version)
                 self._changes.tell()
-                if seen.control is not None and seen.control.state is not State.RUN:
-                    self._begin_to_leave(0.0 if seen.control.state is State.STOP else self._config.drain_s)
+                if seen.control is not None and seen.control.state is not RunState.RUN:
+                    self._begin_to_leave(0.0 if seen.control.state is RunState.STOP else self._config.drain_s)
                 if seen.newest is None and time.monotonic() > deadline:
                     raise self._no_weights()
-                facts = self._facts()
-                version = next_load(facts)
+                situation = self._situation()
+                version = next_load(situation)
                 if version:
                     await self._load(engine, version)
-                elif not (facts.loaded and facts.asked == facts.loaded and await self._take_evals(facts)):
+                elif not (situation.asked == situation.loaded > 0 and await self._take_evals(situation)):
                     await asyncio.sleep(POLL_S)
         finally:
             watch.cancel()
@@ -215,9 +215,9 @@ class Life:
         my_turn = asked not in (0, loaded) and is_my_turn(view.actors(), me, asked, limit_s=limit_s)
         return _Seen(control, newest, asked, my_turn)
 
-    def _facts(self) -> Facts:
+    def _situation(self) -> ActorSituation:
         seen, orders = self._seen, self._orders
-        return Facts(
+        return ActorSituation(
             loaded=self._tools.result().engine.version if self._tools.done() else 0,
             newest=seen.newest.version if seen.newest is not None else 0,
             asked=seen.asked,
@@ -266,7 +266,7 @@ class Life:
                 self._orders.begin(orders, self._tasks)
 
     def _wants_groups(self) -> bool:
-        return self._takes_more and takes_groups(self._facts()) and self._free() > 0
+        return self._takes_more and takes_groups(self._situation()) and self._free() > 0
 
     @property
     def _takes_more(self) -> bool:
@@ -277,13 +277,13 @@ class Life:
         limit = self._config.max_concurrent_groups
         return min(limit - self._orders.groups_in_engine, 2 * limit - self._orders.groups)
 
-    async def _take_evals(self, facts: Facts) -> bool:
+    async def _take_evals(self, situation: ActorSituation) -> bool:
         """Take evaluation orders of the loaded version, beside any number of training orders. Whether there were
         any."""
-        free = self._config.max_concurrent_groups - facts.evals
+        free = self._config.max_concurrent_groups - situation.evals
         if not self._takes_more or free <= 0:
             return False
-        orders = await self._eval_orders(facts.loaded, free)
+        orders = await self._eval_orders(situation.loaded, free)
         self._orders.begin(orders, self._tasks)
         return bool(orders)
 

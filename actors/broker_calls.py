@@ -1,4 +1,4 @@
-"""Calls to the broker from an event loop: in threads, and with the patience of an actor. Knows no particular call."""
+"""Calls to the broker from an event loop: in threads, repeated while the broker does not answer."""
 
 import asyncio
 import logging
@@ -13,20 +13,20 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Caller:
-    """Makes calls that block, and goes on trying while the broker does not answer.
+class BrokerCaller:
+    """Makes blocking calls, and repeats them while the broker does not answer.
 
     A task that is cancelled in a call first waits for the call's end, since a thread cannot be stopped: nothing may be
     leased or published after all leases were handed back.
     """
 
-    def __init__(self, patience_s: float) -> None:
-        """`patience_s`: how long a call is tried; the broker's client alone gives up after half a minute."""
-        self._patience_s = patience_s
+    def __init__(self, timeout_s: float) -> None:
+        """`timeout_s`: how long a call is repeated; the broker's client alone gives up after half a minute."""
+        self._timeout_s = timeout_s
 
     async def __call__(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Result of `call`."""
-        deadline = time.monotonic() + self._patience_s
+        """Return the result of `call`."""
+        deadline = time.monotonic() + self._timeout_s
         while True:
             running = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
             try:

@@ -1,4 +1,4 @@
-"""What an actor does next, decided from plain facts. Pure: knows no broker, no engine, no clock."""
+"""Decides what an actor does next from its situation. Pure: no broker, no engine, no clock."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ MAX_REWARD_FAILURES = REWARD_WINDOW // 5
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """An actor's situation; a version of 0 means that there is none.
+class ActorSituation:
+    """What an actor decides by; a version of 0 means that there is none.
 
     loaded: what the engine serves. newest: the newest announced weights. asked: what waiting evaluation orders are
     pinned to, `loaded` if any of them is. groups: training orders in the engine. evals: evaluation orders held, all
@@ -34,22 +34,22 @@ class Facts:
         return self.my_turn and 0 < self.asked < self.newest and self.asked != self.loaded
 
 
-def next_load(facts: Facts) -> int:
+def next_load(situation: ActorSituation) -> int:
     """The version to load now; 0: stay.
 
     An evaluation is finished before its weights are left. Training orders are no hindrance: the engine swaps under
     them, but only forward.
     """
-    if facts.loaded and (facts.evals or facts.asked == facts.loaded):
+    if situation.loaded and (situation.evals or situation.asked == situation.loaded):
         return 0
-    if facts.newest > facts.loaded:
-        return facts.newest
-    return facts.asked if facts.detour and not facts.groups else 0
+    if situation.newest > situation.loaded:
+        return situation.newest
+    return situation.asked if situation.detour and not situation.groups else 0
 
 
-def takes_groups(facts: Facts) -> bool:
+def takes_groups(situation: ActorSituation) -> bool:
     """Whether to lease training orders."""
-    return facts.loaded >= facts.newest > 0 and not facts.detour
+    return situation.loaded >= situation.newest > 0 and not situation.detour
 
 
 def is_my_turn(actors: Sequence[ActorState], me: str, asked: int, *, limit_s: float) -> bool:

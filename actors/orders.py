@@ -9,7 +9,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 
-from isentrope.actors.broker_calls import Caller
+from isentrope.actors.broker_calls import BrokerCaller
 from isentrope.actors.groups import GroupMaker, Order, Tools
 from isentrope.errors import IsentropeError, RecordError, RewardError
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
@@ -40,10 +40,16 @@ class Changes:
 
 
 class Orders:
-    """All orders of one life."""
+    """All orders of one actor."""
 
     def __init__(
-        self, port: ActorPort, tools: asyncio.Future[Tools], *, skip_too_long: bool, call: Caller, changes: Changes
+        self,
+        port: ActorPort,
+        tools: asyncio.Future[Tools],
+        *,
+        skip_too_long: bool,
+        call: BrokerCaller,
+        changes: Changes,
     ) -> None:
         """Args:
         tools: needed once there are orders.

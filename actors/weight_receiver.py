@@ -63,7 +63,7 @@ class _Loadable(Protocol):
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]: ...
 
 
-class Receiver(WeightTransferEngine[NoInit, Files]):
+class WeightReceiver(WeightTransferEngine[NoInit, Files]):
     """Loads the files of a version into the model in place.
 
     An update that fails leaves the model unfit to serve, but fit for the next update.
@@ -135,4 +135,4 @@ def _process_tied_heads(model: torch.nn.Module) -> None:
             head.quant_method.process_weights_after_loading(head)
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, Receiver)
+WeightTransferEngineFactory.register_engine(BACKEND, WeightReceiver)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from isentrope.actors.actor import LeasesLost, Life, first_error
+from isentrope.actors.actor import Actor, LeasesLost, first_error
 from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import GroupMaker, TextTokenizer, Tools
 from isentrope.actors.scoring import Scorer
@@ -105,7 +105,7 @@ async def _serve_run(broker: Broker, spec: RunSpec, actor_id: str, drain: asynci
         try:
             for name in _names(actor_id):
                 try:
-                    return await Life(_port(broker, spec, name), spec, config, tools, drain).live()
+                    return await Actor(_port(broker, spec, name), spec, config, tools, drain).serve()
                 except LeasesLost:
                     logger.warning("%s was silent for too long; its leases are gone, it starts under a new id", name)
         finally:

@@ -46,7 +46,7 @@ class FileFacts(BaseModel):
     digest: str
 
 
-class State(BaseModel):
+class CheckpointState(BaseModel):
     """What a learner must know to continue, besides the tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -68,7 +68,7 @@ class Claim:
     parent: str
 
 
-class Store:
+class CheckpointStore:
     """The checkpoints of one run, as rank 0 of one learner sees them."""
 
     def __init__(self, root: Path) -> None:
@@ -120,11 +120,11 @@ class Store:
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise StorageError(f"checkpoint cannot be read: {error}", where=str(path)) from None
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> CheckpointState:
         """What a verified checkpoint says about the run."""
         path = self.folder(name) / STATE
         try:
-            return State.model_validate_json(path.read_bytes())
+            return CheckpointState.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise StorageError(f"checkpoint cannot be read: {error}", where=str(path)) from None
 
@@ -142,7 +142,7 @@ class Store:
         """Remove an unfinished checkpoint."""
         shutil.rmtree(self.unfinished(name), ignore_errors=True)
 
-    def finish(self, name: str, state: State, files: Mapping[str, FileFacts]) -> None:
+    def finish(self, name: str, state: CheckpointState, files: Mapping[str, FileFacts]) -> None:
         """Make the checkpoint whose `files` are written and synced count: from the last rename on it is the newest.
 
         FencedError if a newer learner has claimed the run.

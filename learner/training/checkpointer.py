@@ -1,26 +1,34 @@
-"""Rank 0's care for checkpoints: makes one durable step by step, and puts up with a disk that refuses now and then.
+"""Saves checkpoints on rank 0, chooses the one a learner continues from, and tolerates single failed writes.
 
 The order of the steps is what exactly-once rests on: shards, manifest, name, pointer, and only then the broker.
 """
 
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from isentrope.errors import StorageError
+from isentrope.errors import RunFolderError, StorageError
 from isentrope.learner.intake.feeder import CommitFacts
-from isentrope.learner.training.checkpoint_store import FileFacts, State, Store
+from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore, FileFacts
 from isentrope.learner.training.fault_points import crash_point
 
 MAX_FAILURES = 3
-"""Checkpoints in a row that the disk may refuse."""
+"""Checkpoints in a row whose write may fail."""
 
 logger = logging.getLogger(__name__)
 
 
+class Verifier(Protocol):
+    """Reads a checkpoint's files: `RankGroup`."""
+
+    def check(self, folder: Path, files: Mapping[str, FileFacts]) -> str: ...
+
+
 class Writer(Protocol):
-    """Writes tensors: `Team`."""
+    """Writes tensors: `RankGroup`."""
 
     def save(self, folder: Path, batch: int) -> dict[str, FileFacts]: ...
 
@@ -31,22 +39,55 @@ class Committer(Protocol):
     def commit(self, facts: CommitFacts, ckpt: str) -> None: ...
 
 
-class Saver:
-    """The checkpoints of one learner."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a learner begins with; without a folder the run is new."""
 
-    def __init__(self, store: Store, team: Writer, keep: int) -> None:
+    state: CheckpointState
+    folder: Path | None
+
+
+def choose_start(store: CheckpointStore, ranks: Verifier, new: CheckpointState) -> Start:
+    """Return the newest checkpoint of the claimed lineage whose every byte is right; `new` if there never was one.
+
+    Raises:
+        StorageError: there were checkpoints, and none of them can be read.
+        RunFolderError: the checkpoint is of another configuration or other data.
+    """
+    for name in store.lineage():
+        try:
+            state = _verified(name, store, ranks)
+        except StorageError as error:
+            logger.warning("checkpoint %s is skipped: %s (%s)", name, error.what, error.where)
+            continue
+        _require_same_run(name, state, new)
+        logger.info("continuing from checkpoint %s", name)
+        return Start(state, store.folder(name))
+    if store.claimed.parent:
+        raise StorageError(
+            f"no checkpoint of learner {store.claimed.incarnation}'s lineage can be read",
+            where=str(store.root),
+            fix="restore the folder, or begin anew with another run.output_dir",
+        )
+    return Start(new, None)
+
+
+class Checkpointer:
+    """The checkpoints that one learner writes."""
+
+    def __init__(self, store: CheckpointStore, ranks: Writer, keep: int) -> None:
         """`keep`: how many checkpoints stay."""
         self._store = store
-        self._team = team
+        self._ranks = ranks
         self._keep = keep
         self._failures = 0
         self._saved = -1
 
-    def save(self, state: State, facts: CommitFacts, feeder: Committer) -> None:
+    def save(self, state: CheckpointState, facts: CommitFacts, feeder: Committer) -> None:
         """Make a checkpoint of `state`, whose ledger is that of `facts`, and let the broker forget what it covers.
 
-        Nothing is done if the newest checkpoint is of this batch. A refusing disk costs the checkpoint, not the run:
-        the next one covers the same. StorageError at the third.
+        Nothing is done if the newest checkpoint is of this batch. A failed write costs the checkpoint, not the run:
+        the next one covers the same. StorageError at the third failure in a row.
         """
         batch = state.ledger.batches
         if batch == self._saved:
@@ -65,11 +106,27 @@ class Saver:
         crash_point("commit.after_script", batch)
         self._store.prune(self._keep)
 
-    def _write(self, state: State, batch: int) -> str:
+    def _write(self, state: CheckpointState, batch: int) -> str:
         name = self._store.begin(batch)
         try:
-            self._store.finish(name, state, self._team.save(self._store.unfinished(name), batch))
+            self._store.finish(name, state, self._ranks.save(self._store.unfinished(name), batch))
         except OSError as error:
             self._store.discard(name)
             raise error if isinstance(error, StorageError) else StorageError(str(error)) from error
         return name
+
+
+def _verified(name: str, store: CheckpointStore, ranks: Verifier) -> CheckpointState:
+    if problem := ranks.check(store.folder(name), store.files(name)):
+        raise StorageError(problem, where=name)
+    return store.state(name)
+
+
+def _require_same_run(name: str, state: CheckpointState, new: CheckpointState) -> None:
+    for field, what in (("config_digest", "configuration"), ("data_digest", "data set")):
+        if getattr(state, field) != getattr(new, field):
+            raise RunFolderError(
+                f"checkpoint {name} belongs to another {what}",
+                where=f"{field}: {getattr(state, field)[:12]} there, {getattr(new, field)[:12]} here",
+                fix="go back to it, or choose another run.output_dir",
+            )

@@ -24,7 +24,7 @@ ROLL_CALL_S = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Ranks:
+class Collectives:
     """This process among its peers. `torch.distributed` is initialised by the launcher."""
 
     def __init__(self, timeout_s: float) -> None:

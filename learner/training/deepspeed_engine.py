@@ -41,7 +41,7 @@ class Step:
     parts: tuple[LossParts, ...]
 
 
-class Stepper:
+class DeepSpeedEngine:
     """The network, its optimizer, and how both are moved. All methods are collective."""
 
     def __init__(self, policy: Policy, temperature: float, config: LearnerConfig, device: torch.device) -> None:

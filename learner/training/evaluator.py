@@ -14,7 +14,7 @@ from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.intake.packing import make_arrays
 from isentrope.learner.training.evaluate import NAME, SHOWN_RESPONSES, orders, shown, summarise
 from isentrope.learner.training.metrics import Journal, Row
-from isentrope.learner.training.rank_group import Team
+from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.data.prompts import open_prompts
 from isentrope.rollout.wire.spec import RunSpec
@@ -26,10 +26,10 @@ ADMIT_COUNT = 64
 class Examiner:
     """The held-out prompts of a run, if it has any."""
 
-    def __init__(self, spec: RunSpec, team: Team, timeout_s: float) -> None:
+    def __init__(self, spec: RunSpec, rank_group: RankGroup, timeout_s: float) -> None:
         """`timeout_s`: how long no answer may come."""
         self._spec = spec
-        self._team = team
+        self._rank_group = rank_group
         self._timeout_s = timeout_s
         self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(spec.model_dir)
@@ -62,7 +62,7 @@ class Examiner:
         wanted = orders(version, self._prompts.eval_count, self._spec.data.eval_samples)
         feeder.call(lambda port: port.issue_eval(wanted))
         results: list[EvalResult] = []
-        wait = Wait(self._team, self._timeout_s, feeder.why_waiting, f"evaluation of version {version}")
+        wait = Wait(self._rank_group, self._timeout_s, feeder.why_waiting, f"evaluation of version {version}")
         while len(results) < len(wanted):
             new = feeder.call(lambda port: port.admit_eval(ADMIT_COUNT, SLICE_S))
             if new:
@@ -77,7 +77,7 @@ class Examiner:
         arrays = make_arrays(
             groups, number=batch_of(results[0].version), token_max_lag=0, correct_above=self._spec.data.correct_above
         )
-        entropy = self._team.score(arrays).entropy
+        entropy = self._rank_group.score(arrays).entropy
         for number in range(len(arrays.length)):
             if arrays.index[number] < SHOWN_RESPONSES:
                 group = groups[arrays.group[number]]

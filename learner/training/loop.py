@@ -17,24 +17,23 @@ from isentrope.learner.intake.packing import make_arrays
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.rules import RunFacts, inert
 from isentrope.learner.training import outcome
-from isentrope.learner.training.checkpoint_store import State, Store
-from isentrope.learner.training.checkpointer import Saver
+from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore
+from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
 from isentrope.learner.training.evaluator import Examiner
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.lawlog import LawLog
 from isentrope.learner.training.metrics import Drawn, Journal, Row, batch_row, scalars
 from isentrope.learner.training.outcome import Outcome
 from isentrope.learner.training.publisher import Publisher
-from isentrope.learner.training.rank_group import Team
-from isentrope.learner.training.restore import Start, choose_start
+from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, open_sinks
+from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import Schedule
-from isentrope.learner.training.waiting import SLICE_S, Stopwatch, Wait
+from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import Stage
-from isentrope.rollout.wire.control import Control, Mode
-from isentrope.rollout.wire.control import State as RunState
+from isentrope.rollout.wire.control import Control, Mode, RunState
 
 MAX_NONFINITE = 3
 """Batches in a row without a single finite update."""
@@ -42,7 +41,7 @@ MAX_NONFINITE = 3
 logger = logging.getLogger(__name__)
 
 
-def conduct(job: LearnerJob, objective: Objective, team: Team) -> None:
+def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> None:
     """Open the run, take it to its end, and write how it ended. Errors that a user can mend end it too.
 
     FencedError is raised: a newer learner has the run, and what happens to it is not this one's to say.
@@ -50,7 +49,7 @@ def conduct(job: LearnerJob, objective: Objective, team: Team) -> None:
     run: _Run | None = None
     try:
         with closing(Broker.connect(job.url, job.spec.run, insecure=job.insecure)) as broker:
-            run = _open(job, objective, team, broker)
+            run = _open(job, objective, rank_group, broker)
             ended = run.conduct()
     except FencedError:
         raise
@@ -69,44 +68,44 @@ class _Parts:
 
     job: LearnerJob
     objective: Objective
-    team: Team
+    rank_group: RankGroup
     start: Start
     feeder: Feeder
     publisher: Publisher
-    saver: Saver
+    checkpointer: Checkpointer
     examiner: Examiner
     sinks: list[Sink]
 
 
-def _open(job: LearnerJob, objective: Objective, team: Team, broker: Broker) -> "_Run":
+def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: Broker) -> "_Run":
     spec, config = job.spec, job.config
     output_dir = Path(spec.output_dir)
-    examiner = Examiner(spec, team, config.stall_timeout_s)
-    store = Store(output_dir / "checkpoints")
+    examiner = Examiner(spec, rank_group, config.stall_timeout_s)
+    store = CheckpointStore(output_dir / "checkpoints")
     incarnation = store.claim().incarnation
     outcome.forget(output_dir)
-    new = State(
+    new = CheckpointState(
         config_digest=spec.config_digest,
         data_digest=examiner.data_digest,
         mode=Mode(config.mode),
         ledger=LedgerState(),
         controllers={name: dict(numbers) for name, numbers in objective.start().items()},
     )
-    start = choose_start(store, team, new)
+    start = choose_start(store, rank_group, new)
     ledger = Ledger(start.state.ledger)
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
     port = LearnerPort.fence(broker, incarnation, ledger.lwm, ledger.cursor, spec, control)
-    team.build(start.folder, objective.renewed_at(start.state.controllers))
+    rank_group.build(start.folder, objective.renewed_at(start.state.controllers))
     rules = Rules(
         token_max_lag=config.staleness.oldest_token,
         min_kept=config.staleness.min_kept,
         max_replaced=objective.refill * spec.prompts_per_batch,
     )
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
-    publisher = Publisher(team, spec, incarnation, job.weights.keep)
-    saver = Saver(store, team, config.keep_checkpoints)
+    publisher = Publisher(rank_group, spec, incarnation, job.weights.keep)
+    checkpointer = Checkpointer(store, rank_group, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir)
-    return _Run(_Parts(job, objective, team, start, feeder, publisher, saver, examiner, sinks))
+    return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, examiner, sinks))
 
 
 class _Run:
@@ -197,7 +196,7 @@ class _Run:
             token_max_lag=self._config.staleness.oldest_token,
             correct_above=spec.data.correct_above,
         )
-        facts = self._parts.team.train(arrays, self._schedule(ready.record.mode), self._controllers)
+        facts = self._parts.rank_group.train(arrays, self._schedule(ready.record.mode), self._controllers)
         if facts.failed:
             self._give_up(ready)
             return True
@@ -224,9 +223,8 @@ class _Run:
     def _await_batch(self) -> ReadyBatch | None:
         """The next batch; None: an operator wants the run to stop."""
         feeder = self._parts.feeder
-        wait = Wait(
-            self._parts.team, self._config.stall_timeout_s, feeder.why_waiting, f"groups of batch {self._batch + 1}"
-        )
+        groups = f"groups of batch {self._batch + 1}"
+        wait = Wait(self._parts.rank_group, self._config.stall_timeout_s, feeder.why_waiting, groups)
         while not self._answer_operator():
             if (ready := feeder.next_batch(SLICE_S)) is not None:
                 return ready
@@ -285,7 +283,7 @@ class _Run:
         self._controllers = {name: dict(numbers) for name, numbers in state.items()}
         if renew:
             logger.info("the reference is renewed behind batch %d, and the optimizer with it", self._batch)
-            self._parts.team.renew(newest.version)
+            self._parts.rank_group.renew(newest.version)
             self._law.restart()
         return renew
 
@@ -300,7 +298,7 @@ class _Run:
             }
         )
         with self._watch("checkpoint_s"):
-            self._parts.saver.save(state, facts, self._parts.feeder)
+            self._parts.checkpointer.save(state, facts, self._parts.feeder)
 
     # --- operator
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from isentrope.errors import FencedError, IsentropeError
 from isentrope.learner.objective.presets import build, load_objective
-from isentrope.learner.training.collectives import Ranks
+from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.loop import conduct
-from isentrope.learner.training.rank_group import Team
+from isentrope.learner.training.rank_group import RankGroup
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +22,21 @@ def train(job: LearnerJob) -> None:
     It returns when the run has finished, was stopped, ended with an error that a restart cannot mend (`outcome.json`
     says which), or belongs to a newer learner (nothing is written then). What it raises is worth a restart.
     """
-    ranks = Ranks(job.config.collective_timeout_s)
+    collectives = Collectives(job.config.collective_timeout_s)
     run_folder = Path(job.spec.run_folder)
     merged = load_objective(job.config.method, job.config.objective, run_folder)
     objective = build(merged, run_folder, max_new_tokens=job.spec.sampling.max_new_tokens)
-    team = Team(job, objective, ranks)
+    rank_group = RankGroup(job, objective, collectives)
     try:
-        if ranks.rank:
-            team.follow()
+        if collectives.rank:
+            rank_group.follow()
         else:
-            conduct(job, objective, team)
-            team.end()
+            conduct(job, objective, rank_group)
+            rank_group.end()
     except FencedError as error:
         logger.error("%s", error)
-        team.end()
+        rank_group.end()
     except RuntimeError as error:
         if not isinstance(error, IsentropeError):
-            ranks.roll_call(team.doing)
+            collectives.roll_call(rank_group.doing)
         raise

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from isentrope.errors import StorageError
 from isentrope.learner.intake.feeder import Feeder
-from isentrope.learner.training.rank_group import Team
+from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import Wait
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.reaper import SILENT_BEATS
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 class Publisher:
     """The versions of one learner."""
 
-    def __init__(self, team: Team, spec: RunSpec, incarnation: int, keep: int) -> None:
+    def __init__(self, rank_group: RankGroup, spec: RunSpec, incarnation: int, keep: int) -> None:
         """`keep`: how many of its newest versions stay on the disk, beside those that actors still use."""
         self.incarnation = incarnation
-        self._team = team
+        self._rank_group = rank_group
         self._spec = spec
         self._keep = keep
         self._written: list[Manifest] = []
@@ -47,7 +47,7 @@ class Publisher:
 
     def write(self, batch: int) -> Manifest:
         """Write the present weights, trained on `batch` batches; nobody is told. StorageError if the disk refuses."""
-        manifest = self._team.publish(version_of(self.incarnation, batch))
+        manifest = self._rank_group.publish(version_of(self.incarnation, batch))
         self._written.append(manifest)
         return manifest
 
@@ -76,7 +76,7 @@ class Publisher:
     def _await_served(self, manifest: Manifest, feeder: Feeder, timeout_s: float) -> None:
         """Wait until every actor serves these very weights, or is gone."""
         late: list[str] = []
-        wait = Wait(self._team, timeout_s, lambda: ", ".join(late), f"version {manifest.version} at all actors")
+        wait = Wait(self._rank_group, timeout_s, lambda: ", ".join(late), f"version {manifest.version} at all actors")
         gone_s = SILENT_BEATS * self._spec.heartbeat_s
         while late := [
             _lateness(actor, manifest) for actor in feeder.call(LearnerPort.actors) if _is_late(actor, manifest, gone_s)

@@ -1,7 +1,7 @@
 """The ranks at work: rank 0 orders, every rank does the same thing at the same time. Knows what an order does, not when
 it is given.
 
-Only rank 0 talks to the broker. It calls the methods of `Team`; each sends the order to the others, which sit in
+Only rank 0 talks to the broker. It calls the methods of `RankGroup`; each sends the order to the others, which sit in
 `follow`, and then does rank 0's own share. While rank 0 waits for something else it must give `idle` orders, because
 the others wait for it with a deadline.
 """
@@ -22,12 +22,12 @@ from isentrope.learner.intake.packing import Arrays
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.training.checkpoint_store import FileFacts, facts_of, verify
-from isentrope.learner.training.collectives import Ranks
-from isentrope.learner.training.deepspeed_engine import Stepper
+from isentrope.learner.training.collectives import Collectives
+from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine
 from isentrope.learner.training.fault_points import crash_point
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.model import Policy, load_policy
-from isentrope.learner.training.reference_policy import Frozen, reference_folder, write
+from isentrope.learner.training.reference_policy import ReferencePolicy, reference_folder, write
 from isentrope.learner.training.trainer import BatchFacts, Schedule, Trainer
 from isentrope.learner.training.weight_files import write_version
 from isentrope.rollout.wire.types import batch_of
@@ -38,18 +38,18 @@ Facts = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-class Team:
+class RankGroup:
     """All ranks of one learner, seen from this one."""
 
-    def __init__(self, job: LearnerJob, objective: Objective, ranks: Ranks) -> None:
+    def __init__(self, job: LearnerJob, objective: Objective, ranks: Collectives) -> None:
         self.ranks = ranks
         self.doing = "starting"
         """The order that is carried out, for the message when a rank is missing."""
         self._job = job
         self._objective = objective
         self._root = Path(job.spec.output_dir)
-        self._stepper: Stepper | None = None
-        self._frozen: Frozen | None = None
+        self._stepper: DeepSpeedEngine | None = None
+        self._frozen: ReferencePolicy | None = None
 
     # --- rank 0
 
@@ -168,10 +168,10 @@ class Team:
         if policy is None or problems:
             return problems[0]
         if Need.REFERENCE in needs(self._objective):
-            self._frozen = Frozen(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
+            self._frozen = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
             if reference:
                 self._frozen.load(Path(reference))
-        self._stepper = Stepper(policy, spec.sampling.temperature, config, device)
+        self._stepper = DeepSpeedEngine(policy, spec.sampling.temperature, config, device)
         if checkpoint:
             self._stepper.load(Path(checkpoint))
         return ""
@@ -202,7 +202,7 @@ class Team:
         return "; ".join(problems), files
 
     @property
-    def _built(self) -> Stepper:
+    def _built(self) -> DeepSpeedEngine:
         assert self._stepper is not None, "build comes first"
         return self._stepper
 

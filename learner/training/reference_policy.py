@@ -27,7 +27,7 @@ KEPT = 2
 """References on the disk: a checkpoint from before the last renewal still finds its own."""
 
 
-class Frozen:
+class ReferencePolicy:
     """One reference policy."""
 
     def __init__(self, policy: Policy, temperature: float, device: torch.device) -> None:

@@ -22,10 +22,10 @@ from isentrope.learner.objective.batch import Batch, LossParts, Prepared
 from isentrope.learner.objective.kernel_rules import fused_inputs, rules_of
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import Objective, State
-from isentrope.learner.training.collectives import Ranks
-from isentrope.learner.training.deepspeed_engine import Step, Stepper
+from isentrope.learner.training.collectives import Collectives
+from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine, Step
 from isentrope.learner.training.micro_batch import Micro
-from isentrope.learner.training.reference_policy import Frozen
+from isentrope.learner.training.reference_policy import ReferencePolicy
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,9 @@ class BatchFacts:
 class Trainer:
     """One rank's part in training and scoring. All methods are collective."""
 
-    def __init__(self, ranks: Ranks, stepper: Stepper, objective: Objective, frozen: Frozen | None) -> None:
+    def __init__(
+        self, ranks: Collectives, stepper: DeepSpeedEngine, objective: Objective, frozen: ReferencePolicy | None
+    ) -> None:
         self._ranks = ranks
         self._stepper = stepper
         self._objective = objective
@@ -139,7 +141,7 @@ class Trainer:
             whole[:, list(rows)] = torch.stack(list(moments))
         return Moments(*self._ranks.sum(whole))
 
-    def _logp_ref(self, frozen: Frozen, arrays: Arrays, sweep: Sweep) -> Tensor:
+    def _logp_ref(self, frozen: ReferencePolicy, arrays: Arrays, sweep: Sweep) -> Tensor:
         """[N, T], shared out like the statistics."""
         whole = torch.zeros(arrays.tokens.shape)
         for rows in sweep.shares[self._ranks.rank]:
@@ -178,7 +180,7 @@ def _with_statistics(batch: Batch, moments: Moments) -> Batch:
     )
 
 
-def _measured(ranks: Ranks, step: Step) -> tuple[dict[str, float], dict[str, float]]:
+def _measured(ranks: Collectives, step: Step) -> tuple[dict[str, float], dict[str, float]]:
     """Sums and maxima over the micro-batches of all ranks, by one collective: every rank has a place for its maxima."""
     sums, maxima = sorted(step.parts[0].sums), sorted(step.parts[0].maxima)
     total = torch.stack([torch.stack([part.sums[name].double() for name in sums]) for part in step.parts]).sum(0)

@@ -1,75 +1,39 @@
-"""Patience of rank 0: keeps the other ranks company while it waits, measures where time goes, and gives up with a name.
-
-Knows clocks and who can be asked what is missing; not what is waited for.
-"""
+"""Waits on rank 0 for other processes: `idle` orders to the other ranks meanwhile, and a deadline without progress."""
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from isentrope.errors import StalledError
-from isentrope.learner.training.rank_group import Team
+from isentrope.learner.training.rank_group import RankGroup
 
 SLICE_S = 1.0
 """Longest wait between two idle orders, and between two looks at what an operator asks for."""
 
 
-class Stopwatch:
-    """Seconds by what they were spent on, since the last `take`."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Count the time inside as `name`."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.add(name, time.monotonic() - began)
-
-    def add(self, name: str, seconds: float) -> None:
-        """Count `seconds` as `name`."""
-        self._seconds[name] += seconds
-
-    def take(self) -> dict[str, float]:
-        """All counts; they begin again at 0."""
-        seconds = dict(self._seconds)
-        self._seconds.clear()
-        return seconds
-
-    @property
-    def total_s(self) -> float:
-        """Seconds since this was made."""
-        return time.monotonic() - self.started
-
-
 class Wait:
-    """One wait for others. Call `tick` at least every `SLICE_S` seconds."""
+    """One wait of rank 0 for other processes. Call `tick` at least every `SLICE_S` seconds."""
 
-    def __init__(self, team: Team, timeout_s: float, why: Callable[[], str], what: str) -> None:
-        """Args:
-        team: kept company.
-        timeout_s: how long nothing may move.
-        why: names the culprit.
-        what: is waited for.
+    def __init__(self, rank_group: RankGroup, timeout_s: float, why: Callable[[], str], what: str) -> None:
         """
-        self._team = team
+        Args:
+            rank_group: gets an `idle` order at every tick.
+            timeout_s: longest time without progress.
+            why: names who is waited for.
+            what: what is waited for.
+        """
+        self._rank_group = rank_group
         self._timeout_s = timeout_s
         self._why = why
         self._what = what
         self._moved = time.monotonic()
 
     def progress(self) -> None:
-        """Something came: the deadline begins again."""
+        """Restart the deadline: something came."""
         self._moved = time.monotonic()
 
     def tick(self) -> None:
-        """Once more nothing. StalledError after the deadline."""
-        self._team.idle()
+        """Send an `idle` order; StalledError if the deadline has passed."""
+        self._rank_group.idle()
         quiet_s = time.monotonic() - self._moved
         if quiet_s > self._timeout_s:
             raise StalledError(

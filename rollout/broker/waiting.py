@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorState, RunView, Stage
-from isentrope.rollout.wire.control import Control, State
+from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
 
 FULL = 0.95
@@ -16,7 +16,7 @@ FULL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class BrokerSnapshot:
     """What a view shows at one moment; see the methods of `RunView`."""
 
     control: Control | None
@@ -48,7 +48,7 @@ def why_waiting(view: RunView, spec: RunSpec) -> str:
     """Who is waited for right now, as far as the broker shows it. Use one view for all calls: it sees who is silent."""
     used_bytes, limit_bytes = view.memory()
     return explain(
-        Facts(
+        BrokerSnapshot(
             control=view.control(),
             announced=view.weights() is not None,
             cursor=view.cursor(),
@@ -62,49 +62,49 @@ def why_waiting(view: RunView, spec: RunSpec) -> str:
     )
 
 
-def explain(facts: Facts, spec: RunSpec) -> str:
-    """The line for these facts."""
-    if facts.control is None:
+def explain(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
+    """Return the line for `snapshot`."""
+    if snapshot.control is None:
         return "no learner has opened the run"
-    if facts.control.state is not State.RUN:
-        return f"run is ending: {facts.under_way} orders under way"
-    if not facts.announced:
+    if snapshot.control.state is not RunState.RUN:
+        return f"run is ending: {snapshot.under_way} orders under way"
+    if not snapshot.announced:
         return "learner has announced no weights"
-    batch = facts.counters.get("trained", 0) // spec.prompts_per_batch + 1
-    if facts.ready >= spec.prompts_per_batch:
-        closed = "; admission closed, actors wait" if facts.under_way == 0 else ""
-        line = f"learner is training batch {batch}: {facts.ready} groups ready{closed}"
+    batch = snapshot.counters.get("trained", 0) // spec.prompts_per_batch + 1
+    if snapshot.ready >= spec.prompts_per_batch:
+        closed = "; admission closed, actors wait" if snapshot.under_way == 0 else ""
+        line = f"learner is training batch {batch}: {snapshot.ready} groups ready{closed}"
     else:
-        line = f"batch {batch}: {facts.ready} of {spec.prompts_per_batch} groups; {_culprit(facts, spec)}"
-    prompts = facts.queues["eval"]
+        line = f"batch {batch}: {snapshot.ready} of {spec.prompts_per_batch} groups; {_culprit(snapshot, spec)}"
+    prompts = snapshot.queues["eval"]
     return f"{line}; {prompts} held-out prompts to answer" if prompts else line
 
 
-def _culprit(facts: Facts, spec: RunSpec) -> str:
+def _culprit(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
     """Why the groups that the next batch lacks are not there."""
-    full = _no_room(facts, spec)
+    full = _no_room(snapshot, spec)
     if full:
         return full
-    alive = [actor for actor in facts.actors if actor.state is not Stage.GONE]
+    alive = [actor for actor in snapshot.actors if actor.state is not Stage.GONE]
     if not alive:
-        gone = ", ".join(f"{actor.id} is gone" for actor in facts.actors)
+        gone = ", ".join(f"{actor.id} is gone" for actor in snapshot.actors)
         return f"no actor has joined{' again: ' + gone if gone else ''}"
     silent = [actor for actor in alive if actor.silent_s > (SILENT_BEATS - 1) * spec.heartbeat_s]
     if silent:
         return ", ".join(f"{actor.id} is silent for {actor.silent_s:.0f} s" for actor in silent)
     if not any(actor.state is Stage.SERVING for actor in alive):
         return ", ".join(_describe(actor) for actor in alive)
-    if facts.under_way == 0:
+    if snapshot.under_way == 0:
         return "learner has issued no orders"
-    return f"generating: {facts.queues['leased']} orders leased, {facts.queues['waiting']} waiting"
+    return f"generating: {snapshot.queues['leased']} orders leased, {snapshot.queues['waiting']} waiting"
 
 
-def _no_room(facts: Facts, spec: RunSpec) -> str:
-    uncommitted = f"{facts.queues['uncommitted']} groups un-committed"
-    if facts.limit_bytes and facts.used_bytes > FULL * facts.limit_bytes:
-        return f"broker full: {facts.used_bytes / 1e6:.1f} of {facts.limit_bytes / 1e6:.1f} MB, {uncommitted}"
-    held = facts.counters.get("bytes", 0)
-    if held > spec.max_bytes and facts.under_way == 0:
+def _no_room(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
+    uncommitted = f"{snapshot.queues['uncommitted']} groups un-committed"
+    if snapshot.limit_bytes and snapshot.used_bytes > FULL * snapshot.limit_bytes:
+        return f"broker full: {snapshot.used_bytes / 1e6:.1f} of {snapshot.limit_bytes / 1e6:.1f} MB, {uncommitted}"
+    held = snapshot.counters.get("bytes", 0)
+    if held > spec.max_bytes and snapshot.under_way == 0:
         budget = f"{held / 1e6:.1f} of {spec.max_bytes / 1e6:.1f} MB"
         return f"byte budget used up: {budget}, {uncommitted} until the next checkpoint"
     return ""

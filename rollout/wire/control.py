@@ -17,7 +17,7 @@ class Mode(StrEnum):
     ON_POLICY = "on_policy"
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """What the run does: only `run` issues orders; at `drain` actors finish what is issued, at `stop` they leave."""
 
     RUN = "run"
@@ -31,7 +31,7 @@ class Control(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Mode
-    state: State = State.RUN
+    state: RunState = RunState.RUN
     max_lag: Annotated[int, Field(ge=0)]
     """Admission bound of `async` mode, in batches; `on_policy` admits as if it were 0 and keeps the value for later."""
     note: str = ""

@@ -32,7 +32,7 @@ from isentrope.errors import (
     UnreachableError,
 )
 from isentrope.launch.model import ModelPlan
-from isentrope.launch.plan import Run
+from isentrope.launch.plan import ClaimedRun
 from isentrope.progress import Shown
 from isentrope.rollout.config import RedisConfig
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
@@ -75,7 +75,7 @@ def train(path: Path, overrides: Sequence[str], ray_address: str, console: Conso
         if folder.is_finished(config.learner.batches):
             console.print(f"the run in {folder.path} is finished; raise learner.batches to prolong it", soft_wrap=True)
             return 0
-        return _run(Run(checked, folder, started, ray_address), console)
+        return _run(ClaimedRun(checked, folder, started, ray_address), console)
 
 
 def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
@@ -94,7 +94,7 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
         else:
             write_skeleton(model)
             plan = ModelPlan(model / WEIGHTS, functools.partial(make_model, model))
-        return _run(Run(checked, folder, started, model=plan), console)
+        return _run(ClaimedRun(checked, folder, started, model=plan), console)
 
 
 def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
@@ -221,7 +221,7 @@ def _claim(checked: Checked, path: Path) -> RunFolder:
     return RunFolder.claim(path, config_digest=checked.digest, data_digest=checked.data_digest)
 
 
-def _run(run: Run, console: Console) -> int:
+def _run(run: ClaimedRun, console: Console) -> int:
     """Start the run, watch it, and tell how it went."""
     from isentrope.launch import driver
 

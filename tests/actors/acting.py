@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from isentrope.actors.actor import Life
+from isentrope.actors.actor import Actor
 from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import Tools
 from isentrope.rollout.broker.actor_port import ActorPort
@@ -43,7 +43,7 @@ class Run:
         ready: asyncio.Future[Tools] = asyncio.get_running_loop().create_future()
         ready.set_result(self.tools)
         port = ActorPort(self.actor_broker, name, heartbeat_s=self.spec.heartbeat_s)
-        life = asyncio.create_task(Life(port, self.spec, self.config, ready, self.drain).live())
+        life = asyncio.create_task(Actor(port, self.spec, self.config, ready, self.drain).serve())
         try:
             yield life
         finally:

@@ -16,7 +16,7 @@ from isentrope.errors import RewardError, StorageError
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.run_view import Stage
 from isentrope.rollout.data.prompts import PromptTooLongError
-from isentrope.rollout.wire.control import State
+from isentrope.rollout.wire.control import RunState
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.types import EvalOrder, Group, version_of
 
@@ -225,7 +225,7 @@ def test_the_end_of_the_run_ends_the_actor_at_once(start: Start, play: Play, ver
         run.issue(64)
         async with run.actor() as life:
             await run.until(lambda states: "a1" in states and run.leases() > 0)
-            run.learner.set_control(CONTROL.model_copy(update={"state": State.STOP}))
+            run.learner.set_control(CONTROL.model_copy(update={"state": RunState.STOP}))
             started = time.monotonic()
             await life
             assert time.monotonic() - started < 3.0

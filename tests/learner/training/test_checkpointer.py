@@ -10,79 +10,80 @@ from isentrope.errors import RunFolderError, StorageError
 from isentrope.learner.intake.feeder import CommitFacts
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.objective.presets import build, load_objective
-from isentrope.learner.training.checkpoint_store import FileFacts, State, Store, facts_of
-from isentrope.learner.training.checkpointer import MAX_FAILURES, Saver
-from isentrope.learner.training.collectives import Ranks
-from isentrope.learner.training.rank_group import Team
-from isentrope.learner.training.restore import choose_start
+from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore, FileFacts, facts_of
+from isentrope.learner.training.checkpointer import MAX_FAILURES, Checkpointer, choose_start
+from isentrope.learner.training.collectives import Collectives
+from isentrope.learner.training.rank_group import RankGroup
 from isentrope.rollout.wire.control import Mode
 
-NEW = State(config_digest="c", data_digest="d", mode=Mode.ASYNC, ledger=LedgerState())
+NEW = CheckpointState(config_digest="c", data_digest="d", mode=Mode.ASYNC, ledger=LedgerState())
 
 
-def state_of(batch: int) -> State:
+def state_of(batch: int) -> CheckpointState:
     return NEW.model_copy(update={"ledger": LedgerState(lwm=batch, trained=batch, batches=batch)})
 
 
 @pytest.fixture
-def team(alone: Ranks, tmp_path: Path, toy_model: Path) -> Team:
-    """A team of one, without a network."""
+def ranks(alone: Collectives, tmp_path: Path, toy_model: Path) -> RankGroup:
+    """A group of one rank, without a network."""
     objective = build(load_objective("grpo", {}, tmp_path), tmp_path, max_new_tokens=8)
-    return Team(make_job("run", "unix:///nowhere", toy_model, tmp_path), objective, alone)
+    return RankGroup(make_job("run", "unix:///nowhere", toy_model, tmp_path), objective, alone)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> CheckpointStore:
     """Learner 2 of a run with checkpoints of batches 2 and 4."""
-    first = Store(tmp_path / "checkpoints")
+    first = CheckpointStore(tmp_path / "checkpoints")
     first.claim()
     for batch in (2, 4):
         name = first.begin(batch)
         shard = first.unfinished(name) / "shard"
         shard.write_bytes(bytes(100))
         first.finish(name, state_of(batch), {"shard": facts_of(shard)})
-    second = Store(tmp_path / "checkpoints")
+    second = CheckpointStore(tmp_path / "checkpoints")
     second.claim()
     return second
 
 
-def damage(store: Store, name: str) -> None:
+def damage(store: CheckpointStore, name: str) -> None:
     (store.folder(name) / "shard").write_bytes(bytes(99))
 
 
-def test_a_new_run_begins_with_nothing(tmp_path: Path, team: Team) -> None:
-    store = Store(tmp_path / "new")
+def test_a_new_run_begins_with_nothing(tmp_path: Path, ranks: RankGroup) -> None:
+    store = CheckpointStore(tmp_path / "new")
     store.claim()
-    assert choose_start(store, team, NEW).folder is None
+    assert choose_start(store, ranks, NEW).folder is None
 
 
-def test_the_newest_checkpoint_is_continued(store: Store, team: Team) -> None:
-    start = choose_start(store, team, NEW)
+def test_the_newest_checkpoint_is_continued(store: CheckpointStore, ranks: RankGroup) -> None:
+    start = choose_start(store, ranks, NEW)
     assert (start.state, start.folder) == (state_of(4), store.folder("step-4-1"))
 
 
-def test_a_damaged_one_is_skipped_with_a_warning(store: Store, team: Team, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_one_is_skipped_with_a_warning(
+    store: CheckpointStore, ranks: RankGroup, caplog: pytest.LogCaptureFixture
+) -> None:
     damage(store, "step-4-1")
-    assert choose_start(store, team, NEW).state == state_of(2)
+    assert choose_start(store, ranks, NEW).state == state_of(2)
     assert "step-4-1 is skipped" in caplog.text and "size_bytes=99" in caplog.text
 
 
-def test_a_missing_manifest_is_skipped_like_any_damage(store: Store, team: Team) -> None:
+def test_a_missing_manifest_is_skipped_like_any_damage(store: CheckpointStore, ranks: RankGroup) -> None:
     (store.folder("step-4-1") / "manifest.json").unlink()
-    assert choose_start(store, team, NEW).state == state_of(2)
+    assert choose_start(store, ranks, NEW).state == state_of(2)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(store: Store, team: Team) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(store: CheckpointStore, ranks: RankGroup) -> None:
     damage(store, "step-4-1")
     damage(store, "step-2-1")
     with pytest.raises(StorageError, match="no checkpoint of learner 2's lineage can be read"):
-        choose_start(store, team, NEW)
+        choose_start(store, ranks, NEW)
 
 
 @pytest.mark.parametrize("field", ["config_digest", "data_digest"])
-def test_another_configuration_or_data_set_is_refused(store: Store, team: Team, field: str) -> None:
+def test_another_configuration_or_data_set_is_refused(store: CheckpointStore, ranks: RankGroup, field: str) -> None:
     with pytest.raises(RunFolderError, match="belongs to another"):
-        choose_start(store, team, NEW.model_copy(update={field: "other"}))
+        choose_start(store, ranks, NEW.model_copy(update={field: "other"}))
 
 
 class Broker:
@@ -96,7 +97,7 @@ class Broker:
 
 
 class FullDisk:
-    """Stands for the team on a disk that refuses until `free`."""
+    """Stands for the ranks on a disk that refuses until `free`."""
 
     def __init__(self) -> None:
         self.free = False
@@ -116,30 +117,30 @@ def facts_at(batch: int) -> CommitFacts:
     return CommitFacts(state_of(batch).ledger, batch, ("1-0",), (batch,))
 
 
-def test_a_full_disk_costs_a_checkpoint_and_leaves_the_last_one(store: Store, disk: FullDisk) -> None:
-    saver, broker = Saver(store, disk, keep=2), Broker()
-    saver.save(state_of(6), facts_at(6), broker)
+def test_a_full_disk_costs_a_checkpoint_and_leaves_the_last_one(store: CheckpointStore, disk: FullDisk) -> None:
+    checkpointer, broker = Checkpointer(store, disk, keep=2), Broker()
+    checkpointer.save(state_of(6), facts_at(6), broker)
     assert broker.committed == []
     assert next(store.lineage()) == "step-4-1"
     assert not list(store.root.glob("*.tmp"))
     disk.free = True
-    saver.save(state_of(8), facts_at(8), broker)
+    checkpointer.save(state_of(8), facts_at(8), broker)
     assert broker.committed == [facts_at(8)]
     assert next(store.lineage()) == "step-8-2"
 
 
-def test_a_disk_that_stays_full_ends_the_run(store: Store, disk: FullDisk) -> None:
-    saver, broker = Saver(store, disk, keep=2), Broker()
+def test_a_disk_that_stays_full_ends_the_run(store: CheckpointStore, disk: FullDisk) -> None:
+    checkpointer, broker = Checkpointer(store, disk, keep=2), Broker()
     for batch in range(1, MAX_FAILURES):
-        saver.save(state_of(batch), facts_at(batch), broker)
+        checkpointer.save(state_of(batch), facts_at(batch), broker)
     with pytest.raises(StorageError, match="no space left"):
-        saver.save(state_of(MAX_FAILURES), facts_at(MAX_FAILURES), broker)
+        checkpointer.save(state_of(MAX_FAILURES), facts_at(MAX_FAILURES), broker)
     assert next(store.lineage()) == "step-4-1"
 
 
-def test_a_batch_is_saved_once(store: Store, disk: FullDisk) -> None:
+def test_a_batch_is_saved_once(store: CheckpointStore, disk: FullDisk) -> None:
     disk.free = True
-    saver, broker = Saver(store, disk, keep=2), Broker()
-    saver.save(state_of(6), facts_at(6), broker)
-    saver.save(state_of(6), facts_at(6), broker)
+    checkpointer, broker = Checkpointer(store, disk, keep=2), Broker()
+    checkpointer.save(state_of(6), facts_at(6), broker)
+    checkpointer.save(state_of(6), facts_at(6), broker)
     assert len(broker.committed) == 1

@@ -16,11 +16,11 @@ from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.objective.presets import build, load_objective, method_names
-from isentrope.learner.training.collectives import Ranks
-from isentrope.learner.training.deepspeed_engine import Stepper
+from isentrope.learner.training.collectives import Collectives
+from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine
 from isentrope.learner.training.metrics import batch_row, scalars
 from isentrope.learner.training.model import Policy, load_policy
-from isentrope.learner.training.reference_policy import Frozen
+from isentrope.learner.training.reference_policy import ReferencePolicy
 from isentrope.learner.training.trainer import Schedule, Trainer
 
 CPU = torch.device("cpu")
@@ -40,10 +40,10 @@ RUNNABLE = [name for name in method_names() if set(needs(objective_of(name))) <=
 
 
 @pytest.fixture(scope="module")
-def stepper(alone: Ranks, toy_model: Path) -> Iterator[Stepper]:
+def engine(alone: Collectives, toy_model: Path) -> Iterator[DeepSpeedEngine]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LOCAL_RANK", "0")  # as a launcher sets it
-        yield Stepper(policy_of(toy_model), 1.0, LearnerConfig(zero_stage=0, learning_rate=1e-3), CPU)
+        yield DeepSpeedEngine(policy_of(toy_model), 1.0, LearnerConfig(zero_stage=0, learning_rate=1e-3), CPU)
 
 
 def policy_of(folder: Path) -> Policy:
@@ -51,13 +51,15 @@ def policy_of(folder: Path) -> Policy:
 
 
 @pytest.mark.parametrize("method", RUNNABLE)
-def test_it_moves_the_weights_and_says_how(method: str, alone: Ranks, stepper: Stepper, toy_model: Path) -> None:
+def test_it_moves_the_weights_and_says_how(
+    method: str, alone: Collectives, engine: DeepSpeedEngine, toy_model: Path
+) -> None:
     objective = objective_of(method)
-    frozen = Frozen(policy_of(toy_model), 1.0, CPU) if Need.REFERENCE in needs(objective) else None
-    trainer = Trainer(alone, stepper, objective, frozen)
-    stepper.forget_moments()
+    reference = ReferencePolicy(policy_of(toy_model), 1.0, CPU) if Need.REFERENCE in needs(objective) else None
+    trainer = Trainer(alone, engine, objective, reference)
+    engine.forget_moments()
     state: State = objective.start()
-    before = {name: value.clone() for name, value in stepper.parameters()}
+    before = {name: value.clone() for name, value in engine.parameters()}
     for number, arrays in enumerate(ARRAYS):
         schedule = Schedule(seed=1, micro_batch_tokens=120, updates_per_batch=2, epochs=1, progress=number / 2)
         facts = trainer.train(arrays, schedule, state)
@@ -67,26 +69,28 @@ def test_it_moves_the_weights_and_says_how(method: str, alone: Ranks, stepper: S
         assert json.loads(json.dumps(row)) == row
         assert all(map(math.isfinite, scalars(row).values()))
         assert set(row["objective"].get("control", {})) == set(objective.start())
-        assert ("kl_ref" in row["objective"]) == (frozen is not None)
-    assert any(not torch.equal(before[name], value) for name, value in stepper.parameters())
+        assert ("kl_ref" in row["objective"]) == (reference is not None)
+    assert any(not torch.equal(before[name], value) for name, value in engine.parameters())
     assert json.loads(json.dumps(state)) == state and set(state) == set(objective.start())
 
 
-def test_a_reward_without_answers_is_told_when_the_method_needs_them(alone: Ranks, stepper: Stepper) -> None:
-    trainer = Trainer(alone, stepper, objective_of("seed_grpo"), None)
+def test_a_reward_without_answers_is_told_when_the_method_needs_them(
+    alone: Collectives, engine: DeepSpeedEngine
+) -> None:
+    trainer = Trainer(alone, engine, objective_of("seed_grpo"), None)
     silent = replace(ARRAYS[0], answer=np.full(16, -1))
     with pytest.raises(RewardError, match="final answers"):
         trainer.train(silent, Schedule(1, 120, 1, 1, 0.0), {})
 
 
 def test_a_skipped_update_leaves_the_controllers_as_they_are(
-    alone: Ranks, stepper: Stepper, monkeypatch: pytest.MonkeyPatch
+    alone: Collectives, engine: DeepSpeedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update, objective = stepper.update, objective_of("advanced")
-    trainer = Trainer(alone, stepper, objective, None)
+    update, objective = engine.update, objective_of("advanced")
+    trainer = Trainer(alone, engine, objective, None)
     schedule, start = Schedule(1, 120, 2, 1, 0.5), objective.start()
     moved = trainer.train(ARRAYS[0], schedule, start)
-    monkeypatch.setattr(stepper, "update", lambda micros: replace(update(micros), applied=False))
+    monkeypatch.setattr(engine, "update", lambda micros: replace(update(micros), applied=False))
     skipped = trainer.train(ARRAYS[0], schedule, start)
     assert moved.applied == 2 and moved.state != start
     assert skipped.applied == 0 and skipped.state == start

@@ -21,7 +21,7 @@ from isentrope.learner.training.fault_points import VARIABLE
 from isentrope.learner.training.job import LearnerJob
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
-from isentrope.rollout.wire.control import State
+from isentrope.rollout.wire.control import RunState
 
 pytestmark = pytest.mark.slow
 
@@ -128,7 +128,7 @@ def test_a_run_trains_every_group_once_and_says_so(lagging: Run) -> None:
     assert [row["batch"] for row in lagging.rows] == list(range(1, 9))
     assert {row["updates"] for row in lagging.rows} == {2}
     control = lagging.view.control()
-    assert control is not None and control.state is State.STOP
+    assert control is not None and control.state is RunState.STOP
 
 
 def test_a_run_learns(lagging: Run) -> None:

@@ -10,7 +10,7 @@ from isentrope.errors import StorageError
 from isentrope.kernels import plain
 from isentrope.learner.intake.packing import pack
 from isentrope.learner.training.model import Policy, load_policy
-from isentrope.learner.training.reference_policy import KEPT, Frozen, reference_folder, write
+from isentrope.learner.training.reference_policy import KEPT, ReferencePolicy, reference_folder, write
 from isentrope.rollout.wire.types import version_of
 
 ARRAYS = make_toy_arrays(groups=2, group_size=3)
@@ -32,7 +32,7 @@ def moved(folder: Path) -> Policy:
 
 
 def test_it_gives_the_tempered_log_probabilities_of_its_network(toy_model: Path) -> None:
-    frozen = Frozen(policy_of(toy_model), 0.7, CPU)
+    frozen = ReferencePolicy(policy_of(toy_model), 0.7, CPU)
     direct = policy_of(toy_model)(PACKED, lambda logits, targets: plain.logp_entropy(logits, targets, 0.7)[0])
     torch.testing.assert_close(frozen.logp(PACKED), PACKED.to_padded(direct).detach())
     assert not frozen.logp(PACKED)[
@@ -41,19 +41,19 @@ def test_it_gives_the_tempered_log_probabilities_of_its_network(toy_model: Path)
 
 
 def test_a_renewed_reference_is_the_policy_and_is_handed_on(toy_model: Path) -> None:
-    frozen, later = Frozen(policy_of(toy_model), 1.0, CPU), moved(toy_model)
+    frozen, later = ReferencePolicy(policy_of(toy_model), 1.0, CPU), moved(toy_model)
     before = frozen.logp(PACKED)
     names = [name for name, _ in frozen.renewed(later.network.named_parameters())]
     assert names == [name for name, _ in later.network.named_parameters()]
-    assert torch.equal(frozen.logp(PACKED), Frozen(later, 1.0, CPU).logp(PACKED))
+    assert torch.equal(frozen.logp(PACKED), ReferencePolicy(later, 1.0, CPU).logp(PACKED))
     assert not torch.equal(frozen.logp(PACKED), before)
 
 
 def test_it_comes_back_from_the_disk_bit_by_bit(toy_model: Path, tmp_path: Path) -> None:
-    frozen, folder = Frozen(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 40)
+    frozen, folder = ReferencePolicy(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 40)
     source = moved(toy_model).network.named_parameters()
     write(frozen.renewed(source), folder, version=version_of(2, 40), dtype=torch.float32)
-    again = Frozen(policy_of(toy_model), 1.0, CPU)
+    again = ReferencePolicy(policy_of(toy_model), 1.0, CPU)
     again.load(folder)
     assert torch.equal(again.logp(PACKED), frozen.logp(PACKED))
 
@@ -66,7 +66,7 @@ def test_only_the_newest_stay(toy_model: Path, tmp_path: Path) -> None:
 
 
 def test_damage_and_absence_are_told(toy_model: Path, tmp_path: Path) -> None:
-    frozen, folder = Frozen(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 1)
+    frozen, folder = ReferencePolicy(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 1)
     with pytest.raises(StorageError, match="cannot be read"):
         frozen.load(folder)
     write(policy_of(toy_model).network.named_parameters(), folder, version=version_of(1, 1), dtype=torch.float32)

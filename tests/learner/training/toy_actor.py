@@ -19,7 +19,7 @@ from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import ActorState, Stage
 from isentrope.rollout.data.prompts import open_prompts, tokenize
 from isentrope.rollout.data.rows import Row
-from isentrope.rollout.wire.control import State
+from isentrope.rollout.wire.control import RunState
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish, Group, Response, WorkOrder
@@ -71,7 +71,7 @@ class ToyActor(threading.Thread):
         newest = self._port.weights()
         if newest is not None and newest != self._manifest:
             self._load(newest)
-        if self._manifest is None or self._port.control().state is State.STOP:
+        if self._manifest is None or self._port.control().state is RunState.STOP:
             self._heartbeat(Stage.JOINING)
             time.sleep(0.02)
             return

@@ -66,7 +66,7 @@ def make_job(run: str, url: str, model: Path, output_dir: Path, **learner: Any) 
 
 @dataclass
 class Launched:
-    """Ranks that run."""
+    """Collectives that run."""
 
     process: subprocess.Popen[bytes]
     log: Path

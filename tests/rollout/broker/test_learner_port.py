@@ -11,7 +11,7 @@ from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import RunView
-from isentrope.rollout.wire.control import Control, Mode, State
+from isentrope.rollout.wire.control import Control, Mode, RunState
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
 
 VERSION = version_of(1, 0)
@@ -149,7 +149,7 @@ def test_a_later_request_replaces_an_open_one_and_comes_after_an_answered_one(le
 
 def test_a_stop_that_was_answered_does_not_stop_the_next_learner(learner: LearnerPort) -> None:
     RunView(learner.broker).request("stop")
-    learner.set_control(Control(mode=Mode.ASYNC, max_lag=1, state=State.STOP, request=learner.control().request))
+    learner.set_control(Control(mode=Mode.ASYNC, max_lag=1, state=RunState.STOP, request=learner.control().request))
     successor = LearnerPort.fence(learner.broker, 2, 0, 0, learner.spec, ASYNC)
     assert not successor.control().requested_stop
     successor.set_control(ASYNC)  # built anew, without the id of the last request

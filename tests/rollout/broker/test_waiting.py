@@ -10,12 +10,12 @@ from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorState, RunView, Stage
-from isentrope.rollout.broker.waiting import Facts, explain, why_waiting
-from isentrope.rollout.wire.control import State
+from isentrope.rollout.broker.waiting import BrokerSnapshot, explain, why_waiting
+from isentrope.rollout.wire.control import RunState
 
 SPEC = make_spec("r", max_bytes=2_000_000)  # four groups per batch
 SERVING = ActorState(id="a1", state=Stage.SERVING)
-IDLE = Facts(
+IDLE = BrokerSnapshot(
     control=ASYNC,
     announced=True,
     cursor=10,
@@ -32,7 +32,7 @@ NOTHING = {"waiting": 0, "leased": 0, "unread": 0, "uncommitted": 6, "eval": 0}
     ("changes", "line"),
     [
         ({"control": None}, "no learner has opened the run"),
-        ({"control": ASYNC.model_copy(update={"state": State.STOP})}, "run is ending: 3 orders under way"),
+        ({"control": ASYNC.model_copy(update={"state": RunState.STOP})}, "run is ending: 3 orders under way"),
         ({"announced": False}, "learner has announced no weights"),
         ({"cursor": 12}, "learner is training batch 2: 4 groups ready"),
         ({"queues": NOTHING}, "learner is training batch 2: 5 groups ready; admission closed, actors wait"),

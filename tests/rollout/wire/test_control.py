@@ -9,7 +9,7 @@ from wire_records import make_spec
 
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
-from isentrope.rollout.wire.control import Control, Mode, State, admission_bound
+from isentrope.rollout.wire.control import Control, Mode, RunState, admission_bound
 
 small = st.integers(0, 6)
 
@@ -36,8 +36,8 @@ def test_the_broker_admits_exactly_what_the_formula_allows(
     broker.close()
 
 
-@pytest.mark.parametrize("state", [State.DRAIN, State.STOP])
-def test_only_a_running_run_issues(learner: LearnerPort, state: State) -> None:
+@pytest.mark.parametrize("state", [RunState.DRAIN, RunState.STOP])
+def test_only_a_running_run_issues(learner: LearnerPort, state: RunState) -> None:
     learner.set_control(Control(mode=Mode.ASYNC, max_lag=1, state=state))
     assert learner.issue(trained_batches=0, retired=0, limit=100) == 0
 

@@ -13,7 +13,7 @@ from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.objective.dimensions import DIMENSIONS
 from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.objective.stages import control
-from isentrope.learner.training.checkpoint_store import State as SavedState
+from isentrope.learner.training.checkpoint_store import CheckpointState
 from isentrope.rollout.wire.control import Mode
 
 
@@ -124,10 +124,10 @@ def test_a_run_resumed_after_any_update_gives_the_same_coefficients(kind: str) -
             seen.append(objective.overrides(state))
             if step == resumed_after:
                 controllers = {name: dict(numbers) for name, numbers in state.items()}
-                saved = SavedState(
+                saved = CheckpointState(
                     config_digest="c", data_digest="d", mode=Mode.ASYNC, ledger=LedgerState(), controllers=controllers
                 )
-                state = SavedState.model_validate_json(saved.model_dump_json()).controllers
+                state = CheckpointState.model_validate_json(saved.model_dump_json()).controllers
         return seen
 
     whole = coefficients(-1)
