@@ -6,7 +6,6 @@ kind, with their types, bounds and defaults. So a kind is declared once, by its 
 own (`kind = "my_module:my_function"`) stands on the same footing as ours.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from isentrope.errors import ConfigError
+from isentrope.errors import ConfigError, nearest
 
 Function = Callable[..., Any]
 Table = Mapping[str, object]
@@ -125,11 +124,10 @@ def parse_keys(
 
 
 def unknown(what: str, given: str, allowed: Iterable[str], where: str, of: str = "") -> ConfigError:
-    """The error for a name that does not exist, with the nearest that do."""
+    """Return the error for a name that does not exist, with the nearest that does."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    if near:
-        fix = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
+    if close := nearest(given, names):
+        fix = f"did you mean `{close}`?"
     elif names:
         fix = f"allowed: {', '.join(names)}"
     else:

@@ -1,10 +1,9 @@
 """One row of data as the rest of the system sees it, and the rules a prompt obeys. Knows no files and no tokenizer."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from isentrope.errors import DataError
+from isentrope.errors import DataError, nearest
 
 Messages = list[dict[str, str]]
 """A chat: `[{"role": ..., "content": ...}, ...]`; text only."""
@@ -72,15 +71,13 @@ class RowShape:
 
 def set_column(key: str, name: str, columns: Iterable[str]) -> str:
     """Advice for a missing column `name`: the configuration `key` to set, to the column most likely meant."""
-    return f'set {key} = "{nearest(name, columns) or "<the column that holds it>"}"'
+    return f'set {key} = "{_meant(name, list(columns)) or "<the column that holds it>"}"'
 
 
-def nearest(name: str, columns: Iterable[str]) -> str:
-    """The column most likely meant by `name`; empty if none resembles it."""
-    columns = list(columns)
-    close = difflib.get_close_matches(name, columns, n=1)
-    known = [alias for alias in _ALIASES.get(name, ()) if alias in columns]
-    return next(iter(close + known), "")
+def _meant(name: str, columns: Sequence[str]) -> str:
+    """Return the column most likely meant by `name`; empty if none resembles it."""
+    aliases = (alias for alias in _ALIASES.get(name, ()) if alias in columns)
+    return nearest(name, columns) or next(aliases, "")
 
 
 def checked_prompt(value: object, where: str) -> str | Messages:

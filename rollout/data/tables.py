@@ -4,7 +4,6 @@ A file is read once from end to end when it is opened: every mistake in it is fo
 is not kept in memory: where its rows begin is, and rows are read when asked for.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
 
-from isentrope.errors import DataError
+from isentrope.errors import DataError, nearest
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line of a jsonl file is refused without reading on."""
@@ -58,8 +57,8 @@ def open_table(path: Path, check: Check) -> Table:
         table = kinds[path.suffix](path, check)
     except FileNotFoundError as error:
         there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, there, n=1)
-        fix = f"did you mean {close[0]}?" if close else "relative paths start at the run file's folder"
+        close = nearest(path.name, there)
+        fix = f"did you mean {close}?" if close else "relative paths start at the run file's folder"
         raise DataError(f"{path} does not exist", fix=fix) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

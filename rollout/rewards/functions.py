@@ -10,7 +10,6 @@ A failure is a `RewardError`, never a reward of 0.
 """
 
 import asyncio
-import difflib
 import hashlib
 import inspect
 import math
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isentrope.errors import ConfigError, RewardError
+from isentrope.errors import ConfigError, RewardError, nearest
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.prompts import TASK
 from isentrope.rollout.data.rows import RESERVED, Messages, Row, set_column
@@ -94,8 +93,8 @@ class _Function:
         fix = set_column(f"data.columns.{name}", name, columns)
         if name in _TRL_ONLY:
             fix = f"give {name} a default: TRL's trainer passes it, and rewards run outside a trainer here"
-        elif close := difflib.get_close_matches(name, RESERVED, n=1):
-            fix = f"the argument is called {close[0]}"
+        elif close := nearest(name, RESERVED):
+            fix = f"the argument is called {close}"
         return RewardError(
             f"reward {self.name!r} needs {name!r}, and there is no such column",
             where=f"columns of the data: {', '.join(columns) or 'none'}",
@@ -271,13 +270,11 @@ def _find(name: str, run_folder: Path) -> RewardFunction:
     if ":" in name:
         return load_function(name, run_folder)
     if name not in builtin.BUILTINS:
-        close = difflib.get_close_matches(name, builtin.BUILTINS, n=1)
+        close = nearest(name, builtin.BUILTINS)
         raise ConfigError(
             f"there is no built-in reward {name!r}; there are: {', '.join(builtin.BUILTINS)}",
             where="data.reward",
-            fix=f"write {close[0]!r}"
-            if close
-            else "or write my_module:my_function for my_module.py beside the run file",
+            fix=f"write {close!r}" if close else "or write my_module:my_function for my_module.py beside the run file",
         )
     return builtin.load_builtin(name)
 

@@ -5,7 +5,6 @@ of `sys.path`, so that the module can import what lies beside it while nothing t
 others.
 """
 
-import difflib
 import importlib
 import sys
 import traceback
@@ -15,7 +14,7 @@ from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 
-from isentrope.errors import ConfigError, RewardError
+from isentrope.errors import ConfigError, RewardError, nearest
 
 
 def load_function(name: str, folder: Path) -> Callable[..., object]:
@@ -32,11 +31,11 @@ def load_function(name: str, folder: Path) -> Callable[..., object]:
     function: object = vars(module).get(function_name)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        close = difflib.get_close_matches(function_name, functions, n=1)
+        close = nearest(function_name, functions)
         raise RewardError(
             f"module {module_name!r} has no function {function_name!r}",
             where=str(module.__file__),
-            fix=f"write {module_name}:{close[0]}" if close else "",
+            fix=f"write {module_name}:{close}" if close else "",
         )
     return function
 

@@ -19,7 +19,13 @@ Each says what was given, where, and what to do. They are printed as three lines
 pickling between processes.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
+
+RESEMBLES = 2 / 3
+"""Least likeness of a name that is offered for another: up to one letter in three may be wrong. One typo in a name of
+three letters is still understood, and a word that shares only half of its letters is not offered."""
 
 
 class IsentropeError(Exception):
@@ -121,3 +127,10 @@ class StalledError(IsentropeError, TimeoutError):
     """Nothing moved for longer than the deadline; the message names who was waited for."""
 
     exit_code = 78
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """Return the one of `names` that was probably meant by `given`, whatever the case; empty if none resembles it."""
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=RESEMBLES)
+    return by_lower[close[0]] if close else ""

@@ -4,7 +4,6 @@ Turns whatever is wrong with them into short errors that name file, line, key, w
 nearest known key. Does not know what the keys mean.
 """
 
-import difflib
 import json
 import re
 import tomllib
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from isentrope.errors import ConfigError
+from isentrope.errors import ConfigError, nearest
 from isentrope.rollout.config import Section
 
 COMMAND_LINE = "command line"
@@ -190,24 +189,18 @@ def known_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
             yield from known_keys(field.annotation, f"{prefix}{name}.")
 
 
-def nearest(key: str, known: Sequence[str]) -> str:
-    """The known dotted key that was probably meant, or nothing."""
-    table, _, name = key.rpartition(".")
-    by_name = {other.rpartition(".")[2]: other for other in known}
-    beside = [other for other in known if other.rpartition(".")[0] == table]
-    if close := difflib.get_close_matches(key, beside, 1, 0.75):
-        return close[0]
-    elsewhere = difflib.get_close_matches(name, by_name, 1, 0.8)
-    return by_name[elsewhere[0]] if elsewhere else ""
-
-
 def unknown_key(file: RunFile, key: str, known: Sequence[str]) -> ConfigError:
-    """Error for a key that is not among `known` dotted keys."""
-    table = key.rpartition(".")[0]
-    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == table]
-    meant = nearest(key, known)
-    fix = f"did you mean {meant}?" if meant else f"known keys of {f'[{table}]' if table else 'the file'}: "
-    return ConfigError(f"unknown key {key}", where=file.where(key), fix=fix if meant else fix + ", ".join(beside))
+    """Return the error for a key that is not among `known` dotted keys; one in the same table is offered first."""
+    table, _, name = key.rpartition(".")
+    anywhere = {other.rpartition(".")[2]: other for other in known}
+    beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == table}
+    if meant := nearest(name, beside):
+        fix = f"did you mean {beside[meant]}?"
+    elif meant := nearest(name, anywhere):
+        fix = f"did you mean {anywhere[meant]}?"
+    else:
+        fix = f"known keys of {f'[{table}]' if table else 'the file'}: {', '.join(beside)}"
+    return ConfigError(f"unknown key {key}", where=file.where(key), fix=fix)
 
 
 def _rewrite(file: RunFile, model: type[Section], details: Sequence[ErrorDetails]) -> list[ConfigError]:

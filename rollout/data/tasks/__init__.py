@@ -1,10 +1,9 @@
 """Built-in tasks, generators of problems with their verifiers: `task:<name>` in the configuration."""
 
-import difflib
 from collections.abc import Callable
 from typing import Protocol
 
-from isentrope.errors import ConfigError
+from isentrope.errors import ConfigError, nearest
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tasks.digit_walk import DigitWalk
 
@@ -39,9 +38,9 @@ class Task(Protocol):
 def open_task(name: str, seed: int = 0) -> Task:
     """The task called `name`; `seed` chooses the training problems."""
     if name not in _TASKS:
-        close = difflib.get_close_matches(name, _TASKS, n=1)
+        close = nearest(name, _TASKS)
         raise ConfigError(
             f"there is no task {name!r}; there are: {', '.join(_TASKS)}",
-            fix=f"write task:{close[0]}" if close else "",
+            fix=f"write task:{close}" if close else "",
         )
     return _TASKS[name](seed)

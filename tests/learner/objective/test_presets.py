@@ -117,7 +117,7 @@ def test_own_stages_are_functions_beside_the_run_file(tmp_path: Path) -> None:
         (["grpo"], {"reduce": "seq_sum_constant"}, "`constant`.*no default", "reduce.constant", "set it"),
         (["grpo"], {"kl": [{"kind": "k3", "coeff": 1}]}, "unknown key `coeff`", "kl.0.coeff", "`coef`"),
         (["grpo"], {"kl": [{"kind": "k3", "anchor": "reff"}]}, "`anchor`", "kl.0.anchor", ""),
-        (["grpo"], {"kl": [{"kind": "k3", "tokens": "top"}]}, "unknown kind `top`", "kl.0.tokens.kind", "`top_cov`"),
+        (["grpo"], {"kl": [{"kind": "k3", "tokens": "top"}]}, "unknown kind `top`", "kl.0.tokens.kind", "top_cov"),
         (["grpo"], {"tokens": ["no_module:f"]}, "cannot import 'no_module'", "tokens", "no_module.py"),
     ],
 )
