@@ -6,24 +6,24 @@ Knows the order of things; how each is done is its neighbours' business.
 import logging
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope.errors import FencedError, InternalError, IsentropeError
+from isentrope.learner import records
 from isentrope.learner.intake.buffer import ReadyBatch, Rules
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.packing import make_arrays
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.rules import RunFacts, inert
-from isentrope.learner.training import outcome
+from isentrope.learner.records import Outcome
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
 from isentrope.learner.training.evaluator import Examiner
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.lawlog import LawLog
 from isentrope.learner.training.metrics import Drawn, Journal, Row, batch_row, scalars
-from isentrope.learner.training.outcome import Outcome
 from isentrope.learner.training.publisher import Publisher
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, open_sinks
@@ -55,11 +55,8 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
         raise
     except IsentropeError as error:
         logger.error("%s", error)
-        facts = Outcome("error") if run is None else run.facts()
-        ended = replace(
-            facts, status="error", exit_code=error.exit_code, what=error.what, where=error.where, fix=error.fix
-        )
-    outcome.write(Path(job.spec.output_dir), ended)
+        ended = (Outcome.of_nothing() if run is None else run.outcome()).ended_by(error)
+    records.write(Path(job.spec.output_dir), ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     examiner = Examiner(spec, rank_group, config.stall_timeout_s)
     store = CheckpointStore(output_dir / "checkpoints")
     incarnation = store.claim().incarnation
-    outcome.forget(output_dir)
+    records.remove(output_dir, Outcome)
     new = CheckpointState(
         config_digest=spec.config_digest,
         data_digest=examiner.data_digest,
@@ -138,17 +135,22 @@ class _Run:
             for sink in self._parts.sinks:
                 sink.close()
 
-    def facts(self) -> Outcome:
-        """What there is to say about the run now."""
-        feeder, publisher = self._parts.feeder, self._parts.publisher
-        status = feeder.status()
+    def outcome(self, *, finished: bool = False, version: int = 0, published: int = 0) -> Outcome:
+        """Return how the run ends if it ends now."""
+        status = self._parts.feeder.status()
         return Outcome(
-            "finished",
-            incarnation=publisher.incarnation,
+            status="finished" if finished else "stopped",
+            exit_code=0,
+            what="",
+            where="",
+            fix="",
+            incarnation=self._parts.publisher.incarnation,
             batches=self._batch,
+            version=version,
             trained=status.trained,
             retired=status.retired,
             issued=status.issued,
+            published=published,
             idle_s=status.idle_s,
             total_s=self._watch.total_s,
         )
@@ -173,9 +175,8 @@ class _Run:
         control = feeder.call(LearnerPort.control)
         answered = {"state": RunState.STOP, "requested_stop": False, "requested_mode": None}
         feeder.set_control(control.model_copy(update=answered))
-        return replace(
-            self.facts(),
-            status="finished" if finished else "stopped",
+        return self.outcome(
+            finished=finished,
             version=self._parts.publisher.newest.version,
             published=feeder.call(LearnerPort.counters).get("published", 0),
         )

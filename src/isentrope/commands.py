@@ -33,12 +33,13 @@ from isentrope.errors import (
 )
 from isentrope.launch.model import ModelPlan
 from isentrope.launch.plan import ClaimedRun
+from isentrope.learner.records import Outcome
 from isentrope.progress import Shown
 from isentrope.rollout.config import RedisConfig
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
 from isentrope.rollout.wire.control import Mode
 from isentrope.runfile import from_values
-from isentrope.runfolder import Outcome, RunFolder
+from isentrope.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from isentrope.demo.recipe import Options

@@ -6,18 +6,16 @@ the files at the top of the folder, not checkpoints or weights.
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
-
 from isentrope.environment import variable
 from isentrope.errors import ConfigError, IsentropeError, RunFolderError, StorageError, UnreachableError
+from isentrope.learner import records
+from isentrope.learner.records import Outcome, RunRecord
 from isentrope.redis_server import private_url
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
@@ -25,54 +23,8 @@ from isentrope.rollout.broker.run_view import RunView
 RUNS = Path("runs")
 """Where runs lie by default."""
 
-RECORD = "run.json"
-OUTCOME = "outcome.json"
 LOCK = "run.lock"
 LOCK_TRIES = 20
-
-
-class Record(BaseModel):
-    """`run.json`: what runs here, and where its broker is."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    run: str
-    config_digest: str
-    data_digest: str
-    method: str
-    mode: str
-    seed: int
-    batches: int
-    actors: int
-    ranks: int
-    run_file: str
-    started: float
-    """Unix time."""
-    versions: dict[str, str]
-    host: str
-    pid: int
-    """Of the command."""
-    socket: str
-    """Of the private broker; the password lies beside it. Empty: a broker by URL."""
-    url_env: str
-    """Environment variable with the broker's URL."""
-    insecure: bool
-
-
-class Outcome(BaseModel):
-    """`outcome.json`: how the run ended, as the learner wrote it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    status: str
-    exit_code: int
-    what: str = ""
-    where: str = ""
-    fix: str = ""
-    batches: int = 0
-    trained: int = 0
-    retired: dict[str, int] = {}
-    issued: int = 0
 
 
 class RunFolder:
@@ -125,17 +77,17 @@ class RunFolder:
     @property
     def is_new(self) -> bool:
         """Has no command run here before?"""
-        return not (self.path / RECORD).exists()
+        return not (self.path / RunRecord.FILE).exists()
 
     def is_finished(self, batches: int) -> bool:
         """Has the run ended with at least so many batches?"""
-        outcome = read_outcome(self.path)
+        outcome = records.read(self.path, Outcome)
         return outcome is not None and outcome.status == "finished" and outcome.batches >= batches
 
-    def begin(self, record: Record) -> None:
+    def begin(self, record: RunRecord) -> None:
         """Say what runs here from now on, and forget how it ended before."""
-        write_json(self.path / RECORD, record.model_dump(mode="json"))
-        (self.path / OUTCOME).unlink(missing_ok=True)
+        records.write(self.path, record)
+        records.remove(self.path, Outcome)
 
     def _require(self, config_digest: str, data_digest: str) -> None:
         if self.is_new:
@@ -148,14 +100,14 @@ class RunFolder:
             if there != here:
                 raise RunFolderError(
                     f"the run in {self.path} began with another {thing} ({there[:8]}, this one is {here[:8]})",
-                    where=str(self.path / RECORD),
+                    where=str(self.path / RunRecord.FILE),
                     fix="choose another run.output_dir, or undo the change",
                 )
 
 
 def has_ended(path: Path) -> bool:
     """Has the run in this folder, if there is one, been finished?"""
-    outcome = read_outcome(path)
+    outcome = records.read(path, Outcome)
     return outcome is not None and outcome.status == "finished"
 
 
@@ -182,41 +134,31 @@ def _lock(lock: int) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def read_record(path: Path) -> Record:
-    """What runs, or ran, in a folder. RunFolderError if it is no run folder."""
+def read_record(path: Path) -> RunRecord:
+    """Return what runs, or ran, in a folder. RunFolderError if it is not a run folder."""
     try:
-        return Record.model_validate_json((path / RECORD).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunFolderError(f"{path} is not a run folder: it has no {RECORD}", fix="give the run's folder") from None
-    except ValidationError:
-        raise RunFolderError(f"{path / RECORD} was written by another version of this program") from None
-
-
-def read_outcome(path: Path) -> Outcome | None:
-    """How the run in a folder ended; None: it has not."""
-    with contextlib.suppress(FileNotFoundError):
-        return Outcome.model_validate_json((path / OUTCOME).read_bytes())
-    return None
+        record = records.read(path, RunRecord)
+    except StorageError:
+        raise RunFolderError(f"{path / RunRecord.FILE} was written by another version of this program") from None
+    if record is None:
+        raise RunFolderError(f"{path} is not a run folder: it has no {RunRecord.FILE}", fix="give the run's folder")
+    return record
 
 
 def blame(path: Path, error: IsentropeError) -> None:
-    """The run in this folder ended by an error that its learner knows nothing of; the learner's facts stay."""
-    facts: dict[str, JsonValue] = {}
-    with contextlib.suppress(FileNotFoundError):
-        facts = json.loads((path / OUTCOME).read_text(encoding="utf-8"))
-    why = {"what": error.what, "where": error.where, "fix": error.fix}
-    write_json(path / OUTCOME, {**facts, "status": "error", "exit_code": error.exit_code, **why})
+    """Record that the run in this folder ended by an error that its learner knows nothing of; its counts stay."""
+    records.write(path, (records.read(path, Outcome) or Outcome.of_nothing()).ended_by(error))
 
 
 def newest(runs: Path) -> Path:
     """The folder among `runs` whose run started last."""
-    records = list(runs.glob(f"*/{RECORD}"))
+    records = list(runs.glob(f"*/{RunRecord.FILE}"))
     if not records:
         raise RunFolderError(f"there is no run under {runs.resolve()}", fix="give the run's folder")
     return max(records, key=lambda path: path.stat().st_mtime).parent
 
 
-def open_view(record: Record, *, deadline_s: float) -> RunView:
+def open_view(record: RunRecord, *, deadline_s: float) -> RunView:
     """The run's view. UnreachableError if its private broker is gone, or its broker does not answer."""
     if record.socket and not Path(record.socket).exists():
         raise UnreachableError(f"run {record.run!r} is not running: its private broker is gone")
@@ -224,13 +166,6 @@ def open_view(record: Record, *, deadline_s: float) -> RunView:
     if not url:
         raise ConfigError(f"{record.url_env} is not set, and the run's broker is known by it alone", fix="set it")
     return RunView(Broker.connect(url, record.run, deadline_s=deadline_s, insecure=record.insecure))
-
-
-def write_json(path: Path, values: Mapping[str, JsonValue]) -> None:
-    """Write a file that is either whole or absent."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def host() -> str:

@@ -8,6 +8,8 @@ from rich.table import Table
 
 from isentrope import runfolder
 from isentrope.errors import IsentropeError
+from isentrope.learner import records
+from isentrope.learner.records import Outcome
 from isentrope.progress import BatchLine, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
@@ -43,7 +45,7 @@ class Status(BaseModel):
     batches: int
     """Wanted."""
     last_batch: BatchLine | None
-    outcome: runfolder.Outcome | None
+    outcome: Outcome | None
     live: Live | None
     """None: the broker cannot be reached, or no learner has opened the run."""
     unreachable: str
@@ -67,7 +69,7 @@ def read_status(folder: Path) -> Status:
         command_alive=runfolder.is_held(folder),
         batches=record.batches,
         last_batch=lines[-1] if lines else None,
-        outcome=runfolder.read_outcome(folder),
+        outcome=records.read(folder, Outcome),
         live=live,
         unreachable=unreachable,
     )

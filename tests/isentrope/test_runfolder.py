@@ -1,7 +1,6 @@
 """A run's folder belongs to one run and to one command at a time, and says where the run can be reached."""
 
 import fcntl
-import json
 import os
 import threading
 from pathlib import Path
@@ -11,10 +10,12 @@ import pytest
 
 from isentrope import runfolder
 from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
-from isentrope.runfolder import Record, RunFolder
+from isentrope.learner import records
+from isentrope.learner.records import Outcome, RunRecord
+from isentrope.runfolder import RunFolder
 
 
-def _record(**changes: Any) -> Record:
+def _record(**changes: Any) -> RunRecord:
     values: dict[str, Any] = {
         "run": "a",
         "config_digest": "c",
@@ -34,7 +35,7 @@ def _record(**changes: Any) -> Record:
         "url_env": "NO_SUCH_VARIABLE",
         "insecure": False,
     }
-    return Record(**values | changes)
+    return RunRecord(**values | changes)
 
 
 def _claim(path: Path, config: str = "c", data: str = "d") -> RunFolder:
@@ -88,24 +89,25 @@ def test_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
 
 def test_beginning_forgets_how_the_run_ended_before(tmp_path: Path) -> None:
     with _claim(tmp_path / "run") as folder:
-        outcome = {"status": "finished", "exit_code": 0, "batches": 10}
-        (folder.path / runfolder.OUTCOME).write_text(json.dumps(outcome))
+        finished = {"status": "finished", "batches": 10}
+        records.write(folder.path, Outcome.of_nothing().model_copy(update=finished))
         assert folder.is_finished(10) and not folder.is_finished(11) and runfolder.has_ended(folder.path)
         folder.begin(_record())
         assert not folder.is_finished(10) and not runfolder.has_ended(folder.path)
 
 
 def test_blame_adds_to_what_the_learner_wrote(tmp_path: Path) -> None:
-    facts = {"status": "stopped", "exit_code": 0, "batches": 3, "idle_s": 1.5}
-    (tmp_path / runfolder.OUTCOME).write_text(json.dumps(facts))
+    before = Outcome.of_nothing().model_copy(update={"batches": 3, "idle_s": 1.5})
+    records.write(tmp_path, before)
     runfolder.blame(tmp_path, RewardError("broke", where="here", fix="mend it"))
-    after = json.loads((tmp_path / runfolder.OUTCOME).read_text())
-    assert after == {**facts, "status": "error", "exit_code": 65, "what": "broke", "where": "here", "fix": "mend it"}
+    after = Outcome.model_validate_json((tmp_path / Outcome.FILE).read_bytes())
+    why = {"status": "error", "exit_code": 65, "what": "broke", "where": "here", "fix": "mend it"}
+    assert after == before.model_copy(update=why)
 
 
 def test_blame_needs_no_learner(tmp_path: Path) -> None:
     runfolder.blame(tmp_path, RewardError("broke"))
-    outcome = runfolder.read_outcome(tmp_path)
+    outcome = records.read(tmp_path, Outcome)
     assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 65, 0)
 
 
@@ -113,7 +115,7 @@ def test_newest_run_is_the_one_that_began_last(tmp_path: Path) -> None:
     for name, began in (("old", 2.0), ("new", 3.0), ("older", 1.0)):
         with _claim(tmp_path / name) as folder:
             folder.begin(_record())
-        os.utime(tmp_path / name / runfolder.RECORD, (began, began))
+        os.utime(tmp_path / name / RunRecord.FILE, (began, began))
     assert runfolder.newest(tmp_path) == tmp_path / "new"
     with pytest.raises(RunFolderError, match="no run under"):
         runfolder.newest(tmp_path / "old")
@@ -129,6 +131,6 @@ def test_run_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
 def test_record_of_another_version_is_told_apart_from_no_record(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"has no run\.json"):
         runfolder.read_record(tmp_path)
-    (tmp_path / runfolder.RECORD).write_text("{}")
+    (tmp_path / RunRecord.FILE).write_text("{}")
     with pytest.raises(RunFolderError, match="another version"):
         runfolder.read_record(tmp_path)

@@ -12,13 +12,14 @@ from wire_records import ASYNC, make_spec, make_weights
 
 from isentrope import commands, runfolder
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.learner.records import RunRecord
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorState, Stage
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.types import version_of
-from isentrope.runfolder import Record, RunFolder
+from isentrope.runfolder import RunFolder
 from isentrope.status import Status, read_status, show
 
 URL = "ISENTROPE_TEST_URL"
@@ -28,7 +29,7 @@ URL = "ISENTROPE_TEST_URL"
 def folder(tmp_path: Path, redis_server: str, run_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Folder of a run whose command lives."""
     monkeypatch.setenv(URL, redis_server)
-    record = Record(
+    record = RunRecord(
         run=run_name,
         config_digest="c",
         data_digest="d",

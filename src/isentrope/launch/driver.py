@@ -18,11 +18,11 @@ from isentrope.launch.learner import Learner, LearnerPlan
 from isentrope.launch.model import Making
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
 from isentrope.launch.supervisor import StartedRun, Supervisor
+from isentrope.learner.records import Outcome
 from isentrope.progress import Progress
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.runfolder import Outcome
 
 BROKER_DEADLINE_S = 30.0
 VIEW_DEADLINE_S = 5.0

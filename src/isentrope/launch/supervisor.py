@@ -13,12 +13,14 @@ from isentrope.launch.actors import Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
+from isentrope.learner import records
+from isentrope.learner.records import Outcome
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.runfolder import Outcome, blame, read_outcome
+from isentrope.runfolder import blame
 
 INTERVAL_S = 0.5
 
@@ -63,13 +65,13 @@ class Supervisor:
             self._show_batches()
             if facts is not None:
                 if self._interrupts.asked and facts.control is None:
-                    return Outcome(status="stopped", exit_code=0, what="nothing was trained yet")
+                    return Outcome.of_nothing("nothing was trained yet")
                 if self._interrupts.asked and not self._stop_sent:
                     self._stop()
                 self._tend(facts)
             time.sleep(INTERVAL_S)
         self._show_batches()
-        outcome = read_outcome(Path(parts.spec.output_dir))
+        outcome = records.read(Path(parts.spec.output_dir), Outcome)
         if outcome is None:
             raise parts.learner.failure()
         self._progress.waiting(["the actors leave"])
