@@ -1,4 +1,4 @@
-"""Configuration of what both sides share: the run, the model, the data, sampling, the broker, weight transport."""
+"""Configuration tables that actors and learner share: run, model, data, sampling, broker, weights."""
 
 from typing import Annotated, Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 
 class Section(BaseModel):
-    """Base of every configuration table: immutable, and unknown keys are errors."""
+    """Base of every configuration table: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

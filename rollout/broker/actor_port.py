@@ -1,12 +1,12 @@
-"""Everything a rollout actor may do with the broker. Knows leases and the wire, not engines or rewards.
+"""The broker operations of a rollout actor.
 
 How calls behave: synchronous and thread-safe (an asyncio actor calls them through `asyncio.to_thread`), retried as
 `connection.py` describes, then `UnreachableError` after the broker's deadline; the caller may go on trying. All of them
 may be repeated. `take` and `take_eval` wait at most `block_s`; nothing else blocks on other processes, but `spec`.
 
 A lease is an entry pending for the actor's id. It lives as long as the actor's heartbeat counter moves (`reaper.py`).
-An actor that lost its leases learns it from `heartbeat`, which returns False, and must come back under a new id. What
-it still publishes counts if nobody was faster.
+An actor that lost its leases learns it from `heartbeat`, which returns False, and must join again under a new id. What
+it still publishes counts if no other actor was faster.
 """
 
 import logging
@@ -35,22 +35,21 @@ logger = logging.getLogger(__name__)
 
 
 class PublishResult(StrEnum):
-    """What became of a group."""
+    """Result of publishing a group."""
 
     DONE = "done"
-    """It is in the broker."""
+    """The broker holds the group."""
     DUPLICATE = "duplicate"
-    """Not wanted any more: published before (also by a call whose reply was lost), trained or retired. Forget it."""
+    """No longer wanted: published before (also by a call whose reply was lost), trained or retired. Drop it."""
     FULL = "full"
-    """The broker has no room, or has lost the run and waits for its learner. Keep the group, take no more, try
-    again."""
+    """The broker is full, or has lost the run and waits for its learner. Keep the group, take no orders, try again."""
 
 
 class ActorPort:
     """One actor's side of the protocol."""
 
     def __init__(self, broker: Broker, actor: str, *, heartbeat_s: float = 5.0, max_tries: int = 5) -> None:
-        """`heartbeat_s` and `max_tries` hold until `spec` has read the run's own."""
+        """Start with `heartbeat_s` and `max_tries`; `spec` replaces them by the run's own."""
         if not ACTOR_ID.fullmatch(actor):
             raise InternalError(f"actor id {actor!r} is not allowed", fix="1 to 64 of letters, digits, '.', '_', '-'")
         self.broker = broker
@@ -69,18 +68,27 @@ class ActorPort:
     # --- the run
 
     def spec(self, deadline_s: float) -> RunSpec:
-        """The run's facts; waits up to `deadline_s` for a learner to open the run, then UnreachableError."""
+        """Return the run's facts; wait up to `deadline_s` for a learner to open the run.
+
+        Raises:
+            UnreachableError: no learner opened it in time.
+            ConfigError: another version of this program opened it.
+        """
         spec = self.view.spec(deadline_s)
         self.heartbeat_s, self.max_record_bytes = spec.heartbeat_s, spec.max_record_bytes
         self._reaper = Reaper(self.broker, me=self.actor, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
         return spec
 
     def weights(self) -> Manifest | None:
-        """The newest announced weights; None: none yet."""
+        """Return the newest announced weights; None: none yet."""
         return self.view.weights()
 
     def control(self) -> Control:
-        """The control state; the last one known if the broker has lost it; UnreachableError if there never was one."""
+        """Return the control state; the last one known if the broker has lost it.
+
+        Raises:
+            UnreachableError: there never was one.
+        """
         text = self.view.text(self._keys.ctl)
         if text:
             self._last_control = Control.model_validate_json(text)
@@ -91,10 +99,9 @@ class ActorPort:
     # --- work
 
     def take(self, count: int, block_s: float) -> list[WorkOrder]:
-        """Lease up to `count` orders, those that came back first; waits up to `block_s` seconds for the first one.
+        """Lease up to `count` orders, those that came back first; wait up to `block_s` seconds for the first one.
 
-        Every order is checked against the publication table, so a re-issued one that is published meanwhile never shows
-        up. May return fewer, or none, at any time.
+        Orders that were published meanwhile are left out. May return fewer, or none, at any time.
         """
         deadline = time.monotonic() + block_s
         while True:
@@ -110,7 +117,7 @@ class ActorPort:
         return orders[:count]
 
     def take_eval(self, count: int, block_s: float, version: int) -> list[EvalOrder]:
-        """Lease up to `count` evaluation orders that are pinned to `version`; waits up to `block_s` seconds."""
+        """Lease up to `count` evaluation orders that are pinned to `version`; wait up to `block_s` seconds."""
         deadline = time.monotonic() + block_s
         while True:
             orders: list[EvalOrder] = []
@@ -127,7 +134,8 @@ class ActorPort:
             time.sleep(min(left, 0.25))
 
     def eval_version(self, preferred: int) -> int | None:
-        """The version that waiting evaluation orders ask for: `preferred` if any does, else the oldest order's."""
+        """Return the version that waiting evaluation orders ask for: `preferred` if any does, else the oldest
+        order's."""
         groups = self.broker.group_read(lambda client: client.xinfo_groups(self._keys.eval))
         if not groups:
             return None
@@ -137,8 +145,11 @@ class ActorPort:
         return preferred if preferred in versions else next(iter(versions), None)
 
     def publish(self, group: Group, order: WorkOrder) -> PublishResult:
-        """Hand a finished group to the learner, once. RecordError if it is not a valid record, or too large: then
-        `fail`."""
+        """Hand a finished group to the learner, once.
+
+        Raises:
+            RecordError: the group is not a valid record, or too large; call `fail`.
+        """
         if (group.seq, group.attempt) != (order.seq, order.attempt):
             raise InternalError(f"group {group.seq}/{group.attempt} is not order {order.seq}/{order.attempt}")
         header, payload = encode_group(group)
@@ -152,39 +163,38 @@ class ActorPort:
         return self._publish_eval(order, {**header, "payload": payload})
 
     def fail(self, order: WorkOrder | EvalOrder, reason: str, detail: str) -> PublishResult:
-        """Give an order up for good: the learner retires its seq with `reason` (one word) and issues another.
+        """Report that an order cannot be done: the learner retires its seq with `reason` (one word) and issues another.
 
         An evaluation order ends with a result without responses.
         """
-        grave: HeaderFields = {
+        header: HeaderFields = {
             "kind": "tombstone",
             "actor": self.actor,
             "reason": reason,
             "detail": detail[:MAX_DETAIL],
         }
         if isinstance(order, WorkOrder):
-            return self._publish(order, "tombstones", {**grave, "seq": order.seq, "attempt": order.attempt}, 0)
+            return self._publish(order, "tombstones", {**header, "seq": order.seq, "attempt": order.attempt}, 0)
         what: HeaderFields = {"name": order.name, "index": order.index, "version": order.version}
-        return self._publish_eval(order, {**grave, **what})
+        return self._publish_eval(order, {**header, **what})
 
     def hand_back(self, orders: Sequence[WorkOrder | EvalOrder]) -> None:
-        """Give up leases; others get the orders at once, with the same attempt and tries."""
+        """Release leases; other actors get the orders at once, with the same attempt and tries."""
         self._return([self._place(order) for order in orders])
 
-    # --- being there
+    # --- presence
 
     def heartbeat(self, state: ActorState) -> bool:
-        """Say that this actor lives, and how it is. False: its leases were taken away; come back under a new id."""
+        """Send a heartbeat with this actor's state. False: its leases were revoked; join again under a new id."""
         with self._lock:
             self._beat += 1
             record = state.model_copy(update={"id": self.actor, "beat": self._beat})
         return bool(self.broker.call("heartbeat", self.actor, record.model_dump_json()))
 
     def refresh(self, orders: Sequence[WorkOrder | EvalOrder]) -> list[WorkOrder | EvalOrder]:
-        """Which of `orders` are leased to this actor no more (others will do them; what one has may still be
-        published).
+        """Return the `orders` no longer leased to this actor (others do them; this one may still publish).
 
-        Call it every few heartbeats: it also hands back leases this actor does not know of, left by a lost reply.
+        Call it every few heartbeats: it also releases leases that a lost reply has left.
         """
         pending = self._pending()
         with self._lock:
@@ -194,15 +204,15 @@ class ActorPort:
         return [order for order in orders if self._place(order) not in pending]
 
     def reap(self) -> int:
-        """Take away the leases of other actors that are gone; returns how many. Call it once per heartbeat interval."""
+        """Revoke the leases of other actors that are gone; return the number. Call it once per heartbeat interval."""
         return self._reaper.reap()
 
     def leave(self) -> None:
-        """Hand back every lease and forget this actor."""
+        """Release every lease and delete this actor's record."""
         self._return(sorted(self._pending()))
         self.broker.run(lambda client: client.hdel(self._keys.actors, self.actor))
 
-    # --- inside
+    # --- private
 
     def _lease(self, streams: list[str], count: int, block_s: float) -> list[WorkOrder]:
         entries = self._read(streams, count, block_s)
@@ -223,7 +233,8 @@ class ActorPort:
         return [order for order, keep in zip(orders, wanted, strict=True) if keep]
 
     def _read(self, streams: list[str], count: int, block_s: float) -> list[tuple[str, str, dict[str, str]]]:
-        """New entries for this consumer; none if the broker has lost the group (its learner will make it again)."""
+        """Return new entries for this consumer; none if the broker has lost the group (its learner will make it
+        again)."""
         block = max(1, int(block_s * 1000)) if block_s > 0 else None
         reply = self.broker.group_read(
             lambda client: client.xreadgroup(ACTORS, self.actor, dict.fromkeys(streams, ">"), count, block)
@@ -275,7 +286,7 @@ class ActorPort:
                 self._held.pop(place, None)
 
     def _pending(self) -> set[tuple[str, str]]:
-        """Places of all leases of this actor, as the broker has them."""
+        """Return the places of all leases of this actor, as the broker has them."""
         return {
             (stream, lease["message_id"].decode())
             for stream in (self._keys.work, self._keys.work_hi, self._keys.eval)

@@ -1,4 +1,4 @@
-"""Connection to the broker of one run: preflight, retries, scripts. Knows Redis, not the delivery protocol.
+"""Connection to the broker of one run: preflight, retries, scripts. The delivery protocol is in the two ports.
 
 How calls behave: every call is synchronous and thread-safe, and uses one of at most `MAX_CONNECTIONS` connections. A
 lost connection, a time-out and a server that is still loading are retried with jittered backoff until `deadline_s` has
@@ -67,7 +67,7 @@ logger = logging.getLogger(__name__)
 
 
 class BrokerFullError(StorageError):
-    """The broker refused a write for want of memory or disk; nothing was changed."""
+    """The broker refused a write because memory or disk is full; nothing was changed."""
 
 
 class FencedReply(InternalError):
@@ -79,7 +79,7 @@ class FencedReply(InternalError):
 
 
 class Broker:
-    """One run's broker. Make it with `connect`."""
+    """One run's broker, made with `connect`."""
 
     def __init__(self, client: Client, keys: Keys, place: str, deadline_s: float) -> None:
         self.keys = keys
@@ -122,14 +122,14 @@ class Broker:
         self._client.connection_pool.disconnect()
 
     def pin(self) -> None:
-        """From now on refuse to talk to any other server process than the one that answers now."""
+        """Refuse, from now on, every server process but the one that answers now."""
         self._pinned = None
         self._client.connection_pool.disconnect(inuse_connections=False)
         self.run(lambda client: client.ping())
         self._pinned = self.run_id
 
     def run(self, operation: Callable[[Client], Any]) -> Any:
-        """What `operation` returns, with retries; it must be harmless when repeated."""
+        """Return what `operation` returns, with retries; it must be harmless when repeated."""
         deadline = time.monotonic() + self.deadline_s
         backoff = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
         failures = 0
@@ -145,7 +145,7 @@ class Broker:
             time.sleep(backoff.compute(failures))
 
     def group_read(self, read: Callable[[Client], Any]) -> Any:
-        """As `run`, for reads through a consumer group; None if the server has lost it (a learner makes it again)."""
+        """Read through a consumer group, as `run`; None if the server has lost the group (a learner makes it again)."""
         try:
             return self.run(read)
         except InternalError as error:
@@ -154,9 +154,14 @@ class Broker:
             return None
 
     def call(self, script: str, *args: Argument, keys: Sequence[str] = ()) -> Any:
-        """Reply of a script on its own keys plus `keys`.
+        """Return the reply of a script on its own keys plus `keys`.
 
-        A user that may not load scripts waits until the learner has loaded them again after a restart of the server.
+        Without the right to load scripts, wait until the learner has loaded them again after a restart of the server.
+
+        Raises:
+            UnreachableError: no answer, or no scripts, within the deadline.
+            BrokerFullError: a write needs memory or disk that the server does not have.
+            FencedReply: the script found another incarnation.
         """
         names = [*(getattr(self.keys, attribute) for attribute in SCRIPT_KEYS[script].split()), *keys]
         source = self._scripts[script]
@@ -176,7 +181,7 @@ class Broker:
                     time.sleep(0.5)
 
     def load_scripts(self) -> None:
-        """Load all scripts, those of actors too."""
+        """Load all scripts, including those of actors."""
         for source in self._scripts.values():
             self._load(source)
 
@@ -184,13 +189,15 @@ class Broker:
         self.run(lambda client: client.script_load(source.text))
 
     def _greet(self, connection: Any) -> None:
-        """Hand-shake of a new connection; closes it again if the server is not the pinned one."""
+        """Check a new connection; close it again if the server is not the pinned one."""
         connection.on_connect()
         connection.send_command("INFO", "server")
         run_id = _run_id(connection.read_response())
         if self._pinned is not None and run_id != self._pinned:
             connection.disconnect()
-            raise BrokerChangedError(f"the broker at {self.place} is another process than before", where=self.keys.run)
+            raise BrokerChangedError(
+                f"the broker at {self.place} was restarted: another process answers", where=self.keys.run
+            )
         self.run_id = run_id
 
     def _translate(self, error: redis.RedisError) -> IsentropeError:
@@ -199,7 +206,8 @@ class Broker:
             return _MissingScript(text)
         if isinstance(error, redis.AuthenticationError | exceptions.AuthorizationError):
             return AccessError(
-                f"the broker at {self.place} refuses user or password", fix="check the password in the broker's URL"
+                f"the broker at {self.place} refuses the user or the password",
+                fix="check the password in the broker's URL",
             )
         if _certificate_error(error):
             return AccessError(f"TLS to the broker at {self.place} failed: {text}", fix="check ssl_ca_certs in the URL")
@@ -233,7 +241,7 @@ class _Script:
 
 
 def describe(url: str) -> str:
-    """The place a URL points to, without user and password."""
+    """Return the place a URL points to, without user and password."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return parts.path
@@ -292,7 +300,7 @@ def _preflight(info: dict[str, Any], place: str) -> None:
 
 
 def _run_id(reply: object) -> str:
-    """`run_id` of an INFO reply, raw or parsed."""
+    """Return `run_id` of an INFO reply, raw or parsed."""
     if isinstance(reply, dict):
         return str(reply["run_id"])
     text = reply.decode() if isinstance(reply, bytes) else str(reply)

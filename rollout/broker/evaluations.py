@@ -41,7 +41,7 @@ class Evaluations:
         self._unsent = list(self._open.values())
 
     def admit(self, count: int, block_s: float) -> list[EvalResult]:
-        """Up to `count` results of open orders, each once; waits up to `block_s` seconds for the first."""
+        """Return up to `count` results of open orders, each once; wait up to `block_s` seconds for the first."""
         deadline = time.monotonic() + block_s
         self._send()
         while True:
@@ -71,7 +71,7 @@ class Evaluations:
         header, payload = split_fields(fields)
         try:
             if header_text(header, "kind") == "tombstone":
-                logger.warning("evaluation order given up: %s", header_text(header, "reason"))
+                logger.warning("evaluation order abandoned: %s", header_text(header, "reason"))
                 none = np.zeros(0, np.int32)
                 group = Group(header_int(header, "index"), 0, header_text(header, "actor"), none, (), 1.0)
                 return EvalResult(header_text(header, "name"), header_int(header, "version"), group)

@@ -1,7 +1,4 @@
-"""A broker as one learner incarnation sees it: every change names the incarnation, and a newer one ends it.
-
-Knows who holds the run, not what is written.
-"""
+"""The broker of one learner incarnation: every change names it and fails once a newer one holds the run."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -15,7 +12,7 @@ RawEntries: TypeAlias = list[tuple[str, RawFields]]
 
 
 class FencedBroker:
-    """Scripts and reads of learner `incarnation`.
+    """Scripts and reads of the learner `incarnation`.
 
     Raises:
         FencedError: a newer learner holds the run.
@@ -27,7 +24,7 @@ class FencedBroker:
         self.incarnation = incarnation
 
     def call(self, script: str, *args: Argument, keys: Sequence[str] = ()) -> Any:
-        """Reply of a script that compares the incarnation first."""
+        """Return the reply of a script that compares the incarnation first."""
         try:
             return self.broker.call(script, self.incarnation, *args, keys=keys)
         except FencedReply as reply:
@@ -36,13 +33,13 @@ class FencedBroker:
             raise self.lost(f"holds incarnation {reply.held}, older than {self.incarnation}") from None
 
     def read(self, stream: str, start: str, count: int, block_s: float) -> RawEntries:
-        """Entries of a stream for the learner: new ones (`start` is `>`), or pending ones after an id."""
+        """Return the entries of a stream for the learner: new ones (`start` is `>`), or pending ones after an id."""
         block = max(1, int(block_s * 1000)) if block_s > 0 else None
         reply = self._group(lambda client: client.xreadgroup(LEARNER, LEARNER, {stream: start}, count, block))
         return [(entry_id.decode(), fields or {}) for _, entries in reply for entry_id, fields in entries]
 
     def pending(self, stream: str, start: str, count: int) -> list[str]:
-        """Ids of entries that were read and not yet deleted, from `start` on."""
+        """Return the ids of entries that were read and not yet deleted, from `start` on."""
         page = self._group(lambda client: client.xpending_range(stream, LEARNER, start, "+", count))
         return [lease["message_id"].decode() for lease in page]
 
@@ -53,7 +50,7 @@ class FencedBroker:
         return reply
 
     def fenced_by(self, newer: int) -> FencedError:
-        """The error that ends this learner."""
+        """Return the error that ends this learner."""
         return FencedError(
             f"fenced: learner {newer} took over from {self.incarnation}",
             where=f"run {self.broker.keys.run}",
@@ -61,5 +58,5 @@ class FencedBroker:
         )
 
     def lost(self, how: str) -> BrokerChangedError:
-        """The error that sends this learner back to its fence."""
+        """Return the error that sends this learner back to its fence."""
         return BrokerChangedError(f"the broker at {self.broker.place} {how}", where=f"run {self.broker.keys.run}")

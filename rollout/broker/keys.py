@@ -1,4 +1,4 @@
-"""Every key of a run in the broker, in one place. Knows names only, no Redis.
+"""Every key of a run in the broker, in one place. Names only: does not import redis.
 
 All keys of a run share the hash tag `{run}`, so that scripts over several of them stay legal on a cluster, and an
 access rule can name them by one pattern. `README.md` beside this file has the table of who writes what.
@@ -67,7 +67,7 @@ class Keys:
 
     @property
     def request(self) -> str:
-        """H: what an operator asks for, `id` and `verb`; no string, so that operators need no right to write any."""
+        """H: an operator's request, `id` and `verb`; not a string, so that operators need no right to write strings."""
         return self._key("request")
 
     @property
@@ -102,7 +102,7 @@ class Keys:
 
     @property
     def traj(self) -> str:
-        """X: published groups and tombstones, until a checkpoint covers them."""
+        """X: published groups and `tombstone` entries, until a checkpoint covers them."""
         return self._key("traj")
 
     @property

@@ -1,11 +1,11 @@
-"""Everything the learner may do with the broker. Knows the delivery protocol, not models, batches or checkpoints.
+"""The broker operations of the learner.
 
 How calls behave: synchronous and thread-safe (`admit` and `pending` belong to one thread), retried as `connection.py`
 describes; all may be repeated. Every change is made by a script that compares the incarnation first. `FencedError`
 (exit 75) means a newer learner took over: stop, write nothing. `BrokerChangedError` means the server is another process
 than at the last fence and may hold an older state; every call raises it until `refence`. After it, whatever was
-buffered is void: empty the buffer, then `pending()`, `admit` until nothing comes, `reconcile(trained | retired | now in
-hand)`. Entries that are trained or retired but not committed come again then; drop only those with another id.
+buffered is invalid: empty the buffer, then `pending()`, `admit` until nothing comes, `reconcile(trained | retired | now
+buffered)`. Entries that are trained or retired but not committed come again then; drop only those with another id.
 
 At start: claim the incarnation on the checkpoint storage, `fence`, `announce` the restored weights, `pending()`,
 `admit`, `plans()`, `reconcile`. While running: `pending()` every few seconds, because a lost reply moves entries to the
@@ -40,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of `traj`: a published group, still encoded, or the tombstone of an order that was given up.
+    """One entry of `traj`: a published group, still encoded, or the `tombstone` of an order that failed for good.
 
-    `reason` is empty for a group; for a tombstone one word, as `too_long`, `reward` or `tries`, with `detail` beside
-    it.
+    `reason` is empty for a group; for a `tombstone` it is one word (`too_long`, `reward`, `tries`), explained by
+    `detail`.
     """
 
     id: str
@@ -58,8 +58,7 @@ class Entry:
 
 
 class LearnerPort:
-    """One learner's side of the protocol. Rank 0 makes it with `fence`; other ranks call it directly and only
-    `fetch`."""
+    """One learner's side of the protocol. Rank 0 makes it with `fence`; other ranks construct it and only `fetch`."""
 
     def __init__(self, broker: Broker, incarnation: int, spec: RunSpec) -> None:
         self.broker = broker
@@ -76,7 +75,7 @@ class LearnerPort:
         self._manifest: Manifest | None = None
         self._control: Control | None = None
 
-    # --- taking over
+    # --- fencing
 
     @classmethod
     def fence(
@@ -84,8 +83,11 @@ class LearnerPort:
     ) -> "LearnerPort":
         """Take the run over as learner `incarnation`, with low watermark and cursor of the loaded checkpoint.
 
-        Loads the scripts, writes spec and control state, pins the server process. FencedError if a newer learner holds
-        the run; RunFolderError if the run's name belongs to another configuration.
+        Loads the scripts, writes spec and control state, pins the server process.
+
+        Raises:
+            FencedError: a newer learner holds the run.
+            RunFolderError: the run's name belongs to another configuration.
         """
         port = cls(broker, incarnation, spec)
         port._control = control
@@ -93,15 +95,18 @@ class LearnerPort:
         return port
 
     def refence(self, *, newest_claim: int, lwm: int, cursor: int) -> None:
-        """Meet a broker that came back, after `BrokerChangedError`.
+        """Fence again after `BrokerChangedError`, on a broker that came back.
 
         Args:
             newest_claim: the newest incarnation claimed on the checkpoint storage, read after the error: a broker that
-                came back with older state cannot tell an older learner from the present one. FencedError if newer.
+                came back with older state cannot tell an older learner from the present one.
             lwm: the low watermark of the last durable checkpoint.
             cursor: one more than the largest seq this learner knows of.
 
         Repeats what the broker may have lost: spec, control state, announced weights, open evaluation orders.
+
+        Raises:
+            FencedError: `newest_claim` or the broker shows a newer learner.
         """
         if newest_claim > self.incarnation:
             raise self._fenced.fenced_by(newest_claim)
@@ -112,7 +117,7 @@ class LearnerPort:
         self._evaluations.repeat()
 
     def broker_changed(self) -> bool:
-        """Is the server another process than at the last fence?"""
+        """Return True if the server is not the process of the last fence."""
         try:
             self.broker.run(lambda client: client.ping())
         except BrokerChangedError:
@@ -122,7 +127,7 @@ class LearnerPort:
     # --- orders
 
     def issue(self, *, trained_batches: int, retired: int, limit: int) -> int:
-        """Issue as many orders as admission, byte budget and state allow, up to seq `limit`; returns the cursor.
+        """Issue as many orders as admission, byte budget and state allow, up to seq `limit`; return the cursor.
 
         Args:
             trained_batches: batch of the newest announced version.
@@ -152,9 +157,9 @@ class LearnerPort:
                 return cursor
 
     def reconcile(self, known: Collection[int]) -> int:
-        """Re-issue every seq that is nowhere; returns how many.
+        """Re-issue every lost seq; return the number of them.
 
-        `known` are the seqs from the low watermark on that were trained, were retired, or are in the learner's hands.
+        `known` are the seqs from the low watermark on that are trained, retired, or buffered by the learner.
         """
         version = 0 if self._manifest is None else self._manifest.version
         again = int(self._call("reconcile", version, *sorted(known)))
@@ -162,11 +167,11 @@ class LearnerPort:
             logger.warning("broker lost state: %d groups re-issued", again)
         return again
 
-    # --- what comes back
+    # --- groups
 
     def admit(self, count: int, block_s: float) -> list[Entry]:
-        """Up to `count` new entries; waits up to `block_s` seconds for the first. They stay pending until commit or
-        drop."""
+        """Return up to `count` new entries; wait up to `block_s` seconds for the first. They stay pending until commit
+        or drop."""
         deadline = time.monotonic() + block_s
         while True:
             raw = self._fenced.read(self._keys.traj, ">", count, min(block_s, BLOCK_S))
@@ -175,8 +180,8 @@ class LearnerPort:
                 return entries
 
     def pending(self) -> list[Entry]:
-        """Entries read by a learner, this or an earlier one, but not yet handed out by this port: all of them at first,
-        then those whose reply was lost. Cheap when there are none."""
+        """Return the entries read by a learner, this or an earlier one, but not yet handed out by this port: all of
+        them at first, then those whose reply was lost. Cheap when there are none."""
         ids: list[str] = []
         start = "-"
         while page := self._fenced.pending(self._keys.traj, start, PENDING_CHUNK):
@@ -186,7 +191,8 @@ class LearnerPort:
         return self._hand_out(new, self.fetch(new))
 
     def fetch(self, entry_ids: Sequence[str]) -> list[Entry]:
-        """The entries of these ids, in this order, without those that do not exist. Changes nothing; for any rank."""
+        """Return the entries of these ids, in this order, without those that do not exist. Changes nothing; for any
+        rank."""
         entries: list[Entry] = []
         for start in range(0, len(entry_ids), FETCH_CHUNK):
             entries += _entries(self._range(entry_ids[start : start + FETCH_CHUNK]))
@@ -199,18 +205,18 @@ class LearnerPort:
     # --- batches
 
     def plan(self, batch: int, record: bytes) -> None:
-        """Keep the plan of `batch` until it is committed; written before the batch is trained."""
+        """Store the plan of `batch` until it is committed; call it before the batch is trained."""
         self._call("set", str(batch), record, keys=[self._keys.plans])
 
     def plans(self) -> dict[int, bytes]:
-        """All stored plans by batch, ascending."""
+        """Return all stored plans by batch, ascending."""
         table: Any = self.broker.run(lambda client: client.hgetall(self._keys.plans))
         return dict(sorted((int(batch), bytes(record)) for batch, record in table.items()))
 
     def commit(self, *, entries: Sequence[str], lwm: int, ckpt: str, plans: Iterable[int] = ()) -> None:
-        """The checkpoint is durable: delete its entries (by id) and plans, raise the low watermark, record `ckpt`.
+        """Record the durable checkpoint `ckpt`: delete its entries (by id) and plans, raise the low watermark.
 
-        May be repeated, and may be cut off anywhere: what is left is dropped again by the next learner.
+        May be repeated, and may be interrupted anywhere: the next learner drops what is left.
         """
         self._drop(entries)
         self._call("commit", lwm, ckpt, *plans)
@@ -223,7 +229,7 @@ class LearnerPort:
         self._call("set", "", manifest.model_dump_json(), keys=[self._keys.weights])
 
     def control(self) -> Control:
-        """The control state, with what an operator asks for in `requested_mode` or `requested_stop`."""
+        """Return the control state, with what an operator asks for in `requested_mode` or `requested_stop`."""
         control = self.view.control()
         if control is None:
             raise self._fenced.lost("has lost the run")
@@ -231,7 +237,7 @@ class LearnerPort:
 
     def set_control(self, control: Control) -> None:
         """Write the control state. If neither `requested_mode` nor `requested_stop` is set, the request it was read
-        with is closed, applied or not (`note` says why not)."""
+        with is closed, whether applied or not (`note` says why not)."""
         assert self._control is not None
         answered = control.request and control.requested_mode is None and not control.requested_stop
         served = control.request if answered else self._control.served
@@ -245,24 +251,24 @@ class LearnerPort:
         self._evaluations.issue(orders)
 
     def admit_eval(self, count: int, block_s: float) -> list[EvalResult]:
-        """Up to `count` results of open orders, each once; waits up to `block_s` seconds for the first.
+        """Return up to `count` results of open orders, each once; wait up to `block_s` seconds for the first.
 
-        An order that was given up comes as a result whose group has no responses.
+        An order that failed for good comes as a result whose group has no responses.
         """
         return self._evaluations.admit(count, block_s)
 
     # --- actors
 
     def reap(self) -> int:
-        """Take away the leases of actors that are gone; returns how many. Call it once per heartbeat interval."""
+        """Revoke the leases of actors that are gone; return the number. Call it once per heartbeat interval."""
         return self._reaper.reap()
 
     def actors(self) -> list[ActorState]:
-        """All actors, with the seconds since each one's record changed."""
+        """Return all actors, with the seconds since each one's record changed."""
         return self.view.actors()
 
     def counters(self) -> dict[str, int]:
-        """Counters of the run."""
+        """Return the counters of the run."""
         return self.view.counters()
 
     def report(self, values: Mapping[str, int]) -> None:
@@ -270,7 +276,7 @@ class LearnerPort:
         for name, value in values.items():
             self._call("set", name, value, keys=[self._keys.n])
 
-    # --- inside
+    # --- private
 
     def _fence(self, lwm: int, cursor: int) -> None:
         assert self._control is not None
@@ -302,7 +308,7 @@ class LearnerPort:
         return [(entry_id.decode(), fields) for found in self.broker.run(read) for entry_id, fields in found]
 
     def _hand_out(self, ids: Sequence[str], entries: list[Entry]) -> list[Entry]:
-        """Remember what was handed out; delete what cannot be (deleted by someone, or no record at all)."""
+        """Remember what was returned; delete what cannot be (deleted meanwhile, or not a record)."""
         self._handed.update(entry.id for entry in entries)
         self._drop(sorted(set(ids) - {entry.id for entry in entries}))
         return entries
@@ -318,7 +324,7 @@ def _entries(raw: RawEntries) -> list[Entry]:
 
 
 def _entry(entry_id: str, fields: RawFields) -> Entry | None:
-    """None if not even kind, seq and attempt can be read: the seq is then re-issued by `reconcile`."""
+    """Decode one entry; None if kind, seq and attempt cannot be read: `reconcile` then re-issues the seq."""
     header, payload = split_fields(fields)
     try:
         kind = header_text(header, "kind")
@@ -328,5 +334,5 @@ def _entry(entry_id: str, fields: RawFields) -> Entry | None:
             return Entry(entry_id, seq, attempt, "tombstone", header, b"", reason, detail, header_text(header, "actor"))
         return Entry(entry_id, seq, attempt, "group", header, payload, actor=header_text(header, "actor"))
     except RecordError as error:
-        logger.warning("entry %s of traj is no record: %s (%s)", entry_id, error.what, error.where)
+        logger.warning("entry %s of traj is not a record: %s (%s)", entry_id, error.what, error.where)
         return None

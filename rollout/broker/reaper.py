@@ -1,7 +1,8 @@
-"""Takes leases away from actors that are gone. Knows heartbeat records and leases, not what an actor does.
+"""Revocation of the leases of actors that are gone.
 
-Time counts on the caller's monotonic clock, never the server's: a server's clock may jump. Between two looks at most
-one interval counts, so that a caller or a broker that was itself stopped accuses nobody. Any number of reapers may run.
+Time counts on the caller's monotonic clock, never the server's: a server's clock may jump. Between two reads at most
+one interval counts, so that no actor is revoked because the caller or the broker itself was stopped. Any number of
+reapers may run.
 """
 
 import logging
@@ -15,7 +16,7 @@ from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.run_view import GONE
 
 SILENT_BEATS = 3
-"""Heartbeat intervals without a change after which an actor's leases are taken away."""
+"""Heartbeat intervals without a change after which an actor's leases are revoked."""
 
 FORGET_BEATS = 120
 """Intervals after which the record of an actor that is gone is deleted."""
@@ -30,7 +31,7 @@ class _Watched:
 
 
 class Reaper:
-    """One observer of all actors of a run."""
+    """Observer of all actors of a run."""
 
     def __init__(
         self,
@@ -41,11 +42,13 @@ class Reaper:
         max_tries: int = 5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args:
-        me: an actor that is never accused, the caller's own.
-        heartbeat_s: interval of the run's heartbeats.
-        max_tries: leases of one order that may die before it is retired.
-        clock: seconds, of any origin.
+        """Start without observations.
+
+        Args:
+            me: an actor whose leases are never revoked: the caller's own.
+            heartbeat_s: interval of the run's heartbeats.
+            max_tries: leases of one order that may die before it is retired.
+            clock: seconds, of any origin.
         """
         self._broker = broker
         self._me = me
@@ -56,7 +59,7 @@ class Reaper:
         self._looked_at: float | None = None
 
     def reap(self) -> int:
-        """Take away the leases of actors whose record stood still for three intervals; returns how many leases.
+        """Revoke the leases of actors whose record stood still for three intervals; return the number of leases.
 
         Call it once per heartbeat interval.
         """
@@ -64,7 +67,7 @@ class Reaper:
         step = 0.0 if self._looked_at is None else min(now - self._looked_at, self._heartbeat_s)
         records = self._records()
         holders = self._holders()
-        self._looked_at = now  # only now: a look that failed does not count
+        self._looked_at = now  # only now: a read that failed does not count
         watched: dict[str, _Watched] = {}
         for name in sorted((records.keys() | holders) - {self._me}):
             record = records.get(name, "")

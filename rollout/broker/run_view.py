@@ -1,7 +1,7 @@
-"""What anyone may read of a run, and the one thing an operator may ask for. Used by both ports and by `isentrope
-status`.
+"""Read access to a run for everyone, and the one request an operator may make.
 
-Reads only, apart from `request`; calls behave as described in `connection.py`.
+Both ports and `isentrope status` use it. It only reads, apart from `request`; calls behave as described in
+`connection.py`.
 """
 
 import secrets
@@ -19,14 +19,14 @@ from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.weights import Manifest
 
 Verb: TypeAlias = Literal["async", "on_policy", "stop"]
-"""What an operator may ask for."""
+"""Request of an operator."""
 
 GONE = "!"
-"""First character of the record of an actor whose leases were taken away; its heartbeats do not overwrite it."""
+"""First character of the record of an actor whose leases were revoked; its heartbeats do not overwrite it."""
 
 
 class Stage(StrEnum):
-    """Where an actor is in its life; it comes back from `gone` only as a new actor."""
+    """State of an actor; it returns from `gone` only as a new actor."""
 
     JOINING = "joining"
     SYNCING = "syncing"
@@ -53,12 +53,12 @@ class ActorState(BaseModel):
     leases: int = 0
     tokens_per_s: float = 0.0
     boot: str = ""
-    """Differs between two processes with the same id."""
+    """Random id of the process: differs between two processes with the same actor id."""
     last_error: str = ""
     beat: int = 0
     """Heartbeat counter; set by the port."""
     silent_s: Annotated[float, Field(exclude=True)] = 0.0
-    """Seconds since the reader last saw the record change, on the reader's clock. Filled in when read."""
+    """Seconds since the reader last saw the record change, on the reader's clock; set when read."""
 
 
 class RunView:
@@ -70,7 +70,12 @@ class RunView:
         self._seen: dict[str, tuple[str, float]] = {}
 
     def spec(self, deadline_s: float) -> RunSpec:
-        """The run's facts; waits up to `deadline_s` for a learner to open the run, then UnreachableError."""
+        """Return the run's facts; wait up to `deadline_s` for a learner to open the run.
+
+        Raises:
+            UnreachableError: no learner opened it in time.
+            ConfigError: another version of this program opened it.
+        """
         deadline = time.monotonic() + deadline_s
         while not (text := self.text(self._keys.meta)):
             if time.monotonic() > deadline:
@@ -89,7 +94,7 @@ class RunView:
             ) from None
 
     def control(self) -> Control | None:
-        """Control state with an operator's open request, if any; None: no learner has opened the run."""
+        """Return the control state with an operator's open request, if any; None: no learner has opened the run."""
         text = self.text(self._keys.ctl)
         if not text:
             return None
@@ -101,29 +106,29 @@ class RunView:
         return control.model_copy(update={"request": asked["id"], **wish})
 
     def request(self, verb: Verb) -> None:
-        """Ask the learner for another mode or the end of the run, at its next batch; a later request replaces it."""
+        """Ask the learner to change the mode or to end the run at its next batch; a later request replaces this one."""
         asked = ["id", secrets.token_hex(8), "verb", verb]
         self.broker.run(lambda client: client.hset(self._keys.request, items=asked))
 
     def weights(self) -> Manifest | None:
-        """The newest announced weights; None: none yet."""
+        """Return the newest announced weights; None: none yet."""
         text = self.text(self._keys.weights)
         return Manifest.model_validate_json(text) if text else None
 
     def checkpoint(self) -> str:
-        """The last committed checkpoint as the learner described it; empty: none."""
+        """Return the last committed checkpoint as the learner described it; empty: none."""
         return self.text(self._keys.ckpt)
 
     def incarnation(self) -> int:
-        """Number of the learner that holds the run; 0: none."""
+        """Return the number of the learner that holds the run; 0: none."""
         return int(self.text(self._keys.incarnation) or "0")
 
     def cursor(self) -> int:
-        """Next seq to be issued."""
+        """Return the next seq to be issued."""
         return int(self.text(self._keys.cursor) or "0")
 
     def actors(self) -> list[ActorState]:
-        """All actors, by id, each with the seconds since this view last saw its record change."""
+        """Return all actors, by id, each with the seconds since this view last saw its record change."""
         now = time.monotonic()
         records = {name: _text(record) for name, record in self._hash(self._keys.actors).items()}
         self._seen = {
@@ -133,12 +138,12 @@ class RunView:
         return [_actor(name, record, now - self._seen[name][1]) for name, record in sorted(records.items())]
 
     def counters(self) -> dict[str, int]:
-        """Counters of the run: issued, published, duplicates, tombstones, reaped, reissued, bytes, and the learner's
-        own."""
+        """Return the counters of the run: issued, published, duplicates, tombstones, reaped, reissued, bytes, and the
+        learner's own."""
         return {name: int(value) for name, value in self._hash(self._keys.n).items()}
 
     def queues(self) -> dict[str, int]:
-        """Lengths: `waiting` and `leased` orders, `unread` and `uncommitted` groups, `eval` orders."""
+        """Return the lengths: `waiting` and `leased` orders, `unread` and `uncommitted` groups, `eval` orders."""
         work, again = self._length(self._keys.work), self._length(self._keys.work_hi)
         traj = self._length(self._keys.traj)
         leased = self._leased(self._keys.work, ACTORS) + self._leased(self._keys.work_hi, ACTORS)
@@ -152,12 +157,12 @@ class RunView:
         }
 
     def memory(self) -> tuple[int, int]:
-        """Bytes the server uses, and its limit (0: none)."""
+        """Return the bytes the server uses, and its limit (0: none)."""
         info = self.broker.run(lambda client: client.info("memory"))
         return int(info["used_memory"]), int(info["maxmemory"])
 
     def text(self, key: str) -> str:
-        """Value of a string key; empty if there is none."""
+        """Return the value of a string key; empty if there is none."""
         value = self.broker.run(lambda client: client.get(key))
         return "" if value is None else _text(value)
 

@@ -1,7 +1,4 @@
-"""One line that says who is waited for: for status, the progress line and the error of a stalled run.
-
-Knows what a run's view shows; not what happens inside an actor or the learner.
-"""
+"""One line that names what a run waits for: for status, the progress line and the error of a stalled run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +9,12 @@ from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
 
 FULL = 0.95
-"""Share of the server's memory limit from which on it is called full: a large record is refused before the end."""
+"""Fraction of the server's memory limit above which it counts as full: a large record is refused before 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerSnapshot:
-    """What a view shows at one moment; see the methods of `RunView`."""
+    """State of a run at one moment; see the methods of `RunView`."""
 
     control: Control | None
     announced: bool
@@ -45,7 +42,7 @@ class BrokerSnapshot:
 
 
 def why_waiting(view: RunView, spec: RunSpec) -> str:
-    """Who is waited for right now, as far as the broker shows it. Use one view for all calls: it sees who is silent."""
+    """Return what the run waits for now. Use one view for all calls: it measures how long actors are silent."""
     used_bytes, limit_bytes = view.memory()
     return explain(
         BrokerSnapshot(
@@ -81,7 +78,7 @@ def explain(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
 
 
 def _culprit(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
-    """Why the groups that the next batch lacks are not there."""
+    """Return why the next batch lacks groups."""
     full = _no_room(snapshot, spec)
     if full:
         return full

@@ -1,4 +1,4 @@
-"""From the number of a work order to the tokens of its prompt. Knows no engine; a tokenizer is whatever looks like one.
+"""Prompts: from the number of a work order to the tokens of its prompt.
 
 A prompt is a pure function of `seq`: pass `seq // n` over the n rows shuffles them by `seed + pass`. So any actor
 can serve any order, and a restarted run sees the same data.
@@ -28,11 +28,11 @@ _LISTED = 5
 
 
 class PromptTooLongError(DataError):
-    """A prompt that leaves no room for `max_new_tokens`."""
+    """The prompt leaves no room for `max_new_tokens`."""
 
 
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer; transformers' have it."""
+    """The used part of a transformers tokenizer."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -45,7 +45,7 @@ class Tokenizer(Protocol):
 class Prompt:
     """A prompt ready for the engine and the reward.
 
-    ids: [L]. prompt: as the reward sees it. columns: the row's further columns, for the reward. source: data set.
+    ids: [L]. prompt: as the reward receives it. columns: the row's other columns, for the reward. source: data set.
     """
 
     ids: NDArray[np.int32]
@@ -57,29 +57,29 @@ class Prompt:
 class Prompts:
     """Training rows by `seq` and held-out rows by index; opened with `open_prompts`.
 
-    Not more than `eval_prompts` held-out rows are used, evenly spaced over all there are.
+    At most `eval_prompts` held-out rows are used, evenly spaced over all of them.
     """
 
     def __init__(self, train: "Task | _File", held_out: "Task | _File | None", eval_prompts: int) -> None:
         self._train = train
         self._held_out = held_out
         self.train_count = train.count if isinstance(train, _File) else None
-        """Rows of one pass over the data; None: a generator without end."""
+        """Rows of one pass over the data; None: an endless generator."""
         self.eval_count = min(eval_prompts, held_out.eval_count) if held_out is not None else 0
         self.digest = _digest([source.digest for source in (train, held_out) if source is not None])
         """Depends on the data alone."""
 
     def train(self, seq: int) -> Row:
-        """The row of work order `seq`."""
+        """Return the row of work order `seq`."""
         return self._train.train(seq)
 
     def eval(self, index: int) -> Row:
-        """Held-out row `index`, which is below `eval_count`."""
+        """Return held-out row `index`, which is below `eval_count`."""
         assert self._held_out is not None and 0 <= index < self.eval_count
         return self._held_out.eval(index * self._held_out.eval_count // self.eval_count)
 
     def rows(self) -> Iterator[Row]:
-        """Every row of the files once, and the held-out rows of a task."""
+        """Yield every row of the files once, and the held-out rows of a task."""
         if isinstance(self._train, _File):
             yield from map(self._train.eval, range(self._train.count))
         yield from map(self.eval, range(self.eval_count))
@@ -89,8 +89,8 @@ def open_prompts(data: DataConfig, *, run_folder: Path, seed: int) -> Prompts:
     """Open and check the data that `data` names.
 
     Raises:
-        ConfigError: a task that does not exist.
-        DataError: a file that is missing, broken, empty or of an unsupported kind, or a row that is not one.
+        ConfigError: the task does not exist.
+        DataError: the file is missing, broken, empty or of an unsupported kind, or a row is invalid.
     """
     train = _open(data.train, data, run_folder, seed)
     held_out: Task | _File | None = None
@@ -102,11 +102,11 @@ def open_prompts(data: DataConfig, *, run_folder: Path, seed: int) -> Prompts:
 
 
 def tokenize(row: Row, tokenizer: Tokenizer, *, max_new_tokens: int, max_model_len: int) -> Prompt:
-    """The tokens of `row`: text with the tokenizer's own special tokens, messages through its chat template.
+    """Return the tokens of `row`: text with the tokenizer's own special tokens, messages through its chat template.
 
     Raises:
-        PromptTooLongError: less than `max_new_tokens` are left of `max_model_len`.
-        DataError: the template refuses the messages, or nothing is left of the prompt.
+        PromptTooLongError: fewer than `max_new_tokens` are left of `max_model_len`.
+        DataError: the template refuses the messages, or the prompt has no tokens.
     """
     ids = np.asarray(_ids(row, tokenizer), dtype=np.int32)
     if not len(ids):
@@ -121,7 +121,7 @@ def tokenize(row: Row, tokenizer: Tokenizer, *, max_new_tokens: int, max_model_l
 
 
 def check_lengths(rows: Iterable[Row], tokenizer: Tokenizer, *, max_new_tokens: int, max_model_len: int) -> None:
-    """Tokenize all `rows`, to find out before a run which of them `tokenize` would refuse.
+    """Tokenize all `rows`, to find before a run the ones that `tokenize` would refuse.
 
     Raises:
         PromptTooLongError: lists the first rows that are too long.
@@ -145,11 +145,11 @@ def _ids(row: Row, tokenizer: Tokenizer) -> object:
         return tokenizer.encode(row.prompt)
     try:
         return tokenizer.apply_chat_template(row.prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except Exception as error:  # templates are programs of the model's maker, and raise what they like
+    except Exception as error:  # templates are programs and may raise anything
         raise DataError(
             f"the tokenizer's chat template refuses the messages: {error}",
             where=row.where,
-            fix="use the roles and the order of messages that the model was made for, or give the prompt as text",
+            fix="use the roles and message order of the model's template, or give the prompt as text",
         ) from error
 
 
@@ -159,7 +159,7 @@ class _File:
     def __init__(self, path: Path, data: DataConfig, seed: int) -> None:
         self._shape = RowShape(data.prompt, data.columns, path.stem)
         self._table = open_table(path, self._shape.row)
-        self._order = lru_cache(maxsize=2)(self._permutation)  # orders in flight are of this pass and the one before
+        self._order = lru_cache(maxsize=2)(self._permutation)  # orders in flight belong to this pass or the one before
         self._seed = seed
         self.count = self.eval_count = len(self._table)
         self.digest = self._table.digest
@@ -172,7 +172,7 @@ class _File:
         return self._shape.row(self._table[index], self._table.where(index))
 
     def _permutation(self, data_pass: int) -> NDArray[np.int64]:
-        """[count]. Sorts raw random bits, whose stream is the same in any NumPy; `Generator.permutation`'s is not."""
+        """Return [count]: sorted raw random bits, the same in every NumPy; `Generator.permutation` is not."""
         key = np.array([(self._seed + data_pass) % (1 << 64), 0], dtype=np.uint64)
         return np.argsort(np.random.Philox(key=key).random_raw(self.count), kind="stable")
 

@@ -1,4 +1,4 @@
-"""One row of data as the rest of the system sees it, and the rules a prompt obeys. Knows no files and no tokenizer."""
+"""One row of data, and the rules for a prompt. Files are in `tables.py`, tokenizers in `prompts.py`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ Messages = list[dict[str, str]]
 """A chat: `[{"role": ..., "content": ...}, ...]`; text only."""
 
 RESERVED = ("prompts", "completions", "completion_ids")
-"""Arguments a reward function gets besides the columns; no column may be called so."""
+"""Arguments a reward function gets besides the columns; a column must not have one of these names."""
 
 _ALIASES = {
     "prompt": ("question", "problem", "query", "input", "instruction", "messages"),
     "answer": ("ground_truth", "label", "solution", "target", "expected_answer"),
 }
-"""What other projects call these two columns: offered in a message, never used unasked."""
+"""Names of these two columns in other projects: suggested in a message, never used without being configured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One problem.
 
-    prompt: text, or chat messages. columns: everything else the row holds, by the names the reward expects. source:
-    which data set it is from. where: place of the row for messages, such as `train.jsonl:7`.
+    prompt: text, or chat messages. columns: all other columns, by the names the reward expects. source: data set.
+    where: place of the row for messages, such as `train.jsonl:7`.
     """
 
     prompt: str | Messages
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
-    """How the columns of one data set become a `Row`.
+    """Mapping from the columns of one data set to a `Row`.
 
     prompt: the column that holds the prompt. columns: name the reward expects = name in the data. source: name of the
     data set.
@@ -45,7 +45,7 @@ class RowShape:
     source: str
 
     def row(self, raw: Mapping[str, object], where: str) -> Row:
-        """The row of `raw`, or a `DataError` that names the column and what to set."""
+        """Return the row of `raw`, or a `DataError` that names the column and what to set."""
         columns = dict(raw)
         self._require(self.prompt, "data.prompt", columns, where)
         prompt = checked_prompt(columns.pop(self.prompt), where)
@@ -70,7 +70,7 @@ class RowShape:
 
 
 def set_column(key: str, name: str, columns: Iterable[str]) -> str:
-    """Advice for a missing column `name`: the configuration `key` to set, to the column most likely meant."""
+    """Return advice for a missing column `name`: the configuration `key` to set, to the column most likely meant."""
     return f'set {key} = "{_meant(name, list(columns)) or "<the column that holds it>"}"'
 
 
@@ -81,7 +81,7 @@ def _meant(name: str, columns: Sequence[str]) -> str:
 
 
 def checked_prompt(value: object, where: str) -> str | Messages:
-    """`value` if it is a prompt: text with something in it, or chat messages that end where the model is to speak."""
+    """Return `value` if it is a prompt: text, or chat messages of which the last is not the assistant's."""
     if isinstance(value, str):
         if not value.strip():
             raise DataError("the prompt is empty", where=where, fix="remove the row or fill the prompt")
@@ -90,9 +90,9 @@ def checked_prompt(value: object, where: str) -> str | Messages:
         messages = [_checked_message(message, f"{where}, message {i}") for i, message in enumerate(value)]
         if messages[-1]["role"] == "assistant":
             raise DataError(
-                "the last message of the prompt is the assistant's, so nothing is left to answer",
+                "the last message of the prompt is the assistant's, so there is nothing to answer",
                 where=where,
-                fix="end the prompt with a message of the user (or a tool)",
+                fix="end the prompt with a message from the user (or a tool)",
             )
         return messages
     raise DataError(
@@ -119,7 +119,7 @@ def _checked_text(text: str, where: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{text[error.start]!r} is half of a surrogate pair, not a character", where=where, fix="mend the text"
+            f"{text[error.start]!r} is half of a surrogate pair, not a character", where=where, fix="fix the text"
         ) from error
     return text
 

@@ -1,7 +1,7 @@
-"""Data files as tables of rows with random access. Knows file formats; knows neither prompts nor rewards.
+"""Data files as tables of rows with random access.
 
-A file is read once from end to end when it is opened: every mistake in it is found then, with its line. A jsonl file
-is not kept in memory: where its rows begin is, and rows are read when asked for.
+A file is read once from end to end when it is opened: every mistake in it is found then, with its line. Of a jsonl file
+only the start of each row is kept in memory; rows are read on demand.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import BinaryIO, NoReturn, Protocol
 from isentrope.errors import DataError, nearest
 
 MAX_LINE_BYTES = 16 << 20
-"""A longer line of a jsonl file is refused without reading on."""
+"""Maximum length of a line of a jsonl file; a longer one is refused without reading on."""
 
 SUPPORTED = (
     "give a .jsonl or .parquet file, or a built-in task such as task:digit_walk; "
@@ -26,7 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Table(Protocol):
-    """Rows by index. `digest` depends on nothing but the file's contents."""
+    """Rows by index. `digest` depends on the file's contents only."""
 
     @property
     def digest(self) -> str: ...
@@ -36,16 +36,16 @@ class Table(Protocol):
     def __getitem__(self, index: int) -> dict[str, object]: ...
 
     def where(self, index: int) -> str:
-        """Place of a row for messages."""
+        """Return the place of a row for messages."""
         ...
 
 
 Check = Callable[[Mapping[str, object], str], object]
-"""Called with every row and its place when a table is opened; raises what it dislikes."""
+"""Called with every row and its place when a table is opened; raises if the row is invalid."""
 
 
 def open_table(path: Path, check: Check) -> Table:
-    """The table in `path`, by the ending of its name.
+    """Return the table in `path`, by the ending of its name.
 
     Raises:
         DataError: the file is missing, unreadable, empty, of a kind not supported, or broken (then with the line).
@@ -63,12 +63,12 @@ def open_table(path: Path, check: Check) -> Table:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if not len(table):
-        raise DataError(f"{path} has no rows", fix="an empty data set cannot be trained or evaluated on")
+        raise DataError(f"{path} has no rows", fix="give a file with at least one row")
     return table
 
 
 class JsonlTable:
-    """A file with one JSON object a line, all with the same keys; blank lines are ignored."""
+    """A file with one JSON object per line, all with the same keys; blank lines are ignored."""
 
     def __init__(self, path: Path, check: Check) -> None:
         self._path = path
@@ -96,7 +96,7 @@ class JsonlTable:
         return f"{self._path}:{number}"
 
     def _scan(self, file: BinaryIO, check: Check) -> str:
-        """Check every line and note where it is; returns the digest."""
+        """Check every line, store its position, and return the digest."""
         digest = hashlib.blake2b(digest_size=16)
         start = 0
         for number, line in self._lines(file):
@@ -119,7 +119,7 @@ class JsonlTable:
                 raise DataError(
                     f"a line is longer than {MAX_LINE_BYTES >> 20} MiB",
                     where=self._where(number),
-                    fix="write one JSON object a line; a JSON array over several rows is not jsonl",
+                    fix="write one JSON object per line; a JSON array over several lines is not jsonl",
                 )
             yield number, line
 
@@ -145,19 +145,19 @@ class JsonlTable:
             ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"not valid JSON: {error}", where=self._where(number), fix="write one JSON object a line"
+                f"not valid JSON: {error}", where=self._where(number), fix="write one JSON object per line"
             ) from error
         if not isinstance(row, dict):
             raise DataError(
                 f"the line holds a {type(row).__name__}, not an object",
                 where=self._where(number),
-                fix='write one JSON object a line, such as {"prompt": "...", "answer": "..."}',
+                fix='write one JSON object per line, such as {"prompt": "...", "answer": "..."}',
             )
         return row
 
 
 def _state(file: BinaryIO) -> tuple[int, ...]:
-    """What changes when a file is written to or replaced."""
+    """Return values that change when a file is written to or replaced."""
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 

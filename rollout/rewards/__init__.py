@@ -1,1 +1,1 @@
-"""Reward functions: found, called and validated."""
+"""Reward functions: import, calls and validation."""

@@ -10,7 +10,7 @@ Completion = str | list[dict[str, str]]
 
 
 def exact_match(completions: list[Completion], answer: list[object]) -> list[dict[str, object]]:
-    """1 where the response is the answer but for blanks around it, else 0."""
+    """Return 1 where the response is the answer but for blanks around it, else 0."""
     return [
         {"reward": float(text_of(completion).strip() == gold), "answer": text_of(completion).strip()}
         for completion, gold in zip(completions, _golds(answer), strict=True)
@@ -18,7 +18,7 @@ def exact_match(completions: list[Completion], answer: list[object]) -> list[dic
 
 
 def math(completions: list[Completion], answer: list[object]) -> list[dict[str, object]]:
-    """1 where the response's final expression equals the answer by math-verify, else 0.
+    """Return 1 where the response's final expression equals the answer by math-verify, else 0.
 
     Of an answer in GSM8K's form, what follows `####` counts. A response that cannot be read or compared is wrong.
     """
@@ -37,7 +37,7 @@ def math(completions: list[Completion], answer: list[object]) -> list[dict[str, 
 
 
 def load_builtin(name: str) -> Callable[..., object]:
-    """The built-in called `name`, a key of `BUILTINS`; a `RewardError` if what it needs is not installed."""
+    """Return the built-in called `name`, a key of `BUILTINS`; a `RewardError` if what it needs is not installed."""
     if name == "math" and find_spec("math_verify") is None:
         raise RewardError(
             "reward 'math' needs math-verify, which is not installed",
@@ -48,7 +48,7 @@ def load_builtin(name: str) -> Callable[..., object]:
 
 
 def text_of(completion: Completion) -> str:
-    """The response's text."""
+    """Return the response's text."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 

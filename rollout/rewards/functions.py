@@ -1,4 +1,4 @@
-"""Reward functions: finding them, calling them, and refusing what is not a reward. Knows no processes and no deadlines.
+"""Reward functions: find them, call them, and refuse what is not a reward. Deadlines and processes are the actors'.
 
 The signature is TRL's: `f(prompts, completions, **columns) -> list[float | None]`, sync or async, one entry for each
 completion. Besides `prompts` and `completions` a function gets `completion_ids` and the columns of the data, each a
@@ -32,18 +32,18 @@ RewardFunction = Callable[..., object]
 Prompt = str | Messages
 
 MAX_ANSWER_BYTES = 256
-"""A longer answer key travels as its digest: it only tells equal answers from different ones."""
+"""Maximum length of an answer key; a longer one is replaced by its digest, which still tells equal answers apart."""
 
 MAX_COMPONENTS = 256
 """Named values of one response that are recorded; the codec takes no more."""
 
 _TRL_ONLY = ("trainer_state", "log_extra", "log_metric", "environments")
-"""Arguments TRL has and we do not: they belong to a trainer that runs in the same process."""
+"""Arguments that only TRL passes: they belong to a trainer that runs in the same process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What the reward functions say of one response.
+    """Result of the reward functions for one response.
 
     reward: weighted sum over the functions that apply; unshaped, so the response is correct if this is above
     `data.correct_above`. parts: each function's own value under its name, and its components as `name.component`.
@@ -57,7 +57,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """A checked entry of what a function returned."""
+    """A checked entry of a function's return value."""
 
     reward: float
     answer: str
@@ -84,7 +84,7 @@ class _Function:
                 )
 
     def __call__(self, arguments: Mapping[str, Sequence[object]]) -> object:
-        """What the function returns; an awaitable if it is async."""
+        """Return the function's return value; an awaitable if it is async."""
         for name in sorted(self._needed - arguments.keys()):
             raise self._unknown_argument(name, sorted(arguments.keys() - set(RESERVED)))
         return self._call(**{k: list(v) for k, v in arguments.items() if self._takes_all or k in self._named})
@@ -102,7 +102,7 @@ class _Function:
         )
 
     def values(self, returned: object, count: int) -> list[_Value | None]:
-        """`returned`, checked: one entry for each of `count` completions."""
+        """Check `returned`: one entry for each of `count` completions."""
         if isinstance(returned, np.ndarray):
             returned = returned.tolist()
         if not isinstance(returned, (list, tuple)):
@@ -123,7 +123,7 @@ class _Function:
         answer = entry.get("answer", "")
         if not isinstance(answer, str):
             raise self._refused(
-                f"returned the answer {_short(answer)} for completion {index}", "the key of an answer is text"
+                f"returned the answer {_short(answer)} for completion {index}", "return the answer as text"
             )
         numbers = {str(k): self._number(v, str(k), index) for k, v in entry.items() if k != "answer"}
         return _Value(numbers.pop("reward"), answer, numbers)
@@ -145,7 +145,7 @@ class _Function:
         return RewardError(f"reward {self.name!r} {what}", fix=fix)
 
     def raised(self, error: BaseException) -> RewardError:
-        """The error for an exception in the function."""
+        """Return the error for an exception in the function."""
         if isinstance(error, RewardError):
             return error
         failure = RewardError(
@@ -168,15 +168,15 @@ class RewardSet:
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, Sequence[object]]
     ) -> list[Score]:
-        """One score for each completion.
+        """Return one score for each completion.
 
         Args:
             prompts: the prompt of each completion.
-            completions: the responses' texts; a function sees one as the assistant's message if its prompt is a chat.
+            completions: the responses' texts; a function gets one as the assistant's message if its prompt is a chat.
             columns: a list for each further argument: the columns of the data, and `completion_ids`.
 
         Raises:
-            RewardError: a function raised, or returned what is not a list of rewards; names function, index and value.
+            RewardError: a function raised, or did not return a list of rewards; names function, index and value.
         """
         seen = [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
@@ -187,7 +187,7 @@ class RewardSet:
         return [self._score([value[i] for value in values], i) for i in range(len(completions))]
 
     def close(self) -> None:
-        """End the event loop of async functions."""
+        """Close the event loop of async functions."""
         self._runner.close()
 
     def _call(self, arguments: Mapping[str, Sequence[object]]) -> list[object]:
@@ -228,11 +228,11 @@ class RewardSet:
 
 
 def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:
-    """The reward functions that `data` names.
+    """Return the reward functions that `data` names.
 
     Raises:
-        ConfigError: a name that cannot be one, or weights that do not fit.
-        RewardError: a function that cannot be imported or called.
+        ConfigError: a name is invalid, or the number of weights differs from the number of functions.
+        RewardError: a function cannot be imported or called.
     """
     names = [data.reward] if isinstance(data.reward, str) else data.reward
     if names == [""] and data.train.startswith(TASK):
@@ -254,12 +254,12 @@ def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:
 
 
 def probe(rewards: RewardSet, row: Row) -> None:
-    """Call `rewards` once on made-up responses to `row`, so that what cannot work fails before anything is started."""
+    """Call `rewards` once on made-up responses to `row`, so that a function that cannot work fails before the run."""
     rewards([row.prompt] * 2, ["", "0"], columns_for(row.columns, [[], [0]]))
 
 
 def columns_for(columns: Mapping[str, object], completion_ids: Sequence[Sequence[int]]) -> dict[str, list[object]]:
-    """A row's columns as a `RewardSet` takes them: repeated for each response, with the responses' tokens."""
+    """Return a row's columns as a `RewardSet` takes them: repeated for each response, with the responses' tokens."""
     repeated = {name: [value] * len(completion_ids) for name, value in columns.items()}
     return {**repeated, "completion_ids": [list(ids) for ids in completion_ids]}
 
@@ -284,7 +284,7 @@ async def _outcomes(waiting: Sequence[Awaitable[object]]) -> list[object]:
 
 
 async def _outcome(waiting: Awaitable[object]) -> object:
-    """What is returned, or the exception: also one that would end the event loop, so that its function is known."""
+    """Return the result or the exception: also one that would end the event loop, so that its function is known."""
     try:
         return await waiting
     except (Exception, SystemExit) as error:

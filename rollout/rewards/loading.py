@@ -1,4 +1,4 @@
-"""Functions of the user's own by `module:function`. Knows nothing of what they are for.
+"""The user's own functions, by `module:function`.
 
 A module is looked for in the run file's folder first, then among what is installed. The folder is also put at the end
 of `sys.path`, so that the module can import what lies beside it while nothing there can hide an installed module from
@@ -18,7 +18,7 @@ from isentrope.errors import ConfigError, RewardError, nearest
 
 
 def load_function(name: str, folder: Path) -> Callable[..., object]:
-    """The function `module:function`.
+    """Return the function `module:function`.
 
     Raises:
         ConfigError: `name` is not of this form.
@@ -81,7 +81,7 @@ def _import_beside(name: str, folder: Path) -> None:
 
 
 def last_line(error: BaseException) -> str:
-    """Where `error` was raised: file, line and function; of a syntax error, where that is."""
+    """Return where `error` was raised: file, line and function; for a syntax error, its own place."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,1 +1,1 @@
-"""What travels between actors and learner: records, their bytes, weight manifests, operator's control, seeds."""
+"""The data that travels between actors and learner: records, their bytes, weight manifests, control state, seeds."""

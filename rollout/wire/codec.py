@@ -1,13 +1,12 @@
-"""Wire format of published groups and evaluation results: a few header fields and one msgpack map. Knows no Redis.
+"""Wire format of published groups and evaluation results: header fields and one msgpack map. Does not import redis.
 
 The header can be read without decoding the payload. The payload is self-contained; arrays are `[dtype tag, shape,
 raw little-endian bytes]`, so that decoding copies nothing and runs no code: no extension types, no pickle. Both ends
 validate with the same function, so a group that one side can encode the other side accepts.
 
-Everything that does not hold raises `RecordError`, whose `what` is one word that says which promise is broken (`size`,
-`schema`, `crc`, `format`, `field`, `identity`, `length`, `group`, `tokens`, `logp`, `spans`, `version`, `reward`,
-`number`) and whose `where` says the place. A checksum is no authentication: an accepted record is consistent, not
-honest.
+An invalid record raises `RecordError`, whose `what` is one word for the broken rule (`size`, `schema`, `crc`,
+`format`, `field`, `identity`, `length`, `group`, `tokens`, `logp`, `spans`, `version`, `reward`, `number`) and whose
+`where` is the field. A checksum is not an authentication: an accepted record is consistent, its sender may still lie.
 """
 
 import math
@@ -41,14 +40,14 @@ _RESPONSE_KEYS = frozenset({"tokens", "logp", "mask", "span_at", "span", "finish
 
 
 def encode_group(group: Group) -> tuple[HeaderFields, bytes]:
-    """Header fields and payload of a group, which is validated first (vocabulary aside)."""
+    """Return the header fields and payload of a group, which is validated first (vocabulary aside)."""
     _validate(group, vocab_size=None, group_size=None, newest_version=None)
     payload = _pack(_group_map(group))
     return _header("group", group, payload), payload
 
 
 def encode_eval(result: EvalResult) -> tuple[HeaderFields, bytes]:
-    """Header fields and payload of an evaluation result, which is validated first."""
+    """Return the header fields and payload of an evaluation result, which is validated first."""
     _validate(result.group, vocab_size=None, group_size=None, newest_version=None)
     _validate_eval(result)
     payload = _pack({**_group_map(result.group), "name": result.name, "version": result.version})
@@ -65,7 +64,7 @@ def decode_group(
     group_size: int | None = None,
     newest_version: int | None = None,
 ) -> Group:
-    """The group of one entry; its arrays are read-only views of `payload`.
+    """Return the group of one entry; its arrays are read-only views of `payload`.
 
     Args:
         header: fields as they came from the broker (values as bytes, text or integers).
@@ -82,7 +81,7 @@ def decode_group(
 
 
 def decode_eval(header: RawHeader, payload: bytes, *, max_bytes: int, vocab_size: int | None) -> EvalResult:
-    """The evaluation result of one entry; arguments as in `decode_group`."""
+    """Return the evaluation result of one entry; arguments as in `decode_group`."""
     fields = _open(header, payload, "eval", max_bytes)
     table = _unpack(payload, _EVAL_KEYS)
     group = _read_group(table)
@@ -94,13 +93,13 @@ def decode_eval(header: RawHeader, payload: bytes, *, max_bytes: int, vocab_size
 
 
 def split_fields(fields: Mapping[bytes, bytes]) -> tuple[RawHeader, bytes]:
-    """Header and payload of one entry, from its fields as the broker gives them."""
+    """Return the header and payload of one entry, from its fields as the broker gives them."""
     header = {key.decode(errors="replace"): value for key, value in fields.items()}
     return header, header.pop("payload", b"")
 
 
 def header_text(header: RawHeader, key: str) -> str:
-    """Field `key` as text."""
+    """Return the field `key` as text."""
     value = header.get(key)
     if isinstance(value, bytes):
         try:
@@ -113,7 +112,7 @@ def header_text(header: RawHeader, key: str) -> str:
 
 
 def header_int(header: RawHeader, key: str) -> int:
-    """Field `key` as a non-negative integer."""
+    """Return the field `key` as a non-negative integer."""
     text = header_text(header, key)
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         _fail("field", f"{key}: {text[:32]!r} is not a number")
@@ -313,7 +312,7 @@ def _read_response(value: object, where: str) -> Response:
     )
 
 
-# --- what must hold on both sides
+# --- validation, the same on both sides
 
 
 def _validate(group: Group, *, vocab_size: int | None, group_size: int | None, newest_version: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The control state of a run: mode, state, admission. Pure values, no broker.
+"""The control state of a run: mode, state, admission. Pure values: does not import redis.
 
 Admission is the bound on how far issued orders may run ahead of training (`admission_bound`);
 `broker/scripts/issue.lua` evaluates the same formula atomically in the broker, and a test holds the two together.
@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Mode(StrEnum):
-    """How actors and learner overlap."""
+    """Overlap of actors and learner."""
 
     ASYNC = "async"
     ON_POLICY = "on_policy"
 
 
 class RunState(StrEnum):
-    """What the run does: only `run` issues orders; at `drain` actors finish what is issued, at `stop` they leave."""
+    """State of a run: only `run` issues orders; at `drain` actors finish the issued orders, at `stop` they leave."""
 
     RUN = "run"
     DRAIN = "drain"
@@ -26,7 +26,7 @@ class RunState(StrEnum):
 
 
 class Control(BaseModel):
-    """Control state, written by the learner alone; what an operator asks for is filled in when it is read."""
+    """Control state, written by the learner alone; an operator's request is added when it is read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +35,7 @@ class Control(BaseModel):
     max_lag: Annotated[int, Field(ge=0)]
     """Admission bound of `async` mode, in batches; `on_policy` admits as if it were 0 and keeps the value for later."""
     note: str = ""
-    """For people: why the last request was refused."""
+    """Message to the operator: why the last request was refused."""
     served: str = ""
     """Id of the last request that was answered; the learner's port keeps it."""
     requested_mode: Annotated[Mode | None, Field(exclude=True)] = None
@@ -52,10 +52,10 @@ class Control(BaseModel):
 
 
 def admission_bound(*, max_lag: int, batches_trained: int, prompts_per_batch: int, retired: int) -> int:
-    """How many seqs may have been issued in total: `(max_lag + batches_trained + 1) * prompts_per_batch + retired`.
+    """Return the largest total of issued seqs: `(max_lag + batches_trained + 1) * prompts_per_batch + retired`.
 
     A seq issued now is trained at most `max_lag` batches after `batches_trained`, the batch of the newest published
     version, so none of its tokens can be older than that. Retired groups are replaced. At 0 exactly the groups of the
-    next batch are out, which is on-policy admission.
+    next batch are issued, which is on-policy admission.
     """
     return (max_lag + batches_trained + 1) * prompts_per_batch + retired

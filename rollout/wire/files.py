@@ -1,6 +1,6 @@
-"""Files that are replaced whole: who reads one finds what was there before or all of the new content, never a part.
+"""Files that are replaced whole: a reader finds the old content or all of the new, never a part.
 
-New content is written beside the file, under its name with `UNFINISHED` behind, and renamed. One process at a time may
+New content is written beside the file, under its name plus `UNFINISHED`, and renamed. One process at a time may
 write a file; what a killed one left behind is overwritten by the next.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNFINISHED = ".tmp"
-"""Suffix of what is not complete yet, files and folders alike."""
+"""Suffix of files and folders that are not complete yet."""
 
 
 @contextlib.contextmanager

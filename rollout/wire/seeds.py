@@ -1,22 +1,22 @@
-"""Sampling seeds as pure functions of what is sampled, so that a group made again is made of the same random numbers.
+"""Sampling seeds as pure functions of the order, so that a group generated again uses the same random numbers.
 
-They do not depend on the weights' version, the actor or the time. Knows nothing of engines.
+They do not depend on the weights' version, the actor or the time.
 """
 
 import hashlib
 import json
 
 SEED_BITS = 63
-"""Seeds fit a signed 64-bit integer, which is what random generators of engines take."""
+"""Seeds fit a signed 64-bit integer, the type that random generators of engines take."""
 
 
 def sampling_seed(run_seed: int, seq: int, attempt: int, index: int) -> int:
-    """Seed of response `index` of work order `seq`; another `attempt` of the order has other seeds."""
+    """Return the seed of response `index` of work order `seq`; another `attempt` of the order has other seeds."""
     return _seed("train", run_seed, seq, attempt, index)
 
 
 def eval_seed(run_seed: int, name: str, index: int, sample: int) -> int:
-    """Seed of answer `sample` to prompt `index` of set `name`; equal for all versions, so that they compare."""
+    """Return the seed of answer `sample` to prompt `index` of set `name`; equal for all versions."""
     return _seed("eval", run_seed, name, index, sample)
 
 

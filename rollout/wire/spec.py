@@ -1,4 +1,4 @@
-"""What an actor must know about a run to join it: one record in the broker, no secrets. Knows nothing of Redis."""
+"""The facts an actor needs to join a run: one record in the broker, without secrets. Does not import redis."""
 
 from typing import Annotated, Literal
 
@@ -8,10 +8,10 @@ from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
 
 
 class RunSpec(BaseModel):
-    """Facts of a run that stay the same while it lives; the learner writes them when it fences.
+    """Facts that stay the same for the whole run; the learner writes them when it fences.
 
     `config_digest` binds the run's name: another digest under the same name is refused. `actors` is the run file's
-    `[actors]` table; it is kept as plain JSON because its model belongs to the actors' folder, unknown here.
+    `[actors]` table, as plain JSON because its model belongs to `actors/`, which must not be imported here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,12 +22,12 @@ class RunSpec(BaseModel):
     seed: Annotated[int, Field(ge=0)]
     model: ModelConfig
     model_dir: str
-    """Folder or id that holds configuration and tokenizer of the model (weights arrive by manifest)."""
+    """Folder or id of the model's configuration and tokenizer (weights arrive by manifest)."""
     vocab_size: PositiveInt
     """Token ids on the wire are below this."""
     data: DataConfig
     data_digest: str
-    """Of all prompts; an actor whose files say otherwise would answer other questions than the run asks."""
+    """Digest of all prompts; an actor whose files have another digest would answer other prompts than the run's."""
     sampling: SamplingConfig
     actors: dict[str, JsonValue]
     prompts_per_batch: PositiveInt
@@ -36,7 +36,7 @@ class RunSpec(BaseModel):
     output_dir: str
     """Absolute folder of checkpoints, weights and reports."""
     heartbeat_s: PositiveFloat = 5.0
-    """Interval of heartbeats; leases of an actor silent for three of them are taken away."""
+    """Interval of heartbeats; the leases of an actor that misses three of them are revoked."""
     max_tries: PositiveInt = 5
     """Leases of one order that may die before it is retired."""
     max_bytes: PositiveInt = 1 << 30

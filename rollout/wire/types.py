@@ -1,4 +1,4 @@
-"""The records both sides of the wire agree on. Knows NumPy only: no torch, no Redis, no encoding.
+"""The records that actors and learner exchange. Imports NumPy only: neither torch nor redis.
 
 Shape letters: P prompts, G responses of a group, T tokens of a response, K version spans. Log-probabilities are float32
 nats.
@@ -21,23 +21,24 @@ Bool = NDArray[np.bool_]
 
 
 def version_of(incarnation: int, batch: int) -> int:
-    """The version published by learner `incarnation` (>= 1) after training `batch` batches (0 = before the first)."""
+    """Return the version published by learner `incarnation` (>= 1) after training `batch` batches (0 = before the
+    first)."""
     assert incarnation >= 1 and 0 <= batch < 1 << BATCH_BITS
     return incarnation << BATCH_BITS | batch
 
 
 def batch_of(version: int) -> int:
-    """Number of batches the weights of `version` have been trained on; lags are differences of these."""
+    """Return the number of batches the weights of `version` have been trained on; lags are differences of these."""
     return version & ((1 << BATCH_BITS) - 1)
 
 
 def incarnation_of(version: int) -> int:
-    """The learner incarnation that published `version`."""
+    """Return the learner incarnation that published `version`."""
     return version >> BATCH_BITS
 
 
 class Finish(StrEnum):
-    """Why a response ended."""
+    """Reason for the end of a response."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -45,7 +46,7 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkOrder:
-    """One prompt group to be generated, as leased from the broker.
+    """Order to generate one prompt group, as leased from the broker.
 
     `seq` is the dense number of the order; the prompt is a pure function of it. `attempt` would rise if
     the learner handed a group back, and enters the sampling seeds; a reaped lease keeps it. `tries` counts leases that
@@ -104,8 +105,7 @@ class Response:
 class Group:
     """A prompt with its responses: the unit of lease, publication, advantage, training and commit.
 
-    prompt: [L] token ids. source: which data set the prompt is from. seconds: where the time went ("queue", "generate",
-    "reward").
+    prompt: [L] token ids. source: data set of the prompt. seconds: time spent in "queue", "generate" and "reward".
     """
 
     seq: int

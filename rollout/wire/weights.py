@@ -1,7 +1,7 @@
-"""Published weights as files: one folder per version, its manifest, digests. Handles bytes only, no tensors, no broker.
+"""Published weights as files: one folder per version, its manifest, digests. Imports neither torch nor redis.
 
-A folder is complete when it holds `manifest.json`, which is written last. What a manifest promises about its shards is
-checked by `verify` before anything is loaded. A digest tells damage, not authorship.
+A folder is complete when it holds `manifest.json`, which is written last. `verify` compares the shards with their
+manifest before anything is loaded. A digest detects damage; it does not prove who wrote the file.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class Shard(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What one version consists of; announced through the broker, and kept beside the shards as `manifest.json`."""
+    """Content of one version; announced through the broker, and kept beside the shards as `manifest.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,9 +51,9 @@ class Manifest(BaseModel):
     parameters: str
     """Digest of the table of parameters; see `digest_parameters`."""
     digest: str
-    """Digest of all fields but `folder` and `created`: two runs that publish the same weights state the same."""
+    """Digest of all fields but `folder` and `created`: equal in two runs that publish the same weights."""
     created: float
-    """Seconds since the epoch; for people, nothing is computed from it."""
+    """Seconds since the epoch; information only, nothing is computed from it."""
 
     @property
     def batch(self) -> int:
@@ -62,21 +62,22 @@ class Manifest(BaseModel):
 
     @property
     def incarnation(self) -> int:
-        """The learner that published them."""
+        """Number of the learner that published them."""
         return incarnation_of(self.version)
 
 
 def version_folder(output_dir: str | Path, version: int) -> Path:
-    """Folder of a version's shards, absolute."""
+    """Return the folder of a version's shards, absolute."""
     return Path(output_dir).absolute() / "weights" / str(version)
 
 
 def make_manifest(
     folder: Path, *, version: int, dtype: str, parameters: ParameterTable, files: Sequence[str]
 ) -> Manifest:
-    """The manifest of the shards `files` that lie complete in `folder`; also writes it there, in one step.
+    """Return the manifest of the shards `files` that lie complete in `folder`; also writes it there, in one step.
 
-    StorageError if a shard cannot be read or the disk refuses.
+    Raises:
+        StorageError: a shard cannot be read, or the manifest cannot be written.
     """
     shards = tuple(
         Shard(file=file, size_bytes=_size(folder / file), digest=digest_file(folder / file)) for file in files
@@ -100,9 +101,10 @@ def make_manifest(
 
 
 def verify(manifest: Manifest) -> list[Path]:
-    """Paths of the shards, in order, after checking that each is exactly what the manifest says.
+    """Return the paths of the shards, in order, after checking that each is exactly what the manifest says.
 
-    StorageError names the file, what was expected and what is there.
+    Raises:
+        StorageError: names the file, the expected value and the value found.
     """
     if (actual := _digest_manifest(manifest)) != manifest.digest:
         raise _differs(Path(manifest.folder, MANIFEST), "digest", manifest.digest, actual)
@@ -118,7 +120,7 @@ def verify(manifest: Manifest) -> list[Path]:
 def prune(output_dir: str | Path, keep: Collection[int]) -> None:
     """Delete the folders of all versions older than the newest of `keep` and not among them, unfinished ones too.
 
-    Newer ones stay: to a learner that was replaced unawares they are its successor's.
+    Newer ones stay: a learner that does not know it was replaced must not delete its successor's versions.
     """
     root = version_folder(output_dir, 0).parent
     if not root.is_dir():
@@ -132,7 +134,7 @@ def prune(output_dir: str | Path, keep: Collection[int]) -> None:
 
 
 def digest_file(path: Path) -> str:
-    """BLAKE2b of a file's content, in hexadecimal."""
+    """Return the BLAKE2b digest of a file's content, in hexadecimal."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, _hasher).hexdigest()
@@ -141,7 +143,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_parameters(parameters: ParameterTable) -> str:
-    """Digest of the sorted (name, dtype, shape) table: equal for models whose weights fit each other."""
+    """Return the digest of the sorted (name, dtype, shape) table: equal for models whose weights fit each other."""
     table = [[name, dtype, list(shape)] for name, (dtype, shape) in sorted(parameters.items())]
     return _hasher(json.dumps(table).encode()).hexdigest()
 

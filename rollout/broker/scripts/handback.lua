@@ -1,4 +1,4 @@
--- HAND BACK: gives up leases on purpose; the orders go to the front with the same attempt and tries.
+-- HAND BACK: releases leases; the orders go to the front with the same attempt and tries.
 -- ARGV: (stream 1|2|3, entry id) per order. Returns how many were still held.
 local moved = 0
 for i = 1, #ARGV, 2 do

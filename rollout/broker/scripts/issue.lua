@@ -1,6 +1,6 @@
 -- ISSUE: opens as many new orders as admission allows, at most `most` per call; returns the cursor.
 -- issue allowed <=> cursor < (lag + trained + 1) * prompts_per_batch + retired, cursor < limit, bytes <= budget, state
--- = run The first write (SET) is one that a full broker refuses, so an order is either whole or not there.
+-- = run. The first write (SET) is one that a full broker refuses, so an order is either whole or not there.
 local incarnation, cursor, ctl, n, pub, work = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local trained, retired, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local prompts_per_batch, max_bytes, min_version, most = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])

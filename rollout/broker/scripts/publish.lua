@@ -1,4 +1,4 @@
--- PUBLISH: a finished group, or the tombstone of one that cannot be made, becomes an entry of `traj`, once.
+-- PUBLISH: adds a finished group, or the `tombstone` of one that cannot be made, to `traj`, once.
 -- Returns 'done'; 'duplicate' if the seq is not open for this attempt any more (the lease is released either way);
 -- 'later' if the broker has lost the run and its learner has not come back yet.
 -- The first write (XADD) is one that a full broker refuses, so nothing has changed when it does.

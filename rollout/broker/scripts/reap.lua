@@ -1,5 +1,5 @@
 -- REAP: takes away all leases of an actor whose record is still the one the caller saw stand still.
--- Orders go to the front with one more try; after `max_tries` a tombstone in `traj` retires the seq (the learner's
+-- Orders go to the front with one more try; after `max_tries` a `tombstone` in `traj` retires the seq (the learner's
 -- ledger must see it), and one in `evald` ends an evaluation order. Returns how many leases were taken, -1 if the record
 -- has moved.
 -- The first write is HDEL or XACK, which pass a full broker and open the gate for the rest.
@@ -25,15 +25,15 @@ for _, stream in ipairs({work, work_hi, eval}) do
     for i = 1, #fields, 2 do if fields[i] == 'tries' then fields[i + 1] = tries end end
     local open = order.seq and redis.call('HGET', pub, order.seq) == 'open:' .. order.attempt
     local detail = tries .. ' leases died'
-    local grave = {'kind', 'tombstone', 'actor', who, 'reason', 'tries', 'detail', detail, unpack(fields)}
+    local header = {'kind', 'tombstone', 'actor', who, 'reason', 'tries', 'detail', detail, unpack(fields)}
     if stream == eval and entry and tries < max_tries then
       redis.call('XADD', eval, '*', unpack(fields))
     elseif stream == eval and entry then
-      redis.call('XADD', evald, '*', unpack(grave))
+      redis.call('XADD', evald, '*', unpack(header))
     elseif open and tries < max_tries then
       redis.call('XADD', work_hi, '*', unpack(fields))
     elseif open then
-      local id = redis.call('XADD', traj, '*', unpack(grave))
+      local id = redis.call('XADD', traj, '*', unpack(header))
       redis.call('HSET', pub, order.seq, 'done:' .. order.attempt .. ':' .. id)
       redis.call('HSET', sizes, id, 0)
       redis.call('HINCRBY', n, 'tombstones', 1)

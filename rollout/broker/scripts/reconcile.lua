@@ -1,5 +1,5 @@
--- RECONCILE: re-issues, at the front, every seq from the low watermark to the cursor that is nowhere: not known to the
--- learner (ARGV: trained, retired, or in its hands), not published and still in `traj` (`sizes` tells, payloads are
+-- RECONCILE: re-issues, at the front, every seq from the low watermark to the cursor that is lost: not known to the
+-- learner (ARGV: trained, retired or buffered), not published and still in `traj` (`sizes` tells, payloads are
 -- never read here), not an order in `work` or `work_hi`. Such an order may have lost its mark (committed by a checkpoint
 -- that proved unreadable), without which no actor would want it. Returns how many. Calling it again finds them and
 -- does nothing. The first write (HDEL) passes a full broker and opens the gate for the rest.

@@ -1,4 +1,4 @@
--- PLAN and every other fenced write of one value. ARGV: incarnation, field ('' for a string key), value.
+-- SET: every fenced write of one value (plan, weights, control, counters). ARGV: incarnation, field ('' for a string key), value.
 -- The first write (DEL, HDEL) passes a full broker and opens the gate for the second.
 local incarnation, target = KEYS[1], KEYS[2]
 local held = redis.call('GET', incarnation) or '0'

@@ -18,25 +18,25 @@ class Task(Protocol):
 
     @property
     def digest(self) -> str:
-        """Changes when any problem changes."""
+        """Digest that changes when any problem changes."""
         ...
 
     def train(self, seq: int) -> Row:
-        """Training problem `seq`: a pure function of the seed and `seq`."""
+        """Return training problem `seq`: a pure function of the seed and `seq`."""
         ...
 
     def eval(self, index: int) -> Row:
-        """Held-out problem `index`: the same whatever the seed."""
+        """Return held-out problem `index`: the same for every seed."""
         ...
 
     @property
     def verify(self) -> Callable[..., object]:
-        """Reward function over the columns of its rows."""
+        """Reward function over the columns of the task's rows."""
         ...
 
 
 def open_task(name: str, seed: int = 0) -> Task:
-    """The task called `name`; `seed` chooses the training problems."""
+    """Return the task called `name`; `seed` chooses the training problems."""
     if name not in _TASKS:
         close = nearest(name, _TASKS)
         raise ConfigError(

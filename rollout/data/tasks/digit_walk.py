@@ -4,7 +4,7 @@
     answer   -1 6 -1 5 *4 0 ...     1 to 6 pairs of an operation and its result; the last result must be the target
 
 Half of the answer's tokens are free choices (operations), the other half follow from them (digits), and most problems
-have several right answers: entropy has somewhere to go. Knows no tokenizer, but the words of one: `VOCABULARY`.
+have several right answers, so entropy need not collapse. The words of its tokenizer are `VOCABULARY`.
 """
 
 import itertools
@@ -45,12 +45,12 @@ class Problem:
 
     @property
     def held_out(self) -> bool:
-        """Decided by the problem alone, whatever the order of its operations."""
+        """True for held-out problems; depends on the problem alone, not on the order of its operations."""
         return zlib.crc32(f"{self.start}>{self.target}:{sorted(self.operations)}".encode()) % _HELD_OUT_EVERY == 0
 
 
 class DigitWalk:
-    """The task. Training problems are drawn with replacement, held-out ones are all there are, in a fixed order."""
+    """The task. Training problems are drawn with replacement; the held-out ones are complete, in a fixed order."""
 
     digest = "digit_walk-1"
 
@@ -68,7 +68,7 @@ class DigitWalk:
         return _row(_eval_problems()[index], f"task:digit_walk, held-out problem {index}")
 
     def train_problem(self, seq: int) -> Problem:
-        """The problem behind `train(seq)`."""
+        """Return the problem of `train(seq)`."""
         pick, order = _bits(self._seed, seq, 2)
         problems = _problems(held_out=False)
         return _reordered(problems[pick % len(problems)], order)
@@ -81,7 +81,7 @@ class DigitWalk:
         operations: list[list[str]],
         **_: object,
     ) -> list[dict[str, object]]:
-        """Reward function: 1 for a right answer, else 0. The walk is the answer's key."""
+        """Return the reward of each completion, 1 for a right answer, else 0, with the walk as the answer's key."""
         return [
             {"reward": float(verify(text, s, t, ops)), "answer": " ".join(text.split())}
             for text, s, t, ops in zip(completions, start, target, operations, strict=True)
@@ -89,7 +89,7 @@ class DigitWalk:
 
 
 def step(digit: int, operation: str) -> int:
-    """The digit that `operation` makes of `digit`."""
+    """Return the result of `operation` on `digit`."""
     operand = int(operation[1])
     match operation[0]:
         case "+":
@@ -101,7 +101,7 @@ def step(digit: int, operation: str) -> int:
 
 
 def verify(text: str, start: int, target: int, operations: Sequence[str]) -> bool:
-    """Whether `text` walks from `start` to `target` by allowed operations with true results."""
+    """Return whether `text` walks from `start` to `target` by allowed operations with true results."""
     words = text.split()
     if len(words) % 2 or not 1 <= len(words) // 2 <= MAX_PAIRS:
         return False
@@ -116,7 +116,7 @@ def verify(text: str, start: int, target: int, operations: Sequence[str]) -> boo
 
 
 def demonstration(problem: Problem, rng: np.random.Generator) -> str:
-    """A right answer: a uniformly random walk of 2 to 6 steps, drawn until one ends on the target."""
+    """Return a right answer: a uniformly random walk of 2 to 6 steps, drawn until one ends on the target."""
     results = [[step(digit, operation) for digit in range(10)] for operation in problem.operations]
     while True:
         lengths = rng.integers(2, MAX_PAIRS + 1, size=16).tolist()
@@ -131,7 +131,7 @@ def demonstration(problem: Problem, rng: np.random.Generator) -> str:
 
 @cache
 def _problems(*, held_out: bool) -> tuple[Problem, ...]:
-    """All problems up to the order of their operations, in a fixed order."""
+    """Return all problems up to the order of their operations, in a fixed order."""
     problems: list[Problem] = []
     for plus, minus, times in itertools.product(range(1, 10), range(1, 10), range(2, 10)):
         operations = (f"+{plus}", f"-{minus}", f"*{times}")
@@ -146,7 +146,7 @@ def _problems(*, held_out: bool) -> tuple[Problem, ...]:
 
 
 def _distances(start: int, next_digits: list[set[int]]) -> dict[int, int]:
-    """Fewest steps from `start` to every digit that can be reached."""
+    """Return the fewest steps from `start` to every digit that can be reached."""
     distances = {start: 0}
     queue = [start]
     for digit in queue:  # grows while it is walked: breadth first
@@ -158,7 +158,7 @@ def _distances(start: int, next_digits: list[set[int]]) -> dict[int, int]:
 
 @cache
 def _eval_problems() -> tuple[Problem, ...]:
-    """All held-out problems, shuffled, so that the first ones are a fair sample."""
+    """Return all held-out problems, shuffled, so that the first ones are a fair sample."""
     problems = _problems(held_out=True)
     bits = _bits(0, _EVAL_KEY, 2 * len(problems))
     ranks, orders = bits[: len(problems)], bits[len(problems) :]
@@ -171,7 +171,8 @@ def _reordered(problem: Problem, order: int) -> Problem:
 
 
 def _bits(seed: int, seq: int, count: int) -> list[int]:
-    """Random 64-bit numbers as a pure function of (seed, seq). Raw bits: their stream is the same in any NumPy."""
+    """Return random 64-bit numbers as a pure function of (seed, seq). Raw bits: their stream is the same in any
+    NumPy."""
     key = np.array([seed % (1 << 64), seq], dtype=np.uint64)
     return [int(word) for word in np.random.Philox(key=key).random_raw(count)]
 

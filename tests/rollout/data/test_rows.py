@@ -62,7 +62,7 @@ USER = {"role": "user", "content": "hi"}
         ([], "list []"),
         ({"role": "user", "content": "hi"}, "dict"),
         (["hi"], "a message is str 'hi'"),
-        ([USER, {"role": "assistant", "content": "ho"}], "nothing is left to answer"),
+        ([USER, {"role": "assistant", "content": "ho"}], "there is nothing to answer"),
         ([{"content": "hi"}], "'role' of a message is missing"),
         ([{"role": "user", "content": [{"type": "image"}]}], "'content' of a message is list"),
         ([{"role": "user", "content": None}], "'content' of a message is missing"),
