@@ -47,6 +47,7 @@ class KlKeys(BaseModel):
     anchor: Literal["ref", "old", "rollout"] = "ref"
     """What the current policy is held to: the reference model, the learner before the update, the sampling engine."""
     coef: NonNegative = 0.0
+    """Weight of the term. Too high holds the policy at its anchor; too low lets it drift; 0 does nothing."""
     tokens: str | dict[str, object] = "all"
     """`all`, or a kind of `kl.tokens` with its keys: which tokens the term is for."""
     importance: Literal["none", "old", "rollout", "score"] = "none"

@@ -29,7 +29,12 @@ def none(reward: Tensor) -> Tensor:
 
 def constant(reward: Tensor, correct: Tensor, *, right: Finite = 0.0, wrong: Finite = 0.0) -> Tensor:
     """A = R - `right` for correct responses, R - `wrong` for the others: [N]. With rewards 1 and 0, `wrong` = 1 gives
-    +1 and -1: Zhu et al. (https://arxiv.org/abs/2506.01347)."""
+    +1 and -1: Zhu et al. (https://arxiv.org/abs/2506.01347).
+
+    Args:
+        right: baseline of correct responses, in units of reward.
+        wrong: baseline of the others.
+    """
     return reward - torch.where(correct, torch.full_like(reward, right), torch.full_like(reward, wrong))
 
 
@@ -78,14 +83,23 @@ def best_of_group(reward: Tensor, group: Tensor) -> Tensor:
 def max_likelihood(reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
     """A_i = (R_i - mean) / (mean + eps) over the group: [N]. Weighs prompts by the inverse pass rate, which for rewards
     0 and 1 estimates the gradient of log pass rate: "Maximum Likelihood
-    Reinforcement Learning" by Tajwar et al. (https://arxiv.org/abs/2602.02710)."""
+    Reinforcement Learning" by Tajwar et al. (https://arxiv.org/abs/2602.02710).
+
+    Args:
+        eps: added to the mean reward. Too low lets prompts that are almost never solved dominate; too high undoes the
+            weighing.
+    """
     mean = selection.group_sum(reward, group) / selection.group_size(group)
     return _zero_if_equal((reward - mean) / (mean + eps), reward, group)
 
 
 def returns(token_reward: Tensor, mask: Tensor, *, gamma: Fraction = 1.0) -> Tensor:
     """Discounted reward from each token on: [N, T]. Tokens off the mask are stepped over. "REINFORCE++" by Hu
-    (https://arxiv.org/abs/2501.03262), with gamma 1."""
+    (https://arxiv.org/abs/2501.03262), with gamma 1.
+
+    Args:
+        gamma: discount per token. Below 1 early tokens of long responses get little of the reward.
+    """
     return _backwards(token_reward, mask, torch.full_like(token_reward[:, 0], gamma))
 
 
@@ -97,6 +111,9 @@ def token_optimal(
     B_t = sum_i G_it W_it / sum_i W_it with W_t = sum over tokens up to t of (1 - 2 p + sum_k p_k^2), the squared norm
     of the score function; where only one response of the group is still going, B is 0. As in verl's
     `compute_optimal_token_baseline_advantage`.
+
+    Args:
+        eps: added to the denominator, against a division by 0.
     """
     going = (token_reward * mask).flip(1).cumsum(1).flip(1)
     squared_norm = (1 - 2 * logp_old.exp() + sum_p2) * mask
@@ -121,6 +138,11 @@ def gae(
     Continuous Control Using Generalized Advantage Estimation" by Schulman et al. (https://arxiv.org/abs/1506.02438),
     equation 16. With `length_adaptive` alpha > 0: lambda = 1 - 1 / (alpha n), at least 0, n the tokens of the response;
     "VAPO" by Yue et al. (https://arxiv.org/abs/2504.05118).
+
+    Args:
+        gamma: discount per token. Below 1 early tokens of long responses get little of the reward.
+        lambda_policy: 0 trusts the values alone, which are biased; 1 trusts the rewards alone, which are noisy.
+        length_adaptive: alpha of the lambda that grows with length; 0: `lambda_policy` at every length.
     """
     lambda_ = torch.full_like(values[:, 0], lambda_policy)
     if length_adaptive > 0:
@@ -149,7 +171,11 @@ def unscaled(advantage: Tensor) -> Tensor:
 
 
 def group_std(advantage: Tensor, reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
-    """A / (standard deviation of the group's rewards + eps): [N, T]. Shao et al. (https://arxiv.org/abs/2402.03300)."""
+    """A / (standard deviation of the group's rewards + eps): [N, T]. Shao et al. (https://arxiv.org/abs/2402.03300).
+
+    Args:
+        eps: added to the deviation, in units of reward. Too low blows up groups whose rewards hardly differ.
+    """
     count = selection.group_size(group)
     centred = group_mean(reward, group)
     variance = selection.group_sum(centred.square(), group) / (count - 1).clamp_min(1)
@@ -158,7 +184,11 @@ def group_std(advantage: Tensor, reward: Tensor, group: Tensor, *, eps: Epsilon 
 
 def leave_one_out_std(advantage: Tensor, reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Tensor:
     """A / (standard deviation of the other rewards of the group + eps), unscaled where that is 0: [N, T]. As in
-    NeMo-RL's `calculate_baseline_and_std_per_prompt`."""
+    NeMo-RL's `calculate_baseline_and_std_per_prompt`.
+
+    Args:
+        eps: added to the deviation, in units of reward. Too low blows up groups whose rewards hardly differ.
+    """
     count = selection.group_size(group)
     centred = (reward - selection.group_sum(reward, group) / count).double()
     # sums over the others, about the mean of all: the own deviation is taken out of both
@@ -173,7 +203,13 @@ def whiten(
     advantage: Tensor, mask: Tensor, *, eps: Epsilon = 1e-8, unbiased: bool = True, centre: bool = True
 ) -> Tensor:
     """(A - mean) / sqrt(variance + eps) over all masked tokens of the batch: [N, T]. Hu
-    (https://arxiv.org/abs/2501.03262). Long responses weigh more in the statistics."""
+    (https://arxiv.org/abs/2501.03262). Long responses weigh more in the statistics.
+
+    Args:
+        eps: added to the variance, against a division by 0.
+        unbiased: divide by one less than the number of tokens.
+        centre: leave the mean at 0; otherwise the mean of the batch is added again.
+    """
     wide = advantage.double()
     count = mask.sum()
     mean = (wide * mask).sum() / count.clamp_min(1)
@@ -184,7 +220,12 @@ def whiten(
 
 def signs(advantage: Tensor, *, positive: NonNegative = 1.0, negative: NonNegative = 1.0) -> Tensor:
     """A times `positive` where A > 0, times `negative` where A < 0: [N, T]. Zhu et al.
-    (https://arxiv.org/abs/2506.01347), with `positive` 0.1."""
+    (https://arxiv.org/abs/2506.01347), with `positive` 0.1.
+
+    Args:
+        positive: factor on positive advantages. Too low hardly learns from what was right; too high loses entropy.
+        negative: factor on negative advantages. Too high makes the policy less sure of everything.
+    """
     return torch.where(advantage > 0, advantage * positive, advantage * negative)
 
 

@@ -16,7 +16,11 @@ from isentrope.learner.objective.schema import Finite, Fraction, NonNegative, Po
 
 def positive_nll(logp: Tensor, correct: Tensor, *, coef: NonNegative = 0.1) -> Tensor:
     """-coef log p on correct responses: [N, T]. Yue et al. (https://arxiv.org/abs/2504.05118), positive example LM
-    loss; correctness is the raw one, the mean over the tokens of correct responses of the whole update."""
+    loss; correctness is the raw one, the mean over the tokens of correct responses of the whole update.
+
+    Args:
+        coef: weight of the term. Too high imitates earlier right answers, and entropy falls.
+    """
     return -coef * logp * correct[:, None]
 
 
@@ -32,6 +36,10 @@ def high_prob_push(
 
     "EntroPIC" by Yang et al. (https://arxiv.org/abs/2511.15248). The released code divides by the number of such tokens
     of a micro-batch; here the denominator is the policy term's.
+
+    Args:
+        coef: weight of the term. Too high makes the policy sure of what it already does; below 0 spreads likely tokens.
+        threshold: probability above which a token is likely.
     """
     likely = logp.detach() > math.log(threshold)
     return -coef * ratio * advantage.abs() * likely
@@ -54,6 +62,14 @@ def shaped_demonstration(
     f(p) = p / (p + gamma), whose gradient is largest for tokens that are improbable to us; or p, or p^power; within
     [low, high]. The demonstrator's own probabilities are taken as 1. "Learning to Reason under Off-Policy Guidance" by
     Yan et al. (https://arxiv.org/abs/2504.14945).
+
+    Args:
+        coef: weight of the term. Too high imitates instead of exploring.
+        shape: f.
+        gamma: probability at which `saturating` reaches half of its height.
+        power: exponent of `power`.
+        low: least f; tokens below it have no gradient.
+        high: largest f; tokens above it have no gradient.
     """
     p = logp.exp()
     match shape:

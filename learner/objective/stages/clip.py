@@ -24,6 +24,13 @@ def ppo(ratio: Tensor, advantage: Tensor, *, low: Fraction = 0.2, high: NonNegat
     Schulman et al. (https://arxiv.org/abs/1707.06347), equation 7; `high` above `low` is the clip-higher of Yu et al.
     (https://arxiv.org/abs/2503.14476), equation 10. `dual` bounds the loss of a negative advantage by -A dual:
     "Mastering Complex Control in MOBA Games" by Ye et al. (https://arxiv.org/abs/1912.09729).
+
+    Args:
+        low: how far a ratio may fall below 1 before a negative advantage loses its gradient. Too low ends learning
+            after the first update; too high lets the policy run away from what sampled.
+        high: how far a ratio may rise above 1 before a positive advantage loses its gradient. Above `low` it lets
+            unlikely tokens grow, which holds entropy up; too high bounds nothing.
+        dual: largest loss of a negative advantage, as a multiple of it; unset: none. Near 1 failures teach little.
     """
     loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high))
     if dual is not None:
@@ -41,6 +48,12 @@ def mask(ratio: Tensor, logp: Tensor, advantage: Tensor, *, low: Fraction = 0.2,
 
     "Stabilizing Reinforcement Learning with LLMs" by Zheng et al. (https://arxiv.org/abs/2512.01374); a
     correction supplies the weight.
+
+    Args:
+        low: how far a ratio may fall below 1 before a negative advantage loses its gradient. Too low ends learning
+            after the first update; too high bounds nothing.
+        high: how far a ratio may rise above 1 before a positive advantage loses its gradient. Too low ends learning
+            after the first update; too high bounds nothing.
     """
     cut = ((advantage > 0) & (ratio > 1 + high)) | ((advantage < 0) & (ratio < 1 - low))
     return -advantage * logp * ~cut
@@ -53,6 +66,11 @@ def truncated_ratio(
 
     "MiniMax-M1" by MiniMax (https://arxiv.org/abs/2506.13585). The value of the loss means nothing, log p being
     unbounded: watch its gradient.
+
+    Args:
+        low: 1 minus the least factor on a gradient; 1: none.
+        high: the largest factor on a gradient, minus 1. Too low trains as if nothing were stale; too high lets single
+            tokens dominate.
     """
     return -ratio.detach().clamp(1 - low, 1 + high) * advantage * logp
 
@@ -61,6 +79,10 @@ def soft_gate(ratio: Tensor, advantage: Tensor, *, positive: Positive = 1.0, neg
     """-A (4 / tau) sigmoid(tau (r - 1)), tau by the sign of A: [N, T].
 
     "Soft Adaptive Policy Optimization" by Gao et al. (https://arxiv.org/abs/2511.20347).
+
+    Args:
+        positive: tau of positive advantages. The higher, the sooner a gradient fades as the ratio leaves 1.
+        negative: tau of negative advantages. The higher, the sooner a gradient fades as the ratio leaves 1.
     """
     tau = torch.where(advantage > 0, torch.full_like(ratio, positive), torch.full_like(ratio, negative))
     return -advantage * torch.sigmoid(tau * (ratio - 1)) * (4 / tau)
@@ -73,6 +95,12 @@ def geometric_mean(
 
     "Geometric-Mean Policy Optimization" by Zhao et al. (https://arxiv.org/abs/2507.20673); constant over the
     response, so that a mean over responses of means over tokens is the paper's.
+
+    Args:
+        low: bound of a log ratio below 0, in nats. Too low ends learning after the first update; too high bounds
+            nothing.
+        high: bound of a log ratio above 0, in nats. Too low ends learning after the first update; too high bounds
+            nothing.
     """
     sign = advantage.sign()
     pessimistic = sign * torch.minimum(sign * log_ratio, sign * log_ratio.clamp(-low, high))
@@ -96,6 +124,13 @@ def total_variation(
 
     "Rethinking the Trust Region in LLM Reinforcement Learning" (https://arxiv.org/abs/2602.04879), the binary total
     variation form.
+
+    Args:
+        low: largest fall of the probability of a token. Too low ends learning after the first update; too high bounds
+            nothing.
+        high: largest rise of the probability of a token. Too low ends learning after the first update; too high bounds
+            nothing.
+        cap: largest factor on a gradient. Too high lets single tokens dominate.
     """
     change = (logp.exp() - logp_anchor.exp()).detach()
     kept = torch.where(advantage > 0, change <= high, change >= -low)
@@ -115,6 +150,13 @@ def divergence(
     """As `total_variation`, bounding the KL divergence between the two Bernoulli distributions "this token or another".
 
     https://arxiv.org/abs/2602.04879, the binary KL form: p_a log(p_a / p) + (1 - p_a) log((1 - p_a) / (1 - p)).
+
+    Args:
+        low: largest divergence in nats where a negative advantage lowers p. Too low ends learning after the first
+            update; too high bounds nothing.
+        high: largest divergence in nats where a positive advantage raises p. Too low ends learning after the first
+            update; too high bounds nothing.
+        cap: largest factor on a gradient. Too high lets single tokens dominate.
     """
     p, p_anchor = logp.detach().exp(), logp_anchor.exp()
     rest = torch.log((1 - p_anchor + 1e-8) / (1 - p + 1e-8))

@@ -30,6 +30,15 @@ def entropy_step(
 
     "Skywork Open Reasoner 1" by He et al. (https://arxiv.org/abs/2505.22312); measures -mean log p_old of the sampled
     tokens, as their code does. `inclusive` counts an entropy equal to the target as below, as trl does.
+
+    Args:
+        target: nats per token. Too high never lets the policy settle; too low acts when exploration is gone.
+        delta: step of the coefficient at each update. Too high overshoots; too low follows late.
+        low: least coefficient.
+        high: largest coefficient. Too high makes the policy write noise.
+        initial: coefficient before the first update.
+        inclusive: an entropy equal to the target counts as below.
+        of: what is set.
     """
     below = sampled_entropy <= target if inclusive else sampled_entropy < target
     coef = state.get("coef", initial)
@@ -55,6 +64,17 @@ def entropy_pi(
     e = H - target for `aux.high_prob_push`, whose positive coefficient lowers entropy; target - H for the `entropy`
     bonus, which raises it. "EntroPIC" by Yang et al. (https://arxiv.org/abs/2511.15248); ours: |ki S| <=
     `integral_limit`, so that the integral does not wind up while the output is at its bound.
+
+    Args:
+        target: nats per token that entropy is held at. Too high never lets the policy settle; too low gives up
+            exploration.
+        kp: answer to the present error, per nat. Too high makes entropy oscillate.
+        ki: answer to the sum of errors, per nat. Too high overshoots; 0 leaves a lasting error.
+        low: least coefficient.
+        high: largest coefficient.
+        integral_limit: largest part of the coefficient that the sum makes. Too high recovers late from a long error.
+        initial: coefficient before the first update.
+        of: what is set.
     """
     error = entropy - target if of == "aux.high_prob_push" else target - entropy
     integral = state.get("integral", 0.0)
@@ -78,6 +98,13 @@ def positive_weight(
 
     "Revisiting Entropy in Reinforcement Learning for Large Reasoning Models" (https://arxiv.org/abs/2511.05993), the
     entropy-guided schedule.
+
+    Args:
+        target: nats per token below which the weight falls. Too high unlearns what was right; too low acts when
+            exploration is gone.
+        delta: step of the weight at each update. Too high overshoots; too low follows late.
+        initial: weight before the first update.
+        of: what is set.
     """
     value = state.get("value", initial)
     return {"value": min(max(value - delta if entropy < target else value + delta, 0.0), 1.0)}
@@ -91,7 +118,13 @@ def positive_weight_by_stage(
     initial: Fraction = 0.0,
     of: Literal["tokens.positive_weight"] = "tokens.positive_weight",
 ) -> dict[str, float]:
-    """`initial` for the `start` share of the run, then linearly to 1 at its end. https://arxiv.org/abs/2511.05993."""
+    """`initial` for the `start` share of the run, then linearly to 1 at its end. https://arxiv.org/abs/2511.05993.
+
+    Args:
+        start: share of the run that is trained at `initial`.
+        initial: weight up to `start`.
+        of: what is set.
+    """
     after = (progress - start) / (1 - start) if start < 1 else 0.0
     return {"value": initial + (1 - initial) * min(max(after, 0.0), 1.0)}
 
@@ -104,7 +137,13 @@ def positive_weight_by_epoch(
     initial: Fraction = 0.0,
     of: Literal["tokens.positive_weight"] = "tokens.positive_weight",
 ) -> dict[str, float]:
-    """(e - 1) / (epochs - 1) in the e-th of `epochs` equal parts of the run. https://arxiv.org/abs/2511.05993."""
+    """(e - 1) / (epochs - 1) in the e-th of `epochs` equal parts of the run. https://arxiv.org/abs/2511.05993.
+
+    Args:
+        epochs: parts of the run.
+        initial: weight before the first update.
+        of: what is set.
+    """
     epoch = min(int(progress * epochs), epochs - 1)
     return {"value": epoch / max(epochs - 1, 1)}
 
@@ -122,6 +161,13 @@ def adaptive_kl(
     """The coefficient follows the measured divergence: times 1 + clip(kl / target - 1, -0.2, 0.2) responses / horizon.
 
     Ziegler et al. (https://arxiv.org/abs/1909.08593), section 2.2.
+
+    Args:
+        target: divergence that is aimed at, in nats per token. Too low holds the policy where it began; too high lets
+            it drift.
+        horizon: responses over which the coefficient follows. Too low oscillates; too high follows late.
+        initial: coefficient before the first update.
+        of: what is set.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return {"value": state.get("value", initial) * (1 + error * responses / horizon)}

@@ -35,7 +35,14 @@ def truncate(
 ) -> Tensor:
     """min(max(w, low), high): [N, T]. Truncated importance sampling, "Your Efficient RL Framework Secretly Brings You
     Off-Policy RL Training" by Yao et al. (2025). `level` "sequence": w is the product over the response, which grows
-    with its length. `normalize` divides by the mean weight of the batch."""
+    with its length. `normalize` divides by the mean weight of the batch.
+
+    Args:
+        high: largest weight. Too low trains as if there were no difference; too high lets single tokens dominate.
+        low: least weight; 0: none.
+        level: a weight per token, or one for the whole response.
+        normalize: keep the mean weight at 1, and so the size of a step.
+    """
     weight = importance(logp_old, logp_rollout, mask, level=level).clamp(low, high)
     return _normalized(weight, mask, level) if normalize else weight
 
@@ -51,7 +58,15 @@ def band(
     normalize: bool = False,
 ) -> Tensor:
     """w where low <= w <= high, else 0: [N, T]. IcePop, "Every Step Evolves" by the Ling team
-    (https://arxiv.org/abs/2510.18855)."""
+    (https://arxiv.org/abs/2510.18855).
+
+    Args:
+        low: weight below which a token is dropped. Too high drops what has become unlikely.
+        high: weight above which a token is dropped. Too low drops what has become likely; too high lets single tokens
+            dominate.
+        level: a weight per token, or one for the whole response.
+        normalize: keep the mean weight at 1, and so the size of a step.
+    """
     weight = importance(logp_old, logp_rollout, mask, level=level)
     weight = torch.where((weight >= low) & (weight <= high), weight, 0.0)
     return _normalized(weight, mask, level) if normalize else weight
@@ -70,6 +85,11 @@ def truncate_current(
     (https://arxiv.org/abs/2512.01374), which leaves open what is truncated:
 
     all: min(p / p_rollout, high). mismatch: min(p_old / p_rollout, high) p / p_old.
+
+    Args:
+        high: largest weight of what is truncated. Too low trains as if there were no difference; too high lets single
+            tokens dominate.
+        of: which ratio is truncated.
     """
     logp = logp.detach()
     if of == "all":
@@ -94,6 +114,13 @@ def reject(
     The statistic of a token is w, -log w (k1), (log w)^2 / 2 (k2) or w - 1 - log w (k3); `over` takes it for the
     response, w by its logarithm, and then the weight of w is its geometric mean. AReaL's `apply_rejection_sampling` and
     verl's `compute_rollout_rejection_mask`.
+
+    Args:
+        statistic: what is measured of a token.
+        over: of each token, or taken over its response.
+        low: least value that is kept; unset: no bound.
+        high: largest value that is kept. Too low drops most of a stale batch; too high keeps outliers.
+        weigh: multiply what is kept by w.
     """
     log_w = _log_weight(logp_old, logp_rollout)
     weight = log_w.exp()
@@ -120,7 +147,11 @@ def reject(
 def second_moment(logp_old: Tensor, logp_rollout: Tensor, mask: Tensor, *, threshold: Positive = 0.04) -> Tensor:
     """1, but 0 for the tokens with the largest (log w)^2, as many as it takes for the mean of the rest to be below
     `threshold`; at least one token stays: [N, T]. M2PO, "Prosperity before Collapse" by Zheng et al.
-    (https://arxiv.org/abs/2510.01161), as in AReaL's `_apply_m2po_masking`."""
+    (https://arxiv.org/abs/2510.01161), as in AReaL's `_apply_m2po_masking`.
+
+    Args:
+        threshold: bound of the mean, in squared nats. Too low drops most of a stale batch; too high drops nothing.
+    """
     square = (logp_rollout - logp_old).square()
     values = torch.sort(square[mask], descending=True, stable=True).values
     total = values.double().flip(0).cumsum(0).flip(0)

@@ -32,6 +32,14 @@ def clipped(
     Schulman et al. (https://arxiv.org/abs/1707.06347) and their implementation. `lambda_value` is for the targets R
     (see `advantage.value_targets`); for `warmup_batches` only the critic is trained (Yue et al.,
     https://arxiv.org/abs/2504.05118).
+
+    Args:
+        clip: largest change of a value, in units of reward; unset: none. Too low learns values slowly.
+        loss: l.
+        delta: distance from which Huber's loss is linear, in units of reward.
+        coef: weight of the term.
+        warmup_batches: batches in which only the critic is trained.
+        lambda_value: lambda of the targets: 1 are the rewards themselves, less mixes in the values.
     """
     value = _distance(values, returns, loss, delta)
     if clip is not None:

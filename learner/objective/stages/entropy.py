@@ -11,5 +11,9 @@ def bonus(entropy: Tensor, *, coef: Finite = 0.0, tokens: Literal["all", "select
     """-coef H: [N, T], a loss. `tokens` "selected" leaves out the tokens whose weight in the policy term is 0.
 
     "Asynchronous Methods for Deep Reinforcement Learning" by Mnih et al. (https://arxiv.org/abs/1602.01783).
+
+    Args:
+        coef: gain that a nat of entropy counts as. Too high makes the policy write noise; below 0 lowers entropy.
+        tokens: which tokens it is for.
     """
     return -coef * entropy

@@ -18,6 +18,10 @@ def mixed_groups(correct: Tensor, group: Tensor, *, refill: Whole = 0) -> Tensor
     "DAPO: An Open-Source LLM Reinforcement Learning System at Scale" by Yu et al. (https://arxiv.org/abs/2503.14476),
     equation 11. With `refill`, the intake draws other groups for them before there is a batch, up to that many batches'
     worth (10 in the authors' code), so that this filter finds nothing; with 0 the batch gets smaller.
+
+    Args:
+        refill: how many batches' worth of groups may be drawn again for one batch; 0: the batch gets smaller. Too high
+            spends generation on prompts that are always or never solved.
     """
     return selection.group_varies(correct, group)
 

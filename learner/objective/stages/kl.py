@@ -34,6 +34,9 @@ def k3(x: Tensor, *, output_clamp: Clamp = None) -> Tensor:
     (https://arxiv.org/abs/2402.03300), equation 4.
 
     An `output_clamp` takes the gradient from the tokens that drifted most; other code bases have 10.
+
+    Args:
+        output_clamp: largest estimate, in nats; unset: none. Too low lets go of the tokens that drifted most.
     """
     value = (-x).exp() - 1 + x
     return value if output_clamp is None else value.clamp(-output_clamp, output_clamp)

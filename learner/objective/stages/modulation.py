@@ -32,6 +32,13 @@ def semantic_entropy(
     with the same answer (see `answer_entropy`). f(x) = 1 - x, exp(-x), 1 / (1 + x) or (1 - x)^power. "SEED-GRPO" by
     Chen et al. (https://arxiv.org/abs/2505.12346); the count is our choice, because sums of sequence probabilities are
     dominated by length and not bounded by log G.
+
+    Args:
+        estimate: answers are counted, or weighed by the mean or the sum of the log-probabilities of their responses.
+        shape: f, how the factor falls with disagreement.
+        alpha: scale of the disagreement. 0 does nothing; with 1 and `linear` a group of all different answers counts
+            nothing.
+        power: exponent of `focal`. The higher, the less a group counts that disagrees.
     """
     entropy = answer_entropy(answer, group, logp_old, mask, estimate=estimate)
     largest = selection.group_size(group).to(entropy.dtype).log()

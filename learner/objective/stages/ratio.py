@@ -33,7 +33,11 @@ def interpolated(logp: Tensor, logp_rollout: Tensor, lag: Tensor) -> Tensor:
 
 
 def token(logp: Tensor, logp_anchor: Tensor, *, clamp: Positive = 20.0) -> Tensor:
-    """log p - log p_anchor of each token: [N, T]. Schulman et al. (https://arxiv.org/abs/1707.06347), equation 6."""
+    """log p - log p_anchor of each token: [N, T]. Schulman et al. (https://arxiv.org/abs/1707.06347), equation 6.
+
+    Args:
+        clamp: bound of the log ratio, in nats; against overflow only, far beyond any clip.
+    """
     return (logp - logp_anchor).clamp(-clamp, clamp)
 
 
@@ -43,6 +47,9 @@ def sequence(logp: Tensor, logp_anchor: Tensor, mask: Tensor, *, clamp: Positive
     sg[mean_t (log p - log p_anchor)] + log p - sg[log p]: "Group Sequence Policy Optimization" by Zheng et al.
     (https://arxiv.org/abs/2507.18071), equation 14. With a constant advantage its gradient is that of the sequence
     ratio. The clamp acts on the mean.
+
+    Args:
+        clamp: bound of the mean log ratio, in nats; against overflow only, far beyond any clip.
     """
     total = ((logp - logp_anchor).detach() * mask).sum(1)
     mean = (total / mask.sum(1).clamp_min(1)).clamp(-clamp, clamp)

@@ -40,12 +40,21 @@ def seq_sum(mask: Tensor) -> Tensor:
 
 def seq_sum_constant(mask: Tensor, *, constant: Count) -> Tensor:
     """1 / (responses * constant): [N]. Liu et al. (https://arxiv.org/abs/2503.20783); the constant, their
-    generation budget, only rescales the learning rate."""
+    generation budget, only rescales the learning rate.
+
+    Args:
+        constant: tokens that every response counts as; `"max_new_tokens"` stands for the limit of sampling.
+    """
     return seq_sum(mask) / constant
 
 
 def sum_constant(mask: Tensor, *, constant: Count) -> Tensor:
-    """1 / constant: [N], whatever the number of responses. LUFFY's released script, with the padded length."""
+    """1 / constant: [N], whatever the number of responses. LUFFY's released script, with the padded length.
+
+    Args:
+        constant: tokens that the whole update counts as; `"max_new_tokens"` stands for the limit of sampling. Too low
+            makes steps large.
+    """
     return torch.full((len(mask),), 1 / constant, dtype=torch.float64, device=mask.device)
 
 

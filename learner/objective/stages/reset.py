@@ -24,6 +24,12 @@ def on_stagnation(
 
     "ProRL" by Liu et al. (https://arxiv.org/abs/2505.24864) resets reference and optimizer when validation stagnates,
     in words only; the rule is ours.
+
+    Args:
+        patience: evaluations in a row without a new best. Too few take chance for stagnation; too many train on without
+            a gain.
+        min_gain: gain in score that counts as a new best. Too high resets a policy that still improves.
+        cooldown: batches between two resets, at least.
     """
     best = state.get("best", float("-inf"))
     improved = score > best + min_gain

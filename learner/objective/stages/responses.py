@@ -18,6 +18,9 @@ def sequence_divergence(
     False iff A < 0 and mean_t (log p_rollout - log p) > threshold; the mean is signed, and against the engine that
     sampled. "DeepSeek-V3.2" (https://arxiv.org/abs/2512.02556), off-policy sequence masking; the threshold is
     unpublished.
+
+    Args:
+        threshold: nats per token. Too low drops most responses with a negative advantage; too high drops none.
     """
     drift = ((logp_rollout - logp.detach()) * mask).sum(1) / mask.sum(1).clamp_min(1)
     return ~((advantage < 0) & (drift > threshold)[:, None])
@@ -29,6 +32,10 @@ def geometric_mask(
     """Keeps responses with low <= exp(mean_t (log p_old - log p_rollout)) <= high: [N, T].
 
     NeMo-RL's `seq-mask-tis`, as in ProRL v2.1; unlike a product of ratios it does not depend on the length.
+
+    Args:
+        low: least mean ratio of a response. The nearer to 1, the more responses are dropped.
+        high: largest mean ratio of a response. The nearer to 1, the more responses are dropped.
     """
     mean = ((logp_old - logp_rollout) * mask).sum(1) / mask.sum(1).clamp_min(1)
     kept = (mean.exp() >= low) & (mean.exp() <= high)

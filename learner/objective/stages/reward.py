@@ -17,7 +17,12 @@ from isentrope.learner.objective.schema import Count, Finite, Fraction, NonNegat
 
 
 def scheme(reward: Tensor, correct: Tensor, *, right: Finite = 1.0, wrong: Finite = 0.0) -> Tensor:
-    """`right` for a correct response, `wrong` for another, whatever the reward functions gave: [N]."""
+    """`right` for a correct response, `wrong` for another, whatever the reward functions gave: [N].
+
+    Args:
+        right: reward of a correct response.
+        wrong: reward of any other response.
+    """
     return torch.where(correct, torch.full_like(reward, right), torch.full_like(reward, wrong))
 
 
@@ -36,6 +41,12 @@ def unlikeliness(
     R_i (1 - beta (G - rank_i) / G), rank 0 the likeliest of the group, "Rewarding the Unlikely" by He et al.
     (https://arxiv.org/abs/2506.02355). The released code takes beta / G less from every response, so that the
     least likely keeps all, and ranks by the mean log-probability of a token instead of that of the response.
+
+    Args:
+        beta: share of its reward that the likeliest response loses. Too high rewards whatever is improbable; 0 does
+            nothing.
+        rule: the formula of the paper, or that of its released code.
+        by: likelihood of a response: the mean log-probability of its tokens, or their sum, which falls with length.
     """
     total = (logp_rollout * mask).sum(1)
     likelihood = total / mask.sum(1).clamp_min(1) if by == "mean" else total
@@ -50,6 +61,10 @@ def stop_properly(reward: Tensor, truncated: Tensor, *, coef: Finite) -> Tensor:
 
     ProRL v2, as in OpenRLHF's `apply_stop_properly_penalty`. With negative rewards for wrong answers a `coef` of 0 pays
     for being truncated: use rewards 0 and 1, or a negative `coef`.
+
+    Args:
+        coef: factor on the reward of a truncated response, or that reward itself if negative. 1 does nothing; far below
+            0 teaches to be short before it teaches to be right.
     """
     return torch.where(truncated, reward * coef if coef >= 0 else torch.full_like(reward, coef), reward)
 
@@ -67,6 +82,13 @@ def soft_overlong(
 
     0 up to L_exp = limit (1 - buffer), then (L_exp - length) / (limit buffer); Yu et al.
     (https://arxiv.org/abs/2503.14476), equation 13. Without `floor` the line goes on beyond the limit.
+
+    Args:
+        limit: tokens at which the punishment is full; `"max_new_tokens"` stands for the limit of sampling.
+        buffer: share of `limit` over which the punishment grows. Too small is a sudden step; too large punishes
+            ordinary lengths.
+        factor: size of the full punishment, in units of reward. Too high outweighs a right answer; 0 does nothing.
+        floor: no more than `factor` beyond the limit.
     """
     cache = limit * buffer
     penalty = ((limit - cache - length.to(reward.dtype)) / cache).clamp_max(0.0)
@@ -77,5 +99,10 @@ def soft_overlong(
 
 def kl_penalty(logp_old: Tensor, logp_ref: Tensor, mask: Tensor, *, coef: NonNegative) -> Tensor:
     """-coef (log p_old - log p_ref) per token: [N, T]. The KL term of RLHF, "Fine-Tuning Language Models from Human
-    Preferences" by Ziegler et al. (https://arxiv.org/abs/1909.08593)."""
+    Preferences" by Ziegler et al. (https://arxiv.org/abs/1909.08593).
+
+    Args:
+        coef: reward that a nat of log ratio to the reference costs. Too high keeps the policy where it began; too low
+            lets it drift.
+    """
     return -coef * (logp_old - logp_ref) * mask

@@ -27,13 +27,21 @@ def top_entropy(entropy: Tensor, mask: Tensor, *, keep: Share = 0.2) -> Tensor:
 
     "Beyond the 80/20 Rule" by Wang et al. (https://arxiv.org/abs/2506.01939). The denominator stays all tokens, so a
     step gets smaller by about `keep`.
+
+    Args:
+        keep: share of tokens that are trained. Too low takes small steps; 1 does nothing.
     """
     return (entropy >= selection.quantile(entropy, mask, 1 - keep)).to(entropy.dtype)
 
 
 def top_cov(logp: Tensor, advantage: Tensor, mask: Tensor, *, share: Share = 2e-4) -> Tensor:
     """0 for the tokens that add most to the covariance of log-probability and advantage, else 1: [N, T]. The selection
-    of `top_covariance`, dropped instead of penalised."""
+    of `top_covariance`, dropped instead of penalised.
+
+    Args:
+        share: share of all tokens that are dropped, one at least. Too low lets entropy fall; too high drops what is
+            learned from.
+    """
     return (~top_covariance(logp, advantage, mask, share=share)).to(logp.dtype)
 
 
@@ -52,6 +60,12 @@ def band_cov(
 
     max(floor(share * tokens), 1) tokens, or all candidates if they are fewer; `uniform` is the draw: the smallest are
     taken. Cui et al. (https://arxiv.org/abs/2505.22617), Clip-Cov.
+
+    Args:
+        share: share of all tokens that are dropped, one at least. Too low lets entropy fall; too high drops what is
+            learned from.
+        low: covariance above which a token may be drawn. Too high finds no candidates.
+        high: covariance below which a token may be drawn.
     """
     covariance = selection.covariance(logp, advantage, mask)
     candidates = mask & (covariance > low) & (covariance < high) & ~clipped
@@ -74,6 +88,13 @@ def entropy_change(
 
     Omega = (A / p_old) p (1 - p) (log p + H), to first order the entropy change by a step on this token: "Rethinking
     Entropy Interventions in RLVR" by Hao et al. (https://arxiv.org/abs/2510.10150).
+
+    Args:
+        map: shape of the fall from small to large change.
+        min: weight of the token that changes entropy most. 1 does nothing; 0 takes it out.
+        max: weight of the token that changes entropy least; `linear` only.
+        floor: least divisor, so that a batch of small changes is hardly damped; `exponential` only. Too high damps
+            nothing.
     """
     p, p_old = (x.exp().clamp(1e-8, 1 - 1e-8) for x in (logp, logp_old))
     score = advantage / p_old * p * (1 - p) * (p.log() + entropy)
@@ -94,14 +115,26 @@ def entropy_change_exact(
     max: Positive = 1.0,
     floor: NonNegative = 0.02,
 ) -> Tensor:
-    """As `entropy_change`, with the exact first-order change: [N, T]; see `exact_entropy_change`."""
+    """As `entropy_change`, with the exact first-order change: [N, T]; see `exact_entropy_change`.
+
+    Args:
+        map: shape of the fall from small to large change.
+        min: weight of the token that changes entropy most. 1 does nothing; 0 takes it out.
+        max: weight of the token that changes entropy least; `linear` only.
+        floor: least divisor, so that a batch of small changes is hardly damped; `exponential` only. Too high damps
+            nothing.
+    """
     score = exact_entropy_change(logp, logp_old, entropy, sum_p2, sum_p2_logp, advantage)
     return damp(score, mask, map=map, min=min, max=max, floor=floor)
 
 
 def positive_weight(advantage: Tensor, *, value: NonNegative = 1.0) -> Tensor:
     """`value` where A > 0, else 1: [N, T]. "Revisiting Entropy in Reinforcement Learning for Large Reasoning Models"
-    (https://arxiv.org/abs/2511.05993)."""
+    (https://arxiv.org/abs/2511.05993).
+
+    Args:
+        value: factor on positive advantages. Below 1 entropy falls more slowly; 0 learns from failures alone.
+    """
     one = torch.ones_like(advantage)
     return torch.where(advantage > 0, value * one, one)
 
@@ -109,13 +142,22 @@ def positive_weight(advantage: Tensor, *, value: NonNegative = 1.0) -> Tensor:
 def step_labels(correct: Tensor, step_correct: Tensor, *, beta: Annotated[float, Field(ge=-1, le=1)] = 0.5) -> Tensor:
     """`beta` on the correct steps of incorrect responses, else 1: [N, T]. 1 takes no notice of steps, 0 ignores such
     tokens, below 0 they are rewarded. "Unearthing Gems from Stones" by Yang et al.
-    (https://arxiv.org/abs/2505.14403)."""
+    (https://arxiv.org/abs/2505.14403).
+
+    Args:
+        beta: weight of correct steps in incorrect responses.
+    """
     return 1.0 + (beta - 1.0) * (step_correct & ~correct[:, None]).double()
 
 
 def top_covariance(logp: Tensor, advantage: Tensor, mask: Tensor, *, share: Share = 2e-4) -> Tensor:
     """The max(1, floor(share * tokens)) tokens with the largest covariance: [N, T] bool. Cui et al.
-    (https://arxiv.org/abs/2505.22617), KL-Cov."""
+    (https://arxiv.org/abs/2505.22617), KL-Cov.
+
+    Args:
+        share: share of all tokens that the term is for, one at least. Too low lets entropy fall; too high holds back
+            what is learned.
+    """
     return selection.top(selection.covariance(logp, advantage, mask), mask, selected_count(mask, share))
 
 
@@ -136,6 +178,13 @@ def low_entropy_covariance(
     `top` for the `share` with the largest covariance, `bottom` for the `share` with the smallest, `rest` for the others
     of the set, 0 outside. "Efficient Reinforcement Learning with Semantic and Token Entropy for LLM Reasoning"
     (https://arxiv.org/abs/2512.04359), as in its second release.
+
+    Args:
+        low: share of tokens, those of least entropy, that the term is for.
+        share: share of that set at either end, one token at least.
+        top: weight at the end of large covariance. Too high holds back what is learned.
+        bottom: weight at the end of small covariance.
+        rest: weight of the others of the set.
     """
     inside = mask & (entropy <= selection.quantile(entropy, mask, low))
     covariance = selection.covariance(logp, advantage, inside)
