@@ -145,6 +145,16 @@ def methods_matrix() -> None:
     raise typer.Exit(commands.show_matrix(_console()))
 
 
+@app.command("help")
+def help_(
+    name: Annotated[str, typer.Argument(metavar="[KEY]", help="Key, stage, output, method or exit code.")] = "",
+) -> None:
+    """Explain a key of the run file, a stage, an output, a method or an exit code; without one, list them all."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.explain(name, _console()))
+
+
 @bench_app.command(
     "kernels", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
 )

@@ -194,6 +194,17 @@ def show_matrix(console: Console) -> int:
     return 0
 
 
+def explain(name: str, console: Console) -> int:
+    """Print the entries of a name, or all names."""
+    from isentrope.reference.show import show, show_names
+
+    if name:
+        show(name, console)
+    else:
+        show_names(console)
+    return 0
+
+
 def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, RunFolder]:
     """The demo in the first folder that is free for it: one that is finished stays, one that was stopped goes on."""
     from isentrope.demo import recipe

@@ -1,0 +1,58 @@
+"""All entries together, and how one of them is found by its name or by a name that resembles it."""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import cache
+
+from isentrope.errors import ConfigError, nearest
+from isentrope.reference.entry import Entry, Sort
+from isentrope.reference.exit_codes import exit_codes
+from isentrope.reference.keys import run_file_keys
+from isentrope.reference.methods import methods
+from isentrope.reference.outputs import outputs
+from isentrope.reference.stages import stages
+
+OBJECTIVE = "learner.objective."
+"""Prefix of stages and their keys in a run file; entries go without it."""
+
+
+@cache
+def catalogue() -> tuple[Entry, ...]:
+    """Return every entry, those of stages' keys behind their stage."""
+    found = list(run_file_keys())
+    for stage in stages():
+        found += [stage, *stage.keys]
+    return (*found, *outputs(), *methods(), *exit_codes())
+
+
+def find(asked: str) -> list[Entry]:
+    """Return the entries of a name: a whole one, its last parts, or the heading that entries stand under.
+
+    ConfigError with the nearest name if there are none.
+    """
+    name = asked.strip().replace("/", ".").removeprefix(OBJECTIVE)
+    found = [entry for entry in catalogue() if any(_fits(name, each) for each in _names(entry))]
+    found += [entry for entry in catalogue() if entry.group == name and entry not in found]
+    if not found:
+        raise _unknown(asked, name)
+    return sorted(found, key=lambda entry: entry.name != name)
+
+
+def _names(entry: Entry) -> Iterator[str]:
+    """Yield what an entry may be asked for by; a stage's key also as the run file has it, without its stage."""
+    yield entry.name
+    if entry.sort is Sort.KEY:
+        dimension, _, _ = entry.group.rpartition(".")
+        yield f"{dimension}.{entry.name.rpartition('.')[2]}"
+
+
+def _fits(asked: str, name: str) -> bool:
+    return name == asked or name.endswith(f".{asked}") or ("*" in name and fnmatchcase(asked, name.rpartition(".")[2]))
+
+
+def _unknown(asked: str, name: str) -> ConfigError:
+    names = {entry.name: entry.name for entry in catalogue()} | {entry.group: entry.group for entry in catalogue()}
+    last = {entry.name.rpartition(".")[2] for entry in catalogue()}
+    close = nearest(name, names) if "." in name else nearest(name, {*last, *names})
+    fix = f"did you mean `{close}`?" if close else "`isentrope help` lists all names"
+    return ConfigError(f"nothing is called `{asked}`: no key, stage, output, method or exit code", fix=fix)

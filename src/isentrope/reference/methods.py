@@ -1,0 +1,18 @@
+"""Entries of the methods, from the heads of their presets."""
+
+import tomllib
+from importlib.resources import files
+
+from isentrope.reference.entry import Entry, Sort
+
+
+def methods() -> list[Entry]:
+    """Return the presets that come with the package. `isentrope methods show NAME` shows what they set."""
+    folder = files("isentrope").joinpath("learner", "methods")
+    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
+    return [_entry(path.name.removesuffix(".toml"), path.read_text(encoding="utf-8")) for path in paths]
+
+
+def _entry(name: str, text: str) -> Entry:
+    head = tomllib.loads(text)
+    return Entry(Sort.METHOD, name, f"{head['name']}. {head['differs']} {head['paper']}", "methods")

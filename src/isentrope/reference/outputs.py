@@ -1,0 +1,37 @@
+"""Entries of what a run writes into its folder, from the records of its files and the docstrings below their fields."""
+
+from collections.abc import Iterator
+from types import UnionType
+from typing import get_args
+
+from isentrope.learner.records import FileRecord, JsonRecord
+from isentrope.reference.docstrings import field_docstrings, unwrapped
+from isentrope.reference.entry import Entry, Sort
+from isentrope.reference.values import values_of
+
+
+def files() -> dict[str, str]:
+    """Return each file of a run's folder that has keys, with what it is and who writes it."""
+    return {kind.FILE: unwrapped(kind.__doc__ or "") for kind in FileRecord.__subclasses__()}
+
+
+def outputs() -> list[Entry]:
+    """Return every key of those files; keys of nested tables have the table's name before them."""
+    return [entry for kind in FileRecord.__subclasses__() for entry in _keys(kind.FILE, "", kind)]
+
+
+def _keys(file: str, path: str, record: type[JsonRecord]) -> Iterator[Entry]:
+    texts, values = field_docstrings(record), values_of(record)
+    for name, field in record.model_fields.items():
+        below = [each for each in _types(field.annotation) if issubclass(each, JsonRecord)]
+        if not below:
+            yield Entry(Sort.OUTPUT, path + name, texts.get(name, ""), file, values[name])
+        for each in below:
+            yield from _keys(file, f"{path}{name}.", each)
+    for pattern, text in record.PATTERNS.items():
+        yield Entry(Sort.OUTPUT, path + pattern, text, file, "number")
+
+
+def _types(annotation: object) -> list[type]:
+    each = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return [one for one in each if isinstance(one, type)]
