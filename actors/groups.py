@@ -4,14 +4,15 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from isentrope.actors.decisions import RewardHealth
 from isentrope.actors.scoring import Scorer
 from isentrope.errors import RewardError
-from isentrope.rollout.data.prompts import Prompt, Prompts, Tokenizer, tokenize
+from isentrope.rollout.data.prompts import Prompt, Prompts, tokenize
+from isentrope.rollout.data.tokenizer import TextTokenizer
 from isentrope.rollout.rewards.functions import Score, columns_for
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.spec import RunSpec
@@ -25,12 +26,6 @@ REWARD_TRIES = 3
 Order = WorkOrder | EvalOrder
 
 logger = logging.getLogger(__name__)
-
-
-class TextTokenizer(Tokenizer, Protocol):
-    """A tokenizer in both directions; transformers' are."""
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

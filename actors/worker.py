@@ -14,17 +14,18 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from isentrope.actors.actor import Actor, LeasesLost, first_error
 from isentrope.actors.config import ActorsConfig
-from isentrope.actors.groups import GroupMaker, TextTokenizer, Tools
+from isentrope.actors.groups import GroupMaker, Tools
 from isentrope.actors.scoring import Scorer
-from isentrope.errors import ConfigError, DataError, IsentropeError, UnreachableError
+from isentrope.errors import DataError, IsentropeError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.data.prompts import Prompts, open_prompts
+from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.wire.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> 
         async with asyncio.TaskGroup() as group:
             engine = group.create_task(started(vllm.Engine.start(options)))
             rewards = group.create_task(stack.enter_async_context(scorer))
-            tokenizer = group.create_task(asyncio.to_thread(_tokenizer, spec.model_dir))
+            tokenizer = group.create_task(asyncio.to_thread(load_tokenizer, spec.model_dir))
             prompts = group.create_task(asyncio.to_thread(prompts_of, spec))
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
@@ -172,12 +173,3 @@ def _engine_module() -> ModuleType:
     from isentrope.actors import engine
 
     return engine
-
-
-def _tokenizer(model_dir: str) -> TextTokenizer:
-    from transformers import AutoTokenizer
-
-    try:
-        return cast(TextTokenizer, AutoTokenizer.from_pretrained(model_dir))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no tokenizer can be loaded: {error}", where=model_dir) from error

@@ -6,9 +6,6 @@ the same in every run. Knows the broker and files; the figures are `evaluate.py`
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoTokenizer
 
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.intake.packing import make_arrays
@@ -17,6 +14,7 @@ from isentrope.learner.training.metrics import Journal, Row
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.data.prompts import open_prompts
+from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalResult, batch_of
 
@@ -32,7 +30,7 @@ class Examiner:
         self._rank_group = rank_group
         self._timeout_s = timeout_s
         self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(spec.model_dir)
+        self._tokenizer = load_tokenizer(spec.model_dir)
         self._figures = Journal(Path(spec.output_dir) / "eval.jsonl")
         self._samples = Journal(Path(spec.output_dir) / "samples.jsonl")
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Messages, Row, RowShape
 from isentrope.rollout.data.tables import open_table
 from isentrope.rollout.data.tasks import Task, open_task
+from isentrope.rollout.data.tokenizer import Tokenizer
 
 TASK = "task:"
 """Prefix that tells a built-in task from a file."""
@@ -29,16 +29,6 @@ _LISTED = 5
 
 class PromptTooLongError(DataError):
     """The prompt leaves no room for `max_new_tokens`."""
-
-
-class Tokenizer(Protocol):
-    """The used part of a transformers tokenizer."""
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool, return_dict: bool
-    ) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from isentrope import config as run_config
 from isentrope.actors.scoring import Scorer
 from isentrope.config import Config
 from isentrope.errors import ConfigError, IsentropeError
-from isentrope.rollout.data.prompts import TASK, Prompts, Tokenizer, check_lengths, open_prompts
+from isentrope.rollout.data.prompts import TASK, Prompts, check_lengths, open_prompts
 from isentrope.rollout.data.rows import Row
+from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.runfile import RunFile, raise_all
 
 SPECIAL_TOKENS = 16
@@ -147,12 +148,12 @@ class Findings:
 
     def _check_lengths(self, prompts: Prompts, model: Model) -> None:
         room = model.max_model_len - self._config.sampling.max_new_tokens
-        suspects = [row for row in prompts.rows() if _most_tokens(row) > room]
+        suspects = [row for row in prompts.rows() if _most_tokens(row) > room]  # loading a tokenizer takes seconds
         if not suspects:
             return
         check_lengths(
             suspects,
-            _load_tokenizer(model.path, self._file.where("model.path")),
+            load_tokenizer(model.path, self._file.where("model.path")),
             max_new_tokens=self._config.sampling.max_new_tokens,
             max_model_len=model.max_model_len,
         )
@@ -197,17 +198,6 @@ def _download_config(name: str, where: str) -> Path:
             where=where,
             fix="check the name; a private model needs HF_TOKEN",
         ) from None
-
-
-def _load_tokenizer(path: str, where: str) -> Tokenizer:
-    """Takes seconds, so it is for prompts that may be too long alone."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} has no tokenizer that works: {str(error).splitlines()[0]}", where=where) from None
-    return tokenizer
 
 
 def _most_tokens(row: Row) -> int:

@@ -22,7 +22,7 @@ OTHERS = {
 }
 """Libraries that a folder may import."""
 
-INSIDE_A_FUNCTION = {"kernels": {"matplotlib"}, "rollout": {"math_verify", "pyarrow"}}
+INSIDE_A_FUNCTION = {"kernels": {"matplotlib"}, "rollout": {"math_verify", "pyarrow", "transformers"}}
 """Libraries that only those need who ask for the feature."""
 
 

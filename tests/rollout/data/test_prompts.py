@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from isentrope.errors import ConfigError, DataError
 from isentrope.rollout.config import DataConfig
-from isentrope.rollout.data.prompts import Prompts, PromptTooLongError, Tokenizer, check_lengths, open_prompts, tokenize
+from isentrope.rollout.data.prompts import Prompts, PromptTooLongError, check_lengths, open_prompts, tokenize
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
+from isentrope.rollout.data.tokenizer import Tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
