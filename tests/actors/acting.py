@@ -2,16 +2,20 @@
 
 import asyncio
 import contextlib
-import time
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from waits import DEADLINE_S, until
 
 from isentrope.actors.actor import Actor
 from isentrope.actors.config import ActorsConfig
-from isentrope.actors.groups import Tools
+from isentrope.actors.groups import Generated, GroupMaker, Order, Tools
+from isentrope.actors.orders import Changes
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
 from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.wire.codec import decode_group
@@ -19,10 +23,32 @@ from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalResult, Group
 
-TIMEOUT_S = 60.0
 DATA: dict[str, Any] = {"train": "train.jsonl", "eval": "train.jsonl", "reward": "rewards:length"}
 SAMPLING: dict[str, Any] = {"group_size": 4, "max_new_tokens": 13}
 CONTROL = Control(mode=Mode.ASYNC, max_lag=1000)
+T = TypeVar("T")
+
+
+class HeldGroupMaker(GroupMaker):
+    """Makes groups when the test lets it: what is held stays in the making for as long as the test likes."""
+
+    _allowed = math.inf
+    _lets = Changes()
+
+    def hold(self) -> None:
+        """Begin no more groups."""
+        self._allowed = 0
+
+    def let(self, count: float = math.inf) -> None:
+        """Let so many more begin, in the order in which they came; all by default."""
+        self._allowed += count
+        self._lets.tell()
+
+    async def generate(self, order: Order) -> Generated:
+        if self._allowed < math.inf:
+            await self._lets.until(lambda: self._allowed > 0)
+        self._allowed -= 1
+        return await super().generate(order)
 
 
 @dataclass
@@ -33,7 +59,8 @@ class Run:
     learner: LearnerPort
     actor_broker: Broker
     tools: Tools
-    config: ActorsConfig = field(default_factory=lambda: ActorsConfig(drain_s=20.0))
+    maker: HeldGroupMaker
+    config: ActorsConfig = field(default_factory=lambda: ActorsConfig(drain_s=DEADLINE_S))
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     seen: list[Entry] = field(default_factory=list)
 
@@ -47,6 +74,7 @@ class Run:
         try:
             yield life
         finally:
+            self.maker.let()
             self.drain.set()
             await asyncio.wait({life})
             self.drain.clear()
@@ -57,12 +85,7 @@ class Run:
 
     async def entries(self, count: int) -> list[Entry]:
         """The next `count` entries; they are dropped from the broker's books only by a commit."""
-        deadline = time.monotonic() + TIMEOUT_S
-        got: list[Entry] = []
-        while len(got) < count:
-            assert time.monotonic() < deadline, f"{len(got)} of {count} groups: {self.states()}"
-            got += await asyncio.to_thread(self.learner.admit, count - len(got), 0.2)
-        return got
+        return await self._come(count, self.learner.admit, "groups")
 
     async def groups(self, count: int) -> list[Group]:
         return [self.decode(entry) for entry in await self.entries(count)]
@@ -73,24 +96,39 @@ class Run:
         return decode_group(entry.header, entry.payload, group_size=self.spec.sampling.group_size, **limits)
 
     async def results(self, count: int) -> list[EvalResult]:
-        deadline = time.monotonic() + TIMEOUT_S
-        got: list[EvalResult] = []
-        while len(got) < count:
-            assert time.monotonic() < deadline, f"{len(got)} of {count} results: {self.states()}"
-            got += await asyncio.to_thread(self.learner.admit_eval, count - len(got), 0.2)
+        return await self._come(count, self.learner.admit_eval, "results")
+
+    async def _come(self, count: int, admit: Callable[[int, float], list[T]], what: str) -> list[T]:
+        got: list[T] = []
+
+        async def complete() -> bool:
+            got.extend(await asyncio.to_thread(admit, count - len(got), 0.2))
+            return len(got) == count
+
+        await until(complete, lambda: f"{len(got)} of {count} {what}: {self.states()}")
         return got
 
     def states(self) -> dict[str, ActorState]:
         return {state.id: state for state in self.learner.actors()}
 
     async def until(self, condition: Callable[[dict[str, ActorState]], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not condition(states := await asyncio.to_thread(self.states)):
-            assert time.monotonic() < deadline, states
-            await asyncio.sleep(0.02)
+        """Wait until the states of all actors are so."""
+        await until(lambda: condition(self.states()), lambda: f"other states than {self.states()}")
+
+    async def leased(self, count: int) -> None:
+        """Wait until so many training orders are leased."""
+        await until(lambda: self.leases() == count, lambda: f"{count} leases instead of {self.leases()}")
+
+    async def leased_evals(self, count: int) -> None:
+        """Wait until so many evaluation orders are leased."""
+        await until(lambda: self._pending_evals() == count, lambda: f"{count} leases of {self._pending_evals()}")
 
     def leases(self) -> int:
         return self.learner.view.queues()["leased"]
+
+    def _pending_evals(self) -> int:
+        broker = self.learner.broker
+        return int(broker.run(lambda client: client.xpending(broker.keys.eval, ACTORS))["pending"])
 
 
 Start = Callable[..., Run]

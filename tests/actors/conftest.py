@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acting import CONTROL, DATA, SAMPLING, TIMEOUT_S, Play, Run, Start
+from acting import CONTROL, DATA, SAMPLING, HeldGroupMaker, Play, Run, Start
 from tiny_model import Version, publish, write_model
+from waits import DEADLINE_S
 from wire_records import make_spec
 
-from isentrope.actors.groups import GroupMaker, Tools
+from isentrope.actors.groups import Tools
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
@@ -124,8 +125,8 @@ def start(
             output_dir=str(Path(versions[0].manifest.folder).parents[1]),
             heartbeat_s=0.5,
         )
-        brokers.extend(Broker.connect(url, run_name, deadline_s=5.0) for _ in range(2))
-        maker = GroupMaker(
+        brokers.extend(Broker.connect(url, run_name) for _ in range(2))
+        maker = HeldGroupMaker(
             spec,
             engine=engine,
             scorer=scorer,
@@ -134,7 +135,7 @@ def start(
         )
         runner.run(engine.load(versions[0].manifest))  # an engine goes forward only, and this one has had other runs
         learner = LearnerPort.fence(brokers[-2], 1, 0, 0, spec, CONTROL)
-        return Run(spec, learner, brokers[-1], Tools(engine, maker))
+        return Run(spec, learner, brokers[-1], Tools(engine, maker), maker)
 
     yield run
     for broker in brokers:
@@ -146,7 +147,7 @@ def play(runner: asyncio.Runner) -> Play:
     """Runs a scenario in the engine's event loop."""
 
     async def limited(scenario: Awaitable[None]) -> None:
-        async with asyncio.timeout(2 * TIMEOUT_S):
+        async with asyncio.timeout(2 * DEADLINE_S):
             await scenario
 
     return lambda scenario: runner.run(limited(scenario))

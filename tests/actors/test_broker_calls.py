@@ -1,9 +1,10 @@
 """Blocking calls from an event loop: a deadline, and an end that is waited for."""
 
 import asyncio
-import time
+import threading
 
 import pytest
+from waits import DEADLINE_S, until
 
 from isentrope.actors.broker_calls import BrokerCaller
 from isentrope.errors import UnreachableError
@@ -23,7 +24,7 @@ class Flaky:
 
 
 def test_a_call_is_repeated_while_nobody_answers() -> None:
-    assert asyncio.run(BrokerCaller(10.0)(Flaky(3), 7)) == 7
+    assert asyncio.run(BrokerCaller(DEADLINE_S)(Flaky(3), 7)) == 7
 
 
 def test_repeating_ends_at_the_deadline() -> None:
@@ -36,22 +37,21 @@ def test_other_errors_are_not_repeated() -> None:
         raise ValueError("once")
 
     with pytest.raises(ValueError, match="once"):
-        asyncio.run(BrokerCaller(10.0)(broken))
+        asyncio.run(BrokerCaller(DEADLINE_S)(broken))
 
 
 def test_a_cancelled_call_is_waited_for() -> None:
-    ended: list[bool] = []
-
-    def slow() -> None:
-        time.sleep(0.3)
-        ended.append(True)
+    began, end = threading.Event(), threading.Event()
 
     async def cancel() -> None:
-        calling = asyncio.create_task(BrokerCaller(10.0)(slow))
-        await asyncio.sleep(0.05)
+        calling = asyncio.create_task(BrokerCaller(DEADLINE_S)(lambda: began.set() or end.wait()))
+        await until(began.is_set, "the call")
         calling.cancel()
+        for _ in range(100):
+            await asyncio.sleep(0)  # lets the task do what it can
+        assert not calling.done()
+        end.set()
         with pytest.raises(asyncio.CancelledError):
             await calling
-        assert ended == [True]
 
     asyncio.run(cancel())

@@ -1,32 +1,33 @@
 """Reward functions run in real processes: what happens when they hang, crash, print, or cannot be imported."""
 
 import asyncio
-import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 import pytest
+from waits import DEADLINE_S, until, wait_until, wait_until_gone
 
 from isentrope.actors import scoring
 from isentrope.actors.scoring import MAX_OUTPUT_BYTES, Scorer
 from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Row
+from isentrope.rollout.rewards.functions import Score
 
 T = TypeVar("T")
 
 REWARD = """
-import os, signal, sys, time
+import os, pathlib, signal, sys, time
 
-started = time.monotonic()
 print("imported in", os.getpid())
 
 def f(completions, **columns):
@@ -35,9 +36,9 @@ def f(completions, **columns):
 def obey(text):
     word, _, argument = text.partition(" ")
     match word:
-        case "hang": print("going to sleep"); time.sleep(1000)
-        case "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)
-        case "sleep": time.sleep(float(argument))
+        case "hang": print("going to sleep"); time.sleep(100_000)
+        case "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(100_000)
+        case "meet": meet(*map(pathlib.Path, argument.split()))
         case "signal": os.kill(os.getpid(), int(argument))
         case "leave": os._exit(int(argument))
         case "raise": raise ValueError(argument)
@@ -48,6 +49,10 @@ def obey(text):
         case "input": input()
         case "pid": return float(os.getpid())
     return float(len(text))
+
+def meet(mine, other):
+    mine.touch()
+    while not other.exists(): time.sleep(0.01)
 """
 
 
@@ -59,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(reward: str = "obedient:f", **more: Any) -> DataConfig:
-    return DataConfig(**{"train": "train.jsonl", "reward": reward, "reward_timeout_s": 1.0, **more})
+    return DataConfig(**{"train": "train.jsonl", "reward": reward, "reward_timeout_s": DEADLINE_S, **more})
 
 
 class Driver:
@@ -87,6 +92,19 @@ class Driver:
             self.rewards(*completions)
         return caught.value
 
+    def late(self, completion: str) -> RewardError:
+        """The refusal of a call that misses its deadline; only this call has one that can be missed."""
+        deadline = self._scorer._deadline
+        self._scorer._deadline = dataclasses.replace(deadline, seconds=1.0)
+        try:
+            return self.refusal(completion)
+        finally:
+            self._scorer._deadline = deadline
+
+    def settle(self) -> None:
+        """Wait until all that was printed is read."""
+        self.run(until(lambda: not self._scorer._output._reader.poll(), "an empty pipe"))
+
     def pid(self) -> int:
         return int(self.rewards("pid")[0])
 
@@ -104,19 +122,6 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def wait_until_gone(pids: list[int], within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while living := [pid for pid in pids if alive(pid)]:
-        assert time.monotonic() < deadline, f"still alive: {living}"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
 def test_scores_come_back_and_the_users_code_stays_in_its_process(driver: Driver) -> None:
     assert driver.rewards("a", "bb") == [1.0, 2.0]
     assert driver.pid() != os.getpid()
@@ -132,20 +137,18 @@ def test_calls_of_many_tasks_get_their_own_scores(driver: Driver) -> None:
 
 def test_a_hanging_function_is_killed_at_the_deadline_and_replaced(driver: Driver) -> None:
     before = driver.pid()
-    started = time.monotonic()
-    error = driver.refusal("hang")
-    assert 1.0 <= time.monotonic() - started < 3.0
+    error = driver.late("hang")
     assert error.what == "the reward took more than 1 s, and its process was killed"
     assert "data.reward_timeout_s" in error.fix
-    wait_until_gone([before], within_s=1)
+    wait_until_gone(before)
     assert driver.pid() != before
 
 
 @pytest.mark.slow
 def test_a_function_deaf_to_sigterm_is_killed_too(driver: Driver) -> None:
     before = driver.pid()
-    driver.refusal("deaf")
-    wait_until_gone([before], within_s=1)
+    driver.late("deaf")
+    wait_until_gone(before)
     assert driver.rewards("a") == [1.0]
 
 
@@ -173,33 +176,36 @@ def test_an_exception_keeps_the_process(driver: Driver) -> None:
 def test_a_process_that_dies_between_two_calls_is_replaced(driver: Driver) -> None:
     before = driver.pid()
     os.kill(before, signal.SIGKILL)
-    wait_until_gone([before], within_s=1)
-    time.sleep(0.5)  # until the pool has noticed; a call before that fails with a `RewardError`, and is retried
-    assert driver.rewards("a") == [1.0]
+    wait_until_gone(before)
 
+    def rewards() -> list[float]:
+        with suppress(RewardError):  # as long as the pool has not noticed; callers try such a call again
+            return driver.rewards("a")
+        return []
 
-def test_a_cancelled_call_does_not_leave_its_process_working(driver: Driver) -> None:
-    before = driver.pid()
-
-    async def cancel() -> None:
-        task = asyncio.create_task(driver.score("hang"))
-        await asyncio.sleep(0.2)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    driver.run(cancel())
-    wait_until_gone([before], within_s=1)
-    assert driver.rewards("a") == [1.0]
+    assert wait_until(rewards, "a reward from another process") == [1.0]
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == scoring.__name__]
 
 
-def settle(driver: Driver) -> None:
-    """Let the event loop read what was printed before the result came."""
-    driver.run(asyncio.sleep(0.05))
+def test_what_is_printed_before_a_hang_is_logged_and_a_cancelled_call_does_not_leave_its_process_working(
+    driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, scoring.__name__)
+    before = driver.pid()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(driver.score("hang"))
+        await until(lambda: "reward: going to sleep" in logged(caplog), "what it prints")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    driver.run(cancel())
+    wait_until_gone(before)
+    assert driver.rewards("a") == [1.0]
 
 
 def test_what_is_printed_is_logged_by_line_also_from_child_processes(
@@ -207,23 +213,17 @@ def test_what_is_printed_is_logged_by_line_also_from_child_processes(
 ) -> None:
     caplog.set_level(logging.INFO, scoring.__name__)
     driver.rewards("print one\ntwo", "child three", "stderr four")
-    settle(driver)
+    driver.settle()
     assert [f"reward: {word}" for word in ("one", "two", "three", "four")] == logged(caplog)
     assert capfd.readouterr() == ("", "")
-
-
-def test_what_is_printed_before_a_hang_is_logged(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, scoring.__name__)
-    driver.refusal("hang")
-    assert "reward: going to sleep" in logged(caplog)
 
 
 def test_a_flood_is_cut_off_and_the_next_call_heard_again(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, scoring.__name__)
     driver.rewards("flood 1000000")
-    settle(driver)
+    driver.settle()
     driver.rewards("print again")
-    settle(driver)
+    driver.settle()
     lines = logged(caplog)
     assert sum(map(len, lines)) < MAX_OUTPUT_BYTES + 200
     assert sum("the rest is dropped" in line for line in lines) == 1
@@ -234,27 +234,29 @@ def test_a_function_that_asks_for_input_gets_none(driver: Driver) -> None:
     assert "raised EOFError" in driver.refusal("input").what
 
 
-def test_workers_work_at_the_same_time(folder: Path) -> None:
-    async def both() -> float:
-        async with Scorer(data(reward_timeout_s=10), str(folder), workers=2) as scorer:
-            started = time.monotonic()
-            await asyncio.gather(*(scorer.score(["p"], ["sleep 0.6"], {}) for _ in range(2)))
-            return time.monotonic() - started
+def test_workers_work_at_the_same_time(folder: Path, tmp_path: Path) -> None:
+    """Each of two calls ends only when the other has begun."""
+    first, second = tmp_path / "first", tmp_path / "second"
 
-    assert asyncio.run(both()) < 1.1
+    async def both() -> list[list[Score]]:
+        async with Scorer(data(), str(folder), workers=2) as scorer:
+            orders = (f"meet {first} {second}", f"meet {second} {first}")
+            return await asyncio.gather(*(scorer.score(["p"], [order], {}) for order in orders))
+
+    assert len(asyncio.run(both())) == 2
 
 
 @pytest.mark.slow
 def test_importing_takes_none_of_a_calls_time(tmp_path: Path) -> None:
     (tmp_path / "slow_import.py").write_text(
-        "import time; time.sleep(1.5)\ndef f(completions): time.sleep(1000 * (completions == ['hang'])); return [1.0]"
+        "import os, time; time.sleep(4)\ndef f(completions): return [os._exit(1) if completions == ['leave'] else 1.0]"
     )
 
     async def scores() -> None:
-        async with Scorer(data("slow_import:f"), str(tmp_path)) as scorer:
+        async with Scorer(data("slow_import:f", reward_timeout_s=3.0), str(tmp_path)) as scorer:
             assert (await scorer.score(["p"], ["a"], {}))[0].reward == 1.0
-            with pytest.raises(RewardError):
-                await scorer.score(["p"], ["hang"], {})
+            with pytest.raises(RewardError, match="ended its process"):
+                await scorer.score(["p"], ["leave"], {})
             assert (await scorer.score(["p"], ["a"], {}))[0].reward == 1.0
 
     asyncio.run(scores())
@@ -271,8 +273,9 @@ def test_importing_takes_none_of_a_calls_time(tmp_path: Path) -> None:
 def test_what_cannot_be_imported_fails_at_entry_and_leaves_no_process(
     folder: Path, monkeypatch: pytest.MonkeyPatch, reward: str, what: str
 ) -> None:
-    (folder / "endless.py").write_text("import time; time.sleep(1000)")
-    monkeypatch.setattr(scoring, "_LOADING", scoring._Deadline(2.0, scoring._LOADING.what, ""))
+    (folder / "endless.py").write_text("import time; time.sleep(100_000)")
+    if reward == "endless:f":
+        monkeypatch.setattr(scoring, "_LOADING", dataclasses.replace(scoring._LOADING, seconds=2.0))
     before = {process.pid for process in workers_of(os.getpid())}
 
     async def enter() -> None:
@@ -299,18 +302,27 @@ def test_the_probe_finds_a_column_the_data_lacks(folder: Path, tmp_path: Path) -
 
 
 OWNER = """
-import asyncio, os, signal, sys
+import asyncio, logging, signal, sys
 from isentrope.actors.scoring import Scorer
 from isentrope.rollout.config import DataConfig
 
 async def main():
-    data = DataConfig(train="train.jsonl", reward="obedient:f", reward_timeout_s=100)
+    data = DataConfig(train="train.jsonl", reward="obedient:f", reward_timeout_s=100_000)
     async with Scorer(data, sys.argv[1], workers=2) as scorer:
         pids = [(await scorer.score(["p"], ["pid"], {}))[0].reward for _ in range(2)]
-        hanging = asyncio.create_task(scorer.score(["p"], ["hang"], {}))
-        await asyncio.sleep(0.2)
-        print(*map(int, pids), flush=True)
-        await asyncio.sleep(100)
+        logging.basicConfig(level=logging.INFO, handlers=[Tell(pids)])
+        await scorer.score(["p"], ["hang"], {})
+
+class Tell(logging.Handler):
+    "Prints the numbers of the processes once one of them hangs."
+
+    def __init__(self, pids):
+        super().__init__()
+        self.pids = pids
+
+    def emit(self, record):
+        if "going to sleep" in record.getMessage():
+            print(*map(int, self.pids), flush=True)
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs in the background deaf to it
@@ -327,5 +339,5 @@ def test_no_process_outlives_its_owner(folder: Path, tmp_path: Path, how: signal
         pids = [int(pid) for pid in owner.stdout.readline().split()]
         assert len(set(pids)) == 2 and all(map(psutil.pid_exists, pids))
         owner.send_signal(how)
-        wait_until_gone(pids, within_s=5)
+        wait_until_gone(*pids)
         owner.kill()

@@ -5,30 +5,22 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
+from waits import DEADLINE_S, wait_until, wait_until_gone
 
 from isentrope.errors import ConfigError, StorageError
 from isentrope.redis_server import RedisServer, find_binary, private_url
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.02)
 
 
 def test_data_survive_sigkill_and_socket_and_password_stay(server: RedisServer) -> None:
     url, client = server.url, redis.Redis.from_url(server.url)
     client.set("x", "kept")
     os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: server.pid == 0)
+    wait_until(lambda: server.pid == 0, "the end of the server")
     server.restart()
     assert server.url == url
     assert redis.Redis.from_url(url).get("x") == b"kept"
@@ -48,10 +40,11 @@ def test_a_second_server_on_the_folder_is_refused_until_the_first_has_ended(tmp_
         first.start(tmp_path)
         with pytest.raises(StorageError, match="another broker still runs"):
             second.start(tmp_path, deadline_s=0.2)
-        release = threading.Timer(0.3, first.stop)
-        release.start()
-        second.start(tmp_path, deadline_s=10.0)
-        release.join()
+        second_starts = threading.Thread(target=second.start, args=[tmp_path], kwargs={"deadline_s": DEADLINE_S})
+        second_starts.start()
+        first.stop()
+        second_starts.join()
+        assert second.pid
 
 
 OWNER = """
@@ -77,8 +70,8 @@ def test_the_server_ends_with_its_owner_however_that_ends(tmp_path: Path, number
         place = Path(path)
         redis.Redis.from_url(private_url(place)).set("x", "kept")
         owner.send_signal(number)
-    wait_until(lambda: not psutil.pid_exists(int(pid)))
-    wait_until(lambda: not place.parent.exists())
+    wait_until_gone(int(pid))
+    wait_until(lambda: not place.parent.exists(), "the end of its folder")
     with RedisServer() as later:
         assert redis.Redis.from_url(later.start(tmp_path)).get("x") == b"kept"
 
@@ -117,7 +110,7 @@ def test_it_is_what_a_run_needs(server: RedisServer) -> None:
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonly.aof").write_bytes(b"damaged")
     with RedisServer() as server, pytest.raises(StorageError, match="the private broker ended") as caught:
-        server.start(tmp_path, deadline_s=10.0)
+        server.start(tmp_path, deadline_s=DEADLINE_S)
     assert caught.value.where == str(tmp_path / "redis.log")
     assert "AOF" in caught.value.what or "Bad file format" in caught.value.what
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +70,11 @@ def test_second_command_is_kept_out_until_the_first_ends(tmp_path: Path) -> None
     _claim(tmp_path / "run").release()
 
 
-def test_whoever_only_looks_does_not_keep_a_command_out(tmp_path: Path) -> None:
+def test_whoever_only_looks_does_not_keep_a_command_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _claim(tmp_path / "run").release()
     looking = os.open(tmp_path / "run" / runfolder.LOCK, os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)
-    threading.Timer(0.3, os.close, [looking]).start()
+    monkeypatch.setattr(runfolder.time, "sleep", lambda pause_s: os.close(looking))  # once the command has waited
     _claim(tmp_path / "run").release()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from waits import wait_until
 from wire_records import ASYNC, make_spec, make_weights
 
 from isentrope import commands, runfolder
@@ -55,7 +56,7 @@ def folder(tmp_path: Path, redis_server: str, run_name: str, monkeypatch: pytest
 
 @pytest.fixture
 def learner(redis_server: str, run_name: str) -> Iterator[LearnerPort]:
-    broker = Broker.connect(redis_server, run_name, deadline_s=5.0)
+    broker = Broker.connect(redis_server, run_name)
     yield LearnerPort.fence(broker, 1, 0, 0, make_spec(run_name), ASYNC)
     broker.close()
 
@@ -75,7 +76,7 @@ def test_run_that_no_learner_has_opened_is_starting(folder: Path) -> None:
 def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPort, redis_server: str) -> None:
     learner.announce(make_weights())
     learner.issue(trained_batches=0, retired=0, limit=1000)
-    broker = Broker.connect(redis_server, learner.spec.run, deadline_s=5.0)
+    broker = Broker.connect(redis_server, learner.spec.run)
     actor = ActorPort(broker, "a1")
     actor.heartbeat(ActorState(id="a1", host="box", pid=7, state=Stage.SERVING, version=version_of(1, 0), leases=3))
     broker.close()
@@ -125,8 +126,8 @@ class _Answering:
         self._thread.join()
 
     def _answer(self) -> None:
-        while (control := self._learner.control()).requested_mode is None:
-            pass
+        wait_until(lambda: self._learner.control().requested_mode, "a request")
+        control = self._learner.control()
         changes = {"note": self._refuse} if self._refuse else {"mode": control.requested_mode}
         self._learner.set_control(control.model_copy(update={**changes, "requested_mode": None}))
 

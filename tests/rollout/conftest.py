@@ -13,7 +13,7 @@ from isentrope.rollout.broker.learner_port import LearnerPort
 @pytest.fixture
 def broker(redis_server: str, run_name: str) -> Iterator[Broker]:
     """A connection to the shared server, for a run of its own."""
-    broker = Broker.connect(redis_server, run_name, deadline_s=5.0)
+    broker = Broker.connect(redis_server, run_name)
     yield broker
     broker.close()
 
@@ -21,7 +21,7 @@ def broker(redis_server: str, run_name: str) -> Iterator[Broker]:
 @pytest.fixture
 def learner(redis_server: str, run_name: str) -> Iterator[LearnerPort]:
     """Learner 1 of an open run that has announced weights."""
-    broker = Broker.connect(redis_server, run_name, deadline_s=5.0)
+    broker = Broker.connect(redis_server, run_name)
     learner = LearnerPort.fence(broker, 1, 0, 0, make_spec(run_name), ASYNC)
     learner.announce(make_weights())
     yield learner

@@ -21,7 +21,7 @@ class Site:
         self.brokers: list[Broker] = []
 
     def connect(self) -> Broker:
-        broker = Broker.connect(self.server.url, RUN, deadline_s=10.0)
+        broker = Broker.connect(self.server.url, RUN)
         self.brokers.append(broker)
         return broker
 

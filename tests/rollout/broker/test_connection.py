@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from waits import DEADLINE_S, wait_until
 from wire_records import ASYNC, answer, make_spec
 
 from isentrope.errors import AccessError, BrokerChangedError, ConfigError, UnreachableError
@@ -51,16 +52,16 @@ def free_port() -> int:
 
 def wait_for(port: int) -> None:
     client = redis.Redis(port=port)
-    deadline = time.monotonic() + 10
-    while True:
+
+    def answers() -> bool:
         try:
-            client.ping()
-            return
+            return bool(client.ping())
         except redis.AuthenticationError:
-            return
+            return True
         except redis.ConnectionError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            return False
+
+    wait_until(answers, f"a server on port {port}")
 
 
 # --- preflight
@@ -71,7 +72,7 @@ def test_a_closed_port_is_unreachable_after_the_deadline_and_names_the_place() -
     started = time.monotonic()
     with pytest.raises(UnreachableError, match=f"cannot reach redis at localhost:{port}"):
         Broker.connect(f"redis://localhost:{port}", "r", deadline_s=0.3)
-    assert 0.3 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 0.3
 
 
 @pytest.mark.parametrize(
@@ -83,17 +84,18 @@ def test_a_url_that_cannot_be_parsed_is_refused_without_being_quoted(url: str) -
     assert "secret" not in str(caught.value) and caught.value.fix
 
 
-def test_a_wrong_password_is_refused_at_once_and_never_shown(server: RedisServer) -> None:
-    started = time.monotonic()
+def test_a_wrong_password_is_refused_at_once_and_never_shown(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(AccessError, match="refuses the user or the password") as caught:
-        Broker.connect(f"unix://:wrongword@{server.socket}", "r", deadline_s=30.0)
-    assert time.monotonic() - started < 3
+        Broker.connect(f"unix://:wrongword@{server.socket}", "r", deadline_s=DEADLINE_S)
+    assert "trying again" not in caplog.text
     assert "wrongword" not in str(caught.value)
 
 
 def test_a_missing_password_is_an_access_error(server: RedisServer) -> None:
     with pytest.raises(AccessError):
-        Broker.connect(f"unix://{server.socket}", "r", deadline_s=1.0)
+        Broker.connect(f"unix://{server.socket}", "r")
 
 
 def test_a_server_elsewhere_without_a_password_is_refused_before_it_is_asked() -> None:
@@ -107,25 +109,25 @@ def test_a_server_elsewhere_without_a_password_is_refused_before_it_is_asked() -
 def test_a_server_that_may_evict_keys_is_refused(plain: Callable[..., int]) -> None:
     port = plain("--maxmemory-policy", "allkeys-lru")
     with pytest.raises(ConfigError, match="may evict keys: maxmemory-policy is allkeys-lru"):
-        Broker.connect(f"redis://127.0.0.1:{port}", "r", deadline_s=5.0)
+        Broker.connect(f"redis://127.0.0.1:{port}", "r")
 
 
 def test_a_cluster_is_refused(plain: Callable[..., int]) -> None:
     port = plain("--cluster-enabled", "yes")
     with pytest.raises(ConfigError, match="is a cluster"):
-        Broker.connect(f"redis://127.0.0.1:{port}", "r", deadline_s=5.0)
+        Broker.connect(f"redis://127.0.0.1:{port}", "r")
 
 
 def test_a_replica_is_refused_and_names_its_primary(plain: Callable[..., int]) -> None:
     port = plain("--replicaof", "127.0.0.1", "1")
     with pytest.raises(UnreachableError, match=r"is a replica of 127\.0\.0\.1:1"):
-        Broker.connect(f"redis://127.0.0.1:{port}", "r", deadline_s=5.0)
+        Broker.connect(f"redis://127.0.0.1:{port}", "r")
 
 
 def test_a_server_without_append_only_file_is_warned_about(
     plain: Callable[..., int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    Broker.connect(f"redis://127.0.0.1:{plain()}", "r", deadline_s=5.0).close()
+    Broker.connect(f"redis://127.0.0.1:{plain()}", "r").close()
     assert "no append-only file" in caplog.text
 
 
@@ -138,12 +140,26 @@ def test_a_place_is_described_without_secrets() -> None:
 
 
 def test_calls_wait_for_a_server_that_restarts(server: RedisServer) -> None:
-    broker = Broker.connect(server.url, "r", deadline_s=10.0)
+    broker = Broker.connect(server.url, "r", deadline_s=DEADLINE_S)
+    failed = threading.Event()
     os.kill(server.pid, signal.SIGKILL)
-    restart = threading.Timer(0.2, server.restart)
-    restart.start()
-    assert broker.run(lambda client: client.ping())
-    restart.join()
+    wait_until(lambda: server.pid == 0, "the end of the server")
+
+    def restart() -> None:
+        failed.wait()
+        server.restart()
+
+    def ping(client: "redis.Redis") -> bool:
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            failed.set()
+            raise
+
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    assert broker.run(ping)
+    restarting.join()
 
 
 def test_scripts_come_back_after_a_restart(server: RedisServer) -> None:
@@ -155,7 +171,7 @@ def test_scripts_come_back_after_a_restart(server: RedisServer) -> None:
 
 
 def test_a_pinned_connection_refuses_another_process_until_it_is_pinned_again(server: RedisServer) -> None:
-    broker = Broker.connect(server.url, "r", deadline_s=5.0)
+    broker = Broker.connect(server.url, "r")
     broker.pin()
     server.restart()
     for _ in range(3):
@@ -192,17 +208,21 @@ def test_a_full_disk_is_a_full_server(tmp_path: Path) -> None:
     """Redis answers MISCONF while its append-only file cannot be written; a missing folder stands for a full disk."""
     with RedisServer() as server:
         folder = tmp_path / "redis"
-        broker = Broker.connect(server.start(folder), "r", deadline_s=2.0)
+        broker = Broker.connect(server.start(folder), "r")
         broker.run(lambda client: client.config_set("stop-writes-on-bgsave-error", "yes"))
         broker.run(lambda client: client.config_set("save", "3600 1"))
         broker.run(lambda client: client.set("x", 1))
         shutil.rmtree(folder)
         broker.run(lambda client: client.bgsave())
-        deadline = time.monotonic() + 5
-        with pytest.raises(BrokerFullError, match="MISCONF"):
-            while time.monotonic() < deadline:
+
+        def refused() -> str:
+            try:
                 broker.run(lambda client: client.set("x", 1))
-                time.sleep(0.02)
+            except BrokerFullError as error:
+                return error.what
+            return ""
+
+        assert "MISCONF" in wait_until(refused, "a write that is refused")
         broker.run(lambda client: client.config_set("save", ""))  # lets the server end
 
 

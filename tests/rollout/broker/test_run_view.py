@@ -1,7 +1,6 @@
 """What status shows."""
 
-import time
-
+from waits import wait_until
 from wire_records import answer, make_weights
 
 from isentrope.rollout.broker.actor_port import ActorPort
@@ -34,8 +33,7 @@ def test_queues_follow_an_order_from_issue_to_commit(learner: LearnerPort, actor
 def test_a_view_knows_for_how_long_it_has_seen_nothing_of_an_actor(learner: LearnerPort, actor: ActorPort) -> None:
     actor.heartbeat(ActorState(id="a1"))
     assert learner.view.actors()[0].silent_s == 0.0
-    time.sleep(0.05)
-    assert learner.view.actors()[0].silent_s >= 0.05
+    wait_until(lambda: learner.view.actors()[0].silent_s >= 0.05, "what a view says of a silent actor")
     actor.heartbeat(ActorState(id="a1"))
     assert learner.view.actors()[0].silent_s == 0.0
 

@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def scene(server: RedisServer, run_name: str) -> Iterator[Scene]:
-    broker = Broker.connect(server.url, run_name, deadline_s=5.0)
+    broker = Broker.connect(server.url, run_name)
     learner = LearnerPort.fence(broker, 1, 0, 0, make_spec(run_name), ASYNC)
     learner.announce(make_weights())
     learner.issue(trained_batches=0, retired=0, limit=8)

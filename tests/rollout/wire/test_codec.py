@@ -7,7 +7,6 @@ import dataclasses
 import os
 import pickle
 import random
-import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -234,17 +233,16 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_costs_nothing(name: str) -> None:
+def test_a_bomb_costs_no_memory(name: str) -> None:
     header, _ = encode_group(make_group())
     payload = BOMBS[name]
     tracemalloc.start()
-    started = time.perf_counter()
     with pytest.raises(RecordError) as caught:
         decode(sealed(header, payload), payload)
-    seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert caught.value.what in {"format", "field"}
-    assert seconds < 0.1 and peak < 10 << 20
+    assert peak < 10 << 20
 
 
 def test_the_size_is_checked_before_anything_is_read() -> None:

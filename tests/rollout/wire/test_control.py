@@ -26,7 +26,7 @@ def test_the_broker_admits_exactly_what_the_formula_allows(
 ) -> None:
     limit = data.draw(st.integers(0, 100))
     run = f"run-{uuid.uuid4().hex[:12]}"
-    broker = Broker.connect(redis_server, run, deadline_s=5.0)
+    broker = Broker.connect(redis_server, run)
     control = Control(mode=mode, max_lag=lag)
     learner = LearnerPort.fence(broker, 1, 0, 0, make_spec(run, prompts_per_batch=prompts), control)
     bound = admission_bound(max_lag=control.lag, batches_trained=batches, prompts_per_batch=prompts, retired=retired)
