@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from isentrope.errors import BrokerChangedError, InternalError, RecordError, RunFolderError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
@@ -78,9 +78,7 @@ class LearnerPort:
     # --- fencing
 
     @classmethod
-    def fence(
-        cls, broker: Broker, incarnation: int, lwm: int, cursor: int, spec: RunSpec, control: Control
-    ) -> "LearnerPort":
+    def fence(cls, broker: Broker, incarnation: int, lwm: int, cursor: int, spec: RunSpec, control: Control) -> Self:
         """Take the run over as learner `incarnation`, with low watermark and cursor of the loaded checkpoint.
 
         Loads the scripts, writes spec and control state, pins the server process.

@@ -13,7 +13,7 @@ from isentrope.actors.actor import Actor
 from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import Generated, GroupMaker, Order, Tools
 from isentrope.actors.orders import Changes
-from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
@@ -21,7 +21,7 @@ from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import EvalResult, Group
+from isentrope.rollout.wire.types import EvalResult, Group, WorkOrder
 
 DATA: dict[str, Any] = {"train": "train.jsonl", "eval": "train.jsonl", "reward": "rewards:length"}
 SAMPLING: dict[str, Any] = {"group_size": 4, "max_new_tokens": 13}
@@ -51,6 +51,17 @@ class HeldGroupMaker(GroupMaker):
         return await super().generate(order)
 
 
+class WatchedPort(ActorPort):
+    """Counts the groups for which the broker had no room."""
+
+    refused = 0
+
+    def publish(self, group: Group, order: WorkOrder) -> PublishResult:
+        result = super().publish(group, order)
+        self.refused += result is PublishResult.FULL
+        return result
+
+
 @dataclass
 class Run:
     """One run: the learner's port for the test, and everything an actor needs."""
@@ -62,15 +73,16 @@ class Run:
     maker: HeldGroupMaker
     config: ActorsConfig = field(default_factory=lambda: ActorsConfig(drain_s=DEADLINE_S))
     drain: asyncio.Event = field(default_factory=asyncio.Event)
+    port: WatchedPort = field(init=False)
     seen: list[Entry] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
     async def actor(self, name: str = "a1") -> "AsyncIterator[asyncio.Task[None]]":
-        """An actor, as long as the context; then it drains, unless it has ended."""
+        """An actor, as long as the context; then it drains, unless it has ended. Its port is `port`."""
         ready: asyncio.Future[Tools] = asyncio.get_running_loop().create_future()
         ready.set_result(self.tools)
-        port = ActorPort(self.actor_broker, name, heartbeat_s=self.spec.heartbeat_s)
-        life = asyncio.create_task(Actor(port, self.spec, self.config, ready, self.drain).serve())
+        self.port = WatchedPort(self.actor_broker, name, heartbeat_s=self.spec.heartbeat_s)
+        life = asyncio.create_task(Actor(self.port, self.spec, self.config, ready, self.drain).serve())
         try:
             yield life
         finally:
@@ -118,6 +130,11 @@ class Run:
     async def leased(self, count: int) -> None:
         """Wait until so many training orders are leased."""
         await until(lambda: self.leases() == count, lambda: f"{count} leases instead of {self.leases()}")
+
+    async def refused(self, count: int) -> None:
+        """Wait until the broker has refused groups so many times more."""
+        before = self.port.refused
+        await until(lambda: self.port.refused >= before + count, lambda: f"{count} refusals: {self.states()}")
 
     async def leased_evals(self, count: int) -> None:
         """Wait until so many evaluation orders are leased."""

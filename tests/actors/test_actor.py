@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from acting import CONTROL, Play, Run, Start
+from acting import CONTROL, Play, Start
 from tiny_model import Version
 from waits import DEADLINE_S, until
 
@@ -281,9 +281,9 @@ def test_a_full_broker_is_waited_for_and_nothing_is_lost(
                 await run.leased(4)
                 limit(1)
                 run.maker.let(1)
-                await refusals(run, 1)
+                await run.refused(1)
                 run.maker.let()
-                await refusals(run, 20)
+                await run.refused(20)
                 assert run.states()["a1"].state is Stage.SERVING  # it still shows that it lives
                 assert run.leases() in (4, 5)  # one may have been taken before the first was refused
                 limit(0)
@@ -291,17 +291,6 @@ def test_a_full_broker_is_waited_for_and_nothing_is_lost(
             assert len(set(seqs)) == 32
 
         play(scenario())
-
-
-async def refusals(run: Run, count: int) -> None:
-    """Wait until the broker has refused so many writes more for want of memory."""
-
-    def refused() -> int:
-        stats = run.learner.broker.run(lambda client: client.info("errorstats"))
-        return int(stats.get("errorstat_OOM", {"count": 0})["count"])
-
-    before = refused()
-    await until(lambda: refused() >= before + count, lambda: f"{before + count} refusals instead of {refused()}")
 
 
 def test_a_reward_that_fails_for_one_prompt_retires_its_group_alone(

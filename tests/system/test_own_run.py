@@ -16,7 +16,7 @@ from isentrope.demo.model import make_model
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.data.tasks import open_task
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 RUN = """[run]
 name = "mine"
@@ -26,6 +26,7 @@ dtype = "float32"
 [data]
 train = "walks.jsonl"
 reward = "walk_rewards:reaches"
+reward_timeout_s = 3600.0
 [sampling]
 max_new_tokens = 13
 [actors]
@@ -36,12 +37,15 @@ batches = 10
 """
 
 REWARD = '''
-import time
+import itertools, pathlib, time
 from isentrope.rollout.data.tasks import open_task
 
+calls = itertools.count()
+
 def reaches(prompts, completions, **columns):
-    """The built-in verifier, as if it were one's own, and slow, so that there is time to look and to ask."""
-    time.sleep(0.2)
+    """The built-in verifier, as if it were one's own; for more than three batches it waits until it is allowed."""
+    while next(calls) >= 3 * 8 and not pathlib.Path(__file__).with_name("allowed").exists():
+        time.sleep(0.05)
     return open_task("digit_walk").verify(prompts=prompts, completions=completions, **columns)
 '''
 
@@ -89,8 +93,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
         status = json.loads(ask("status", "--json").stdout)
         switched = ask("mode", "on_policy")
         refused = ask("mode", "fast")
+        (folder / "allowed").touch()
         code = command.wait(BOOT_S)
-        left = actor.wait(60.0)
+        left = actor.wait()
         secret = urlsplit(url["ISENTROPE_REDIS_URL"]).password or ""
         yield Seen(run, status, refused, switched, code, left, command.output, secret, ask("train", "run.toml"))
 

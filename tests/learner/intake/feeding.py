@@ -1,11 +1,11 @@
 """A run with simulated actors: real broker, ports and feeders; engines, training and checkpoint files are missing."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from waits import DEADLINE_S, wait_until
 from wire_records import answer, make_spec
 
 from isentrope.learner.intake.buffer import ReadyBatch, Rules
@@ -19,7 +19,6 @@ from isentrope.rollout.wire.types import WorkOrder, version_of
 from isentrope.rollout.wire.weights import Manifest
 
 P = 4
-WAIT_S = 10.0
 
 
 def weights(incarnation: int, batch: int) -> Manifest:
@@ -38,12 +37,23 @@ def seqs(batch: ReadyBatch) -> list[int]:
     return [buffered.group.seq for buffered in batch.groups]
 
 
+class WatchedPort(LearnerPort):
+    """Counts the feeder's rounds: each begins with issuing what may be issued."""
+
+    rounds = 0
+
+    def issue(self, *, trained_batches: int, retired: int, limit: int) -> int:
+        cursor = super().issue(trained_batches=trained_batches, retired=retired, limit=limit)
+        self.rounds += 1
+        return cursor
+
+
 @dataclass
 class Learner:
     """One incarnation; `lineage` is what its weights were trained on."""
 
     incarnation: int
-    port: LearnerPort
+    port: WatchedPort
     ledger: Ledger
     feeder: Feeder
     lineage: list[list[int]]
@@ -52,7 +62,7 @@ class Learner:
     def version(self) -> int:
         return version_of(self.incarnation, self.ledger.batches)
 
-    def next(self, timeout_s: float = WAIT_S) -> ReadyBatch:
+    def next(self, timeout_s: float = DEADLINE_S) -> ReadyBatch:
         batch = self.feeder.next_batch(timeout_s)
         assert batch is not None, self.feeder.why_waiting()
         return batch
@@ -64,11 +74,17 @@ class Learner:
 
     def settle(self, ready: int) -> None:
         """Wait until so many groups are in the buffer."""
-        until(lambda: self.feeder.status().ready == ready)
+        wait_until(lambda: self.feeder.status().ready == ready, lambda: f"{ready} groups: {self.feeder.status()}")
 
     def retired(self, **reasons: int) -> None:
         """Wait until exactly these were retired."""
-        until(lambda: self.feeder.status().retired == reasons)
+        wait_until(lambda: self.feeder.status().retired == reasons, lambda: f"{reasons}: {self.feeder.status()}")
+
+    def issues_no_more(self, actor: "Actor") -> bool:
+        """Return whether there is nothing to do for `actor`, after a round of the feeder that began later than this."""
+        rounds = self.port.rounds
+        wait_until(lambda: self.port.rounds >= rounds + 2, "two rounds of the feeder")
+        return not actor.port.take(1, 0.0)
 
 
 @dataclass
@@ -92,7 +108,7 @@ class Run:
     learners: list[Learner] = field(default_factory=list)
 
     def broker(self) -> Broker:
-        self.brokers.append(Broker.connect(self.url, self.name, deadline_s=WAIT_S))
+        self.brokers.append(Broker.connect(self.url, self.name, deadline_s=DEADLINE_S))
         return self.brokers[-1]
 
     def actor(self, name: str = "a1") -> "Actor":
@@ -107,7 +123,7 @@ class Run:
         number = self.claims
         ledger = Ledger(self.checkpoint.facts.ledger if self.checkpoint else None)
         spec = make_spec(self.name, prompts_per_batch=P, **self.spec)
-        port = LearnerPort.fence(self.broker(), number, ledger.lwm, ledger.cursor, spec, self.control(mode))
+        port = WatchedPort.fence(self.broker(), number, ledger.lwm, ledger.cursor, spec, self.control(mode))
         rules = Rules(token_max_lag=self.max_lag, min_kept=0.5)
         facts = FeederOptions(self.batches, rules, mode, newest_claim=lambda: self.claims, **options)
         lineage = list(self.checkpoint.lineage) if self.checkpoint else []
@@ -142,7 +158,12 @@ class Actor:
     def take(self, count: int) -> list[WorkOrder]:
         """Exactly `count` orders."""
         orders: list[WorkOrder] = []
-        until(lambda: len(orders) == count or bool(orders.extend(self.port.take(count - len(orders), 0.1))))
+
+        def complete() -> bool:
+            orders.extend(self.port.take(count - len(orders), 0.1))
+            return len(orders) == count
+
+        wait_until(complete, lambda: f"{count} orders instead of {len(orders)}")
         return orders
 
     def publish(self, order: WorkOrder, version: int, **changes: Any) -> PublishResult:
@@ -155,26 +176,18 @@ class Actor:
             assert self.publish(order, version) is PublishResult.DONE
         return [order.seq for order in orders]
 
-    def idle(self) -> bool:
-        """Is there nothing to do?"""
-        return not self.port.take(1, 0.3)
-
-
-def until(condition: Any) -> None:
-    """Wait until `condition()` holds."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.01)
-
 
 def finish(learner: Learner, actor: Actor, batches: int) -> None:
     """Train up to `batches` with an actor that always has the newest weights."""
-    while learner.ledger.batches < batches:
-        while (batch := learner.feeder.next_batch(0.0)) is None:
+
+    def batch() -> ReadyBatch | None:
+        if (ready := learner.feeder.next_batch(0.0)) is None:
             for order in actor.port.take(P, 0.05):
                 actor.publish(order, learner.version)
-        learner.train(batch)
+        return ready
+
+    while learner.ledger.batches < batches:
+        learner.train(wait_until(batch, learner.feeder.why_waiting))
 
 
 def assert_exactly_once(run: Run, learner: Learner) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from feeding import WAIT_S, P, Run, assert_exactly_once, finish, running, seqs, until, weights
+from feeding import P, Run, assert_exactly_once, finish, running, seqs, weights
+from waits import DEADLINE_S, wait_until
 from wire_records import make_response
 
 from isentrope.errors import FencedError
@@ -26,13 +27,13 @@ def test_a_run_trains_every_issued_group_once(run: Run) -> None:
     finish(learner, actor, run.batches)
     assert_exactly_once(run, learner)
     assert learner.feeder.status().retired == {}
-    assert actor.idle()
+    assert learner.issues_no_more(actor)
 
 
 def test_orders_are_issued_up_to_the_admission_bound_and_the_end_of_the_run(run: Run) -> None:
     learner, actor = run.learner(), run.actor()
     assert actor.work(2 * P, V0) == list(range(2 * P))
-    assert actor.idle()
+    assert learner.issues_no_more(actor)
     learner.train(learner.next())
     assert actor.work(P, V1) == list(range(2 * P, 3 * P))
     finish(learner, actor, run.batches)
@@ -176,7 +177,7 @@ def test_records_of_seqs_that_were_never_issued_are_deleted(run: Run) -> None:
     learner, actor = run.learner(), run.actor()
     header = {"schema": 1, "kind": "group", "seq": 1000, "attempt": 0, "actor": "a1", "bytes": 2, "crc": 1}
     actor.port.broker.run(lambda client: client.xadd(actor.port.broker.keys.traj, {**header, "payload": b"xx"}))
-    until(lambda: learner.port.view.queues()["uncommitted"] == 0)
+    wait_until(lambda: learner.port.view.queues()["uncommitted"] == 0, "the end of the record")
     assert learner.feeder.status().retired == {}
 
 
@@ -190,7 +191,12 @@ def test_a_duplicate_is_deleted_and_trained_once(run: Run) -> None:
     for order in orders[:2]:  # as a broker that lost its marks would accept them again
         actor.port.broker.run(lambda client, seq=order.seq: client.hset(keys.pub, seq, "open:0"))
         assert actor.publish(order, V0) is PublishResult.DONE
-    until(lambda: learner.port.view.queues() == learner.port.view.queues() | {"uncommitted": P, "unread": 0})
+
+    def no_duplicates() -> bool:
+        queues = learner.port.view.queues()
+        return (queues["uncommitted"], queues["unread"]) == (P, 0)
+
+    wait_until(no_duplicates, "the end of the duplicates")
     learner.train(learner.next())
     assert learner.feeder.status().ready == 0
 
@@ -218,7 +224,7 @@ def test_a_group_that_is_nowhere_is_issued_again(run: Run) -> None:
     learner, actor = run.learner(reconcile_after_s=0.5), run.actor()
     order = actor.take(1)[0]
     actor.port.broker.run(lambda client: client.xdel(order.stream, order.entry_id))
-    until(lambda: learner.port.counters().get("reissued") == 1)
+    wait_until(lambda: learner.port.counters().get("reissued") == 1, "another order for the group")
     assert actor.take(1)[0].seq == order.seq
 
 
@@ -226,7 +232,7 @@ def test_counters_for_those_who_watch(run: Run) -> None:
     learner, actor = run.learner(), run.actor()
     actor.port.fail(actor.take(1)[0], "reward", "raised")
     finish(learner, actor, 2)
-    until(lambda: learner.port.counters().get("trained") == 2 * P)
+    wait_until(lambda: learner.port.counters().get("trained") == 2 * P, "the learner's own counters")
     assert learner.port.counters()["retired"] == 1
 
 
@@ -239,7 +245,7 @@ def test_on_policy_trains_only_the_present_version_and_by_seq(run: Run) -> None:
         version = version_of(1, batch)
         orders = actor.take(P)
         assert [order.seq for order in orders] == list(range(batch * P, (batch + 1) * P))
-        assert actor.idle()
+        assert learner.issues_no_more(actor)
         for order in reversed(orders):
             actor.publish(order, version)
         ready = learner.next()
@@ -309,7 +315,7 @@ def test_a_rest_from_before_the_switch_makes_one_more_async_batch_with_new_group
 def test_switching_to_async_only_opens_admission(run: Run) -> None:
     learner, actor = run.learner(Mode.ON_POLICY), run.actor()
     orders = actor.take(P)
-    assert actor.idle()
+    assert learner.issues_no_more(actor)
     learner.feeder.set_control(run.control(Mode.ASYNC))
     orders += actor.take(P)
     for order in orders:
@@ -326,7 +332,7 @@ def test_a_run_that_stops_issues_no_more(run: Run) -> None:
     actor.work(2 * P, V0)
     learner.feeder.set_control(run.control(Mode.ASYNC).model_copy(update={"state": RunState.STOP}))
     learner.train(learner.next())
-    assert actor.idle()
+    assert learner.issues_no_more(actor)
 
 
 # --- ends
@@ -336,7 +342,7 @@ def test_a_newer_learner_ends_the_feeder_with_every_call(run: Run) -> None:
     old = run.learner()
     run.learner()
     with pytest.raises(FencedError):
-        old.feeder.next_batch(WAIT_S)
+        old.feeder.next_batch(DEADLINE_S)
     with pytest.raises(FencedError):
         old.feeder.announce(weights(1, 1))
     old.feeder.stop()

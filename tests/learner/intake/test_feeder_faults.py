@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from feeding import WAIT_S, Actor, Learner, P, Run, assert_exactly_once, finish, running, seqs, until
+from feeding import Actor, Learner, P, Run, assert_exactly_once, finish, running, seqs
+from waits import DEADLINE_S, wait_until
 from wire_records import answer
 
 from isentrope.errors import FencedError
@@ -45,7 +46,7 @@ class Server:
 
     def kill(self) -> None:
         os.kill(self.server.pid, signal.SIGKILL)
-        until(lambda: self.server.pid == 0)
+        wait_until(lambda: self.server.pid == 0, "the end of the broker")
 
     def restart(self) -> None:
         self.kill()
@@ -159,7 +160,7 @@ def test_a_plan_whose_group_is_gone_is_void_and_so_are_the_later_ones(run: Run) 
     learner, actor = run.learner(), run.actor()
     lineage = out_of_order(learner, actor)
     learner.retired(stale=1)
-    until(lambda: actor.port.view.cursor() == run.batches * P + 1)
+    wait_until(lambda: actor.port.view.cursor() == run.batches * P + 1, "an order that replaces the stale one")
     record = PlanRecord.model_validate_json(learner.port.plans()[1])
     run.kill(learner)
     learner.port.drop(learner.port.fetch([record.groups[0].entry]))
@@ -280,7 +281,7 @@ def test_what_was_trained_is_not_trained_again_when_it_reappears(run: Run, serve
     learner.train(learner.next())
     run.save(learner)
     server.roll_back()
-    until(lambda: actor.port.view.queues()["uncommitted"] == P)
+    wait_until(lambda: actor.port.view.queues()["uncommitted"] == P, "the end of what was trained")
     finish(learner, actor, run.batches)
     assert_exactly_once(run, learner)
 
@@ -305,7 +306,10 @@ def test_a_broker_that_lost_everything_is_filled_again(run: Run, server: Server,
     run.save(learner)
     batch = learner.next()
     server.lose_all()
-    until(lambda: actor.port.view.counters().get("reissued") == P)  # neither what was trained nor what is in hand
+    wait_until(
+        lambda: actor.port.view.counters().get("reissued") == P,
+        f"{P} orders again, neither of groups that were trained nor of those in hand",
+    )
     if crash:
         run.kill(learner)
         learner = run.learner()
@@ -323,7 +327,7 @@ def test_a_learner_that_was_replaced_does_not_trust_a_broker_that_forgot_its_suc
     run.claims += 1  # the successor claimed its number, and the broker forgot it
     server.roll_back()
     with pytest.raises(FencedError, match="learner 2 took over"):
-        old.feeder.next_batch(WAIT_S)
+        old.feeder.next_batch(DEADLINE_S)
 
 
 def test_a_broker_killed_during_the_commit_is_committed_again(run: Run, server: Server) -> None:

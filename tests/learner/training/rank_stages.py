@@ -155,8 +155,8 @@ def check(model: str, folder: Path, stage: int, collectives: Collectives) -> dic
 
 if __name__ == "__main__":
     model, folder, results, *stages = sys.argv[1:]
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    collectives = Collectives(60.0)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=240))
+    collectives = Collectives(240.0)
     facts = {stage: check(model, Path(folder), int(stage), collectives) for stage in stages}
     if collectives.rank == 0:
         Path(results).write_text(json.dumps(facts))

@@ -22,7 +22,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = folder / "results.json"
     arguments = [str(make_model(folder / "model")), str(folder), str(results), *STAGES]
     ranks = launch("rank_stages.py", arguments, folder / "log.txt")
-    assert ranks.wait(200) == 0, ranks.text()
+    assert ranks.wait() == 0, ranks.text()
     found: dict[str, Any] = json.loads(results.read_text())
     return found
 

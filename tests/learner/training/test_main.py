@@ -7,7 +7,6 @@ on-policy run is the same every time, also if it was killed in between, and an o
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ import pytest
 from safetensors.torch import load_file
 from toy_actor import ToyActor
 from toy_run import Launched, launch_job, make_job, rows
+from waits import wait_until
 
 from isentrope.learner.training.fault_points import VARIABLE
 from isentrope.learner.training.job import LearnerJob
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
-from isentrope.rollout.wire.control import RunState
+from isentrope.rollout.wire.control import Control, Mode, RunState
 
 pytestmark = pytest.mark.slow
 
@@ -212,14 +212,16 @@ def test_a_run_that_was_killed_before_the_broker_forgets_trains_nothing_twice(ne
 
 
 def await_rows(run: Run, wanted: Callable[[list[dict[str, Any]]], bool], ranks: Launched) -> None:
-    deadline = time.monotonic() + 90
-    while not ((run.folder / "metrics.jsonl").exists() and wanted(run.rows)):
-        assert time.monotonic() < deadline and ranks.process.poll() is None, ranks.text()
-        time.sleep(0.1)
+    def come() -> bool:
+        assert ranks.process.poll() is None, ranks.text()
+        journal = run.folder / "metrics.jsonl"
+        return journal.exists() and journal.read_bytes().endswith(b"\n") and wanted(run.rows)
+
+    wait_until(come, ranks.text, poll_s=0.1)
 
 
 def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., Run]) -> None:
-    run = new_run(mode="async", batches=500, checkpoint_every=100)
+    run = new_run(mode="async", batches=10**6, checkpoint_every=100)
     ranks = run.start()
     await_rows(run, lambda rows: len(rows) >= 2, ranks)
     run.view.request("on_policy")
@@ -243,13 +245,16 @@ def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., R
 
 
 def test_a_mode_in_which_the_method_would_do_nothing_is_refused(new_run: Callable[..., Run]) -> None:
-    run = new_run(mode="async", method="kl_cov", batches=500)
+    run = new_run(mode="async", method="kl_cov", batches=10**6)
     ranks = run.start()
     await_rows(run, lambda rows: len(rows) >= 1, ranks)
     run.view.request("on_policy")
-    while (control := run.view.control()) is not None and not control.note:
-        time.sleep(0.05)
-    assert control is not None and control.mode.value == "async"
+
+    def refused() -> Control | None:
+        control = run.view.control()
+        return control if control is not None and control.note else None
+
+    assert wait_until(refused, "an answer to the request").mode is Mode.ASYNC
     await_rows(run, lambda rows: len(rows) >= 3, ranks)
     assert {row["mode"] for row in run.rows} == {"async"}
     run.view.request("stop")
@@ -257,18 +262,16 @@ def test_a_mode_in_which_the_method_would_do_nothing_is_refused(new_run: Callabl
 
 
 def test_a_lost_rank_is_named_and_ends_the_others(new_run: Callable[..., Run]) -> None:
-    run = new_run(mode="async", batches=500, collective_timeout_s=5.0)
+    run = new_run(mode="async", batches=10**6, collective_timeout_s=20.0)
     ranks = run.start()
     await_rows(run, lambda rows: len(rows) >= 1, ranks)
     victim = int(line_with("rank 1 is pid", ranks).rsplit(" ", 1)[1])
     os.kill(victim, signal.SIGSTOP)
     try:
-        deadline = time.monotonic() + 60
-        while "ranks missing while" not in ranks.text() and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_until(lambda: "ranks missing while" in ranks.text(), ranks.text, poll_s=0.1)
     finally:
         os.kill(victim, signal.SIGKILL)
-    assert ranks.wait(60) != 0
+    assert ranks.wait() != 0
     assert f"pid {victim}" in line_with("ranks missing while", ranks)
     assert not (run.folder / "outcome.json").exists()
 

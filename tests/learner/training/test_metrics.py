@@ -115,7 +115,7 @@ def test_prometheus_shows_the_newest_batch_on_the_loopback_address_only() -> Non
         assert host == "127.0.0.1"
         sink.write(3, {"reward": 0.25})
         sink.write(4, {"reward": 0.5})
-        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as reply:
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics") as reply:
             text = reply.read().decode()
         assert 'isentrope_learner{name="reward"} 0.5' in text
         assert 'isentrope_learner{name="batch"} 4.0' in text

@@ -43,7 +43,7 @@ class ToyActor(threading.Thread):
     def stop(self) -> None:
         """End it, and hand back its leases."""
         self._stopped.set()
-        self.join(30)
+        self.join()
         self._broker.close()
 
     def run(self) -> None:

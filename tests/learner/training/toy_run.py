@@ -19,6 +19,8 @@ from isentrope.rollout.wire.spec import RunSpec
 
 HERE = Path(__file__).parent
 VOCABULARY = 46
+DEADLINE_S = 240.0
+"""Of what is not to end by itself, as in `waits`, which ranks cannot import."""
 
 
 def make_model(folder: Path) -> Path:
@@ -40,8 +42,8 @@ def make_job(run: str, url: str, model: Path, output_dir: Path, **learner: Any) 
             "learning_rate": 1e-3,
             "batches": 6,
             "checkpoint_every": 2,
-            "stall_timeout_s": 60.0,
-            "collective_timeout_s": 60.0,
+            "stall_timeout_s": DEADLINE_S,
+            "collective_timeout_s": DEADLINE_S,
             **learner,
         }
     )
@@ -59,7 +61,7 @@ def make_job(run: str, url: str, model: Path, output_dir: Path, **learner: Any) 
         prompts_per_batch=config.prompts_per_batch,
         run_folder=str(output_dir),
         output_dir=str(output_dir),
-        heartbeat_s=1.0,
+        heartbeat_s=DEADLINE_S,  # the one actor never counts as gone, however late its thread is
     )
     return LearnerJob(spec, config, WeightsConfig(), url)
 
@@ -71,7 +73,7 @@ class Launched:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def wait(self, timeout_s: float = 120.0) -> int:
+    def wait(self, timeout_s: float = DEADLINE_S) -> int:
         """Exit code; negative is the signal."""
         try:
             return self.process.wait(timeout_s)
@@ -82,7 +84,7 @@ class Launched:
         """End the launcher, which ends its ranks."""
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(DEADLINE_S)
 
     def text(self) -> str:
         """What the ranks logged."""
