@@ -5,7 +5,7 @@ The deadline decides nothing on a machine of any speed: it ends a test that woul
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from inspect import isawaitable
 from typing import TypeVar
 
@@ -22,7 +22,9 @@ DEADLINE_S = 240.0
 POLL_S = 0.01
 
 
-def wait_until(condition: Callable[[], T], what: What, *, deadline_s: float = DEADLINE_S, poll_s: float = POLL_S) -> T:
+def wait_until(
+    condition: Callable[[], T | None], what: What, *, deadline_s: float = DEADLINE_S, poll_s: float = POLL_S
+) -> T:
     """Return the first value of `condition()` that is true; fail with `what` after the deadline."""
     deadline = time.monotonic() + deadline_s
     while not (value := condition()):
@@ -31,15 +33,10 @@ def wait_until(condition: Callable[[], T], what: What, *, deadline_s: float = DE
     return value
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], what: What, *, deadline_s: float = DEADLINE_S) -> T:
-    """Do the same in an event loop, whose tasks go on meanwhile; `condition` may be a coroutine function."""
+async def until(condition: Callable[[], object], what: What, *, deadline_s: float = DEADLINE_S) -> None:
+    """Wait in an event loop, whose tasks go on meanwhile; `condition` may be a coroutine function."""
     deadline = time.monotonic() + deadline_s
-    while True:
-        value = condition()
-        if isawaitable(value):
-            value = await value
-        if value:
-            return value
+    while not await _value(condition()):
         _check(deadline, deadline_s, what)
         await asyncio.sleep(POLL_S)
 
@@ -56,6 +53,10 @@ def is_alive(process: int | psutil.Process) -> bool:
         return known.is_running() and known.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+async def _value(value: object) -> object:
+    return await value if isawaitable(value) else value
 
 
 def _check(deadline: float, deadline_s: float, what: What) -> None:
