@@ -5,7 +5,6 @@ Groups are sampled one at a time in one fixed shape, so what it answers depends 
 
 import contextlib
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,6 @@ class ToyActor(threading.Thread):
         self._stopped = threading.Event()
         self._manifest: Manifest | None = None
         self._waiting: list[WorkOrder] = []
-        self._beat_at = 0.0
 
     def stop(self) -> None:
         """End it, and hand back its leases."""
@@ -73,7 +71,7 @@ class ToyActor(threading.Thread):
             self._load(newest)
         if self._manifest is None or self._port.control().state is RunState.STOP:
             self._heartbeat(Stage.JOINING)
-            time.sleep(0.02)
+            self._stopped.wait(0.02)
             return
         self._heartbeat(Stage.SERVING)
         for order in self._port.take_eval(1, 0.0, self._manifest.version):
@@ -89,14 +87,11 @@ class ToyActor(threading.Thread):
         weights = {name: value for path in verify(manifest) for name, value in load_file(path).items()}
         missing, unexpected = self._network.load_state_dict(weights, strict=False)
         assert set(missing) <= {"lm_head.weight"} and not unexpected, (missing, unexpected)
-        self._manifest, self._beat_at = manifest, 0.0
+        self._manifest = manifest
 
     def _heartbeat(self, stage: Stage) -> None:
-        if time.monotonic() < self._beat_at:
-            return
         version, digest = (self._manifest.version, self._manifest.digest) if self._manifest else (0, "")
         self._port.heartbeat(ActorState(id=self._port.actor, state=stage, version=version, digest=digest))
-        self._beat_at = time.monotonic() + 0.3
 
     def _answer(self, order: WorkOrder, spec: RunSpec) -> Group:
         prompt = self._prompt(self._prompts.train(order.seq), spec)
