@@ -1,22 +1,20 @@
-"""The ranks at work: rank 0 orders, every rank does the same thing at the same time. Knows what an order does, not when
-it is given.
+"""All ranks of one learner at work: rank 0 gives orders, and every rank carries each out at the same time.
 
-Only rank 0 talks to the broker. It calls the methods of `RankGroup`; each sends the order to the others, which sit in
-`follow`, and then does rank 0's own share. While rank 0 waits for something else it must give `idle` orders, because
-the others wait for it with a deadline.
+Only rank 0 talks to the broker and decides. It calls the methods of `RankGroup` that are named as orders are; each
+sends its order to the other ranks, which wait in `follow`, and then does rank 0's own share. While rank 0 waits for
+something else it must give `idle` orders, because the others wait for it with a deadline.
 """
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from isentrope.errors import ConfigError, IsentropeError, StorageError
+from isentrope.errors import ConfigError, InternalError, IsentropeError, StorageError
 from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.packing import Arrays
 from isentrope.learner.objective.needs import Need, needs
@@ -27,185 +25,251 @@ from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine
 from isentrope.learner.training.fault_points import crash_point
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.model import Policy, load_policy
+from isentrope.learner.training.rank_orders import (
+    Arguments,
+    BuildArguments,
+    CheckArguments,
+    JsonArguments,
+    SaveArguments,
+    TrainArguments,
+    VersionArguments,
+)
 from isentrope.learner.training.reference_policy import ReferencePolicy, reference_folder, write
 from isentrope.learner.training.trainer import BatchFacts, Schedule, Trainer
 from isentrope.learner.training.weight_files import write_version
 from isentrope.rollout.wire.types import batch_of
 from isentrope.rollout.wire.weights import Manifest, version_folder
 
-Facts = dict[str, Any]
+A = TypeVar("A", bound=Arguments)
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Generic[A, R]):
+    """One thing that all ranks do together."""
+
+    name: str
+    arguments: type[A]
+    carry_out: Callable[["RankGroup", A], R]
+    """What every rank does, rank 0 included; its result counts on rank 0."""
+
+    def obey(self, ranks: "RankGroup", told: bytes) -> None:
+        """Carry the order out as another rank was told to."""
+        self.carry_out(ranks, self.arguments.from_bytes(told))
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """What `build` makes."""
+
+    engine: DeepSpeedEngine
+    reference: ReferencePolicy | None
+    """None: the objective needs none."""
+    trainer: Trainer
 
 
 class RankGroup:
     """All ranks of one learner, seen from this one."""
 
-    def __init__(self, job: LearnerJob, objective: Objective, ranks: Collectives) -> None:
-        self.ranks = ranks
+    def __init__(self, job: LearnerJob, objective: Objective, collectives: Collectives) -> None:
         self.doing = "starting"
         """The order that is carried out, for the message when a rank is missing."""
+        self._collectives = collectives
         self._job = job
         self._objective = objective
         self._root = Path(job.spec.output_dir)
-        self._stepper: DeepSpeedEngine | None = None
-        self._frozen: ReferencePolicy | None = None
+        self._network: _Network | None = None
 
     # --- rank 0
 
     def idle(self) -> None:
         """Do nothing, together."""
-        self._order("idle")
+        self._give(IDLE, JsonArguments())
 
     def check(self, folder: Path, files: Mapping[str, FileFacts]) -> str:
-        """What is wrong with a checkpoint's files, each read by one rank; empty: nothing."""
-        facts: Facts = {"folder": str(folder), "files": {name: file.model_dump() for name, file in files.items()}}
-        self._order("check", facts)
-        return self._check(**facts)
+        """Return what is wrong with a checkpoint's files, each read by one rank; empty: nothing."""
+        return self._give(CHECK, CheckArguments(folder=folder, files=dict(files)))
 
     def build(self, checkpoint: Path | None, renewed_at: int | None) -> None:
         """Make the network and its optimizer, as in `checkpoint` or new, and the reference if the objective needs one:
-        the model itself, or what it was renewed to behind batch `renewed_at`."""
-        reference = "" if renewed_at is None else str(reference_folder(self._root, renewed_at))
-        facts = {"checkpoint": "" if checkpoint is None else str(checkpoint), "reference": reference}
-        self._order("build", facts)
-        if problem := self._build(**facts):
+        the model itself, or what it was renewed to after batch `renewed_at`."""
+        reference = None if renewed_at is None else reference_folder(self._root, renewed_at)
+        if problem := self._give(BUILD, BuildArguments(checkpoint=checkpoint, reference=reference)):
             raise ConfigError(problem, where=f"model.path = {self._job.spec.model.path!r}")
 
     def train(self, arrays: Arrays, schedule: Schedule, state: State) -> BatchFacts:
         """Train one batch."""
-        facts = {"schedule": asdict(schedule), "state": state}
-        self._order("train", facts, arrays.to_bytes())
-        return self._trainer.train(arrays, schedule, state)
+        return self._give(TRAIN, TrainArguments(arrays, schedule, state))
 
     def score(self, arrays: Arrays) -> Moments:
-        """Statistics of the present policy on some responses: each field [N, T]."""
-        self._order("score", {}, arrays.to_bytes())
-        return self._score(arrays)
+        """Return statistics of the present policy on some responses: each field [N, T]."""
+        return self._give(SCORE, arrays)
 
     def publish(self, version: int) -> Manifest:
         """Write the present weights as `version`. StorageError: they could not be written, and nothing else changed."""
-        self._order("publish")
-        folder = version_folder(self._root, version)
-        return write_version(self._built.parameters(), folder, version=version, dtype=self._built.dtype)
+        manifest = self._give(PUBLISH, VersionArguments(version=version))
+        assert manifest is not None, "rank 0 writes"
+        return manifest
 
     def renew(self, version: int) -> None:
         """Make the present weights, which are `version`, the reference, and the optimizer as new. StorageError as in
         `publish`."""
-        self._order("renew")
-        folder = reference_folder(self._root, batch_of(version))
-        write(self._renewed(), folder, version=version, dtype=self._built.dtype)
-        self._built.forget_moments()
+        self._give(RENEW, VersionArguments(version=version))
 
     def save(self, folder: Path, batch: int) -> dict[str, FileFacts]:
-        """Write the full state into the empty `folder`; size and digest of every file. StorageError as in `publish`."""
-        facts: Facts = {"folder": str(folder), "batch": batch}
-        self._order("save", facts)
-        problem, files = self._save(**facts)
+        """Write the full state into the empty `folder`, and return size and digest of every file. StorageError as in
+        `publish`."""
+        problem, files = self._give(SAVE, SaveArguments(folder=folder, batch=batch))
         if problem:
             raise StorageError(f"checkpoint cannot be written: {problem}", where=str(folder))
         return files
 
     def end(self) -> None:
-        """Let the others go."""
-        self._order("end")
+        """Let the others return from `follow`."""
+        self._give(END, JsonArguments())
 
     # --- the others
 
     def follow(self) -> None:
-        """Carry out orders until `end`."""
-        while True:
-            head, _, blob = self.ranks.broadcast().partition(b"\n")
-            self.doing, facts = json.loads(head)
-            if self.doing == "end":
-                return
+        """Carry out orders until `end`. InternalError if there is an order that this program does not know."""
+        while self.doing != END.name:
+            name, _, told = self._collectives.broadcast().partition(b"\n")
+            self.doing = name.decode()
+            obey = _known(self.doing)
             try:
-                self._obey(self.doing, facts, blob)
+                obey(self, told)
             except IsentropeError as error:
                 logger.error("%s: %s", self.doing, error.what)  # rank 0 has met the same, and decides
 
-    def _obey(self, name: str, facts: Facts, blob: bytes) -> None:
-        match name:
-            case "check":
-                self._check(**facts)
-            case "build":
-                self._build(**facts)
-            case "train":
-                self._trainer.train(Arrays.from_bytes(blob), Schedule(**facts["schedule"]), facts["state"])
-            case "score":
-                self._score(Arrays.from_bytes(blob))
-            case "publish":
-                for _ in self._built.parameters():
-                    pass  # takes part in gathering them
-            case "renew":
-                for _ in self._renewed():
-                    pass
-                self._built.forget_moments()
-            case "save":
-                self._save(**facts)
-
     # --- every rank
 
-    def _order(self, name: str, facts: Facts | None = None, blob: bytes = b"") -> None:
-        self.doing = name
-        self.ranks.broadcast(json.dumps([name, facts or {}]).encode() + b"\n" + blob)
+    def _give(self, order: Order[A, R], arguments: A) -> R:
+        """Send an order and carry it out. InternalError before anything is sent if the others would not know it."""
+        _known(order.name)
+        self.doing = order.name
+        self._collectives.broadcast(order.name.encode() + b"\n" + arguments.to_bytes())
+        return order.carry_out(self, arguments)
 
-    def _check(self, folder: str, files: Mapping[str, Any]) -> str:
-        table = {name: FileFacts.model_validate(file) for name, file in files.items()}
-        share = sorted(table)[self.ranks.rank :: self.ranks.size]
-        problems = self.ranks.gather(verify(Path(folder), table, share))
+    def _nothing(self, told: JsonArguments) -> None:
+        pass
+
+    def _check(self, told: CheckArguments) -> str:
+        problems = self._collectives.gather(verify(told.folder, told.files, self._share(sorted(told.files))))
         return "; ".join(problem for problem in problems if problem)
 
-    def _build(self, checkpoint: str, reference: str) -> str:
-        """Why the model cannot be loaded somewhere; asked before the first call that needs all ranks."""
-        spec, config, device = self._job.spec, self._job.config, self.ranks.device
+    def _build(self, told: BuildArguments) -> str:
+        """Return why the model cannot be loaded somewhere; asked before the first call that needs all ranks."""
+        spec, config, device = self._job.spec, self._job.config, self._collectives.device
         policy, problem = None, ""
         try:
             policy = self._load(gradient_checkpointing=config.gradient_checkpointing)
         except ConfigError as error:
             problem = error.what
-        problems = [str(each) for each in self.ranks.gather(problem) if each]
+        problems = [str(each) for each in self._collectives.gather(problem) if each]
         if policy is None or problems:
             return problems[0]
+        reference = None
         if Need.REFERENCE in needs(self._objective):
-            self._frozen = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
-            if reference:
-                self._frozen.load(Path(reference))
-        self._stepper = DeepSpeedEngine(policy, spec.sampling.temperature, config, device)
-        if checkpoint:
-            self._stepper.load(Path(checkpoint))
+            reference = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
+            if told.reference is not None:
+                reference.load(told.reference)
+        engine = DeepSpeedEngine(policy, spec.sampling.temperature, config, device)
+        if told.checkpoint is not None:
+            engine.load(told.checkpoint)
+        self._network = _Network(engine, reference, Trainer(self._collectives, engine, self._objective, reference))
         return ""
+
+    def _train(self, told: TrainArguments) -> BatchFacts:
+        return self._built.trainer.train(told.arrays, told.schedule, told.state)
+
+    def _score(self, arrays: Arrays) -> Moments:
+        return self._built.trainer.statistics(arrays, self._job.config.micro_batch_tokens)
+
+    def _publish(self, told: VersionArguments) -> Manifest | None:
+        """Every rank takes part in gathering the weights; rank 0 writes them."""
+        engine = self._built.engine
+        if self._collectives.rank:
+            _read_to_end(engine.parameters())
+            return None
+        folder = version_folder(self._root, told.version)
+        return write_version(engine.parameters(), folder, version=told.version, dtype=engine.dtype)
+
+    def _renew(self, told: VersionArguments) -> None:
+        engine, reference = self._built.engine, self._built.reference
+        assert reference is not None, "the objective has a reference"
+        renewed = reference.renewed(engine.parameters())
+        if self._collectives.rank:
+            _read_to_end(renewed)
+        else:
+            folder = reference_folder(self._root, batch_of(told.version))
+            write(renewed, folder, version=told.version, dtype=engine.dtype)
+        engine.forget_moments()
+
+    def _save(self, told: SaveArguments) -> tuple[str, dict[str, FileFacts]]:
+        """Return why a file could not be written, and the files; each is digested by one rank."""
+        problem = self._built.engine.save(told.folder)
+        crash_point("commit.written", told.batch)
+        problems = [each for each in self._collectives.gather(problem) if each]  # also waits until all have written
+        share = self._share(sorted(path for path in told.folder.iterdir() if path.is_file()))
+        tables = self._collectives.gather(
+            {} if problems else {path.name: facts_of(path).model_dump() for path in share}
+        )
+        files = {name: FileFacts.model_validate(file) for table in tables for name, file in table.items()}
+        return "; ".join(problems), files
+
+    def _share(self, things: list[R]) -> list[R]:
+        """Return this rank's share of the work."""
+        return things[self._collectives.rank :: self._collectives.size]
 
     def _load(self, *, gradient_checkpointing: bool) -> Policy:
         return load_policy(
             self._job.spec.model_dir,
             dtype=getattr(torch, self._job.spec.model.dtype),
-            device=self.ranks.device,
+            device=self._collectives.device,
             gradient_checkpointing=gradient_checkpointing,
         )
 
-    def _renewed(self) -> Iterator[tuple[str, Tensor]]:
-        assert self._frozen is not None, "the objective has a reference"
-        return self._frozen.renewed(self._built.parameters())
-
-    def _score(self, arrays: Arrays) -> Moments:
-        return self._trainer.statistics(arrays, self._job.config.micro_batch_tokens)
-
-    def _save(self, folder: str, batch: int) -> tuple[str, dict[str, FileFacts]]:
-        """What the disk refused, and the files; each is digested by one rank."""
-        problem = self._built.save(Path(folder))
-        crash_point("commit.written", batch)
-        problems = [each for each in self.ranks.gather(problem) if each]  # also waits until all have written
-        share = sorted(path for path in Path(folder).iterdir() if path.is_file())[self.ranks.rank :: self.ranks.size]
-        tables = self.ranks.gather({} if problems else {path.name: facts_of(path).model_dump() for path in share})
-        files = {name: FileFacts.model_validate(file) for table in tables for name, file in table.items()}
-        return "; ".join(problems), files
-
     @property
-    def _built(self) -> DeepSpeedEngine:
-        assert self._stepper is not None, "build comes first"
-        return self._stepper
+    def _built(self) -> _Network:
+        assert self._network is not None, "build comes first"
+        return self._network
 
-    @property
-    def _trainer(self) -> Trainer:
-        return Trainer(self.ranks, self._built, self._objective, self._frozen)
+
+def _read_to_end(parameters: Iterator[tuple[str, Tensor]]) -> None:
+    """Take part in gathering `parameters`."""
+    for _ in parameters:
+        pass
+
+
+IDLE = Order("idle", JsonArguments, RankGroup._nothing)
+CHECK = Order("check", CheckArguments, RankGroup._check)
+BUILD = Order("build", BuildArguments, RankGroup._build)
+TRAIN = Order("train", TrainArguments, RankGroup._train)
+SCORE = Order("score", Arrays, RankGroup._score)
+PUBLISH = Order("publish", VersionArguments, RankGroup._publish)
+RENEW = Order("renew", VersionArguments, RankGroup._renew)
+SAVE = Order("save", SaveArguments, RankGroup._save)
+END = Order("end", JsonArguments, RankGroup._nothing)
+
+ORDERS: dict[str, Callable[[RankGroup, bytes], None]] = {
+    IDLE.name: IDLE.obey,
+    CHECK.name: CHECK.obey,
+    BUILD.name: BUILD.obey,
+    TRAIN.name: TRAIN.obey,
+    SCORE.name: SCORE.obey,
+    PUBLISH.name: PUBLISH.obey,
+    RENEW.name: RENEW.obey,
+    SAVE.name: SAVE.obey,
+    END.name: END.obey,
+}
+"""What a rank does at each order; there are no others."""
+
+
+def _known(name: str) -> Callable[[RankGroup, bytes], None]:
+    if name not in ORDERS:
+        raise InternalError(
+            f"unknown order {name!r}", where="the learner's ranks", fix=f"orders are {', '.join(ORDERS)}"
+        )
+    return ORDERS[name]

@@ -1,0 +1,87 @@
+"""What rank 0 tells the other ranks with an order: one record per order, as bytes that hold no code."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from isentrope.learner.intake.packing import Arrays
+from isentrope.learner.objective.objective import State
+from isentrope.learner.training.checkpoint_store import FileFacts
+from isentrope.learner.training.trainer import Schedule
+
+
+class Arguments(Protocol):
+    """What every record here can do; `Arrays` can too."""
+
+    def to_bytes(self) -> bytes: ...
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Self: ...
+
+
+class JsonArguments(BaseModel):
+    """Arguments of an order, as JSON; this class itself holds none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_bytes(self) -> bytes:
+        """Return the record as JSON."""
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Self:
+        """Return what `to_bytes` wrote."""
+        return cls.model_validate_json(blob)
+
+
+class CheckArguments(JsonArguments):
+    """A checkpoint that may be damaged."""
+
+    folder: Path
+    files: dict[str, FileFacts]
+
+
+class BuildArguments(JsonArguments):
+    """Where the network's weights come from."""
+
+    checkpoint: Path | None
+    """None: the optimizer is new, and the weights are the model's own."""
+    reference: Path | None
+    """None: the reference policy, if there is one, is the model itself."""
+
+
+class VersionArguments(JsonArguments):
+    """A version of the weights."""
+
+    version: int
+
+
+class SaveArguments(JsonArguments):
+    """A checkpoint to be written."""
+
+    folder: Path
+    """Exists, and is empty."""
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainArguments:
+    """A batch, how it is divided, and the state of the objective's controllers before it."""
+
+    arrays: Arrays
+    schedule: Schedule
+    state: State
+
+    def to_bytes(self) -> bytes:
+        """Return schedule and state as a line of JSON, and the arrays after it."""
+        return json.dumps([asdict(self.schedule), self.state]).encode() + b"\n" + self.arrays.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Self:
+        """Return what `to_bytes` wrote."""
+        head, _, arrays = blob.partition(b"\n")
+        schedule, state = json.loads(head)
+        return cls(Arrays.from_bytes(arrays), Schedule(**schedule), state)

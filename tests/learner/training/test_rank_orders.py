@@ -1,0 +1,47 @@
+"""What is told with an order arrives as it was told."""
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_batch import make_toy_arrays
+
+from isentrope.learner.training.checkpoint_store import FileFacts
+from isentrope.learner.training.rank_orders import (
+    BuildArguments,
+    CheckArguments,
+    JsonArguments,
+    SaveArguments,
+    TrainArguments,
+    VersionArguments,
+)
+from isentrope.learner.training.trainer import Schedule
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        JsonArguments(),
+        CheckArguments(folder=Path("/c/step-2-1"), files={"a b": FileFacts(size_bytes=0, digest="00")}),
+        BuildArguments(checkpoint=None, reference=None),
+        BuildArguments(checkpoint=Path("/c/ö"), reference=Path("/r/3")),
+        VersionArguments(version=(7 << 32) + 5),
+        SaveArguments(folder=Path("/c/line\nbreak"), batch=3),
+    ],
+    ids=lambda told: type(told).__name__,
+)
+def test_json_arguments_survive(told: JsonArguments) -> None:
+    assert type(told).from_bytes(told.to_bytes()) == told
+
+
+def test_a_batch_survives_with_every_bit() -> None:
+    schedule = Schedule(seed=3, micro_batch_tokens=64, updates_per_batch=2, epochs=1, progress=1 / 3)
+    controllers = {"entropy": {"weight": 0.1 + 0.2, "bound": math.inf}}
+    told = TrainArguments(make_toy_arrays(groups=2, group_size=4), schedule, controllers)
+    there = TrainArguments.from_bytes(told.to_bytes())
+    assert (there.schedule, there.state) == (told.schedule, told.state)
+    for field in fields(told.arrays):
+        ours, theirs = getattr(told.arrays, field.name), getattr(there.arrays, field.name)
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
