@@ -18,6 +18,7 @@ from isentrope.errors import BrokerChangedError
 from isentrope.learner.intake.buffer import Buffer, ReadyBatch, Rules
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
+from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.weights import Manifest
@@ -82,17 +83,19 @@ class Feeder:
         self._options = options
         self._ledger = ledger
         self._buffer = Buffer(ledger, port.spec, port.incarnation, options.rules, options.mode)
+        self._changed = threading.Condition()
+        """Held by both threads whenever they read or write ledger, buffer, the time of the last progress or a field
+        below. Not held while groups are waited for (`admit`), nor in `call`, unless its caller holds it on purpose."""
         self._published = 0
         self._durable_lwm = ledger.lwm
-        self._changed = threading.Condition()  # guards all that follows and precedes, but not calls that wait
-        self._thread = threading.Thread(target=self._serve, name="feeder", daemon=True)
-        self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._lost = False  # the broker changed, and was not met again yet
         self._calling = False  # the training loop is in a call, which must end before that
         self._idle_s = 0.0
         self._clocks = _Clocks()
-        self._reported: dict[str, int] = {}
+        self._reported: dict[str, int] = {}  # the thread's own, and needs no lock
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="feeder", daemon=True)
 
     # --- life
 
@@ -187,11 +190,24 @@ class Feeder:
             try:
                 return operation(self._port)
             except BrokerChangedError:
-                self._lost = True
+                with self._changed:
+                    self._lost = True
             finally:
                 with self._changed:
                     self._calling = False
                     self._changed.notify_all()
+
+    def control(self) -> Control:
+        """Return the control state, with what an operator asks for."""
+        return self.call(LearnerPort.control)
+
+    def actors(self) -> list[ActorState]:
+        """Return all actors, with the seconds since each one's record changed."""
+        return self.call(LearnerPort.actors)
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters of the run."""
+        return self.call(LearnerPort.counters)
 
     # --- checkpoints
 
@@ -234,12 +250,12 @@ class Feeder:
         try:
             while not self._stopping.is_set():
                 try:
-                    if self._lost:
-                        self._meet_again()
+                    self._meet_again()
                     self._round()
                 except BrokerChangedError as error:
                     logger.warning("%s; reading everything again", error.what)
-                    self._lost = True
+                    with self._changed:
+                        self._lost = True
         except Exception as error:
             with self._changed:
                 self._failure = error
@@ -266,6 +282,8 @@ class Feeder:
     def _meet_again(self) -> None:
         """The broker came back, maybe with an older state: nothing counts that is only in memory, but the ledger."""
         with self._changed:
+            if not self._lost:
+                return
             while self._calling:  # or it might write, to the broker that came back, what the port repeats there
                 self._changed.wait()
             self._refence()

@@ -172,13 +172,13 @@ class _Run:
             self._evaluate()
         self._save()
         feeder = self._parts.feeder
-        control = feeder.call(LearnerPort.control)
+        control = feeder.control()
         answered = {"state": RunState.STOP, "requested_stop": False, "requested_mode": None}
         feeder.set_control(control.model_copy(update=answered))
         return self.outcome(
             finished=finished,
             version=self._parts.publisher.newest.version,
-            published=feeder.call(LearnerPort.counters).get("published", 0),
+            published=feeder.counters().get("published", 0),
         )
 
     # --- one batch
@@ -305,7 +305,7 @@ class _Run:
 
     def _answer_operator(self) -> bool:
         """Do what an operator asks for. True: the run is to stop."""
-        control = self._parts.feeder.call(LearnerPort.control)
+        control = self._parts.feeder.control()
         if control.requested_mode is not None:
             self._switch(control, control.requested_mode)
         return control.requested_stop
@@ -357,7 +357,7 @@ class _Run:
             "tokens_per_second": row["tokens"] / max(now - self._row_at_s, 1e-9),
         }
         self._row_at_s = now
-        actors = self._parts.feeder.call(LearnerPort.actors)
+        actors = self._parts.feeder.actors()
         row["process"]["actors"] = sum(actor.state is Stage.SERVING for actor in actors)
         self._journal.append(row)
         for sink in self._parts.sinks:

@@ -11,7 +11,6 @@ from isentrope.errors import StorageError
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import Wait
-from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorState, Stage
 from isentrope.rollout.wire.spec import RunSpec
@@ -71,16 +70,14 @@ class Publisher:
             return
         self._failures = 0
         feeder.announce(manifest, lambda: self._await_served(manifest, feeder, timeout_s) if verify else None)
-        self._prune(feeder.call(LearnerPort.actors))
+        self._prune(feeder.actors())
 
     def _await_served(self, manifest: Manifest, feeder: Feeder, timeout_s: float) -> None:
         """Wait until every actor serves these very weights, or is gone."""
         late: list[str] = []
         wait = Wait(self._rank_group, timeout_s, lambda: ", ".join(late), f"version {manifest.version} at all actors")
         gone_s = SILENT_BEATS * self._spec.heartbeat_s
-        while late := [
-            _lateness(actor, manifest) for actor in feeder.call(LearnerPort.actors) if _is_late(actor, manifest, gone_s)
-        ]:
+        while late := [_lateness(actor, manifest) for actor in feeder.actors() if _is_late(actor, manifest, gone_s)]:
             wait.tick()
             time.sleep(POLL_S)
 

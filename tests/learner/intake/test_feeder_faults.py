@@ -252,7 +252,7 @@ def test_meeting_a_broker_again_leaves_what_a_later_learner_needs(run: Run, serv
     if trained:
         learner.train(batch)
     server.restart()
-    learner.feeder.call(lambda port: port.counters())
+    learner.feeder.counters()
     run.kill(learner)
     again = run.learner().next()
     assert again.replayed and again.record == batch.record
