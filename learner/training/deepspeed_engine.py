@@ -41,8 +41,8 @@ class Step:
     parts: tuple[LossParts, ...]
 
 
-class DeepSpeedEngine:
-    """The network, its optimizer, and how both are moved. All methods are collective."""
+class TrainingEngine:
+    """The network and its optimizer in a DeepSpeed engine. All methods are collective."""
 
     def __init__(self, policy: Policy, temperature: float, config: LearnerConfig, device: torch.device) -> None:
         """`policy` is whole, on the CPU; `temperature` is that of sampling: the policy is what was sampled from."""

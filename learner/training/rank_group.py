@@ -21,7 +21,7 @@ from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.training.checkpoint_store import FileFacts, facts_of, verify
 from isentrope.learner.training.collectives import Collectives
-from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine
+from isentrope.learner.training.deepspeed_engine import TrainingEngine
 from isentrope.learner.training.fault_points import crash_point
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.model import Policy, load_policy
@@ -64,7 +64,7 @@ class Order(Generic[A, R]):
 class _Network:
     """What `build` makes."""
 
-    engine: DeepSpeedEngine
+    engine: TrainingEngine
     reference: ReferencePolicy | None
     """None: the objective needs none."""
     trainer: Trainer
@@ -175,7 +175,7 @@ class RankGroup:
             reference = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
             if told.reference is not None:
                 reference.load(told.reference)
-        engine = DeepSpeedEngine(policy, spec.sampling.temperature, config, device)
+        engine = TrainingEngine(policy, spec.sampling.temperature, config, device)
         if told.checkpoint is not None:
             engine.load(told.checkpoint)
         self._network = _Network(engine, reference, Trainer(self._collectives, engine, self._objective, reference))

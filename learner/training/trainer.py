@@ -23,7 +23,7 @@ from isentrope.learner.objective.kernel_rules import fused_inputs, rules_of
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.training.collectives import Collectives
-from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine, Step
+from isentrope.learner.training.deepspeed_engine import Step, TrainingEngine
 from isentrope.learner.training.micro_batch import Micro
 from isentrope.learner.training.reference_policy import ReferencePolicy
 
@@ -80,7 +80,7 @@ class Trainer:
     """One rank's part in training and scoring. All methods are collective."""
 
     def __init__(
-        self, ranks: Collectives, stepper: DeepSpeedEngine, objective: Objective, frozen: ReferencePolicy | None
+        self, ranks: Collectives, stepper: TrainingEngine, objective: Objective, frozen: ReferencePolicy | None
     ) -> None:
         self._ranks = ranks
         self._stepper = stepper

@@ -21,7 +21,7 @@ from isentrope.learner.config import LearnerConfig  # noqa: E402
 from isentrope.learner.intake.packing import pack  # noqa: E402
 from isentrope.learner.objective.batch import LossParts  # noqa: E402
 from isentrope.learner.training.collectives import Collectives  # noqa: E402
-from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine, Step  # noqa: E402
+from isentrope.learner.training.deepspeed_engine import Step, TrainingEngine  # noqa: E402
 from isentrope.learner.training.micro_batch import Micro  # noqa: E402
 from isentrope.learner.training.model import load_policy  # noqa: E402
 
@@ -61,21 +61,21 @@ def reference(model: str) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in policy.named_parameters() if parameter.grad is not None}
 
 
-def make_engine(model: str, stage: int) -> DeepSpeedEngine:
+def make_engine(model: str, stage: int) -> TrainingEngine:
     config = LearnerConfig(zero_stage=stage, learning_rate=1e-3, warmup_updates=4, max_grad_norm=0.5)
     policy = load_policy(model, dtype=torch.float32, device=CPU, gradient_checkpointing=stage == 1)
-    return DeepSpeedEngine(policy, 0.7, config, CPU)
+    return TrainingEngine(policy, 0.7, config, CPU)
 
 
-def update(engine: DeepSpeedEngine, *, factor: float = 1.0) -> Step:
+def update(engine: TrainingEngine, *, factor: float = 1.0) -> Step:
     return engine.update([micro(rows, factor=factor) for rows in SHARES[dist.get_rank()]])
 
 
-def weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+def weights(engine: TrainingEngine) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in engine.parameters()}
 
 
-def capture_gradient(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], Step]:
+def capture_gradient(engine: TrainingEngine) -> tuple[dict[str, Tensor], Step]:
     """The summed gradient at the moment it is applied, and the update."""
     from deepspeed.utils import safe_get_full_grad
 
@@ -94,7 +94,7 @@ def capture_gradient(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], Step]:
     return caught, step
 
 
-def refused_save(engine: DeepSpeedEngine, folder: Path) -> str:
+def refused_save(engine: TrainingEngine, folder: Path) -> str:
     """What `save` says on this rank when no file may grow beyond 20 kB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))

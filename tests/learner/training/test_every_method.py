@@ -17,7 +17,7 @@ from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.objective.presets import build, load_objective, method_names
 from isentrope.learner.training.collectives import Collectives
-from isentrope.learner.training.deepspeed_engine import DeepSpeedEngine
+from isentrope.learner.training.deepspeed_engine import TrainingEngine
 from isentrope.learner.training.metrics import batch_row, scalars
 from isentrope.learner.training.model import Policy, load_policy
 from isentrope.learner.training.reference_policy import ReferencePolicy
@@ -40,10 +40,10 @@ RUNNABLE = [name for name in method_names() if set(needs(objective_of(name))) <=
 
 
 @pytest.fixture(scope="module")
-def engine(alone: Collectives, toy_model: Path) -> Iterator[DeepSpeedEngine]:
+def engine(alone: Collectives, toy_model: Path) -> Iterator[TrainingEngine]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LOCAL_RANK", "0")  # as a launcher sets it
-        yield DeepSpeedEngine(policy_of(toy_model), 1.0, LearnerConfig(zero_stage=0, learning_rate=1e-3), CPU)
+        yield TrainingEngine(policy_of(toy_model), 1.0, LearnerConfig(zero_stage=0, learning_rate=1e-3), CPU)
 
 
 def policy_of(folder: Path) -> Policy:
@@ -52,7 +52,7 @@ def policy_of(folder: Path) -> Policy:
 
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_it_moves_the_weights_and_says_how(
-    method: str, alone: Collectives, engine: DeepSpeedEngine, toy_model: Path
+    method: str, alone: Collectives, engine: TrainingEngine, toy_model: Path
 ) -> None:
     objective = objective_of(method)
     reference = ReferencePolicy(policy_of(toy_model), 1.0, CPU) if Need.REFERENCE in needs(objective) else None
@@ -75,7 +75,7 @@ def test_it_moves_the_weights_and_says_how(
 
 
 def test_a_reward_without_answers_is_told_when_the_method_needs_them(
-    alone: Collectives, engine: DeepSpeedEngine
+    alone: Collectives, engine: TrainingEngine
 ) -> None:
     trainer = Trainer(alone, engine, objective_of("seed_grpo"), None)
     silent = replace(ARRAYS[0], answer=np.full(16, -1))
@@ -84,7 +84,7 @@ def test_a_reward_without_answers_is_told_when_the_method_needs_them(
 
 
 def test_a_skipped_update_leaves_the_controllers_as_they_are(
-    alone: Collectives, engine: DeepSpeedEngine, monkeypatch: pytest.MonkeyPatch
+    alone: Collectives, engine: TrainingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     update, objective = engine.update, objective_of("advanced")
     trainer = Trainer(alone, engine, objective, None)

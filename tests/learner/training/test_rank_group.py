@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from toy_batch import make_toy_arrays
 from toy_run import dump, launch, make_job
 
 from isentrope.errors import InternalError
@@ -12,6 +14,8 @@ from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.rank_group import END, ORDERS, Order, RankGroup
 from isentrope.learner.training.rank_orders import JsonArguments
+from isentrope.learner.training.trainer import Schedule
+from isentrope.rollout.wire.types import version_of
 
 
 @pytest.fixture
@@ -49,3 +53,38 @@ def test_an_unknown_order_ends_every_rank_instead_of_leaving_rank_0_alone(tmp_pa
     launched = launch("rank_strangers.py", [str(job), str(tmp_path / "met.json")], tmp_path / "log.txt")
     assert launched.wait(200) == 0, launched.text()
     assert json.loads((tmp_path / "met.json").read_text()) == ["sent", "unknown order 'trian'"]
+
+
+def test_the_others_carry_out_what_rank_0_has_sent(
+    alone: Collectives, tmp_path: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as a launcher sets it
+    sent: list[bytes] = []
+    job = make_job("run", "unix:///nowhere", toy_model, tmp_path)
+    objective = build(load_objective("prorl", {}, tmp_path), tmp_path, max_new_tokens=8)
+    arrays = make_toy_arrays(groups=4, group_size=4)
+    schedule = Schedule(seed=1, micro_batch_tokens=200, updates_per_batch=2, epochs=1, progress=0.5)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(alone, "broadcast", sent.append)
+        first = RankGroup(job, objective, alone)
+        first.build(None, None)
+        trained = first.train(arrays, schedule, objective.start())
+        entropy = first.score(arrays).entropy
+        manifest = first.publish(version_of(1, 1))
+        files = first.save(folder, 1)
+        assert first.check(folder, files) == ""
+        first.renew(version_of(1, 1))
+        first.idle()
+        first.end()
+    assert {message.partition(b"\n")[0].decode() for message in sent} == set(ORDERS)
+
+    orders = iter(sent)
+    monkeypatch.setattr(alone, "broadcast", lambda: next(orders))
+    other = RankGroup(job, objective, alone)
+    other.follow()
+    monkeypatch.setattr(alone, "broadcast", sent.append)
+    assert trained.applied == 2
+    assert torch.equal(other.score(arrays).entropy, entropy)
+    assert other.publish(version_of(1, 1)).digest == manifest.digest
