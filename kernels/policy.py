@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from isentrope.errors import ArgumentError
+from isentrope.kernels.limits import LOG_RATIO_CLAMP
 
 UNBOUNDED = 3.0e38
 """Stands for a rule that is switched off: a bound that no ratio reaches."""
@@ -50,7 +51,7 @@ class Rules:
     kl_coef: float = 1.0
     entropy_coef: float = 0.0
     max_lag: int | None = None
-    log_ratio_clamp: float = 20.0
+    log_ratio_clamp: float = LOG_RATIO_CLAMP
 
     def __post_init__(self) -> None:
         if (self.clip_low is None) != (self.clip_high is None):

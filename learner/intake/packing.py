@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from isentrope.learner.objective.batch import Batch
-from isentrope.rollout.wire.types import BATCH_BITS, Bool, Finish, Float32, Group, Int32, Int64, Response
+from isentrope.rollout.wire.types import Bool, Finish, Float32, Group, Int32, Int64, Response, batch_of
 
 Float64: TypeAlias = NDArray[np.float64]
 
@@ -235,8 +235,7 @@ def _ragged(lengths: Int64) -> tuple[Int64, Int64]:
 
 def _lag(response: Response, number: int) -> Int64:
     """[T]: batches trained since the policy that generated each token."""
-    sampled: Int64 = response.versions() & ((1 << BATCH_BITS) - 1)
-    return np.maximum(number - sampled, 0)
+    return np.maximum(number - batch_of(response.versions()), 0)
 
 
 def _padded(rows: Sequence[NDArray[Any]], dtype: DTypeLike, fill: int = 0) -> NDArray[Any]:

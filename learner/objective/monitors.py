@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isentrope.kernels.limits import LOG_RATIO_CLAMP
 from isentrope.learner.objective import selection
 from isentrope.learner.objective.batch import Batch, Prepared
 
@@ -131,7 +132,7 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
     right = selection.group_sum(batch.correct.double(), batch.group)
     size = selection.group_size(batch.group)
     gap = (batch.logp_old - batch.logp_rollout)[mask].double()
-    importance = gap.clamp(-20, 20).exp()
+    importance = gap.clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP).exp()
     drift = ((batch.logp_rollout - batch.logp_old) * mask).sum(1) / mask.sum(1).clamp_min(1)
     metrics: dict[str, Any] = {
         "reward": _mean(batch.reward),

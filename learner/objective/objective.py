@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isentrope.kernels.limits import LOG_RATIO_CLAMP
 from isentrope.learner.objective import monitors, philox
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
 from isentrope.learner.objective.dimensions import AUX_SETS, KlKeys
@@ -317,7 +318,7 @@ class Objective:
 def _divergence(term: KlTerm, scope: Scope, overrides: Overrides) -> Tensor:
     """coef times the term's estimate per token: [n, T]."""
     logp, keys = scope["logp"], term.keys
-    x = (logp - scope[f"logp_{keys.anchor}"]).clamp(-kl.LOG_CLAMP, kl.LOG_CLAMP)
+    x = (logp - scope[f"logp_{keys.anchor}"]).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     value: Tensor = term.estimator(scope | {"x": x})
     if keys.gradient == "k2":
         value = kl.with_k2_gradient(value, x)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.errors import RecordError
-from isentrope.rollout.wire.types import BATCH_BITS, EvalResult, Finish, Group, Response
+from isentrope.rollout.wire.types import EvalResult, Finish, Group, Response, incarnation_of
 
 RECORD_SCHEMA = 1
 """Version of header and payload; another one is refused, never guessed."""
@@ -345,7 +345,7 @@ def _validate_response(response: Response, vocab_size: int | None, newest_versio
         _fail("spans", f"{where}: {start.shape} starts, {version.shape} versions")
     if start[0] != 0 or np.any(start[1:] <= start[:-1]) or start[-1] >= count:
         _fail("spans", f"{where}: starts do not ascend from 0 below {count}")
-    if np.any(version < 1 << BATCH_BITS) or (newest_version is not None and np.any(version > newest_version)):
+    if np.any(incarnation_of(version) < 1) or (newest_version is not None and np.any(version > newest_version)):
         _fail("version", f"{where}: a version that was never published")
     if not math.isfinite(response.reward):
         _fail("reward", f"{where}: {response.reward}")

@@ -7,6 +7,7 @@ nats.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
+Versions = TypeVar("Versions", int, Int64)
+
 
 def version_of(incarnation: int, batch: int) -> int:
     """Return the version published by learner `incarnation` (>= 1) after training `batch` batches (0 = before the
@@ -27,13 +30,16 @@ def version_of(incarnation: int, batch: int) -> int:
     return incarnation << BATCH_BITS | batch
 
 
-def batch_of(version: int) -> int:
-    """Return the number of batches the weights of `version` have been trained on; lags are differences of these."""
+def batch_of(version: Versions) -> Versions:
+    """Return the number of batches the weights of `version` have been trained on; lags are differences of these.
+
+    An array of versions gives an array.
+    """
     return version & ((1 << BATCH_BITS) - 1)
 
 
-def incarnation_of(version: int) -> int:
-    """Return the learner incarnation that published `version`."""
+def incarnation_of(version: Versions) -> Versions:
+    """Return the learner incarnation that published `version`; an array of versions gives an array."""
     return version >> BATCH_BITS
 
 

@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from isentrope.kernels.limits import LOG_RATIO_CLAMP
 from isentrope.learner.objective import selection
 from isentrope.learner.objective.schema import Finite, NonNegative, Positive
 
 Level = Literal["token", "sequence"]
-LOG_CLAMP = 20.0
 
 
 def none(mask: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ def truncate_current(
     """
     logp = logp.detach()
     if of == "all":
-        return (logp - logp_rollout).clamp(-LOG_CLAMP, LOG_CLAMP).exp().clamp_max(high)
-    mismatch = (logp_old - logp_rollout).clamp(-LOG_CLAMP, LOG_CLAMP).exp().clamp_max(high)
-    return mismatch * (logp - logp_old).clamp(-LOG_CLAMP, LOG_CLAMP).exp()
+        return (logp - logp_rollout).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP).exp().clamp_max(high)
+    mismatch = (logp_old - logp_rollout).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP).exp().clamp_max(high)
+    return mismatch * (logp - logp_old).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP).exp()
 
 
 def reject(
@@ -164,12 +164,12 @@ def importance(logp_old: Tensor, logp_rollout: Tensor, mask: Tensor, *, level: L
     """w of each token, or their product over the response at each of its tokens: [N, T]."""
     if level == "token":
         return _log_weight(logp_old, logp_rollout).exp()
-    total = ((logp_old - logp_rollout) * mask).sum(1, keepdim=True).clamp(-LOG_CLAMP, LOG_CLAMP)
+    total = ((logp_old - logp_rollout) * mask).sum(1, keepdim=True).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     return total.exp().expand_as(logp_old)
 
 
 def _log_weight(logp_old: Tensor, logp_rollout: Tensor) -> Tensor:
-    return (logp_old - logp_rollout).clamp(-LOG_CLAMP, LOG_CLAMP)
+    return (logp_old - logp_rollout).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
 
 
 def _over_response(value: Tensor, mask: Tensor, over: str) -> Tensor:

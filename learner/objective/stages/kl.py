@@ -8,10 +8,10 @@ gradient of the reverse KL.
 
 from torch import Tensor
 
+from isentrope.kernels.limits import LOG_RATIO_CLAMP
 from isentrope.learner.objective.schema import Positive
 
 Clamp = Positive | None
-LOG_CLAMP = 20.0
 
 
 def k1(x: Tensor) -> Tensor:
@@ -62,4 +62,4 @@ def importance_weighted(value: Tensor, logp: Tensor, logp_sampled: Tensor) -> Te
     every x. "DeepSeek-V3.2" (https://arxiv.org/abs/2512.02556). With logp_sampled = sg[logp], q is 1 and the gradient
     that of on-policy samples.
     """
-    return value * (logp - logp_sampled).clamp(-LOG_CLAMP, LOG_CLAMP).exp()
+    return value * (logp - logp_sampled).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP).exp()

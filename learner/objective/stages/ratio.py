@@ -8,6 +8,7 @@ exponential is finite.
 
 from torch import Tensor
 
+from isentrope.kernels.limits import LOG_RATIO_CLAMP
 from isentrope.learner.objective.schema import Positive
 
 
@@ -32,7 +33,7 @@ def interpolated(logp: Tensor, logp_rollout: Tensor, lag: Tensor) -> Tensor:
     return logp_rollout + alpha * (logp.detach() - logp_rollout)
 
 
-def token(logp: Tensor, logp_anchor: Tensor, *, clamp: Positive = 20.0) -> Tensor:
+def token(logp: Tensor, logp_anchor: Tensor, *, clamp: Positive = LOG_RATIO_CLAMP) -> Tensor:
     """log p - log p_anchor of each token: [N, T]. Schulman et al. (https://arxiv.org/abs/1707.06347), equation 6.
 
     Args:
@@ -41,7 +42,7 @@ def token(logp: Tensor, logp_anchor: Tensor, *, clamp: Positive = 20.0) -> Tenso
     return (logp - logp_anchor).clamp(-clamp, clamp)
 
 
-def sequence(logp: Tensor, logp_anchor: Tensor, mask: Tensor, *, clamp: Positive = 20.0) -> Tensor:
+def sequence(logp: Tensor, logp_anchor: Tensor, mask: Tensor, *, clamp: Positive = LOG_RATIO_CLAMP) -> Tensor:
     """Mean log ratio of the response, at each of its tokens, with the gradient of that token: [N, T].
 
     sg[mean_t (log p - log p_anchor)] + log p - sg[log p]: "Group Sequence Policy Optimization" by Zheng et al.

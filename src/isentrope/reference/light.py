@@ -15,7 +15,8 @@ from typing import Any
 OBJECTIVE = "isentrope.learner.objective"
 FOLDER = Path(__file__).parents[1] / "learner" / "objective"
 
-LIGHT = {"collections.abc", "dataclasses", "enum", "pydantic", "types", "typing", f"{OBJECTIVE}.schema"}
+LIGHT = {"collections.abc", "dataclasses", "enum", "isentrope.kernels.limits", "pydantic", "types", "typing"}
+LIGHT |= {f"{OBJECTIVE}.schema"}
 """Modules that are imported as they are."""
 
 

@@ -1,5 +1,6 @@
 """Versions are never reused, and every token knows its own."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from wire_records import responses
@@ -14,6 +15,12 @@ batches = st.integers(0, (1 << 20) - 1)
 def test_a_version_names_incarnation_and_batch(incarnation: int, batch: int) -> None:
     version = version_of(incarnation, batch)
     assert (incarnation_of(version), batch_of(version)) == (incarnation, batch)
+
+
+@given(st.lists(st.tuples(incarnations, batches), min_size=1))
+def test_an_array_of_versions_is_read_as_its_members_are(pairs: list[tuple[int, int]]) -> None:
+    versions = np.array([version_of(*pair) for pair in pairs], dtype=np.int64)
+    assert list(zip(incarnation_of(versions).tolist(), batch_of(versions).tolist(), strict=True)) == pairs
 
 
 @given(incarnations, batches, batches)
