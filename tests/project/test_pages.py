@@ -1,0 +1,227 @@
+"""What README, CONTRIBUTING, the pages of `docs` and the folders' READMEs say: links lead somewhere, files exist, and
+what they tell people to type works."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from source_files import FOLDERS, ROOT
+
+from isentrope import cli
+
+_FOLDERS = ("docs", "src/isentrope", "tests", *FOLDERS)
+
+PAGES = sorted(
+    {path.resolve() for path in ROOT.glob("*.md")}
+    | {path.resolve() for folder in _FOLDERS for path in (ROOT / folder).rglob("*.md")}
+)
+"""Each once: the links of `src/isentrope` lead to the four folders."""
+
+ELSEWHERE = {
+    *("manifest.json", "metrics.jsonl", "eval.jsonl", "samples.jsonl", "outcome.json", "run.json", "state.json"),
+    *("summary.json", "report.html", "learner-0.log"),
+    *("rewards.py", "run.toml", "train.jsonl"),
+    "transports/rollouts/types.py",
+}
+"""Files that are named and not in the checkout: what a run writes, what a user has, what is another project's."""
+
+HERE = {
+    "isentrope --help",
+    "isentrope help",
+    "isentrope help KEY",
+    "isentrope help max_lag",
+    "isentrope methods",
+    "isentrope methods show dapo kl_cov",
+}
+"""Commands that a test of this file runs as they stand."""
+
+BY_OTHERS = {
+    ".ci/run": ".ci/run::make test",
+    ". .venv/bin/activate": "tests/project/test_pages.py::test_activated_environment_has_the_command",
+    "isentrope": "tests/project/test_pages.py::test_command_runs",
+    "isentrope actor": "tests/system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends",
+    "isentrope actor --redis URL --run NAME": (
+        "tests/system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends"
+    ),
+    "isentrope bench kernels": "tests/isentrope/test_cli.py::test_the_benchmark_without_a_gpu_says_what_works_there",
+    "isentrope bench kernels --json F": (
+        "tests/isentrope/test_cli.py::test_the_benchmark_without_a_gpu_says_what_works_there"
+    ),
+    "isentrope check": "tests/project/test_pages.py::test_readmes_run_file_and_reward_pass_the_check",
+    "isentrope check run.toml": "tests/project/test_pages.py::test_readmes_run_file_and_reward_pass_the_check",
+    "isentrope demo": "tests/system/test_on_policy.py::test_equal_seeds_give_equal_metrics",
+    "isentrope demo --method kl_cov": "tests/project/test_pages.py::test_demo_runs_with_entropy_control",
+    "isentrope mode": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
+    "isentrope mode async": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
+    "isentrope mode on_policy": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
+    "isentrope status": "tests/system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends",
+    "isentrope train": "tests/system/test_own_run.py::test_run_finishes_and_reports",
+    "isentrope train RUN.toml [key=value …]": "tests/system/test_own_run.py::test_run_finishes_and_reports",
+    "isentrope train run.toml learner.batches=20": "tests/system/test_own_run.py::test_run_finishes_and_reports",
+    "PYTHONPATH=src:peers python -m isentrope.kernels.bench --json kernels/bench/results/h200.json --check": (
+        "tests/kernels/test_bench.py::test_a_machine_without_a_gpu_is_told_of_aot"
+    ),
+    "make": ".ci/run::make demo",
+    "make TORCH_INDEX=…": "tests/project/test_pages.py::test_index_of_torch_reaches_pip",
+    "make check": ".ci/run::make check",
+    "make demo": ".ci/run::make demo",
+    "make docs": "tests/project/test_pages.py::test_pages_are_written_where_they_are_wanted",
+    "make quick": ".ci/run::make test",
+    "make test": ".ci/run::make test",
+}
+"""Commands that another test, or CI, runs with the same or smaller arguments; of `.ci/run` a line is named."""
+
+NOT_RUN = {
+    "make aot-3.6": "installs an older Triton from the network",
+    "make bench": "installs the public kernels from the network",
+    "make lock": "asks the package index and rewrites the lock files",
+    "pre-commit install": "writes into the checkout's .git",
+}
+
+
+def test_readme_begins_with_two_commands() -> None:
+    fenced = re.findall(r"```sh\n(.*?)```", _text(ROOT / "README.md"), re.DOTALL)
+    assert [line.partition("#")[0].strip() for line in fenced[0].splitlines()] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT.resolve()).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", _without_code(_text(page))):
+        target, _, anchor = "".join(link).partition("#")
+        path = (page.parent / target).resolve() if target else page
+        if "://" in target:
+            continue
+        if not path.exists() or (anchor and anchor not in _anchors(_text(path))):
+            lost.append("".join(link))
+    assert lost == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT.resolve()).as_posix())
+def test_files_that_are_named_exist(page: Path) -> None:
+    """By their path from the root, or by its last parts."""
+    prose = re.sub(r"\]\([^)]*\)", "", _text(page))  # where a link leads is another test's
+    named = re.findall(r"(?<!\[)`(?:\.\./)?([\w./-]+\.(?:py|lua|md|toml|json|jsonl|css|html|svg|txt|npz|log))`", prose)
+    files = [path.as_posix() for folder in _FOLDERS for path in (ROOT / folder).rglob("*.*")]
+    lost = [
+        name
+        for name in named
+        if name not in ELSEWHERE and not (ROOT / name).exists() and not any(path.endswith(f"/{name}") for path in files)
+    ]
+    assert lost == []
+
+
+def test_every_command_runs_or_says_why_not() -> None:
+    told = {command for page in PAGES for command in _commands(_text(page))}
+    assert told - (HERE | BY_OTHERS.keys() | NOT_RUN.keys()) == set()
+    assert len(NOT_RUN) <= 5
+
+
+@pytest.mark.parametrize("place", sorted(set(BY_OTHERS.values())))
+def test_whoever_runs_a_command_exists(place: str) -> None:
+    path, _, name = place.partition("::")
+    text = _text(ROOT / path)
+    if path.endswith(".py"):
+        names = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+        assert name in names
+    else:
+        assert name in text.splitlines()
+
+
+@pytest.mark.parametrize("command", sorted(name for name in NOT_RUN if name.startswith("make ")))
+def test_make_knows_the_targets_that_are_not_run(command: str) -> None:
+    subprocess.run([*command.split(), "-n"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", sorted(HERE))
+def test_command_runs(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = command.replace("KEY", "learner.batches").split()
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+
+
+def test_activated_environment_has_the_command() -> None:
+    """The script that README names, of the environment that runs this test."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    found = subprocess.run(
+        ["sh", "-c", f". {script} && command -v isentrope"], check=True, capture_output=True, text=True
+    )
+    assert Path(found.stdout.strip()).parent == script.parent
+
+
+def test_index_of_torch_reaches_pip() -> None:
+    told = subprocess.run(
+        ["make", "-n", "VENV=nowhere", "TORCH_INDEX=https://index", "demo"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(r"torch==\S+ --index-url https://index", told.stdout)
+
+
+def test_pages_are_written_where_they_are_wanted(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "isentrope.reference", str(tmp_path)], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"configuration.md", "metrics.md"}
+
+
+def test_readmes_run_file_and_reward_pass_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As README has them, with the one row of data that it shows; the model is the demo's, without its weights."""
+    from isentrope.demo.model import write_skeleton
+
+    text = _text(ROOT / "README.md")
+    (run_file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (reward,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (row,) = re.findall(r"# (\{.*\})", run_file)
+    (tmp_path / "run.toml").write_text(run_file, encoding="utf-8")
+    (tmp_path / "rewards.py").write_text(reward, encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text(row + "\n", encoding="utf-8")
+    write_skeleton(tmp_path / tomllib.loads(run_file)["model"]["path"])
+    monkeypatch.setattr(sys, "argv", ["isentrope", "check", str(tmp_path / "run.toml")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0, capsys.readouterr().err
+    assert len([line for line in run_file.splitlines() if line.strip()]) <= 18
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_demo_runs_with_entropy_control(tmp_path: Path) -> None:
+    command = ["demo", "--method", "kl_cov", "--batches", "1", "--output-dir", str(tmp_path / "run")]
+    subprocess.run([sys.executable, "-m", "isentrope.cli", *command], cwd=tmp_path, check=True)
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _without_code(markdown: str) -> str:
+    return re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
+
+
+def _anchors(markdown: str) -> set[str]:
+    """Headings as GitHub makes links of them."""
+    titles = re.findall(r"^#+ (.+)$", _without_code(markdown), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def _commands(markdown: str) -> Iterator[str]:
+    """What is to be typed: lines of shell blocks, and inline code that begins with a program's name."""
+    fenced = [line for block in re.findall(r"```sh\n(.*?)```", markdown, re.DOTALL) for line in block.splitlines()]
+    prose = _without_code(markdown)
+    indented = re.findall(r"^    (\S.*)$", prose, re.MULTILINE)
+    inline = re.findall(r"`([^`\n]+)`", prose)
+    for text in fenced + indented + inline:
+        command = re.sub(r"\s+#.*", "", text).strip()
+        if re.match(r"(isentrope|make|pre-commit|\.ci/run|\. \.venv\S*|PYTHONPATH=\S+|pip|git)( |$)", command):
+            yield command
