@@ -78,6 +78,8 @@ def test_every_name_finds_its_entry_first(name: str) -> None:
         ("staleness.min_kept", "learner.staleness.min_kept"),
         ("sampling/group_size", "sampling.group_size"),
         ("band_cov", "tokens.band_cov"),
+        ("learner.objective.clip.kind", "clip.ppo"),
+        ("exit_codes", "78"),
     ],
 )
 def test_part_of_a_name_is_enough(asked: str, name: str) -> None:

@@ -65,7 +65,7 @@ def shaped_demonstration(
 
     Args:
         coef: weight of the term. Too high imitates instead of exploring.
-        shape: f.
+        shape: which f.
         gamma: probability at which `saturating` reaches half of its height.
         power: exponent of `power`.
         low: least f; tokens below it have no gradient.

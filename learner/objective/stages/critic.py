@@ -35,7 +35,7 @@ def clipped(
 
     Args:
         clip: largest change of a value, in units of reward; unset: none. Too low learns values slowly.
-        loss: l.
+        loss: which l.
         delta: distance from which Huber's loss is linear, in units of reward.
         coef: weight of the term.
         warmup_batches: batches in which only the critic is trained.

@@ -35,7 +35,7 @@ def semantic_entropy(
 
     Args:
         estimate: answers are counted, or weighed by the mean or the sum of the log-probabilities of their responses.
-        shape: f, how the factor falls with disagreement.
+        shape: which f: how the factor falls with disagreement.
         alpha: scale of the disagreement. 0 does nothing; with 1 and `linear` a group of all different answers counts
             nothing.
         power: exponent of `focal`. The higher, the less a group counts that disagrees.

@@ -30,12 +30,17 @@ def find(asked: str) -> list[Entry]:
 
     ConfigError with the nearest name if there are none.
     """
-    name = asked.strip().replace("/", ".").removeprefix(OBJECTIVE)
+    name = normal(asked)
     found = [entry for entry in catalogue() if any(_fits(name, each) for each in _names(entry))]
     found += [entry for entry in catalogue() if entry.group == name and entry not in found]
     if not found:
         raise _unknown(asked, name)
     return sorted(found, key=lambda entry: entry.name != name)
+
+
+def normal(asked: str) -> str:
+    """Return a name as entries have it, of one as a run file, TensorBoard or Prometheus has it."""
+    return asked.strip().replace("/", ".").removeprefix(OBJECTIVE).removesuffix(".kind")
 
 
 def _names(entry: Entry) -> Iterator[str]:

@@ -19,7 +19,7 @@ def exit_codes() -> list[Entry]:
     texts = {code: [text] for code, text in OTHERS.items()}
     for kind in _tree(IsentropeError):
         texts.setdefault(kind.exit_code, []).append(f"{kind.__name__}: {unwrapped(kind.__doc__ or '')}")
-    return [Entry(Sort.EXIT_CODE, str(code), "\n\n".join(texts[code]), "exit codes") for code in sorted(texts)]
+    return [Entry(Sort.EXIT_CODE, str(code), "\n\n".join(texts[code]), "exit_codes") for code in sorted(texts)]
 
 
 def _tree(kind: type[IsentropeError]) -> Iterator[type[IsentropeError]]:

@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from isentrope.reference.catalogue import catalogue, find
+from isentrope.reference.catalogue import catalogue, find, normal
 from isentrope.reference.entry import Entry, Sort
 
 WHOLE = 3
@@ -25,7 +25,7 @@ TITLES = {
 def show(asked: str, console: Console) -> None:
     """Print the entries of a name; ConfigError if there are none."""
     found = find(asked)
-    whole = found if len(found) <= WHOLE else [entry for entry in found if entry.name == asked]
+    whole = found if len(found) <= WHOLE else [entry for entry in found if entry.name == normal(asked)]
     shown = [*whole, *(key for entry in whole for key in entry.keys)]
     for entry in whole:
         _print_whole(entry, console)
