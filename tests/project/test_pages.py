@@ -172,6 +172,7 @@ def test_pages_are_written_where_they_are_wanted(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"configuration.md", "metrics.md"}
 
 
+@pytest.mark.slow
 def test_readmes_run_file_and_reward_pass_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
