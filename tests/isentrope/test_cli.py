@@ -173,6 +173,13 @@ def test_only_what_cannot_be_parsed_is_2(
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_name_that_nothing_has_is_64_and_told_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "help", "max_lga") == 64
+    assert "did you mean `max_lag`?" in capsys.readouterr().err
+
+
 def test_methods_are_listed_and_shown_with_who_set_what(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,15 @@
 """An exact on-policy run repeats itself to the bit: tokens of the current version alone, equal metrics and weights."""
 
 import json
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 from whole_commands import Start, lines
+
+from isentrope.reference.outputs import files, outputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -23,6 +27,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory, start: Start) -> tuple[Path, 
         command = start("demo", *options, folder=folder)
         assert command.wait() == 0, command.output
     return folders[0] / "run", folders[1] / "run"
+
+
+@pytest.mark.parametrize("file", sorted(files()))
+def test_every_key_that_a_run_writes_is_explained(runs: tuple[Path, Path], file: str) -> None:
+    names = [entry.name for entry in outputs() if entry.group == file]
+    path = runs[0] / file
+    written = lines(path) if path.suffix == ".jsonl" else [json.loads(path.read_text())]
+    keys = {key for record in written for key in _keys(record)}
+    assert keys
+    unknown = [key for key in keys if not any(fnmatchcase(key, name) or key.startswith(f"{name}.") for name in names)]
+    assert unknown == []
+
+
+def _keys(record: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Yield the keys of a record, those of nested ones behind a dot."""
+    for key, value in record.items():
+        if isinstance(value, Mapping) and value:
+            yield from _keys(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

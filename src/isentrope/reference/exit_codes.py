@@ -7,7 +7,7 @@ from isentrope.reference.docstrings import unwrapped
 from isentrope.reference.entry import Entry, Sort
 
 OTHERS = {
-    0: "All was done, or the run was stopped as asked: by Ctrl-C, SIGTERM or an operator.",
+    0: "All was done, or the run was stopped as asked: by Ctrl-C or SIGTERM.",
     2: "The command line could not be read: an unknown command or option, or a missing argument.",
     130: "Ended at once by a second Ctrl-C. The same command continues from the last checkpoint.",
 }
