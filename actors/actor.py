@@ -1,7 +1,7 @@
-"""An actor under one id: from joining a run until it leaves, or finds that its leases were taken away.
+"""An actor under one id: from joining a run until it leaves, or finds that its leases were revoked.
 
-Three loops: `_beat` sends heartbeats, `_follow` reads what is announced and keeps the engine at it, `_lease` takes
-training orders. Knows the life cycle; not how orders are fulfilled, nor vLLM.
+Three loops: `_beat` sends heartbeats, `_follow` reads control state and weights and keeps the engine up to date,
+`_lease` takes training orders. Does not import vLLM.
 """
 
 import asyncio
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
 
 POLL_S = 0.05
-"""Interval of `_follow`: how late a new version is noticed."""
+"""Interval of `_follow`: the longest delay before a new version is noticed."""
 
 TAKE_S = 1.0
 """Longest wait for orders in one call; an actor that leaves waits for its end."""
 
 STRAY_BEATS = 4
-"""Heartbeats between two looks for leases that a lost reply left behind."""
+"""Heartbeats between two searches for leases that a lost reply has left."""
 
 LOAD_TRIES = 5
-"""Loads of the newest weights that may fail in a row."""
+"""Failed loads of the newest weights in a row after which the actor ends."""
 
 LOAD_PAUSE_S = 1.0
 
@@ -51,12 +51,12 @@ logger = logging.getLogger(__name__)
 
 
 class LeasesLost(Exception):
-    """The broker has taken this actor's leases away: it was silent for too long. Only a new id may go on."""
+    """The broker has revoked this actor's leases, because it was silent for too long. Only a new id may go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the broker showed last; see `ActorSituation`."""
+    """The last state read from the broker; see `ActorSituation`."""
 
     control: Control | None = None
     newest: Manifest | None = None
@@ -70,9 +70,11 @@ class Actor:
     def __init__(
         self, port: ActorPort, spec: RunSpec, config: ActorsConfig, tools: asyncio.Future[Tools], drain: asyncio.Event
     ) -> None:
-        """Args:
-        tools: may still be in the making.
-        drain: set by whoever wants the actor to leave in good order.
+        """Prepare; `serve` runs the actor.
+
+        Args:
+            tools: may still be starting.
+            drain: set it to let the actor finish its orders and leave.
         """
         self._port = port
         self._spec = spec
@@ -95,8 +97,8 @@ class Actor:
         """Take and fulfil orders until the actor has left.
 
         Raises:
-            LeasesLost: go on under another id.
-            IsentropeError: what ends an actor.
+            LeasesLost: the leases were revoked; go on under another id.
+            IsentropeError: an error that ends the actor.
         """
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -114,7 +116,7 @@ class Actor:
         finally:
             await self._hand_back()
 
-    # --- being there
+    # --- heartbeat and leaving
 
     async def _beat(self) -> None:
         beats = 0
@@ -160,7 +162,7 @@ class Actor:
         return Stage.SERVING
 
     def _announce(self) -> None:
-        """Something happened that others want to know: the next heartbeat goes out now."""
+        """Send the next heartbeat now, because this actor's state has changed."""
         self._news.set()
         self._changes.tell()
 
@@ -175,13 +177,13 @@ class Actor:
             self._announce()
 
     async def _hand_back(self) -> None:
-        """Also when the leases were lost: orders that were being taken just then are leased to nobody who lives."""
+        """Release all leases, also after they were revoked: an order taken just then would have no live actor."""
         try:
             await asyncio.to_thread(self._port.leave)
         except IsentropeError as error:
             logger.warning("%s could not hand back its leases, others will take them: %s", self._port.actor, error)
 
-    # --- what is announced
+    # --- control state and weights
 
     async def _follow(self) -> None:
         engine = (await asyncio.shield(self._tools)).engine
@@ -206,7 +208,7 @@ class Actor:
             watch.cancel()
 
     def _look(self, loaded: int) -> _Seen:
-        """Runs in a thread. What a broker that came back empty does not show is as before."""
+        """Read the broker, in a thread. What a broker that came back empty does not show stays as before."""
         view, me = self._port.view, self._port.actor
         control = view.control() or self._seen.control
         newest = view.weights() or self._seen.newest
@@ -273,13 +275,12 @@ class Actor:
         return self._grace_s is None and not self._orders.no_room
 
     def _free(self) -> int:
-        """How many more groups to take: as many as may be in the engine, and not more finished ones than that."""
+        """Return the number of groups to take: up to the limit in the engine, and as many finished ones."""
         limit = self._config.max_concurrent_groups
         return min(limit - self._orders.groups_in_engine, 2 * limit - self._orders.groups)
 
     async def _take_evals(self, situation: ActorSituation) -> bool:
-        """Take evaluation orders of the loaded version, beside any number of training orders. Whether there were
-        any."""
+        """Take evaluation orders of the loaded version, beside the training orders; return True if there were any."""
         free = self._config.max_concurrent_groups - situation.evals
         if not self._takes_more or free <= 0:
             return False
@@ -292,7 +293,7 @@ class Actor:
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a task group: those that follow are mostly its consequences."""
+    """Return the first error of a task group: those that follow are mostly its consequences."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

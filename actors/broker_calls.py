@@ -14,14 +14,14 @@ _T = TypeVar("_T")
 
 
 class BrokerCaller:
-    """Makes blocking calls, and repeats them while the broker does not answer.
+    """Runner of blocking calls, which it repeats while the broker does not answer.
 
     A task that is cancelled in a call first waits for the call's end, since a thread cannot be stopped: nothing may be
     leased or published after all leases were handed back.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        """`timeout_s`: how long a call is repeated; the broker's client alone gives up after half a minute."""
+        """Repeat each call for `timeout_s`; the broker's client alone stops after half a minute."""
         self._timeout_s = timeout_s
 
     async def __call__(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

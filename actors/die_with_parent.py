@@ -1,4 +1,4 @@
-"""Ends a child process when its parent ends, however that happens. Knows nothing of what either does."""
+"""The end of a child process with its parent, even if the parent is killed."""
 
 import ctypes
 import os

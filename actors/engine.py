@@ -1,9 +1,9 @@
-"""One vLLM engine in processes of its own: generates, swaps weights in flight, says when it has died.
+"""One vLLM engine in its own processes: generates, swaps weights in flight, reports its death.
 
-The only file that knows vLLM's engine interface. Knows nothing of the broker, groups and rewards.
+The only file that uses vLLM's engine interface. Does not import broker, groups or rewards.
 
 Each request has its own seed, so its tokens and log-probabilities are a function of weights, prompt and seed, whatever
-else runs (to the bit on a CPU in float32 with one thread). Log-probabilities are those of the distribution that was
+else runs (bitwise on a CPU in float32 with one thread). Log-probabilities are those of the distribution that was
 sampled from. Every token is labelled with the version of the weights that sampled it: versions change only while
 nothing runs, and the key-value cache is computed anew with the new weights.
 """
@@ -38,13 +38,13 @@ from isentrope.rollout.wire.types import Finish, Float32, Int32, Int64
 from isentrope.rollout.wire.weights import Manifest, verify
 
 POLL_S = 0.25
-"""How often the engine's processes are looked at."""
+"""Interval of checks that the engine's processes run."""
 
 PROBE_S = 10.0
-"""How often the engine is asked for a sign of life."""
+"""Interval of calls that the engine must answer."""
 
 SILENT_S = 60.0
-"""An engine that has not answered for so long counts as dead."""
+"""Silence after which an engine counts as dead."""
 
 CPU_MAX_REQUESTS = 256
 """Requests computed together on a CPU; vLLM's own default of 128 makes small models a fifth slower."""
@@ -54,12 +54,12 @@ _T = TypeVar("_T")
 
 
 class EngineDiedError(UnreachableError):
-    """The engine did not start, its process is gone, or it answers no more."""
+    """The engine did not start, its process is gone, or it no longer answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What an engine is made of.
+    """Options of an engine.
 
     model_dir: folder or id of configuration and tokenizer; weights come by manifest. max_model_len: None: the model's
     own limit. gpu_memory_utilization, kv_cache_gib: size of the key-value cache on a GPU and on a CPU.
@@ -85,7 +85,7 @@ class Sample:
 
 
 class Engine:
-    """Made with `start`. Until the first good `load`, and after a bad one, requests wait."""
+    """A running engine, made with `start`. Until the first good `load`, and after a failed one, requests wait."""
 
     def __init__(self, llm: AsyncLLM, host: "_Host") -> None:
         self._llm = llm
@@ -101,7 +101,7 @@ class Engine:
 
         Raises:
             ConfigError: vLLM refuses the model or the options.
-            EngineDiedError: its processes did not come up.
+            EngineDiedError: its processes did not start.
         """
         host = _Host(options)
         llm = await host.llm()
@@ -116,17 +116,17 @@ class Engine:
 
     @property
     def manifest(self) -> Manifest | None:
-        """The weights that are served; None: none are, and requests wait."""
+        """The weights that are served; None: none, and requests wait."""
         return self._manifest
 
     @property
     def version(self) -> int:
-        """Version of the weights that are served; 0: none are."""
+        """Version of the weights that are served; 0: none."""
         return self._manifest.version if self._manifest is not None else 0
 
     @property
     def alive(self) -> bool:
-        """Whether the engine's processes are there and answer."""
+        """True if the engine's processes run and answer."""
         return not self._death.done()
 
     @property
@@ -137,9 +137,10 @@ class Engine:
     async def generate(
         self, prompt_ids: Int32, seeds: Sequence[int], *, max_tokens: int, temperature: float
     ) -> list[Sample]:
-        """One response for each of `seeds`. Survives any number of loads; cancelling it ends its requests.
+        """Return one response for each of `seeds`. Survives any number of loads; cancelling it ends its requests.
 
-        Raises EngineDiedError.
+        Raises:
+            EngineDiedError: the engine died meanwhile, or is dead.
         """
         prompt = prompt_ids.tolist()
         try:
@@ -148,23 +149,23 @@ class Engine:
             raise self._died() from error
 
     async def load(self, manifest: Manifest) -> None:
-        """Serve the weights of `manifest`. Running requests stand still meanwhile and go on with the new weights.
+        """Serve the weights of `manifest`. Running requests pause meanwhile and go on with the new weights.
 
         After an error the engine is paused: it serves nothing until a load succeeds.
 
         Raises:
-            StorageError: the files are not what the manifest says, or not the weights of this model.
-            EngineDiedError.
+            StorageError: the files differ from the manifest, or are not the weights of this model.
+            EngineDiedError: the engine died meanwhile, or is dead.
         """
-        await asyncio.shield(self._load(manifest))  # half a load must not stay behind a caller that was cancelled
+        await asyncio.shield(self._load(manifest))  # a cancelled caller must not leave half a load
 
     async def wait_dead(self) -> NoReturn:
-        """Return never; raise EngineDiedError when the engine has died."""
+        """Wait until the engine has died, and raise EngineDiedError."""
         await asyncio.shield(self._death)
         raise self._died()
 
     async def close(self) -> None:
-        """End the engine's processes, running requests too."""
+        """End the engine's processes, and with them running requests."""
         self._death.cancel()
         await asyncio.to_thread(self._host.close)
 
@@ -191,7 +192,7 @@ class Engine:
                 await self._call(self._llm.finish_weight_update(str(manifest.version)))
             except EngineDiedError:
                 raise
-            except Exception as error:  # vLLM passes on whatever its processes raised as a bare Exception
+            except Exception as error:  # vLLM passes on any error of its processes as a bare Exception
                 raise StorageError(
                     f"version {manifest.version} cannot be loaded: {_last_line(error)}", where=manifest.folder
                 ) from error
@@ -203,14 +204,14 @@ class Engine:
         await self._call(self._llm.pause_generation(mode="keep", clear_cache=True))
 
     async def _call(self, call: Coroutine[None, None, _T]) -> _T:
-        """Result of `call`, or EngineDiedError: of a dead engine vLLM leaves calls unanswered, or fails anyhow."""
+        """Return the result of `call`, or raise EngineDiedError: vLLM may never answer calls to a dead engine."""
         answer = asyncio.create_task(call)
         try:
             await asyncio.wait({answer, self._death}, return_when=asyncio.FIRST_COMPLETED)
             if not self._death.done():
                 return answer.result()
             if answer.done():
-                answer.exception()  # looked at, else asyncio reports it
+                answer.exception()  # retrieved, else asyncio reports it
             raise self._died()
         except EngineDeadError as error:
             raise self._died() from error
@@ -218,7 +219,7 @@ class Engine:
             answer.cancel()
 
     async def _until_dead(self) -> None:
-        """Wait until the engine's processes are gone; end them if they answer no more."""
+        """Wait until the engine's processes are gone; end them if they no longer answer."""
         loop = asyncio.get_running_loop()
         probe_at = loop.time() + PROBE_S
         while not self._llm.errored:
@@ -244,7 +245,7 @@ class Engine:
         return EngineDiedError(
             f"the engine died ({codes or 'still there'})",
             where=f"model {self._llm.model_config.model}",
-            fix="see the log above; another process, or the kernel for want of memory, may have killed it",
+            fix="see the log above; another process may have killed it, or the kernel because memory ran out",
         )
 
 
@@ -274,10 +275,10 @@ def _as_sample(output: CompletionOutput) -> Sample:
 
 
 class _Host(threading.Thread):
-    """Starts vLLM, and lives until `close`.
+    """Thread that starts vLLM and runs until `close`.
 
-    The kernel ends an engine's process with the thread that started it, hence a thread of its own; and starting takes
-    half a minute, in which the event loop must go on.
+    The kernel ends an engine's process with the thread that started it, so the engine needs its own thread; and
+    starting takes half a minute, in which the event loop must go on.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -290,7 +291,7 @@ class _Host(threading.Thread):
         self.start()
 
     async def llm(self) -> AsyncLLM:
-        """vLLM, once it has started. Cancelling this ends what has been started, and waits for that end."""
+        """Return vLLM, once it has started. Cancelling this ends what has been started, and waits for that end."""
         try:
             return await self._llm
         except asyncio.CancelledError:
@@ -298,7 +299,7 @@ class _Host(threading.Thread):
             while self.is_alive():
                 for child in set(multiprocessing.active_children()) - self._others:
                     if child.name == "EngineCore":
-                        child.kill()  # vLLM then gives up starting
+                        child.kill()  # vLLM then stops starting
                 await asyncio.sleep(POLL_S)
             raise
 
@@ -311,12 +312,12 @@ class _Host(threading.Thread):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the engine inherits it: Ctrl-C is for us to handle
         try:
             llm = _start_vllm(self._options)
-        except BaseException as error:  # whatever it is, who waits for it must learn of it
+        except BaseException as error:  # the waiting task must receive it, whatever it is
             self._deliver(self._llm.set_exception, error)
             return
         self._deliver(self._llm.set_result, llm)
         self._closed.wait()
-        llm.shutdown(timeout=0.0)  # left alone it takes 4 s, and has nothing to save
+        llm.shutdown(timeout=0.0)  # by default it takes 4 s, and has nothing to save
 
     def _deliver(self, deliver: Callable[[_T], None], what: _T) -> None:
         if not self._closed.is_set():
@@ -356,8 +357,8 @@ def _arguments(options: EngineOptions) -> AsyncEngineArgs:
         arguments.enforce_eager = True
         arguments.kv_cache_memory_bytes = int(options.kv_cache_gib * 2**30)
         arguments.max_num_seqs = CPU_MAX_REQUESTS
-        # vLLM takes a prompt that it computes in pieces back from its seeded generator, which one on a CPU cannot do:
-        # the engine dies. Pieces are not only for long prompts: a load makes prompts of all running requests.
+        # For a prompt computed in pieces vLLM rewinds the seeded generator, which a CPU generator cannot do: the engine
+        # dies. Short prompts too: a load turns all running requests into prompts.
         arguments.enable_chunked_prefill = False
     else:
         arguments.gpu_memory_utilization = options.gpu_memory_utilization

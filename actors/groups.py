@@ -1,4 +1,4 @@
-"""From an order to its group: prompt, responses, scores. Knows engine, rewards and data; not leases and versions."""
+"""Groups: from an order to its prompt, responses and scores."""
 
 import logging
 import time
@@ -40,12 +40,12 @@ class Generated:
 
     @property
     def tokens(self) -> int:
-        """How many were generated."""
+        """Number of generated tokens."""
         return sum(len(sample.tokens) for sample in self.samples)
 
 
 class GroupMaker:
-    """Makes the groups of one actor."""
+    """Maker of the groups of one actor."""
 
     def __init__(
         self, spec: RunSpec, *, engine: "Engine", scorer: Scorer, prompts: Prompts, tokenizer: TextTokenizer
@@ -58,12 +58,12 @@ class GroupMaker:
         self._health = RewardHealth()
 
     async def generate(self, order: Order) -> Generated:
-        """The responses to an order's prompt.
+        """Return the responses to an order's prompt.
 
         Raises:
-            PromptTooLongError: there is no room for them.
-            DataError: the row is no prompt for this model.
-            EngineDiedError: and what else the engine raises.
+            PromptTooLongError: the prompt leaves no room for them.
+            DataError: the row is not a prompt for this model.
+            EngineDiedError: the engine died.
         """
         sampling = self._spec.sampling
         row = self._prompts.train(order.seq) if isinstance(order, WorkOrder) else self._prompts.eval(order.index)
@@ -81,7 +81,11 @@ class GroupMaker:
         return Generated(order, prompt, seeds, samples, time.monotonic() - started)
 
     async def score(self, generated: Generated, actor: str) -> Group:
-        """The finished group. RewardError after three tries; see `reward_broken`."""
+        """Return the finished group.
+
+        Raises:
+            RewardError: the reward failed three times; see `reward_broken`.
+        """
         started = time.monotonic()
         scores = await self._scores(generated.prompt, [sample.tokens for sample in generated.samples])
         order, prompt = generated.order, generated.prompt
@@ -98,12 +102,12 @@ class GroupMaker:
 
     @property
     def version(self) -> int:
-        """Version of the weights that responses are made with now; 0: none, and making them waits."""
+        """Version of the weights that generate now; 0: none, and generating waits."""
         return self._engine.version
 
     @property
     def reward_broken(self) -> bool:
-        """Whether rewards fail so often that the run should end."""
+        """True if rewards fail so often that the run should end."""
         return self._health.broken
 
     async def _scores(self, prompt: Prompt, tokens: Sequence[Int32]) -> list[Score]:
@@ -133,7 +137,7 @@ class GroupMaker:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What an actor works with, under whatever id."""
+    """The parts an actor works with, under any id."""
 
     engine: "Engine"
     maker: GroupMaker

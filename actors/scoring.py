@@ -1,6 +1,6 @@
-"""Reward functions in processes of their own: what hangs is killed, what crashes is replaced, what prints is logged.
+"""Reward functions in their own processes: one that hangs is killed, one that crashes is replaced, output is logged.
 
-Knows nothing of engines and of the broker. The user's code is imported in those processes alone.
+The user's code is imported in those processes alone.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ from isentrope.rollout.data.rows import Messages, Row
 from isentrope.rollout.rewards.functions import RewardSet, Score, load_rewards, probe
 
 LOAD_TIMEOUT_S = 300.0
-"""A process may take this long to import the reward functions: a reward may load a model."""
+"""Time limit of importing the reward functions; long, because a reward may load a model."""
 
 MAX_OUTPUT_BYTES = 1 << 14
-"""What reward functions print between two calls is logged up to here, and then dropped."""
+"""Maximum output of the reward functions in one call; more is dropped."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
 class Scorer:
-    """Scores responses in worker processes; an async context manager.
+    """Worker processes that score responses; an async context manager.
 
     Entering starts the workers and imports the reward functions there. A worker that misses the deadline or dies fails
     its own call only, and is replaced before its next one. `score` may be called from many tasks at once.
@@ -76,15 +76,15 @@ class Scorer:
         completions: Sequence[str],
         columns: Mapping[str, Sequence[object]],
     ) -> list[Score]:
-        """One score for each completion; the arguments are those of `RewardSet`.
+        """Return one score for each completion; the arguments are those of `RewardSet`.
 
         Raises:
-            RewardError: a function failed, returned what is not a reward, missed the deadline, or killed its process.
+            RewardError: a function failed, did not return a reward, missed the deadline, or killed its process.
         """
         return await self._call(_score, prompts, completions, columns)
 
     async def probe(self, row: Row) -> None:
-        """Score made-up responses to `row`, to find out before a run whether the functions work at all."""
+        """Score made-up responses to `row`, to test before a run that the functions work."""
         await self._call(_probe, row)
 
     async def _call(self, function: Callable[..., _T], *arguments: object) -> _T:
@@ -99,7 +99,7 @@ class Scorer:
 
 @dataclass(frozen=True, slots=True)
 class _Deadline:
-    """How long what may take, and what to do if it takes longer."""
+    """Time limit of one activity, with the advice to give when it is exceeded."""
 
     seconds: float
     what: str
@@ -110,7 +110,7 @@ _LOADING = _Deadline(LOAD_TIMEOUT_S, "importing the reward functions", "move wha
 
 
 class _Worker:
-    """One process and its successors. Pools of one, because only then it is known which process a call gets."""
+    """One process and its replacements. Pools of one, because only then it is known which process a call gets."""
 
     def __init__(self, setup: tuple[DataConfig, Path, Connection, int]) -> None:
         self._setup = setup
@@ -118,18 +118,18 @@ class _Worker:
         self._loaded = False
 
     async def load(self) -> None:
-        """Import the reward functions, if the present process has not: a call's deadline is not for that."""
+        """Import the reward functions, unless the present process has: a call's deadline does not include it."""
         if not self._loaded:
             await self.run(_load, deadline=_LOADING)
             self._loaded = True
 
     async def run(self, function: Callable[..., _T], *arguments: object, deadline: _Deadline) -> _T:
-        """`function(*arguments)` in the process."""
+        """Return `function(*arguments)`, computed in the process."""
         if not self._pool.active:  # the process died between two calls
             await asyncio.to_thread(self.close)
             self._pool = self._new_pool()
         call = self._pool.schedule(function, args=arguments, timeout=deadline.seconds)
-        self._loaded, loaded = False, self._loaded  # any way out but the regular one costs the process
+        self._loaded, loaded = False, self._loaded  # any exit but the regular one ends the process
         try:
             result = await asyncio.wrap_future(call)
         except TimeoutError as error:
@@ -161,7 +161,7 @@ def _cause(exitcode: int) -> str:
 
 
 class _Output:
-    """Logs what the processes print, line by line, within an allowance. Lives in the event loop."""
+    """Logger of the processes' output, line by line, up to a limit per call. Runs in the event loop."""
 
     def __init__(self, reader: Connection) -> None:
         self._reader = reader
@@ -173,13 +173,13 @@ class _Output:
         asyncio.get_running_loop().add_reader(self._reader.fileno(), self._read)
 
     def renew(self) -> None:
-        """Begin a new call's allowance, and a new line."""
+        """Reset the limit for a new call, and begin a new line."""
         self._left = MAX_OUTPUT_BYTES
         self._flush()
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._reader.fileno())
-        with contextlib.suppress(BlockingIOError):  # nothing there, but a child of a reward still has the other end
+        with contextlib.suppress(BlockingIOError):  # nothing to read, but a child of a reward still holds the other end
             while self._read():
                 pass
         self._flush()
@@ -202,13 +202,13 @@ class _Output:
             self._line = b""
 
 
-# What runs in a worker process.
+# Functions that run in a worker process.
 
 _setup: tuple[DataConfig, Path]
 
 
 def _start(data: DataConfig, run_folder: Path, output: Connection, parent_pid: int) -> None:
-    """First thing in the process: tie it to its parent, take its output, give it no input."""
+    """Prepare the process: end it with its parent, redirect its output, give it no input."""
     end_with_parent(parent_pid)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())

@@ -1,8 +1,8 @@
-"""What runs inside vLLM's own processes: it takes published weights, and ends with the process that started it.
+"""The part that runs inside vLLM's own processes: receives published weights, and ends with its parent process.
 
 `engine.py` puts a `Tether` into vLLM's configuration. Each process of the engine unpickles that configuration, and so
-imports this module, before it does anything else; importing it makes the receiver known to vLLM. Knows safetensors
-files and vLLM's models; not the engine's interface, manifests or digests.
+imports this module, before it does anything else; importing it registers the receiver with vLLM. Does not use the
+engine's interface.
 """
 
 import os
@@ -29,13 +29,13 @@ BACKEND = "isentrope"
 
 
 class Tether:
-    """Ties every process that unpickles it to its parent; it changes nothing else about the engine."""
+    """Object that ties every process that unpickles it to its parent; it changes nothing else about the engine."""
 
     def __reduce__(self) -> "tuple[Callable[[int], Tether], tuple[int]]":
         return _tie, (os.getpid(),)
 
     def compute_hash(self) -> str:
-        """What it adds to the key of vLLM's compilation cache."""
+        """Return its part of the key of vLLM's compilation cache."""
         return ""
 
 
@@ -47,7 +47,7 @@ def _tie(pid: int) -> Tether:
 
 @dataclass
 class NoInit(WeightTransferInitInfo):
-    """There is no connection to set up."""
+    """Empty: there is no connection to set up."""
 
 
 @dataclass
@@ -58,13 +58,13 @@ class Files(WeightTransferUpdateInfo):
 
 
 class _Loadable(Protocol):
-    """What all models of vLLM have."""
+    """The used part of a vLLM model."""
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]: ...
 
 
 class WeightReceiver(WeightTransferEngine[NoInit, Files]):
-    """Loads the files of a version into the model in place.
+    """Loader of a version's files into the model, in place.
 
     An update that fails leaves the model unfit to serve, but fit for the next update.
     """
@@ -82,14 +82,14 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: Files) -> None:
-        """Load all of the files; ValueError if they are not all of the model."""
+        """Load all files; ValueError if they do not cover the whole model."""
         try:
             loaded = cast(_Loadable, self.model).load_weights(_tensors(update_info.paths))
             lacking = sorted(self._needed - loaded) or _incomplete(self.model)
             if lacking:
                 raise ValueError(f"{len(lacking)} of the model's parameters are not in the files: {lacking[:3]}")
         except BaseException:
-            self.finish_weight_update()  # else the next update would go on with what this one has collected
+            self.finish_weight_update()  # else the next update would continue with the parts of this one
             raise
 
     def finish_weight_update(self) -> None:
@@ -104,14 +104,14 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
 def _tensors(paths: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
     for path in paths:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (a safetensors file is no mapping)
+            for name in file.keys():  # noqa: SIM118  (safetensors files have no .items())
                 yield name, file.get_tensor(name)
 
 
 def _incomplete(model: torch.nn.Module) -> list[str]:
-    """Layers that got only a part of their weights, which vLLM would fill up with whatever the memory holds.
+    """Return the layers that got only a part of their weights; vLLM would leave the rest uninitialised.
 
-    Vocabularies are padded, so theirs never are complete.
+    Layers of the vocabulary are padded, so they are never complete.
     """
     layers = [
         (name, get_layerwise_info(layer))
@@ -122,10 +122,10 @@ def _incomplete(model: torch.nn.Module) -> list[str]:
 
 
 def _process_tied_heads(model: torch.nn.Module) -> None:
-    """Let output layers that share their weights with the embedding follow it.
+    """Update output layers that share their weights with the embedding.
 
-    vLLM leaves a layer alone that got no weights of its own; on a CPU this one then computes with its packed copy of
-    the old weights.
+    vLLM skips a layer that got no weights of its own; on a CPU this one would then compute with its packed copy of the
+    old weights.
     """
     heads = [layer for layer in model.modules() if isinstance(layer, ParallelLMHead)]
     others = [layer for layer in model.modules() if not isinstance(layer, ParallelLMHead)]

@@ -1,6 +1,6 @@
-"""A rollout actor as a process: joins a run, brings up what it works with, lives under one id after another, leaves.
+"""A rollout actor as a process: joins a run, starts engine and rewards, serves under one id after another, leaves.
 
-Importing this is light: vLLM is imported once an actor starts. Knows no orders and no weights.
+Importing this is light: vLLM is imported once an actor starts.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
 
 OPEN_TIMEOUT_S = 600.0
-"""How long an actor that was not told the run's facts waits for a learner to open the run."""
+"""Time an actor that was not given the run's facts waits for a learner to open the run."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ActorOptions:
-    """Who an actor is and where it joins.
+    """Identity of an actor and the run it joins.
 
-    actor_id: of its first life; later ones are `<actor_id>.2`, `<actor_id>.3`. spec: the run's facts; None: they are
+    actor_id: its first id; later ones are `<actor_id>.2`, `<actor_id>.3`. spec: the run's facts; None: they are
     read from the broker. insecure: allow a broker on another host without password.
     """
 
@@ -53,22 +53,22 @@ class ActorOptions:
 
 
 def main(options: ActorOptions) -> int:
-    """Be an actor until SIGTERM, SIGINT, or the run's end; the exit code."""
+    """Run an actor until SIGTERM, SIGINT, or the run's end; return the exit code."""
     try:
         asyncio.run(_until_signalled(options))
     except IsentropeError as error:
         logger.error("%s", error)
         return error.exit_code
     finally:
-        gc.collect()  # vLLM's objects hold each other, and complain if they live until the interpreter ends
+        gc.collect()  # vLLM's objects hold each other, and warn if they still exist when the interpreter ends
     return 0
 
 
 async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> None:
-    """Be an actor until `drain` is set or the run ends; installs no signal handlers.
+    """Run an actor until `drain` is set or the run ends; installs no signal handlers.
 
     Raises:
-        IsentropeError: what ends an actor before that; its leases are handed back if the broker can be reached.
+        IsentropeError: the actor ended before that; its leases are released if the broker can be reached.
     """
     drain = drain or asyncio.Event()
     broker = await asyncio.to_thread(Broker.connect, options.url, options.run, insecure=options.insecure)
@@ -88,7 +88,7 @@ async def _until_signalled(options: ActorOptions) -> None:
 
 
 async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
-    """The run's facts, once a learner has opened it; None: told to leave before."""
+    """Return the run's facts, once a learner has opened it; None: `drain` was set before."""
     view, deadline = RunView(broker), time.monotonic() + OPEN_TIMEOUT_S
     while not drain.is_set():
         try:
@@ -126,7 +126,7 @@ def _port(broker: Broker, spec: RunSpec, name: str) -> ActorPort:
 
 
 async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> Tools:
-    """Bring up engine, rewards and data at the same time; `stack` ends what must be ended."""
+    """Start engine, rewards and data at the same time; `stack` ends what must be ended."""
 
     async def started(starting: "Awaitable[Engine]") -> "Engine":
         engine = await starting
@@ -158,13 +158,13 @@ async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> 
 
 
 def prompts_of(spec: RunSpec) -> Prompts:
-    """The run's prompts as this machine has them; DataError if they are others than where the run was started."""
+    """Return the run's prompts, read on this host; DataError if they differ from those the run was started with."""
     prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
     if prompts.digest != spec.data_digest:
         raise DataError(
-            f"the data here (digest {prompts.digest[:12]}) are not the run's ({spec.data_digest[:12]})",
+            f"this host's dataset (digest {prompts.digest[:12]}) differs from the run's ({spec.data_digest[:12]})",
             where=f"data.train = {spec.data.train!r}, seen from {spec.run_folder}",
-            fix="give this machine the same files",
+            fix="copy the run's files to this host",
         )
     return prompts
 

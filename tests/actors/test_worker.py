@@ -55,7 +55,7 @@ def test_importing_the_worker_is_light() -> None:
 
 def test_an_actor_with_other_data_than_the_runs_is_told_so(spec: RunSpec) -> None:
     assert prompts_of(spec).digest == spec.data_digest
-    with pytest.raises(DataError, match="are not the run's"):
+    with pytest.raises(DataError, match="differs from the run's"):
         prompts_of(spec.model_copy(update={"data_digest": "of another file"}))
 
 
