@@ -1,8 +1,7 @@
-"""What every kernel demands of its tensors, and the one error that says which demand was broken. Knows no maths.
+"""Checks of the tensors that kernels take, and the error that names the broken rule.
 
-Checks look at shapes, strides, types and devices only: nothing here waits for the device. The values of `targets` are
-therefore looked at on the CPU alone; on a GPU a target outside the vocabulary gives a
-log-probability of -inf.
+Checks read shapes, strides, types and devices only: they never wait for the device. The values of `targets` are
+therefore checked on the CPU alone; on a GPU a target outside the vocabulary gives a log-probability of -inf.
 """
 
 from collections.abc import Mapping
@@ -13,15 +12,15 @@ import triton
 from isentrope.errors import ArgumentError
 
 INTERPRETED: bool = triton.knobs.runtime.interpret  # pyright: ignore[reportAttributeAccessIssue]
-"""Whether kernels run in Triton's interpreter, on any device; decided when this is imported."""
+"""True if kernels run in Triton's interpreter, on any device; set when this module is imported."""
 
 LOGIT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 FLOAT_TYPES = (*LOGIT_TYPES, torch.float64)
-"""Of numbers per token; they are used as float32."""
+"""Types of numbers per token; they are used as float32."""
 
 
 def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    """`logits` [M, V] of a supported type with unit stride over V, `targets` [M] int64 on the same device."""
+    """Require `logits` [M, V] of a supported type with unit stride over V, `targets` [M] int64 on the same device."""
     if logits.dim() != 2:
         raise ArgumentError(f"logits: shape {tuple(logits.shape)}, [tokens, vocabulary] is needed")
     if logits.dtype not in LOGIT_TYPES:
@@ -30,7 +29,7 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
             fix="use isentrope.kernels.plain for float64",
         )
     if logits.shape[1] == 0:
-        raise ArgumentError("logits: an empty vocabulary")
+        raise ArgumentError("logits: an empty vocabulary, at least one column is needed")
     if logits.stride(1) != 1 and logits.shape[1] > 1:
         raise ArgumentError(
             f"logits: stride {logits.stride(1)} over the vocabulary, 1 is needed (rows may have any stride)",
@@ -44,7 +43,7 @@ def check_logits(logits: torch.Tensor, targets: torch.Tensor) -> None:
 
 
 def check_device(device: torch.device) -> None:
-    """A GPU; any device where kernels are interpreted."""
+    """Require a GPU; any device where kernels are interpreted."""
     if device.type != "cuda" and not INTERPRETED:
         raise ArgumentError(
             f"tensors on {device}: a CUDA device is needed", fix="use isentrope.kernels.plain on other devices"
@@ -52,7 +51,7 @@ def check_device(device: torch.device) -> None:
 
 
 def check_targets(targets: torch.Tensor, vocabulary: int) -> None:
-    """On the CPU: all of `targets` are in [0, vocabulary). On a GPU this would wait for the device, so it is left out.
+    """Require `targets` in [0, vocabulary), on the CPU; on a GPU this would wait for the device, so it is left out.
 
     Called inside the operators, where a compiler does not trace.
     """
@@ -64,7 +63,7 @@ def check_targets(targets: torch.Tensor, vocabulary: int) -> None:
 
 
 def check_tokens(count: int, device: torch.device, tensors: Mapping[str, torch.Tensor | None]) -> None:
-    """Each given tensor is [count] on `device`."""
+    """Require each given tensor to be [count] on `device`."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -75,21 +74,21 @@ def check_tokens(count: int, device: torch.device, tensors: Mapping[str, torch.T
 
 
 def check_overwritable(logits: torch.Tensor, inplace: bool) -> None:
-    """The gradient may take the place of `logits`: not where they are what the caller differentiates by."""
+    """Require that the gradient may replace `logits`: not a leaf that the caller differentiates by."""
     if inplace and logits.is_leaf and logits.requires_grad and torch.is_grad_enabled():
         raise ArgumentError(
-            "logits: a leaf that requires a gradient, which inplace would replace its values by", fix="inplace=False"
+            "logits: a leaf that requires a gradient, and inplace would overwrite its values", fix="inplace=False"
         )
 
 
 def check_types(tensors: Mapping[str, torch.Tensor | None], *, allowed: tuple[torch.dtype, ...]) -> None:
-    """Each given tensor has one of the `allowed` types."""
+    """Require each given tensor to have one of the `allowed` types."""
     for name, tensor in tensors.items():
         if tensor is not None and tensor.dtype not in allowed:
             raise ArgumentError(f"{name}: {tensor.dtype}, {' or '.join(map(str, allowed))} is needed")
 
 
 def check_not_empty(count: int) -> None:
-    """At least one token."""
+    """Require at least one token."""
     if count == 0:
         raise ArgumentError("logits: no tokens", fix="skip the call when a batch is empty")

@@ -2,7 +2,7 @@
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportOperatorIssue=false
 """Row-fused form: statistics, rules and gradient of a row in one program, for losses whose verdicts are row-local or
-already known. The gradient replaces the logits, or goes beside them.
+already known. The gradient replaces the logits, or goes to another tensor.
 
 The row is read twice, the second time from its right end: with one program per multiprocessor some 40 MB of rows are in
 flight, which an H200's L2 holds, so most of the second read should not reach memory. The upstream factor is not known
@@ -20,11 +20,11 @@ from isentrope.kernels.row_list import compact
 from isentrope.kernels.stats import Tile, positive, target_logit, walk
 
 PROGRAMS = 132
-"""One program per multiprocessor of the GPUs this is meant for, so that their rows fit the second-level cache."""
+"""One program per multiprocessor of an H100 or H200, so that their rows fit the second-level cache."""
 
 
 def tile_for(vocabulary: int, dtype: torch.dtype) -> Tile:
-    """The tile for a vocabulary: a whole multiprocessor on one row. With 8 slices of float32, registers spill."""
+    """Return the tile for a vocabulary: a whole multiprocessor on one row. Float32 spills with 8 slices."""
     if vocabulary >= 32768:
         return Tile(4 if dtype == torch.float32 else 8, 4096, 16)
     return Tile(4, 256, 1)
@@ -51,7 +51,7 @@ def fuse_rows(
     rows = compact(tokens.keep)
     result = torch.zeros(3, count, dtype=torch.float32, device=logits.device)
     tile = tile_for(vocabulary, logits.dtype)
-    selected = tokens.keep if tokens.selected is None else tokens.selected  # not looked at where action is 0
+    selected = tokens.keep if tokens.selected is None else tokens.selected  # not read where action is 0
     _row[(max(1, min(count, PROGRAMS)),)](
         logits, out, targets, tokens.advantage, tokens.logp_old, tokens.weight, selected.view(torch.uint8),
         tokens.normalizer, inverse_temperature, rows.order, rows.active, result,

@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls, allow-incomplete-defs
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
-"""The gradient of the logits from the derivatives by log-prob and entropy, written over them or beside them.
+"""The gradient of the logits from the derivatives by log-prob and entropy, written over them or to another tensor.
 
 With y_j = (z_j log2(e) / T - m) - log2 s, p_j = 2^y_j, g = dL/dlogp, h = dL/dH (both times the upstream scalar):
 
@@ -8,7 +8,7 @@ With y_j = (z_j log2(e) / T - m) - log2 s, p_j = 2^y_j, g = dL/dlogp, h = dL/dH 
     softcap c: dz_j times 1 - (z_j / c)^2 with z the capped logit
 
 The target's column is rewritten once, after the row, so that the loop has no comparison. A row is walked from right to
-left: after a forward pass its right end is what the cache still holds, and a 16-bit gradient may then lie in the upper
+left: after a forward pass the cache still holds its right end, and a 16-bit gradient may then lie in the upper
 half of the float32 row it is computed from (`same_bytes`).
 """
 
@@ -22,7 +22,7 @@ from isentrope.kernels.stats import Stats, Tile, capped, load_logits
 
 
 def tile_for(vocabulary: int) -> Tile:
-    """The tile for a vocabulary."""
+    """Return the tile for a vocabulary."""
     return Tile(4, 1024, 4) if vocabulary >= 8192 else Tile(2, 256, 1)
 
 
@@ -58,7 +58,7 @@ def write_gradient(
 
 @triton.jit
 def slope(x, scale, top, a, b, softcap, CAP: tl.constexpr):
-    """dz of columns whose raw logits are x, the target's own term aside; `a`, `b` as `write_row` prepares them."""
+    """Return dz of columns whose raw logits are x, without the target's own term; `a`, `b`: see `write_row`."""
     z = capped(x, softcap, CAP)
     y = tl.fma(z, scale, -top)
     d = tl.exp2(y) * tl.fma(y, b, a)
@@ -72,7 +72,7 @@ def write_row(
     source, target_row, target, logp, entropy, top, log_sum, g, h, inverse, vocabulary, softcap,
     CAP: tl.constexpr, INTERPRETED: tl.constexpr, U: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of one row, from right to left."""
+    """Write the gradient of one row, from right to left."""
     scale = inverse * 1.4426950408889634
     a = -(g + h * entropy) * inverse
     b = -h * 0.6931471805599453 * inverse
@@ -107,7 +107,7 @@ def write_row(
 
 @triton.jit
 def clear_row(target_row, vocabulary, U: tl.constexpr, B: tl.constexpr):
-    """A row of zeros."""
+    """Write a row of zeros."""
     column = tl.arange(0, U * B)
     for start in tl.range(0, vocabulary, U * B, num_stages=1):
         zero = tl.zeros([U * B], target_row.dtype.element_ty)

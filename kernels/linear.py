@@ -2,7 +2,7 @@
 
 A chunk of tokens at a time: logits by one matmul, in float32; the row kernel turns them into their own gradient, a
 16-bit one in the upper half of the same bytes; two matmuls take it back to the hidden states and the weight. That is
-three matmuls for a training step, where whoever returns log-probs first and asks for their gradient later needs four.
+three matmuls for a training step; returning log-probs first and computing their gradient later needs four.
 
 Rules that select over the whole call do not cost a fourth. `top_cov` and `band_cov` change few tokens: those rows are
 done again with the difference of the coefficients. `top_entropy` drops most tokens: a pass of one matmul decides, and
@@ -40,7 +40,7 @@ def fused_linear_policy_loss(
     options: Options | None = None,
     chunk: int = CHUNK,
 ) -> PolicyLoss:
-    """`fused.fused_policy_loss` of the logits `hidden @ weight.T`, differentiable in both.
+    """Return `fused.fused_policy_loss` of the logits `hidden @ weight.T`, differentiable in both.
 
     Args:
         hidden: [M, D]; weight: [V, D]; both of one type. The weight's gradient is summed in float32.
@@ -73,7 +73,7 @@ def _check(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ch
 
 
 def _matmul32(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """`left @ right` with a float32 result in `out`; the CPU's matmul cannot widen, so there the inputs are."""
+    """Write `left @ right` to `out` as float32; the CPU's matmul cannot widen, so there the inputs are widened."""
     if left.dtype == torch.float32:
         return torch.mm(left, right, out=out)
     if left.device.type == "cuda":
@@ -82,7 +82,7 @@ def _matmul32(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> tor
 
 
 class _Chunks:
-    """Room for the logits of one chunk and their gradient, and the sums that both feed."""
+    """Buffers for the logits of one chunk and their gradient, and the sums over chunks."""
 
     def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> None:
         rows, vocabulary = min(chunk, hidden.shape[0]), weight.shape[0]
@@ -95,12 +95,12 @@ class _Chunks:
         self.by_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
 
     def spans(self, count: int) -> Iterator[slice]:
-        """Slices of `count` rows, a chunk each."""
+        """Yield the slices of `count` rows, a chunk each."""
         for start in range(0, count, len(self._logits)):
             yield slice(start, min(start + len(self._logits), count))
 
     def logits(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [C, V] of these rows, float32, and where their gradient goes."""
+        """Return the logits [C, V] of these rows, float32, and where their gradient goes."""
         count = hidden.shape[0]
         return _matmul32(hidden, self.weight.T, self._logits[:count]), self._gradient[:count]
 
@@ -147,7 +147,7 @@ _Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _all_rows(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
-    """One pass with the coefficients that a row knows itself; then the rows that a selection changes once more."""
+    """Do one pass with the coefficients that depend on a row alone, then again the rows that a selection changes."""
     tokens = call.tokens
     result = torch.empty(3, len(targets), dtype=torch.float32, device=targets.device)
     for span in chunks.spans(len(targets)):
@@ -175,10 +175,12 @@ def _fused_span(chunks: _Chunks, targets: torch.Tensor, call: Call, span: slice)
 def _correct(
     chunks: _Chunks, targets: torch.Tensor, call: Call, chosen: Tokens, logp: torch.Tensor, entropy: torch.Tensor
 ) -> torch.Tensor:
-    """Add what the selection changes, on the selected rows alone; returns the loss of all tokens."""
+    """Add what the selection changes, on the selected rows alone; return the loss of all tokens."""
     before = coefficients(logp, entropy, call.tokens, call.rules)
     after = coefficients(logp, entropy, chosen, call.rules)
-    most = max(1, math.floor(call.rules.share * len(targets)))  # as many rows at most, known without asking the device
+    most = max(
+        1, math.floor(call.rules.share * len(targets))
+    )  # upper bound of the rows, known without reading from the device
     assert chosen.selected is not None
     order = compact(chosen.selected).order.long()
     for span in chunks.spans(most):
@@ -195,7 +197,7 @@ def _correct(
 
 
 def _kept_rows(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
-    """Decide with a pass of one matmul, then train on the rows that are kept. Reads their number from the device."""
+    """Decide with a pass of one matmul, then train on the kept rows. Reads their number from the device."""
     loss, logp, entropy, selected = _forward_only(chunks, targets, call)
     tokens = call.tokens
     dropped = call.rules.action == "drop" and not call.rules.entropy_coef
@@ -227,5 +229,5 @@ def _forward_only(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Result
 
 
 def _of(inverse_temperature: torch.Tensor, rows: "slice | torch.Tensor") -> torch.Tensor:
-    """The inverse temperature of some rows: [1] stays [1]."""
+    """Return the inverse temperature of some rows: [1] stays [1]."""
     return inverse_temperature if inverse_temperature.numel() == 1 else inverse_temperature[rows]

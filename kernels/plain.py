@@ -1,8 +1,7 @@
-"""Plain PyTorch statements of what the fused kernels compute: used on the CPU, and as ground truth in tests.
+"""Plain PyTorch twins of the fused kernels: used on the CPU, and as ground truth in tests.
 
-Knows logits and target ids only; nothing of policies, batches or losses. Letters: M packed tokens, V vocabulary.
-Statistics are float32 (float64 for float64 logits) whatever the dtype of the logits, and rows are taken a chunk at a
-time, so that beyond the logits and their gradient no [M, V] tensor is ever alive.
+Letters: M packed tokens, V vocabulary. Statistics are float32 (float64 for float64 logits) for every dtype of the
+logits, and rows are processed in chunks, so that beyond the logits and their gradient no [M, V] tensor exists.
 """
 
 from typing import NamedTuple
@@ -29,7 +28,7 @@ class Moments(NamedTuple):
 
 
 def logp_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probability of the targets and entropy of the full distribution, differentiable.
+    """Return the log-probability of the targets and entropy of the full distribution, differentiable.
 
     logits: [M, V]; targets: [M] int64; both results [M], in nats, of softmax(logits / temperature).
     """
@@ -39,7 +38,7 @@ def logp_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> t
 
 @torch.no_grad()
 def moments(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Moments:
-    """As `logp_entropy` without gradient, with the two sums that exact entropy changes and baselines need."""
+    """Return `logp_entropy` without gradient, and the two sums that exact entropy changes and baselines need."""
     wide = _wide(logits.dtype)
     out = [torch.empty(len(targets), dtype=wide, device=logits.device) for _ in range(4)]
     for rows in _chunks(logits):
@@ -53,7 +52,7 @@ def moments(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Moment
 
 
 class _LogpEntropy(torch.autograd.Function):
-    """Saves the logits and two numbers per row instead of the softmax."""
+    """Log-prob and entropy; saves the logits and two numbers per row instead of the softmax."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls, allow-incomplete-defs
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
-"""Which rows a kernel works on, decided on the device: no `nonzero`, no wait for the host.
+"""Lists of the rows a kernel works on, made on the device: no `nonzero`, no wait for the host.
 
 A row list is a permutation of the rows with the active ones first, in order, and their number, both on the device. Row
-kernels run a fixed grid and take every n-th entry, so the work is spread evenly however the active rows lie.
+kernels run a fixed grid and take every n-th entry, so the work is spread evenly for any pattern of active rows.
 """
 
 from typing import NamedTuple
@@ -13,20 +13,20 @@ import triton
 import triton.language as tl
 
 PROGRAMS = 1056
-"""Programs of a row kernel: 8 for each of 132 multiprocessors. Never a matter of the result: a row is one program's."""
+"""Programs of a row kernel: 8 for each of 132 multiprocessors. The result does not depend on it."""
 
 _BLOCK = 1024
 
 
 class RowList(NamedTuple):
-    """order: [M] int32, active rows first. active: [1] int32, how many there are."""
+    """order: [M] int32, active rows first. active: [1] int32, their number."""
 
     order: torch.Tensor
     active: torch.Tensor
 
 
 def compact(active: torch.Tensor) -> RowList:
-    """The row list of a mask `active` [M] bool."""
+    """Return the row list of a mask `active` [M] bool."""
     order = torch.empty(active.shape, dtype=torch.int32, device=active.device)
     count = torch.empty(1, dtype=torch.int32, device=active.device)
     _compact[(1,)](active.view(torch.uint8), order, count, active.numel(), _BLOCK, num_warps=4)
@@ -34,7 +34,7 @@ def compact(active: torch.Tensor) -> RowList:
 
 
 def grid(rows: int) -> int:
-    """Number of programs for `rows` rows."""
+    """Return the number of programs for `rows` rows."""
     return max(1, min(rows, PROGRAMS))
 
 

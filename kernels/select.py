@@ -34,7 +34,7 @@ Group: TypeAlias = "dist.ProcessGroup | None"
 def top_k_mask(
     values: torch.Tensor, k: "int | torch.Tensor", *, candidates: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Which `values` [n] float32 are among the `k` largest of the candidates: bool [n].
+    """Return which `values` [n] float32 are among the `k` largest of the candidates: bool [n].
 
     Args:
         k: a number, or [1] integer on the device of `values`; more than there are candidates selects all of them.
@@ -48,7 +48,7 @@ def top_k_mask(
 def smallest_random_mask(
     random: torch.Tensor, k: "int | torch.Tensor", *, candidates: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A random subset of `k` candidates: those with the smallest `random` [n] int32 (any bits). Bool [n].
+    """Return a random subset of `k` candidates: those with the smallest `random` [n] int32 (any bits). Bool [n].
 
     With counter-based random numbers of (seed, step, token) the subset is the same for any rank, order or packing.
     """
@@ -58,7 +58,7 @@ def smallest_random_mask(
 
 
 def covariance(logp: torch.Tensor, advantage: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """(A - mean A)(logp - mean logp), [n] float32, with means over the candidates in float64; 0 elsewhere."""
+    """Return (A - mean A)(logp - mean logp), [n] float32, with means over the candidates in float64; 0 elsewhere."""
     check_tokens(logp.numel(), logp.device, {"advantage": advantage, "candidates": candidates})
     weight = candidates.double()
     count = weight.sum().clamp(min=1)
@@ -69,13 +69,14 @@ def covariance(logp: torch.Tensor, advantage: torch.Tensor, candidates: torch.Te
 
 
 def share_of(candidates: torch.Tensor, share: float) -> torch.Tensor:
-    """max(1, floor(share * number of candidates)) as [1] int32, on the device."""
+    """Return max(1, floor(share * number of candidates)) as [1] int32, on the device."""
     count = candidates.sum(dtype=torch.float64)
     return (count * share).floor().clamp(min=1).to(torch.int32).reshape(1)
 
 
 def top_entropy_mask(entropy: torch.Tensor, share: float, candidates: torch.Tensor) -> torch.Tensor:
-    """Candidates whose entropy is at least the (1 - share) quantile of all candidates' (2506.01939): bool [n].
+    """Return the candidates whose entropy is at least the (1 - share) quantile of all candidates' (2506.01939): bool
+    [n].
 
     The quantile interpolates linearly between order statistics; ties at it are kept.
     """
@@ -90,7 +91,7 @@ def top_entropy_mask(entropy: torch.Tensor, share: float, candidates: torch.Tens
 
 
 def gather(values: torch.Tensor, group: Group = None) -> tuple[torch.Tensor, slice]:
-    """`values` [n] of all ranks in rank order, and the slice of them that is this rank's. Ranks may differ in n."""
+    """Return `values` [n] of all ranks in rank order, and this rank's slice of them. Ranks may differ in n."""
     if not dist.is_initialized() or dist.get_world_size(group) == 1:
         return values, slice(0, values.numel())
     world, rank = dist.get_world_size(group), dist.get_rank(group)
@@ -108,7 +109,7 @@ def gather(values: torch.Tensor, group: Group = None) -> tuple[torch.Tensor, sli
 
 
 def _keys(values: torch.Tensor) -> torch.Tensor:
-    """Unsigned 32-bit keys, as int32 bits, in the order of the values."""
+    """Return unsigned 32-bit keys, as int32 bits, in the order of the values."""
     bits = torch.where(values == 0, 0.0, values).contiguous().view(torch.int32)  # -0 becomes +0
     ordered = torch.where(bits < 0, bits ^ -1, bits ^ -(1 << 31))
     return torch.where(values.isnan(), 0, ordered)
@@ -128,7 +129,7 @@ def _largest(keys: torch.Tensor, k: "int | torch.Tensor", candidates: torch.Tens
 
 @torch.library.custom_op("isentrope::choose", mutates_args=())
 def _choose(keys: torch.Tensor, k: torch.Tensor, candidates: torch.Tensor | None) -> torch.Tensor:
-    """An operator, so that torch.compile traces through it without a break."""
+    """Choose as an operator, so that torch.compile traces through it without a break."""
     count = keys.numel()
     chosen = torch.zeros(count, dtype=torch.bool, device=keys.device)
     if count == 0:
@@ -171,13 +172,13 @@ def _load(keys, allowed, start, n, B: tl.constexpr):
 
 @triton.jit
 def _same_prefix(key, prefix, shift):
-    """Do the digits above `shift + 8` equal those already fixed? Shifts by 32 are undefined, hence two steps."""
+    """Return True where the digits above `shift + 8` are those already fixed. Shifts by 32 are undefined: two steps."""
     return ((key >> shift) >> 8) == ((prefix >> shift) >> 8)
 
 
 @triton.jit
 def _choose_digit(histogram, need):
-    """The largest digit at which at least `need` keys are reached from above, and how many that digit must give."""
+    """Return the largest digit at which at least `need` keys are reached from above, and the number it must give."""
     reached = tl.cumsum(histogram, 0, reverse=True)
     digit = tl.max(tl.where(reached >= need, tl.arange(0, 256), 0), 0)
     above = tl.sum(tl.where(tl.arange(0, 256) > digit, histogram, 0), 0)

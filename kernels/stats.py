@@ -42,7 +42,7 @@ class Stats(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """How a row kernel walks a row: `unroll` slices of `width` columns at a time, by `warps` warps."""
+    """Part of a row that a row kernel processes at a time: `unroll` slices of `width` columns, by `warps` warps."""
 
     unroll: int
     width: int
@@ -50,7 +50,7 @@ class Tile(NamedTuple):
 
 
 def tile_for(vocabulary: int) -> Tile:
-    """The tile for a vocabulary. `width >= 256 * warps` keeps the unrolled axis inside a thread: with less, the
+    """Return the tile for a vocabulary. `width >= 256 * warps` keeps the unrolled axis inside a thread: with less, the
     reductions over it become exchanges through shared memory (counted: 19 instead of 9 instructions per element)."""
     if vocabulary >= 8192:
         return Tile(8, 1024, 4)
@@ -58,14 +58,14 @@ def tile_for(vocabulary: int) -> Tile:
 
 
 def segments_for(vocabulary: int) -> int:
-    """Programs per row: fixed by the vocabulary alone, so that a row gives the same bits in any batch."""
+    """Return the programs per row: fixed by the vocabulary alone, so that a row gives the same bits in any batch."""
     return 2 if vocabulary >= 65536 else 1
 
 
 def row_stats(
     logits: torch.Tensor, targets: torch.Tensor, inverse_temperature: torch.Tensor, softcap: float, rows: RowList
 ) -> torch.Tensor:
-    """Statistics [4, M] (see `Stats`) of the active rows; the others get 0.
+    """Return the statistics [4, M] (see `Stats`) of the active rows; the others get 0.
 
     Args:
         logits: [M, V], any row stride.
@@ -79,7 +79,8 @@ def row_stats(
 
 
 def triple_buffer(logits: torch.Tensor, segments: int) -> torch.Tensor:
-    """Room for the triples and target logits of all rows: [4, S, M] float32 (m, s, t, x_y - m or -inf elsewhere)."""
+    """Return the room for the triples and target logits of all rows: [4, S, M] float32 (m, s, t, x_y - m or -inf
+    elsewhere)."""
     return torch.empty(4, segments, logits.shape[0], dtype=torch.float32, device=logits.device)
 
 
@@ -104,7 +105,7 @@ def segment_stats(
 
 
 def merge(triples: torch.Tensor, rows: RowList) -> torch.Tensor:
-    """Statistics [4, M] from the triples of all segments, merged in segment order."""
+    """Return the statistics [4, M] from the triples of all segments, merged in segment order."""
     _, segments, count = triples.shape
     out = torch.empty(4, count, dtype=torch.float32, device=triples.device)
     _merge[(triton.cdiv(count, 256),)](triples, rows.order, rows.active, out, count, segments, B=256, num_warps=4)
@@ -113,7 +114,7 @@ def merge(triples: torch.Tensor, rows: RowList) -> torch.Tensor:
 
 @triton.jit
 def capped(x, softcap, CAP: tl.constexpr):
-    """c tanh(x / c), through exp2: libdevice's tanh does not exist in the interpreter."""
+    """Return c tanh(x / c), through exp2: libdevice's tanh does not exist in the interpreter."""
     if CAP:
         x = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(x * (2.0 * 1.4426950408889634) / softcap)))
     return x
@@ -121,7 +122,7 @@ def capped(x, softcap, CAP: tl.constexpr):
 
 @triton.jit
 def load_logits(pointers, mask, MASKED: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Logits as float32, -inf raised to a finite floor so that 0 * -inf never appears.
+    """Return logits as float32, -inf raised to a finite floor so that 0 * -inf never appears.
 
     In bfloat16 the floor is applied before the cast, two columns per instruction; but the interpreter silently computes
     garbage in bfloat16. NaN stays NaN."""
@@ -137,13 +138,13 @@ def load_logits(pointers, mask, MASKED: tl.constexpr, INTERPRETED: tl.constexpr)
 
 @triton.jit
 def positive(x):
-    """At least 0: an entropy may come out a rounding below it. NaN stays NaN."""
+    """Return at least 0: an entropy may be a rounding error below it. NaN stays NaN."""
     return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def accumulate(x, scale, m, s, t):
-    """Take a tile x [U, B] into the running triple of each of B lanes. No thread sees another's lane.
+    """Add a tile x [U, B] to the running triple of each of B lanes. No thread reads another's lane.
 
     m starts at -1e30, far above the floor of -1e37: a lane of floors would otherwise be its own maximum, where the
     rounding of the product alone is 1e30."""
@@ -161,7 +162,7 @@ def accumulate(x, scale, m, s, t):
 def walk(
     base, first, last, scale, softcap, CAP: tl.constexpr, INTERPRETED: tl.constexpr, U: tl.constexpr, B: tl.constexpr
 ):
-    """The triple of columns [first, last) of one row."""
+    """Return the triple of columns [first, last) of one row."""
     column = tl.arange(0, B)[None, :] + tl.arange(0, U)[:, None] * B
     m = tl.full([B], -1.0e30, tl.float32)
     s = tl.zeros([B], tl.float32)
@@ -183,7 +184,7 @@ def walk(
 
 @triton.jit
 def target_logit(base, target, inside, scale, softcap, top, CAP: tl.constexpr):
-    """x_y - m of the target, -inf if it is not among these columns."""
+    """Return x_y - m of the target, -inf if it is not among these columns."""
     z = tl.load(base + target, mask=inside, other=-float("inf")).to(tl.float32)
     z = tl.where(inside, capped(z, softcap, CAP), -float("inf"))
     return tl.fma(z, scale, -top)

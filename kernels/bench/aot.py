@@ -1,4 +1,4 @@
-"""Compiles kernels for GPUs that are not there, and counts what the machine code costs.
+"""Compilation of kernels for absent GPUs, and counts of registers, spills and instructions.
 
 Triton's wheel holds the assembler and the disassembler, so this needs no driver. It finds what the interpreter accepts
 and the compiler does not, spills, narrow loads, and instructions per element of the loops over the vocabulary: kernels
@@ -50,7 +50,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one compiled kernel, or one of its loops, costs. wide_loads: number of loads of 128 bits."""
+    """Cost of one compiled kernel, or of one of its loops. wide_loads: number of loads of 128 bits."""
 
     name: str
     provider: str
@@ -103,7 +103,7 @@ def examine(kernel: Kernel, architecture: int) -> list[Report]:
 
 
 def kernels() -> Iterable[Kernel]:
-    """Ours, in the shapes that matter: a vocabulary that is a multiple of 16."""
+    """Yield our kernels, for a vocabulary that is a multiple of 16."""
     from isentrope.kernels import fused_row, gradient, row_list, select, stats
 
     for dtype in ("bf16", "fp32"):
@@ -184,12 +184,12 @@ def kernels() -> Iterable[Kernel]:
 
 
 def reports(kernels: Iterable[Kernel]) -> list[Report]:
-    """All kernels, compiled for all architectures."""
+    """Return the reports of all kernels, compiled for all architectures."""
     return [report for kernel in kernels for arch in ARCHITECTURES for report in examine(kernel, arch)]
 
 
 def types_of(text: str, dtype: str = "") -> dict[str, str]:
-    """`name:type` pairs as a map; `{0}` stands for `dtype`."""
+    """Return `name:type` pairs as a map; `{0}` stands for `dtype`."""
     return dict(pair.split(":") for pair in text.format(dtype).split())
 
 
@@ -199,7 +199,7 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def _loops(code: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """Instructions of a disassembly, and the loops among them as (first, last)."""
+    """Return the instructions of a disassembly, and the loops among them as (first, last)."""
     instructions: list[str] = []
     labels: dict[str, int] = {}
     for line in map(str.strip, code.splitlines()):

@@ -1,4 +1,4 @@
-"""What is compared: for each quantity the same work by everyone who offers it, on the same inputs.
+"""Cases of the comparison: for each quantity the same work by every provider, on the same inputs.
 
 A contender is built from inputs and gives a function that returns log-prob, entropy and gradient, as far as it has
 them, for comparison with float64. `cov` losses are KL-Cov with the shares of the paper. Shapes: B sequences of L
@@ -38,7 +38,7 @@ Call = Callable[[], Outcome]
 
 @dataclass(slots=True)
 class Inputs:
-    """logits: what a call may write over; `restore` brings back `original`. hidden, weight: of the linear cases."""
+    """logits: a call may overwrite them; `restore` copies `original` back. hidden, weight: of the linear cases."""
 
     sequences: int
     original: torch.Tensor
@@ -52,7 +52,7 @@ class Inputs:
 
     @classmethod
     def draw(cls, sequences: int, length: int, vocabulary: int, dtype: torch.dtype, device: str) -> "Inputs":
-        """Peaked logits, as of a trained model: a fraction of a nat of entropy, |z| up to some 30."""
+        """Draw peaked logits, as of a trained model: a fraction of a nat of entropy, |z| up to about 30."""
         count = sequences * length
         original = torch.empty(count, vocabulary, dtype=dtype, device=device)
         targets = torch.randint(vocabulary, (count,), device=device)
@@ -68,7 +68,7 @@ class Inputs:
 
     @classmethod
     def draw_hidden(cls, sequences: int, length: int, vocabulary: int, width: int, device: str) -> "Inputs":
-        """Hidden states and a head in bfloat16."""
+        """Draw hidden states and a head in bfloat16."""
         inputs = cls.draw(sequences, length, 2, torch.bfloat16, device)
         inputs.hidden = torch.randn(sequences * length, width, device=device, dtype=torch.bfloat16)
         inputs.weight = (torch.randn(vocabulary, width, device=device) * 4 / width**0.5).bfloat16()
@@ -76,16 +76,16 @@ class Inputs:
         return inputs
 
     def restore(self) -> None:
-        """Undo what a call in place has done."""
+        """Restore the logits after a call in place."""
         self.logits.copy_(self.original)
 
     def variable(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What to differentiate by, and the logits as a model gives them: not a leaf, but without a copy."""
+        """Return the leaf to differentiate by, and the logits as a model gives them: not a leaf, but not a copy."""
         leaf = self.logits.detach().requires_grad_()
         return leaf, leaf.view_as(leaf)
 
     def heads(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states and weight that require gradients."""
+        """Return hidden states and weight that require gradients."""
         assert self.hidden is not None and self.weight is not None
         return self.hidden.detach().requires_grad_(), self.weight.detach().requires_grad_()
 
@@ -94,14 +94,14 @@ Build = Callable[[Inputs], Call]
 
 
 def ppo(logp: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-    """The plain loss that peers leave to PyTorch."""
+    """Return the plain loss that peers leave to PyTorch."""
     ratio = (logp - inputs.logp_old).exp()
     loss = torch.maximum(-inputs.advantage * ratio, -inputs.advantage * ratio.clamp(0.8, 1.2))
     return torch.where(inputs.mask, loss, 0.0).sum() / inputs.mask.sum()
 
 
 def eager_statistics(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-prob and entropy as most frameworks write them."""
+    """Return the log-prob and entropy as most frameworks write them."""
     y = torch.log_softmax(logits.float(), -1)
     return y.gather(1, targets[:, None])[:, 0], -(y.exp() * y).sum(-1)
 
@@ -312,7 +312,7 @@ LOGITS: Mapping[str, Mapping[str, Build]] = {
         "verl on torch.compile": _step(_compiled, _verl_kl_cov_of),
     },
 }
-"""Quantities on logits, and who is compared."""
+"""Providers of each quantity on logits."""
 
 SELECTION: Mapping[str, Build] = {"isentrope": _select_ours, "torch.topk": _select_topk}
 
@@ -331,4 +331,4 @@ LINEAR: Mapping[str, Mapping[str, Build]] = {
         "trl": _linear_peer(_linear_trl),
     },
 }
-"""Quantities from hidden states. Peers have no cheaper way for a share of the tokens than all of them."""
+"""Providers of each quantity from hidden states. For a share of the tokens, peers must compute all of them."""

@@ -1,6 +1,6 @@
-"""Times functions on one GPU: interleaved, medians, caches flushed, with what the same process can copy and multiply.
+"""Timing of functions on one GPU: interleaved, medians, caches flushed; and the rates of a copy and a matmul.
 
-Knows no kernel. Times are in milliseconds, from CUDA events.
+Times are in milliseconds, from CUDA events.
 """
 
 import statistics
@@ -17,7 +17,7 @@ FLUSH_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """prepare: untimed, before every repetition. call: what is timed."""
+    """prepare: untimed, before every repetition. call: the timed function."""
 
     prepare: Callable[[], object]
     call: Callable[[], object]
@@ -25,7 +25,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one contender. peak_bytes: allocated beyond what was there before. syncs: whether it waits for the device."""
+    """Result for one contender. peak_bytes: allocated by the call. syncs: True if it waits for the device."""
 
     median_ms: float
     p20_ms: float
@@ -35,7 +35,7 @@ class Timing:
 
 
 def interleaved(contenders: Mapping[str, Contender], repetitions: int, warmups: int) -> dict[str, Timing | str]:
-    """Timings, A B C A B C …; a message in place of one that fails."""
+    """Return the timings, measured in the order A B C A B C …; a message in place of one that fails."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
     facts: dict[str, tuple[int, bool]] = {}
     failed: dict[str, Timing | str] = {}
@@ -45,7 +45,7 @@ def interleaved(contenders: Mapping[str, Contender], repetitions: int, warmups: 
                 contender.prepare()
                 contender.call()
             facts[name] = (_peak(contender), _waits(contender))
-        except Exception as error:  # whatever a peer cannot do is a line of the table
+        except Exception as error:  # a failure of a peer is a line of the table
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     times: dict[str, list[float]] = {name: [] for name in facts}
     for _ in range(repetitions):
@@ -57,21 +57,21 @@ def interleaved(contenders: Mapping[str, Contender], repetitions: int, warmups: 
 
 
 def copy_rate() -> float:
-    """Bytes read and written per second by a copy of 4 GiB."""
+    """Return the bytes read and written per second by a copy of 4 GiB."""
     source = torch.empty(4 << 30, dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / (_best(lambda: target.copy_(source)) * 1e-3)
 
 
 def matmul_rate() -> float:
-    """FLOP per second of a bfloat16 matmul with 8192 rows."""
+    """Return the FLOP per second of a bfloat16 matmul with 8192 rows."""
     left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return 2 * 8192**3 / (_best(lambda: left @ right) * 1e-3)
 
 
 @contextmanager
 def compilations() -> Iterator[list[str]]:
-    """Names of the kernels that Triton compiles meanwhile."""
+    """Collect the names of the kernels that Triton compiles meanwhile."""
     names: list[str] = []
 
     def note(*, repr: str, **_: object) -> None:

@@ -13,7 +13,7 @@ VOCABULARY = 151936
 
 
 def peer_kernels() -> tuple[list[Kernel], dict[str, str]]:
-    """Kernels of the peers that are installed, and why others are missing."""
+    """Return the kernels of the installed peers, and the reason why each other is missing."""
     kernels: list[Kernel] = []
     missing: dict[str, str] = {}
     for name, load in _LOADERS.items():
@@ -102,7 +102,7 @@ def _verl() -> Iterable[Kernel]:
 
 
 def _cce() -> Iterable[Kernel]:
-    """The forward alone, log-sum-exp without entropy; with the blocks it takes when it does not tune itself."""
+    """Yield the forward alone, log-sum-exp without entropy, with the block sizes it uses without autotuning."""
     function = peers.cce_forward()
     types = types_of(
         "E:*bf16 C:*bf16 LSE:*fp32 Locks:*u32 B:i32 V:i32 D:i32 stride_eb:i32 stride_cv:i32 num_locks:i32 B_BIN:i32"

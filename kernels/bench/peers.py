@@ -1,8 +1,8 @@
-"""Loads the peers' kernels from their installed wheels without the frameworks around them.
+"""The peers' kernels, loaded from their installed wheels without the frameworks around them.
 
 A wheel's top-level `__init__` would import transformers, ray, vllm and more. Instead an empty package with the wheel's
-folder as its path stands in for it, so that the modules below import each other as usual. What is loaded is the wheel's
-own code, unchanged.
+folder as its path replaces it, so that the modules below import each other as usual. The loaded code is the wheel's
+own, unchanged.
 """
 
 import ast
@@ -28,19 +28,19 @@ DISTRIBUTIONS = {
 
 
 def versions() -> dict[str, str]:
-    """Version of each peer; "missing" for a wheel that is not installed."""
+    """Return the version of each peer; "missing" for a wheel that is not installed."""
     found = {name: importlib.metadata.Distribution.discover(name=wheel) for name, wheel in DISTRIBUTIONS.items()}
     return {name: next((each.version for each in wheels), "missing") for name, wheels in found.items()}
 
 
 def trl_logits() -> ModuleType:
-    """TRL's fused log-prob and entropy of logits."""
+    """Return TRL's fused log-prob and entropy of logits."""
     _hollow("trl", "trl.kernels")
     return importlib.import_module("trl.kernels.logprob_entropy")
 
 
 def trl_linear() -> ModuleType:
-    """TRL's chunked log-prob and entropy of hidden states."""
+    """Return TRL's chunked log-prob and entropy of hidden states."""
     _hollow("trl", "trl.kernels")
     if importlib.util.find_spec("transformers") is None:
         _stand_in("transformers.utils", is_triton_available=lambda: True)
@@ -50,31 +50,31 @@ def trl_linear() -> ModuleType:
 
 
 def liger_logits() -> ModuleType:
-    """Liger's GRPO loss of logits."""
+    """Return Liger's GRPO loss of logits."""
     _hollow("liger_kernel", "liger_kernel.ops")
     return importlib.import_module("liger_kernel.ops.grpo_loss")
 
 
 def liger_linear() -> ModuleType:
-    """Liger's GRPO loss of hidden states."""
+    """Return Liger's GRPO loss of hidden states."""
     _hollow("liger_kernel", "liger_kernel.chunked_loss")
     return importlib.import_module("liger_kernel.chunked_loss.grpo_loss")
 
 
 def verl_linear() -> ModuleType:
-    """verl's fused log-prob and entropy of hidden states."""
+    """Return verl's fused log-prob and entropy of hidden states."""
     _verl()
     return importlib.import_module("verl.utils.kernel.linear_cross_entropy")
 
 
 def verl_kernels() -> ModuleType:
-    """The Triton kernels below `verl_linear`."""
+    """Return the Triton kernels that `verl_linear` launches."""
     _verl()
     return importlib.import_module("verl.utils.kernel.kernels")
 
 
 def verl_kl_cov() -> Callable[..., tuple[torch.Tensor, dict[str, Any]]]:
-    """verl's KL-Cov loss as it ships: its module needs half of verl, so the functions are taken out of its source."""
+    """Return verl's KL-Cov loss: its module imports half of verl, so the functions are taken from its source."""
     root = _folder("verl")
     helpers = _functions(root / "utils/torch_functional.py", ("masked_sum", "masked_mean"), {})
     scope = {"verl_F": SimpleNamespace(**helpers), "AlgoConfig": type("AlgoConfig", (), {})}
@@ -86,12 +86,12 @@ def verl_kl_cov() -> Callable[..., tuple[torch.Tensor, dict[str, Any]]]:
 
 
 def cce() -> ModuleType:
-    """Apple's cut cross-entropy."""
+    """Return Apple's cut cross-entropy."""
     return importlib.import_module("cut_cross_entropy")
 
 
 def cce_forward() -> Any:
-    """The Triton kernel of its log-sum-exp, below the wrappers that choose its blocks."""
+    """Return the Triton kernel of its log-sum-exp, without the wrappers that choose its block sizes."""
     return importlib.import_module("cut_cross_entropy.cce_lse_forward")._cce_lse_forward_kernel.fn.fn
 
 
@@ -115,7 +115,7 @@ def _folder(package: str) -> Path:
 
 
 def _hollow(*packages: str) -> None:
-    """Empty packages with the folders of the real ones."""
+    """Register empty packages with the folders of the real ones."""
     root = _folder(packages[0])
     for name in packages:
         if name not in sys.modules:
@@ -128,7 +128,7 @@ def _hollow(*packages: str) -> None:
 
 
 def _stand_in(name: str, **attributes: object) -> None:
-    """A module of these attributes, and the packages above it."""
+    """Register a module with these attributes, and the packages above it."""
     parent, _, _ = name.rpartition(".")
     if parent and parent not in sys.modules:
         sys.modules[parent] = ModuleType(parent)
@@ -138,7 +138,7 @@ def _stand_in(name: str, **attributes: object) -> None:
 
 
 def _functions(path: Path, names: tuple[str, ...], scope: Mapping[str, object]) -> dict[str, Any]:
-    """Functions of a module whose imports are not wanted, without decorators and annotations."""
+    """Return functions of a module without running its imports, decorators and annotations."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     wanted = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
     for function in wanted:

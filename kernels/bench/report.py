@@ -1,4 +1,4 @@
-"""Reads results: the table, the chart, and which targets they miss."""
+"""Reports of results: the table, the chart, and the targets that are missed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ SPEEDUPS: Mapping[str, Mapping[str, float]] = {
     "linear": {"verl": 1.5, "trl": 1.25, "liger": 4.0},
     "linear_top_entropy": {"": 2.0},
 }
-"""How many times faster than a peer, by quantity; "": than the best of them. Set for an H200."""
+"""Target speed-up over a peer, by quantity; "": over the best of them. Set for an H200."""
 
 COPY_SHARE = 0.90
 SELECTION_MS = 0.040
@@ -23,7 +23,7 @@ OURS = "isentrope"
 
 
 def table(results: Results) -> str:
-    """All rows: time, ratio to us, what limits, memory, waits, errors."""
+    """Return all rows: time, ratio to ours, share of the limit, memory, waits, errors."""
     lines = [f"{results['device']}, torch {results['versions']['torch']}, triton {results['versions']['triton']}"]
     lines.append(
         f"copy {results['rates']['copy_bytes_per_s'] / 1e12:.2f} TB/s, "
@@ -39,7 +39,7 @@ def table(results: Results) -> str:
 
 
 def compiled_table(reports: Iterable[Row], missing: Mapping[str, str]) -> str:
-    """Registers, spills and instructions of compiled kernels."""
+    """Return registers, spills and instructions of compiled kernels."""
     lines = [f"{'kernel':<22}{'provider':<11}{'arch':<7}{'type':<6}{'registers':>9}{'spill B':>9}{'instr./logit':>13}"]
     for row in reports:
         count = row["instructions_per_element"]
@@ -52,12 +52,12 @@ def compiled_table(reports: Iterable[Row], missing: Mapping[str, str]) -> str:
 
 
 def missed(results: Results) -> list[str]:
-    """Targets that the results miss, or that nobody was there to be compared with."""
+    """Return the targets that the results miss, or that lack a peer to compare with."""
     return [*_slow(results), *_limits(results)]
 
 
 def chart(results: Results, path: Path) -> None:
-    """Bars of time by quantity and provider; nothing where matplotlib is not installed."""
+    """Draw bars of time by quantity and provider; nothing where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -87,7 +87,7 @@ def _line(place: str, row: Row, own: Row | None, results: Results) -> str:
 
 
 def _of_limit(row: Row, results: Results) -> float:
-    """The time that the copy rate or the matmul rate allows, as a part of the time taken."""
+    """Return the time that the copy rate or the matmul rate allows, divided by the time taken."""
     rates = results["rates"]
     least = row["flop"] / rates["matmul_flop_per_s"] if "flop" in row else row["bytes"] / rates["copy_bytes_per_s"]
     return float(1e3 * least / row["median_ms"])

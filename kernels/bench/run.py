@@ -23,7 +23,7 @@ Write = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As on the command line."""
+    """Options of the command line."""
 
     json: Path | None
     check: bool
@@ -46,15 +46,15 @@ class Plan:
 FULL = Plan(2048, ((4096, 151936), (16384, 151936), (16384, 32000)), 16384, (896, 3584), 50, 10)
 QUICK = Plan(1024, ((4096, 151936),), 4096, (896,), 10, 3)
 LENGTHS = (100, 200, 333, 512, 777, 1024, 1500, 1999, 2048, 3000)
-"""New numbers of tokens, at which nothing may be compiled any more."""
+"""New numbers of tokens, for which nothing may be compiled."""
 
 
 def run(options: Options, write: Write) -> int:
-    """Run, write, and return the exit code."""
+    """Run the benchmark, write its results, and return the exit code."""
     if INTERPRETED:
         raise ConfigError("TRITON_INTERPRET is set: kernels are interpreted", fix="unset TRITON_INTERPRET")
     if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise ConfigError(f"--json {options.json}: there is no such folder", fix="make it first")
+        raise ConfigError(f"--json {options.json}: the folder does not exist", fix="create it first")
     if options.aot:
         return _compiled(options, write)
     if not torch.cuda.is_available():
@@ -79,7 +79,7 @@ def _compiled(options: Options, write: Write) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Everything that numbers depend on."""
+    """Return the versions of everything that numbers depend on."""
     own = {"python": platform.python_version(), "torch": torch.__version__, "triton": triton.__version__}
     return own | peers.versions()
 
@@ -137,7 +137,7 @@ def _rows(
     plan: Plan,
     amount: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
-    """A row of the results for every provider. amount: bytes moved at least, or FLOP of three matmuls."""
+    """Yield a row of the results for every provider. amount: bytes moved at least, or FLOP of three matmuls."""
     common = {"quantity": quantity, **shape, **amount}
     calls: dict[str, cases.Call] = {}
     for provider, build in builds.items():
@@ -156,7 +156,7 @@ def _rows(
 
 
 def deviations(outcome: cases.Outcome, inputs: cases.Inputs) -> dict[str, float]:
-    """Largest difference of log-prob and entropy from float64 over the first rows. 0 is what the inputs allow."""
+    """Return the largest difference of log-prob and entropy from float64 over the first rows."""
     rows = slice(0, CHECKED_ROWS)
     if inputs.hidden is not None and inputs.weight is not None:
         logits = inputs.hidden[rows].double() @ inputs.weight.double().T
@@ -174,7 +174,7 @@ def deviations(outcome: cases.Outcome, inputs: cases.Inputs) -> dict[str, float]
 
 
 def recompilations() -> list[str]:
-    """Kernels of ours that Triton compiles for new numbers of tokens; none is right."""
+    """Return our kernels that Triton compiles for new numbers of tokens; it must be empty."""
     call = cases.LOGITS["kl_cov"]["isentrope"]
     call(cases.Inputs.draw(1, 640, 4096, torch.bfloat16, "cuda"))()
     with measure.compilations() as names:
