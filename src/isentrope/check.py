@@ -1,6 +1,6 @@
-"""Looks at everything a run file points to, before anything is started: objective, data, rewards, model.
+"""Check of everything a run file points to, before anything is started: objective, data, rewards, model.
 
-Goes on after a mistake, so that all of them are told at once. Starts no engine and touches no broker.
+It goes on after a mistake, so that all mistakes are reported at once. It starts no engine and opens no broker.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.runfile import RunFile, raise_all
 
 SPECIAL_TOKENS = 16
-"""More than a tokenizer adds to a text."""
+"""Upper bound of the tokens that a tokenizer adds to a text."""
 
 TEMPLATE_TOKENS = 512
-"""More than a chat template adds to its messages."""
+"""Upper bound of the tokens that a chat template adds to its messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What must be known of the model before it is loaded."""
+    """Facts of the model, known before it is loaded."""
 
     path: str
     """Absolute folder, or Hugging Face id."""
@@ -43,20 +43,21 @@ class Checked:
     """A run that may start."""
 
     config: Config
-    """As the run file has it, with what the presets suggest where it is silent."""
+    """The run file's values, with the presets' suggestions for keys it does not set."""
     file: RunFile
     digest: str
-    """Of what is learned."""
+    """Digest of everything that decides what is learned."""
     data_digest: str
     model: Model
     notes: Sequence[str]
-    """Suggestions taken up, and doubts."""
+    """Suggestions that were applied, and warnings."""
 
 
 def check(config: Config, file: RunFile, model: Model | None = None) -> Checked:
-    """The run, or an error, or a group of them in the order of the stages.
+    """Return the checked run, or raise its errors in the order of the stages.
 
-    `model`: facts of a model that is still to be made; None: it is there.
+    Args:
+        model: facts of a model that is still to be made; None: it exists.
     """
     findings = Findings(config, file, model)
     raise_all([error for _, errors in findings.stages() for error in errors])
@@ -64,7 +65,7 @@ def check(config: Config, file: RunFile, model: Model | None = None) -> Checked:
 
 
 class Findings:
-    """The stages of the check, one by one, and what they found."""
+    """The stages of the check, one by one, and their errors."""
 
     def __init__(self, config: Config, file: RunFile, model: Model | None = None) -> None:
         self._config = config
@@ -75,7 +76,7 @@ class Findings:
         self._notes: list[str] = []
 
     def stages(self) -> Iterator[tuple[str, list[Exception]]]:
-        """Name and errors of each stage, as it ends."""
+        """Yield name and errors of each stage, as it ends."""
         for name, stage in (
             ("objective", self._check_objective),
             ("data", self._check_data),
@@ -85,7 +86,7 @@ class Findings:
             yield name, [_placed(error, self._file) for error in _errors(stage)]
 
     def checked(self) -> Checked:
-        """The run, if no stage found an error."""
+        """Return the run if no stage found an error; else raise the errors."""
         assert self._prompts is not None and self._model is not None
         return Checked(
             config=self._config,
@@ -117,7 +118,7 @@ class Findings:
         asyncio.run(self._probe())
 
     async def _probe(self) -> None:
-        """As in an actor: in a process of its own, with the deadline."""
+        """Probe the rewards as an actor does: in another process, with the deadline."""
         async with Scorer(self._config.data, str(self._file.folder)) as scorer:
             if self._prompts is not None:
                 await scorer.probe(self._prompts.train(0))
@@ -160,7 +161,7 @@ class Findings:
 
 
 def read_model(path: str, file: RunFile) -> Model:
-    """Facts of the model in a folder, or of a Hugging Face id; ConfigError if there is none."""
+    """Return the facts of the model in a folder, or of a Hugging Face id; ConfigError if there is none."""
     folder = file.folder / path
     where = file.where("model.path")
     if folder.is_dir():
@@ -194,14 +195,14 @@ def _download_config(name: str, where: str) -> Path:
         return Path(hf_hub_download(name, "config.json"))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
-            f"no model {name!r}: it is no folder, and the hub does not give it ({type(error).__name__})",
+            f"no model {name!r}: not a local folder, and not on the Hugging Face Hub ({type(error).__name__})",
             where=where,
             fix="check the name; a private model needs HF_TOKEN",
         ) from None
 
 
 def _most_tokens(row: Row) -> int:
-    """No tokenizer makes more tokens of a prompt than it has bytes, but for what it or a template adds."""
+    """Return an upper bound of a prompt's tokens: its bytes, plus the tokens that tokenizer and template add."""
     if isinstance(row.prompt, str):
         return len(row.prompt.encode()) + SPECIAL_TOKENS
     return sum(len(message["content"].encode()) for message in row.prompt) + TEMPLATE_TOKENS
@@ -218,7 +219,7 @@ def _errors(stage: Callable[[], None]) -> Sequence[Exception]:
 
 
 def _placed(error: Exception, file: RunFile) -> Exception:
-    """The error with file and line, if all it knows is the key."""
+    """Return the error with file and line, if it only has the key."""
     if not isinstance(error, IsentropeError):
         return error
     key, space, rest = error.where.partition(" ")

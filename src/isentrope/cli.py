@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from isentrope.errors import IsentropeError
 
 BUG = 70
-"""Exit code of an error that is ours."""
+"""Exit code of an error of this program."""
 
 HELP = "Reinforcement learning of language models with entropy control: vLLM actors, Redis, DeepSpeed learner."
 
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
 )
-methods_app = typer.Typer(help="List the methods, or show what they are made of.", invoke_without_command=True)
+methods_app = typer.Typer(help="List the methods, or show their keys.", invoke_without_command=True)
 app.add_typer(methods_app, name="methods")
-bench_app = typer.Typer(help="Measure what this program is made of.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure parts of this program.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 _RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.", show_default=False)]
@@ -42,7 +42,7 @@ def _common(
 
 
 class _Debug:
-    """Whether errors are shown with their tracebacks."""
+    """Switch that shows errors with their tracebacks."""
 
     on = False
 
@@ -71,7 +71,7 @@ def train(
     overrides: _Overrides = None,
     ray_address: Annotated[str, typer.Option(help="HOST:PORT of a running Ray cluster; default: a local Ray.")] = "",
 ) -> None:
-    """Train as a run file says; the same command continues a run that was stopped."""
+    """Train by a run file; the same command continues a run that was stopped."""
     from isentrope import commands
 
     raise typer.Exit(commands.train(run_file, overrides or [], ray_address, _console()))
@@ -79,7 +79,7 @@ def train(
 
 @app.command()
 def check(run_file: _RunFile, overrides: _Overrides = None) -> None:
-    """Look for mistakes in a run file and in what it points to, without starting anything."""
+    """Find mistakes in a run file and in what it points to, without starting anything."""
     from isentrope import commands
 
     raise typer.Exit(commands.check_file(run_file, overrides or [], _console()))
@@ -88,9 +88,9 @@ def check(run_file: _RunFile, overrides: _Overrides = None) -> None:
 @app.command()
 def status(
     run_folder: _RunFolder = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Show what a run is doing and who it waits for."""
+    """Show what a run is doing and what it waits for."""
     from isentrope import commands
 
     raise typer.Exit(commands.show_status(_folder(run_folder), as_json, _console()))
@@ -112,7 +112,9 @@ def actor(
     run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],
     redis: Annotated[str, typer.Option(help="The broker's URL; default: $ISENTROPE_REDIS_URL.")] = "",
     name: Annotated[str, typer.Option(help="Name of this actor; default: host and process id.")] = "",
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow a broker elsewhere without password.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
+    ] = False,
 ) -> None:
     """Join a run as one more rollout actor, from anywhere, without Ray."""
     from isentrope import commands
@@ -122,7 +124,7 @@ def actor(
 
 @methods_app.callback()
 def methods(context: typer.Context) -> None:
-    """List the methods, or show what they are made of."""
+    """List the methods, or show their keys."""
     if context.invoked_subcommand is None:
         from isentrope import commands
 
@@ -139,7 +141,7 @@ def methods_show(names: Annotated[list[str], typer.Argument(metavar="METHOD...",
 
 @methods_app.command("matrix")
 def methods_matrix() -> None:
-    """Show which methods go together, and why others do not."""
+    """Show which methods can be merged, and why others cannot."""
     from isentrope import commands
 
     raise typer.Exit(commands.show_matrix(_console()))
@@ -166,7 +168,7 @@ def bench_kernels(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Entry of the program: every mistake of the user becomes three lines and an exit code, every bug a traceback."""
+    """Run the program: a mistake of the user becomes three lines and an exit code, a bug becomes a traceback."""
     try:
         app()
     except Exception as error:
@@ -179,7 +181,7 @@ def main() -> None:
 
 
 def _mistakes(error: Exception) -> list["IsentropeError"]:
-    """What the user is told; nothing if some of it is a bug."""
+    """Return the errors to show the user; none if any of them is a bug."""
     from isentrope.errors import IsentropeError
 
     errors = error.exceptions if isinstance(error, ExceptionGroup) else (error,)

@@ -1,4 +1,4 @@
-"""What the commands do, each from its arguments to its exit code. The command line (`cli`) parses them and shows
+"""The commands, each from its arguments to its exit code. The command line (`cli`) parses the arguments and shows
 errors."""
 
 import asyncio
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from isentrope.demo.recipe import Options
 
 MODE_TIMEOUT_S = 600.0
-"""How long a learner may take to answer: it does so at its next batch."""
+"""Time limit of the learner's answer, which it gives at its next batch."""
 
 INTERRUPTED = 130
 
@@ -66,7 +66,7 @@ _BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
 
 
 def train(path: Path, overrides: Sequence[str], ray_address: str, console: Console) -> int:
-    """Run a run file to its end, or go on where an earlier command of the same run stopped."""
+    """Run a run file to its end, or continue where an earlier command of the same run stopped."""
     started = time.time()
     set_defaults()
     config, file = load(path, overrides)
@@ -74,13 +74,15 @@ def train(path: Path, overrides: Sequence[str], ray_address: str, console: Conso
     _show_notes(checked, console)
     with _claim(checked, config.output_dir(file.folder)) as folder:
         if folder.is_finished(config.learner.batches):
-            console.print(f"the run in {folder.path} is finished; raise learner.batches to prolong it", soft_wrap=True)
+            console.print(
+                f"the run in {folder.path} is finished; raise learner.batches to train longer", soft_wrap=True
+            )
             return 0
         return _run(ClaimedRun(checked, folder, started, ray_address), console)
 
 
 def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
-    """Make the demo's model, run its recipe and write the report; a run that was stopped goes on."""
+    """Make the demo's model, run its recipe and write the report; continue a run that was stopped."""
     started = time.time()
     set_defaults(offline=True)
     from isentrope.demo.model import WEIGHTS, is_cached, make_model, write_skeleton
@@ -99,7 +101,7 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
 
 
 def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
-    """Look at everything a run file points to; raises all mistakes as a group."""
+    """Check everything a run file points to; raise all mistakes as a group."""
     set_defaults()
     config, file = load(path, overrides)
     console.print("[green]✓[/green] keys")
@@ -137,7 +139,7 @@ def switch_mode(mode: str, folder: Path, console: Console) -> int:
 
 
 def show_status(folder: Path, as_json: bool, console: Console) -> int:
-    """Tell what a run is doing."""
+    """Print what a run is doing."""
     from isentrope.status import read_status, show
 
     status = read_status(folder)
@@ -149,7 +151,7 @@ def show_status(folder: Path, as_json: bool, console: Console) -> int:
 
 
 def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
-    """Be an actor of a run that is led elsewhere."""
+    """Run an actor of a run whose learner is elsewhere."""
     set_defaults()
     from isentrope.actors.worker import ActorOptions
     from isentrope.launch.actors import serve
@@ -165,7 +167,7 @@ def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
 
 
 def list_methods(console: Console) -> int:
-    """Print the presets, and what this version cannot supply to some of them."""
+    """Print the presets, and the needs of some that this version cannot supply."""
     from rich.table import Table
 
     from isentrope import methods
@@ -187,7 +189,7 @@ def show_method(names: Sequence[str], console: Console) -> int:
 
 
 def show_matrix(console: Console) -> int:
-    """Print which presets go together, and why others do not."""
+    """Print which presets can be merged, and why others cannot."""
     from isentrope import methods
 
     console.print(methods.matrix_text(methods.matrix()), highlight=False, markup=False, soft_wrap=True)
@@ -206,7 +208,7 @@ def explain(name: str, console: Console) -> int:
 
 
 def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, RunFolder]:
-    """The demo in the first folder that is free for it: one that is finished stays, one that was stopped goes on."""
+    """Return the demo in the first free folder: a finished run keeps its folder, a stopped one is continued."""
     from isentrope.demo import recipe
 
     first = output_dir or runfolder.RUNS / "demo"
@@ -225,8 +227,8 @@ def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, R
             return checked, _claim(checked, path)
         except RunFolderError:
             if output_dir is not None:
-                raise  # asked for: it belongs to other options, or another command is at work in it
-    raise AssertionError("numbers do not end")
+                raise  # the given folder belongs to other options, or another command holds it
+    raise AssertionError("unreachable")
 
 
 def _claim(checked: Checked, path: Path) -> RunFolder:
@@ -234,7 +236,7 @@ def _claim(checked: Checked, path: Path) -> RunFolder:
 
 
 def _run(run: ClaimedRun, console: Console) -> int:
-    """Start the run, watch it, and tell how it went."""
+    """Start the run, watch it, and print its result."""
     from isentrope.launch import driver
 
     with Shown(console) as progress:

@@ -1,6 +1,6 @@
-"""The run file: composes the folders' own tables into one model, checks what no single key can, and digests it.
+"""The run file: composes the folders' own tables into one model, checks combinations of keys, and digests it.
 
-Knows nothing of files, objectives or processes; `runfile` reads, `check` looks at what the keys point to.
+`runfile` reads the file; `check` tests everything that the keys point to.
 """
 
 import hashlib
@@ -46,14 +46,14 @@ MAY_CHANGE: Collection[str] = frozenset(
         "learner.prometheus_port",
     }
 )
-"""Tables and keys that another start of the same run may change: they say where and how fast, not what is learned.
+"""Tables and keys that another start of the same run may change: they set where and how fast, not what is learned.
 
 The mode is not among them: a run continues in the mode it was in, and changes it by `isentrope mode`.
 """
 
 
 class Config(Section):
-    """One run, whole."""
+    """The whole configuration of a run."""
 
     run: RunConfig
     model: ModelConfig
@@ -71,24 +71,28 @@ class Config(Section):
         return [reward] if isinstance(reward, str) and reward else list(reward)
 
     def output_dir(self, folder: Path) -> Path:
-        """Absolute folder of the run; relative ones start at `folder`, that of the run file."""
+        """Return the absolute folder of the run; relative ones start at `folder`, that of the run file."""
         return (folder / (self.run.output_dir or f"runs/{self.run.name}")).resolve()
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, RunFile]:
-    """A run file as configuration; ConfigError, or a group of them, for whatever is wrong with it."""
+    """Read a run file as configuration.
+
+    Raises:
+        ConfigError: a mistake in it; several as an ExceptionGroup.
+    """
     return accept(read(path, overrides))
 
 
 def accept(file: RunFile) -> tuple[Config, RunFile]:
-    """A run file that was read or made as configuration; errors as `load`."""
+    """Validate a run file that was read or made; errors as `load`."""
     config = validate(file, Config)
     raise_all(list(contradictions(config, file)))
     return config, file
 
 
 def digest(config: Config, objective: object) -> str:
-    """Digest of what a run learns, so that the same folder or run name cannot go on as something else.
+    """Return the digest of what a run learns, so that the same folder or run name cannot go on as something else.
 
     `objective` is the merged objective as plain values: it stands for `learner.method` and the presets' contents.
     """
@@ -105,7 +109,7 @@ def digest(config: Config, objective: object) -> str:
 
 
 def contradictions(config: Config, file: RunFile) -> Iterator[ConfigError]:
-    """Keys that are allowed each, but not together."""
+    """Yield an error for every combination of keys that is not allowed."""
     yield from _sizes(config, file)
     yield from _sources(config, file)
     lag = 0 if config.learner.mode == "on_policy" else config.learner.staleness.max_lag

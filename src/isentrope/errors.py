@@ -5,18 +5,18 @@ IsentropeError                    exit code
   ├─ DataError (ValueError)              65  data set or reward code
   │    └─ RewardError                    65
   ├─ UnreachableError (ConnectionError)  69  broker or actor, past its deadline
-  │    └─ BrokerChangedError             69  the broker is another process than before
-  ├─ InternalError (RuntimeError)        70  a fault of ours
-  │    ├─ RecordError (ValueError)       70  a record on the wire that does not hold what it says
+  │    └─ BrokerChangedError             69  the broker was restarted
+  ├─ InternalError (RuntimeError)        70  a bug of this program
+  │    ├─ RecordError (ValueError)       70  an invalid record on the wire
   │    └─ ArgumentError (ValueError)     70  tensors that do not fit a kernel
   ├─ RunFolderError (FileExistsError)    73  run folder or run name belongs to another configuration
   ├─ StorageError (OSError)              74  disk full, checkpoint or weights unreadable
   ├─ FencedError (RuntimeError)          75  a newer learner took over; do not restart
   ├─ AccessError (PermissionError)       77  password, access rules, TLS
-  └─ StalledError (TimeoutError)         78  a wait passed its deadline; names the culprit
+  └─ StalledError (TimeoutError)         78  a wait passed its deadline; names the cause
 
-Each says what was given, where, and what to do. They are printed as three lines without a traceback, and survive
-pickling between processes.
+Each says what was given, where, and what to do. They are printed as three lines without a traceback, and can be
+pickled between processes.
 """
 
 import difflib
@@ -24,8 +24,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 RESEMBLES = 2 / 3
-"""Least likeness of a name that is offered for another: up to one letter in three may be wrong. One typo in a name of
-three letters is still understood, and a word that shares only half of its letters is not offered."""
+"""Minimum similarity of a name that is suggested for another: up to one letter in three may be wrong. One typo in a
+name of three letters is still understood, and a word that shares only half of its letters is not suggested."""
 
 
 class IsentropeError(Exception):
@@ -74,7 +74,7 @@ class DataError(IsentropeError, ValueError):
 
 
 class RewardError(DataError):
-    """A reward function that cannot be imported, fails, or returns what is not a reward."""
+    """A reward function that cannot be imported, fails, or does not return a reward."""
 
 
 class UnreachableError(IsentropeError, ConnectionError):
@@ -84,11 +84,11 @@ class UnreachableError(IsentropeError, ConnectionError):
 
 
 class BrokerChangedError(UnreachableError):
-    """The server behind the broker's URL is another process than at the last fence, and may have lost state."""
+    """The server at the broker's URL was restarted since the last fence, and may have lost state."""
 
 
 class InternalError(IsentropeError, RuntimeError):
-    """A broken promise of our own code."""
+    """A bug of this program."""
 
 
 class RecordError(InternalError, ValueError):
@@ -96,7 +96,7 @@ class RecordError(InternalError, ValueError):
 
 
 class ArgumentError(InternalError, ValueError):
-    """A call of a kernel with tensors that do not fit it; names the argument, what was given and what is allowed."""
+    """A call of a kernel with wrong tensors; names the argument, the given value and the allowed ones."""
 
 
 class RunFolderError(IsentropeError, FileExistsError):
@@ -106,13 +106,13 @@ class RunFolderError(IsentropeError, FileExistsError):
 
 
 class StorageError(IsentropeError, OSError):
-    """Storage that refuses, or a checkpoint or weight file that is not what its manifest says."""
+    """Storage that fails, or a checkpoint or weight file that differs from its manifest."""
 
     exit_code = 74
 
 
 class FencedError(IsentropeError, RuntimeError):
-    """This learner has been replaced by a newer incarnation and must not act any more."""
+    """This learner has been replaced by a newer incarnation and must stop."""
 
     exit_code = 75
 
@@ -124,7 +124,7 @@ class AccessError(IsentropeError, PermissionError):
 
 
 class StalledError(IsentropeError, TimeoutError):
-    """Nothing moved for longer than the deadline; the message names who was waited for."""
+    """No progress for longer than the deadline; the message names what was waited for."""
 
     exit_code = 78
 

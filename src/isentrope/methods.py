@@ -1,8 +1,4 @@
-"""What a command shows of methods: the list, one objective with its sources, which pairs go together. Text and records
-only.
-
-Knows presets as files; prints nothing itself.
-"""
+"""Texts about methods: the list, one objective with its sources, the pairs that can be merged."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +11,7 @@ from isentrope.learner.objective.presets import DEFAULT, Merged, build, load_obj
 from isentrope.learner.objective.rules import RunFacts, check
 
 LONGEST = 1024
-"""Stands for the run's `max_new_tokens` where there is no run."""
+"""Value of `max_new_tokens` where there is no run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +28,7 @@ class MethodInfo:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two presets merged in this order. refusals: why they do not go together; none if they do."""
+    """Two presets merged in this order. refusals: why they cannot be merged; empty if they can."""
 
     first: str
     second: str
@@ -40,7 +36,7 @@ class Pair:
 
 
 def list_methods() -> list[MethodInfo]:
-    """Every preset, by name."""
+    """Return every preset, by name."""
     infos = []
     for name in method_names():
         preset = read_preset(name, Path())
@@ -51,8 +47,7 @@ def list_methods() -> list[MethodInfo]:
 
 
 def show(methods: Sequence[str], run_folder: Path) -> str:
-    """The merged objective, key by key, with the preset that set each, defaults included; and why a run would refuse
-    it."""
+    """Return the merged objective, key by key with the preset that set it, and a run's reasons to refuse it."""
     merged, objective = _composed(methods, run_folder)
     presets = {name: read_preset(name, run_folder) for name in methods}
     lines = [f"# {name}: {preset.name}, {preset.paper}" for name, preset in presets.items()]
@@ -70,12 +65,12 @@ def show(methods: Sequence[str], run_folder: Path) -> str:
 
 
 def matrix() -> list[Pair]:
-    """Every ordered pair of different presets, judged as in an asynchronous run that supplies whatever they need."""
+    """Return every ordered pair of different presets, judged for an asynchronous run that supplies all their needs."""
     return [_judged(first, second) for first in method_names() for second in method_names() if first != second]
 
 
 def matrix_text(pairs: Sequence[Pair]) -> str:
-    """A table with the first preset as row and the second as column: `.` goes together, a letter is explained below."""
+    """Return a table of first preset by second: `.` can be merged, a letter is explained below."""
     names = sorted({pair.first for pair in pairs})
     reasons = sorted({reason for pair in pairs for reason in pair.refusals})
     letters = {reason: _letter(place) for place, reason in enumerate(reasons)}
@@ -101,7 +96,7 @@ def _judged(first: str, second: str) -> Pair:
 
 
 def _facts(merged: Merged) -> RunFacts:
-    """Of an asynchronous run that does as the presets suggest, and supplies whatever they need."""
+    """Return the facts of an asynchronous run that follows the presets' suggestions and supplies all their needs."""
     suggested = {key: value for key, (value, _) in merged.suggested.items()}
     return RunFacts(
         updates=int(suggested.get("updates_per_batch", 1)),
@@ -113,7 +108,7 @@ def _facts(merged: Merged) -> RunFacts:
 
 
 def _keys(objective: Objective) -> Iterator[tuple[str, Any]]:
-    """Key path and value of everything that is set."""
+    """Yield key path and value of everything that is set."""
     for path, stage in stages_of(objective):
         yield f"{path}.kind", stage.kind.name
         yield from ((f"{path}.{key}", value) for key, value in stage.params.items() if value is not None)

@@ -1,7 +1,6 @@
-"""What a long command shows while it runs: a line per batch, and one that says what is waited for.
+"""Output of a long command while it runs: a line per batch, and one that says what is waited for.
 
-On a terminal that line is renewed in place; elsewhere it is printed when it has stood for a while. Knows how to show,
-not where the facts come from.
+On a terminal that line is updated in place; elsewhere it is printed when it has not changed for a while.
 """
 
 import os
@@ -28,7 +27,7 @@ class _Times(BaseModel):
 
 
 class BatchLine(BaseModel):
-    """What is shown of a line of `metrics.jsonl`."""
+    """The part of a line of `metrics.jsonl` that is shown."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -49,7 +48,7 @@ class Tail:
         self._offset = path.stat().st_size if from_end and path.exists() else 0
 
     def read(self) -> Iterator[BatchLine]:
-        """Lines that were finished since the last call."""
+        """Yield the lines that were finished since the last call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -65,16 +64,16 @@ class Tail:
 
 
 class Progress(Protocol):
-    """Where a command's progress goes."""
+    """Receiver of a command's progress."""
 
     def batch(self, line: BatchLine, batches: int) -> None:
-        """A batch was trained."""
+        """Show a batch that was trained."""
 
     def waiting(self, waits: Sequence[str]) -> None:
-        """What happens, or is waited for, now."""
+        """Show what happens, or is waited for, now."""
 
     def note(self, text: str) -> None:
-        """Something happened."""
+        """Show an event."""
 
 
 class Shown:
@@ -99,7 +98,7 @@ class Shown:
             self._status.stop()
 
     def batch(self, line: BatchLine, batches: int) -> None:
-        """A batch was trained."""
+        """Show a batch that was trained."""
         if self._rows % HEADER_EVERY == 0:
             self._console.print("  batch    reward   entropy   lag   tokens/s   mode", style="bold", highlight=False)
         self._rows += 1
@@ -112,7 +111,7 @@ class Shown:
         self._last = ("", time.monotonic())
 
     def waiting(self, waits: Sequence[str]) -> None:
-        """What happens, or is waited for, now."""
+        """Show what happens, or is waited for, now."""
         now = time.monotonic()
         text = f"{_clock(now - self._started)}  {'; '.join(waits)}"
         if self._status is not None:
@@ -122,7 +121,7 @@ class Shown:
             self._last = (text, now)
 
     def note(self, text: str) -> None:
-        """Something happened."""
+        """Show an event."""
         self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,9 +1,9 @@
-"""A private broker: one redis-server that belongs to this process and ends with it. Knows nothing of runs.
+"""A private broker: one redis-server that belongs to this process and ends with it.
 
 It listens on a unix socket in a new folder that only this user may enter, with a random password that lies beside the
 socket and appears in no argument list, log or environment. Its append-only file is in the folder given to `start`, so a
-later server on the same folder has the same state. A lock on that folder, held by the server itself, keeps a second one
-off.
+later server on the same folder has the same state. A lock on that folder, held by the server itself, prevents a second
+one.
 """
 
 import contextlib
@@ -47,10 +47,12 @@ class RedisServer:
     """One private server; a context manager. Not thread-safe."""
 
     def __init__(self, *, fsync: str = "everysec", max_memory: int = 0, binary: Path | None = None) -> None:
-        """Args:
-        fsync: `everysec`, or `always` for bitwise recovery over a kill of the server.
-        max_memory: bytes; 0: no limit of the server's own.
-        binary: server to run; None: see `find_binary`.
+        """Prepare; `start` starts the server.
+
+        Args:
+            fsync: `everysec`, or `always` for bitwise recovery over a kill of the server.
+            max_memory: bytes; 0: no limit of the server's own.
+            binary: server to run; None: see `find_binary`.
         """
         self._fsync = fsync
         self._max_memory = max_memory
@@ -81,13 +83,14 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """URL with password: hand it to child processes, do not write it anywhere."""
+        """URL with password: pass it to child processes, do not write it anywhere."""
         return private_url(self.socket)
 
     def start(self, folder: Path, *, deadline_s: float = 30.0) -> str:
         """Start on the data in `folder` (made if absent), wait until it answers, return its URL.
 
-        StorageError if another server still holds the folder, or the server ends at once (its log is quoted).
+        Raises:
+            StorageError: another server holds the folder, or the server ends at once (its log is quoted).
         """
         self._folder = folder.resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +107,7 @@ class RedisServer:
         return self.url
 
     def restart(self, *, deadline_s: float = 30.0) -> None:
-        """After the server has died: start it again with the same socket, password and data."""
+        """Start a server that has died again, with the same socket, password and data."""
         self._end(kill=True)
         self._launch(deadline_s)
 
@@ -183,7 +186,7 @@ class RedisServer:
 
 
 def private_url(socket: Path) -> str:
-    """URL of a private server, with the password that lies beside its socket."""
+    """Return the URL of a private server, with the password that lies beside its socket."""
     try:
         password = (socket.parent / "password").read_text(encoding="ascii")
     except OSError as error:
@@ -192,7 +195,7 @@ def private_url(socket: Path) -> str:
 
 
 def find_binary() -> Path:
-    """A server: on PATH outside this Python's own folder (redis-server, then valkey-server), else the bundled one."""
+    """Return the server on PATH outside this Python's folder (redis-server, valkey-server), else the bundled one."""
     inside = Path(sys.prefix, "bin").resolve()
     for name in ("redis-server", "valkey-server"):
         for folder in os.get_exec_path():
@@ -211,8 +214,8 @@ def find_binary() -> Path:
 
 
 def _guard(pid: int, home: Path) -> subprocess.Popen[bytes]:
-    """A process that ends `pid` and removes `home` when this one is gone, however it went: it waits for the end of a
-    pipe that we never write to."""
+    """Start a process that ends `pid` and removes `home` when this one is gone, even if killed: it waits for the end of
+    a pipe."""
     return subprocess.Popen(
         ["/bin/sh", "-c", 'read -r _; kill -TERM "$1"; rm -rf "$2"', "guard", str(pid), str(home)],
         stdin=subprocess.PIPE,
@@ -224,7 +227,7 @@ def _guard(pid: int, home: Path) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def _locked(path: Path, deadline: float) -> Iterator[int]:
-    """File descriptor that holds an exclusive lock on `path`; a child that inherits it keeps the lock."""
+    """Yield a file descriptor that holds an exclusive lock on `path`; a child that inherits it keeps the lock."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while True:
@@ -243,5 +246,5 @@ def _locked(path: Path, deadline: float) -> Iterator[int]:
 
 
 def _quoted(path: Path) -> str:
-    """A path as the server's configuration wants it."""
+    """Return a path in the syntax of the server's configuration."""
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,7 +1,6 @@
-"""Reads a run file and the command line's `key=value` on top of it, and says where every key came from.
+"""Reader of a run file and of the command line's `key=value` on top of it, with the place of every key.
 
-Turns whatever is wrong with them into short errors that name file, line, key, what was given, what is allowed and the
-nearest known key. Does not know what the keys mean.
+Mistakes become short errors that name file, line, key, the given value, the allowed ones and the nearest known key.
 """
 
 import json
@@ -33,7 +32,7 @@ _ALLOWED = {
     "an object": "a table",
     "a valid dictionary": "a table",
 }
-"""pydantic's words and ours, which are those of a TOML file."""
+"""Words of pydantic, and the words of a TOML file that replace them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class RunFile:
     path: Path
     values: dict[str, object]
     lines: Mapping[str, str]
-    """Dotted key or table -> where it was set: `run.toml:12` or the command line."""
+    """Dotted key or table -> place that set it: `run.toml:12` or the command line."""
 
     @property
     def folder(self) -> Path:
@@ -51,14 +50,14 @@ class RunFile:
         return self.path.parent
 
     def where(self, key: str) -> str:
-        """Place of a dotted key, or of the innermost table around it that has one."""
+        """Return the place of a dotted key, or of the innermost table around it that has one."""
         place = key
         while place and place not in self.lines:
             place = place.rpartition(".")[0]
         return f"{self.lines.get(place, self.path.name)}: {key}"
 
     def has(self, key: str) -> bool:
-        """Was this dotted key set?"""
+        """Return True if this dotted key was set."""
         return key in self.lines
 
 
@@ -81,12 +80,12 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
 
 
 def from_values(path: Path, values: Mapping[str, object]) -> RunFile:
-    """A run file that a program has made; its place for messages is its name without ending."""
+    """Return a run file made by a program; in messages its place is its name without suffix."""
     return RunFile(path, dict(values), dict.fromkeys(_dotted(values), path.stem))
 
 
 def validate(file: RunFile, model: type[Model]) -> Model:
-    """The file's values as `model`; ConfigError, or a group of them if several things are wrong."""
+    """Return the file's values as `model`; raise ConfigError, or a group of them if several things are wrong."""
     try:
         return model.model_validate_json(json.dumps(file.values, default=str), strict=True)
     except ValidationError as error:
@@ -106,7 +105,7 @@ def raise_all(errors: Sequence[Exception]) -> None:
 
 
 def _lines(text: str) -> Iterator[tuple[str, int]]:
-    """Dotted key or table, and its line. `text` is valid TOML, so a statement ends where it first parses."""
+    """Yield each dotted key or table with its line. `text` is valid TOML, so a statement ends where it first parses."""
     table = ""
     statement, start = "", 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -127,7 +126,7 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _tables(parsed: object) -> Iterator[str]:
-    """Names on the way to the innermost table of a header."""
+    """Yield the names on the path to the innermost table of a header."""
     while isinstance(parsed, dict) and parsed:
         ((name, inner),) = parsed.items()
         yield name
@@ -135,7 +134,7 @@ def _tables(parsed: object) -> Iterator[str]:
 
 
 def _dotted(values: Mapping[str, object], prefix: str = "") -> Iterator[str]:
-    """All keys of nested tables, tables included."""
+    """Yield all keys of nested tables, tables included."""
     for name, value in values.items():
         yield prefix + name
         if isinstance(value, dict):
@@ -171,7 +170,7 @@ def _apply(values: dict[str, object], lines: dict[str, str], override: str) -> N
 
 
 def _value(text: str) -> object:
-    """A value as in TOML; anything else is text, so that quotes for the shell are rarely needed."""
+    """Return a value as in TOML; anything else is text, so that quotes for the shell are rarely needed."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -182,7 +181,7 @@ def _value(text: str) -> object:
 
 
 def known_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a configuration model, tables included."""
+    """Yield all dotted keys of a configuration model, tables included."""
     for name, field in model.model_fields.items():
         yield prefix + name
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -190,7 +189,7 @@ def known_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def unknown_key(file: RunFile, key: str, known: Sequence[str]) -> ConfigError:
-    """Return the error for a key that is not among `known` dotted keys; one in the same table is offered first."""
+    """Return the error for a key that is not in `known`; a known key of the same table is suggested first."""
     table, _, name = key.rpartition(".")
     anywhere = {other.rpartition(".")[2]: other for other in known}
     beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == table}
@@ -213,7 +212,7 @@ def _rewrite(file: RunFile, model: type[Section], details: Sequence[ErrorDetails
 
 
 def _place(values: Mapping[str, object], detail: ErrorDetails) -> str:
-    """Dotted place of an error, without the steps pydantic adds for the branches of a union."""
+    """Return the dotted place of an error, without the steps pydantic adds for the branches of a union."""
     place = ""
     value: Any = values
     for step in detail["loc"]:

@@ -1,7 +1,6 @@
-"""A run's folder: whose it is, whether it goes on, and how to reach the run it belongs to.
+"""A run's folder: its lock, its `run.json`, and the way to the run's broker.
 
-`run.json` is written by the command that runs, and read by `status`, `mode` and the report; it holds no secrets. Knows
-the files at the top of the folder, not checkpoints or weights.
+`run.json` is written by the command that runs, and read by `status`, `mode` and the report; it holds no secrets.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
 
 RUNS = Path("runs")
-"""Where runs lie by default."""
+"""Default folder of runs."""
 
 LOCK = "run.lock"
 LOCK_TRIES = 20
@@ -36,9 +35,11 @@ class RunFolder:
 
     @classmethod
     def claim(cls, path: Path, *, config_digest: str, data_digest: str) -> Self:
-        """Make the folder if there is none, and keep all other commands out.
+        """Create the folder if it does not exist, and lock it against other commands.
 
-        RunFolderError if another command runs in it, its run began otherwise, or it is no run folder.
+        Raises:
+            RunFolderError: another command runs in it, its run has another configuration, or it is not a run folder.
+            StorageError: it cannot be created.
         """
         if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
             raise RunFolderError(f"{path} is not empty, and not a run folder", fix="choose another run.output_dir")
@@ -49,7 +50,7 @@ class RunFolder:
         except (FileExistsError, NotADirectoryError):
             raise RunFolderError(f"{path} is not a folder", fix="choose another run.output_dir") from None
         except OSError as error:
-            raise StorageError(f"cannot make run folder {path}: {error.strerror}") from None
+            raise StorageError(f"cannot create run folder {path}: {error.strerror}") from None
         folder = cls(path, lock)
         try:
             _lock(lock)
@@ -71,21 +72,21 @@ class RunFolder:
         self.release()
 
     def release(self) -> None:
-        """Let others in."""
+        """Unlock the folder."""
         os.close(self._lock)
 
     @property
     def is_new(self) -> bool:
-        """Has no command run here before?"""
+        """True if no command has run here before."""
         return not (self.path / RunRecord.FILE).exists()
 
     def is_finished(self, batches: int) -> bool:
-        """Has the run ended with at least so many batches?"""
+        """Return True if the run has ended with at least `batches` batches."""
         outcome = records.read(self.path, Outcome)
         return outcome is not None and outcome.status == "finished" and outcome.batches >= batches
 
     def begin(self, record: RunRecord) -> None:
-        """Say what runs here from now on, and forget how it ended before."""
+        """Write `run.json`, and delete the outcome of an earlier command."""
         records.write(self.path, record)
         records.remove(self.path, Outcome)
 
@@ -106,13 +107,13 @@ class RunFolder:
 
 
 def has_ended(path: Path) -> bool:
-    """Has the run in this folder, if there is one, been finished?"""
+    """Return True if this folder holds a finished run."""
     outcome = records.read(path, Outcome)
     return outcome is not None and outcome.status == "finished"
 
 
 def is_held(path: Path) -> bool:
-    """Does a command run in this folder?"""
+    """Return True if a command runs in this folder."""
     if not (path / LOCK).exists():
         return False
     lock = os.open(path / LOCK, os.O_RDONLY)
@@ -126,7 +127,7 @@ def is_held(path: Path) -> bool:
 
 
 def _lock(lock: int) -> None:
-    """Take the lock, or BlockingIOError; waits for a command that is ending, or that only looks whether it is held."""
+    """Take the lock, or raise BlockingIOError; wait for a command that is ending, or that only tests the lock."""
     for _ in range(LOCK_TRIES - 1):
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,7 +136,7 @@ def _lock(lock: int) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Return what runs, or ran, in a folder. RunFolderError if it is not a run folder."""
+    """Return the record of the run in a folder; RunFolderError if it is not a run folder."""
     try:
         record = records.read(path, RunRecord)
     except StorageError:
@@ -146,12 +147,12 @@ def read_record(path: Path) -> RunRecord:
 
 
 def blame(path: Path, error: IsentropeError) -> None:
-    """Record that the run in this folder ended by an error that its learner knows nothing of; its counts stay."""
+    """Record that the run in this folder ended by an error outside the learner; the learner's counts stay."""
     records.write(path, (records.read(path, Outcome) or Outcome.of_nothing()).ended_by(error))
 
 
 def newest(runs: Path) -> Path:
-    """The folder among `runs` whose run started last."""
+    """Return the folder among `runs` whose run started last."""
     records = list(runs.glob(f"*/{RunRecord.FILE}"))
     if not records:
         raise RunFolderError(f"there is no run under {runs.resolve()}", fix="give the run's folder")
@@ -159,7 +160,7 @@ def newest(runs: Path) -> Path:
 
 
 def open_view(record: RunRecord, *, deadline_s: float) -> RunView:
-    """The run's view. UnreachableError if its private broker is gone, or its broker does not answer."""
+    """Return the run's view; UnreachableError if its private broker is gone, or its broker does not answer."""
     if record.socket and not Path(record.socket).exists():
         raise UnreachableError(f"run {record.run!r} is not running: its private broker is gone")
     url = private_url(Path(record.socket)) if record.socket else variable(record.url_env)
@@ -169,5 +170,5 @@ def open_view(record: RunRecord, *, deadline_s: float) -> RunView:
 
 
 def host() -> str:
-    """This machine's name."""
+    """Return this machine's name."""
     return socket.gethostname()

@@ -1,4 +1,4 @@
-"""What a run is doing, from its folder and, while it lives, from its broker. Reads only."""
+"""The status of a run, from its folder and, while it runs, from its broker. Reads only."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ DEADLINE_S = 5.0
 
 
 class Live(BaseModel):
-    """What only the broker knows."""
+    """The part of the status that comes from the broker."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,19 +41,19 @@ class Status(BaseModel):
     run: str
     folder: str
     command_alive: bool
-    """Does a command hold the folder?"""
+    """True if a command holds the folder."""
     batches: int
-    """Wanted."""
+    """Batches to train."""
     last_batch: BatchLine | None
     outcome: Outcome | None
     live: Live | None
     """None: the broker cannot be reached, or no learner has opened the run."""
     unreachable: str
-    """Why the broker cannot be reached."""
+    """Reason why the broker cannot be reached; empty: it can."""
 
 
 def read_status(folder: Path) -> Status:
-    """The run in `folder`; RunFolderError if there is none."""
+    """Return the status of the run in `folder`; RunFolderError if there is none."""
     record = runfolder.read_record(folder)
     lines = list(Tail(folder / "metrics.jsonl", from_end=False).read())
     live, unreachable = None, ""
@@ -76,7 +76,7 @@ def read_status(folder: Path) -> Status:
 
 
 def show(status: Status, console: Console) -> None:
-    """For people."""
+    """Print the status as text."""
     console.print(f"[bold]{status.run}[/bold]  {_state(status)}  [dim]{status.folder}[/dim]", highlight=False)
     if status.last_batch is not None:
         last = status.last_batch

@@ -1,2 +1,1 @@
-"""The demo: a model small enough to learn on a laptop, and the run that teaches it. A recipe of the library like any
-other; nothing in it is special."""
+"""The demo: a model small enough to learn on a laptop, and the ordinary run that trains it."""

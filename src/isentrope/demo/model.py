@@ -1,9 +1,8 @@
-"""The demo's model: an ordinary Hugging Face folder with a tiny Llama that has seen demonstrations of digit walks.
+"""The demo's model: an ordinary Hugging Face folder with a tiny Llama, trained on demonstrations of digit walks.
 
-Its answers are right about one time in three and its choices are still open, so that there is something to reinforce
-and entropy to lose. Making it takes half a minute on one core and gives the same weights every time on one machine:
-steps are counted, not timed, on one thread, from a fixed seed. The weights are cached by a digest of everything they
-depend on. Knows nothing of actors, learners and runs.
+About one answer in three is right and its entropy is still high, so that there is something to reinforce and entropy to
+lose. Making it takes half a minute on one core and gives the same weights every time on one machine: the number of
+steps is fixed, on one thread, from a fixed seed. The weights are cached by a digest of everything they depend on.
 """
 
 import hashlib
@@ -41,7 +40,7 @@ _IDS = {word: number for number, word in enumerate(digit_walk.VOCABULARY)}
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """Supervised training on demonstrations. More steps make a model too good to have much left to learn."""
+    """Supervised training on demonstrations. More steps would leave little to learn."""
 
     steps: int = 500
     rows: int = 64
@@ -49,19 +48,19 @@ class WarmUp:
     learning_rate: float = 3e-3
     ramp_steps: int = 50
     final_share: float = 0.1
-    """Of the learning rate, reached linearly at the last step."""
+    """Fraction of the learning rate, reached linearly at the last step."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step: up over the ramp, then down to the last step."""
+        """Return the learning rate of a step: up over the ramp, then down to the last step."""
         ramp = min(1.0, (step + 1) / self.ramp_steps)
         return self.learning_rate * ramp * (1.0 - (1.0 - self.final_share) * step / self.steps)
 
 
 def make_model(folder: Path, *, seed: int = 0, progress: Progress = lambda done, total: None) -> None:
-    """Fill `folder` with the model. Configuration and tokenizer are there at once, the weights at the end, whole.
+    """Fill `folder` with the model. Configuration and tokenizer are written at once, the weights at the end, whole.
 
     An engine can start from the folder while the weights are still being made.
     """
@@ -74,12 +73,12 @@ def make_model(folder: Path, *, seed: int = 0, progress: Progress = lambda done,
 
 
 def is_cached(seed: int = 0) -> bool:
-    """Would `make_model` only have to copy?"""
+    """Return True if `make_model` would only have to copy."""
     return (_cache(seed) / WEIGHTS).exists()
 
 
 def write_skeleton(folder: Path) -> None:
-    """Write all of the folder but the weights."""
+    """Write the folder without the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     LlamaConfig(
         architectures=["LlamaForCausalLM"],
@@ -113,7 +112,7 @@ def _cache(seed: int) -> Path:
 
 
 def fingerprint(seed: int) -> str:
-    """Digest of everything the weights depend on: this file, the task's, the seed, and the libraries' versions."""
+    """Return the digest of all that the weights depend on: this file, the task's, the seed, the libraries' versions."""
     digest = hashlib.blake2b(f"{seed} {torch.__version__} {transformers.__version__}".encode(), digest_size=16)
     for source in (__file__, digit_walk.__file__):
         digest.update(Path(source).read_bytes())
@@ -142,7 +141,7 @@ def warm_up(model: LlamaForCausalLM, plan: WarmUp, *, seed: int, progress: Progr
 
 
 def _fill(cached: Path, seed: int, progress: Progress) -> None:
-    """Make the weights in a folder of their own, then put it in place."""
+    """Make the weights in a temporary folder, then rename it."""
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="making-", dir=cached.parent, ignore_cleanup_errors=True) as name:
@@ -157,14 +156,14 @@ def _fill(cached: Path, seed: int, progress: Progress) -> None:
     except OSError as error:
         if not (cached / WEIGHTS).exists():  # else another process was faster
             raise StorageError(
-                f"the demo's model cannot be kept: {error.strerror}",
+                f"the demo's model cannot be stored: {error.strerror}",
                 where=str(cached.parent),
                 fix=f"set {environment.CACHE_VARIABLE} to a folder with 2 MB to spare",
             ) from error
 
 
 def _examples(rows: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end: token ids [rows, T], and which of the T-1 predictions are of an answer [rows, T-1]."""
+    """Yield batches without end: token ids [rows, T], and which of the T-1 predictions are of an answer [rows, T-1]."""
     task, rng, seq = digit_walk.DigitWalk(seed), np.random.default_rng(seed), 0
     while True:
         texts: list[tuple[list[str], list[str]]] = []
@@ -183,17 +182,17 @@ def _examples(rows: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _check_round_trip(folder: Path) -> None:
-    """The tokenizer that others will load from the folder is the one that was saved: for some model types transformers
-    silently takes another, which cuts `+3` in two."""
+    """Require that the tokenizer loaded from the folder is the saved one: for some model types transformers silently
+    uses another, which splits `+3`."""
     text = " ".join(digit_walk.VOCABULARY[3:])
     ids = load_tokenizer(str(folder)).encode(text)
     if ids != [_IDS[BOS], *range(3, len(_IDS))]:
-        raise InternalError("the demo's tokenizer does not survive loading", where=str(folder))
+        raise InternalError("the demo's tokenizer is not the saved one after loading", where=str(folder))
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums are then added in the same order every time; and one core is left for the engine that is starting."""
+    """Use one thread: sums are added in the same order every time, and a core is left for the starting engine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""The demo's run: the run file beside this module, with what the command line changes. Imports nothing heavy."""
+"""The demo's run: the run file beside this module, with the command line's changes. Imports nothing heavy."""
 
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ MODEL_FOLDER = "model"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user may change without writing a run file. None: as the run file has it."""
+    """Values a user may change without writing a run file. None: the run file's value."""
 
     method: tuple[str, ...] | None = None
     """Presets, merged left to right."""
@@ -28,14 +28,13 @@ class Options:
 
 
 def table(output_dir: Path, options: Options) -> dict[str, object]:
-    """The demo's run file, with everything it writes in `output_dir`; not yet validated."""
+    """Return the demo's run file, with everything it writes in `output_dir`; not yet validated."""
     values = tomllib.loads(RUN_FILE.read_text(encoding="utf-8"))
     return merged(values, _changes(output_dir.absolute(), options))
 
 
 def toy_scaled(values: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
-    """`values` with what `TOY_SCALE` sets for the kinds that its objective uses, and a line for each change. Loads
-    torch."""
+    """Return `values` with `TOY_SCALE` applied to the kinds its objective uses, and a line per change. Loads torch."""
     from isentrope.demo.scale import Adjustment, adjust
 
     adjustments = tomllib.loads(TOY_SCALE.read_text(encoding="utf-8"))["adjust"]
@@ -48,7 +47,7 @@ def toy_scaled(values: Mapping[str, object]) -> tuple[dict[str, object], tuple[s
 
 
 def merged(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
-    """`base` with the keys of `changes` put over it, table by table."""
+    """Return `base` updated by `changes`, table by table."""
     result = dict(base)
     for key, value in changes.items():
         below = result.get(key)

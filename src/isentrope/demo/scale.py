@@ -1,7 +1,6 @@
-"""Values for a problem of another size, by dimension and kind: whatever preset brought a kind in, its keys are
-adjusted.
+"""Values for a problem of another size, by dimension and kind, whichever preset chose the kind.
 
-Knows merged tables; not which problem it is. Keys that the run file sets itself are left alone.
+Keys that the run file sets itself are left alone.
 """
 
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ KL_TOKENS = "kl.tokens"
 
 
 class Adjustment(BaseModel):
-    """What changes where a kind is used. at: dimension and kind, such as `tokens.top_entropy`; run: keys of
+    """Changes where a kind is used. at: dimension and kind, such as `tokens.top_entropy`; run: keys of
     `[learner]`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,7 +31,7 @@ class Adjustment(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Adjusted:
-    """objective: own tables to put over the presets. run: keys of `[learner]`. lines: what changed and why."""
+    """objective: own tables to put over the presets. run: keys of `[learner]`. lines: the changes and their reasons."""
 
     objective: dict[str, Any]
     run: dict[str, Any]
@@ -40,7 +39,7 @@ class Adjusted:
 
 
 def adjust(method: str | list[str], own: Table, adjustments: list[Adjustment], run_folder: Path) -> Adjusted:
-    """The own tables `own` with every adjustment whose kind the merged objective uses."""
+    """Return the own tables `own` with every adjustment whose kind the merged objective uses."""
     merged = load_objective(method, own, run_folder)
     tables: dict[str, Any] = dict(own)
     run: dict[str, Any] = {}
@@ -60,7 +59,7 @@ def adjust(method: str | list[str], own: Table, adjustments: list[Adjustment], r
 
 
 def _assignments(table: Table, before: str = "") -> list[str]:
-    """`table` as a reader would write it in a run file."""
+    """Return `table` as it would be written in a run file."""
     lines: list[str] = []
     for key, value in table.items():
         lines += _assignments(value, f"{before}{key}.") if isinstance(value, Mapping) else [f"{before}{key} = {value}"]
@@ -96,7 +95,7 @@ def _put(tables: dict[str, Any], merged: Merged, path: str, kind: str, keys: Map
 
 
 def _over(level: Any, names: list[str], keys: Mapping[str, Any]) -> Any:
-    """`level` with `keys` put over what it has at `names`, however the run file has written it."""
+    """Return `level` with `keys` put over its value at `names`, in any form the run file may use."""
     if not names:
         return ({"kind": level} if isinstance(level, str) else dict(level)) | dict(keys)
     if isinstance(level, list):

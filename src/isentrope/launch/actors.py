@@ -1,6 +1,6 @@
-"""The rollout actors of one command, each a Ray actor with its own place: started, watched, replaced when they die.
+"""The rollout actors of one command, each a Ray actor with its own slot: started, watched, replaced when they die.
 
-An actor that comes back is always a new one, under a new id. Knows how an actor ends, not what it generates.
+A replacement is always a new actor, under a new id.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from isentrope.actors.worker import ActorOptions
 
 FATAL = (ConfigError, DataError, AccessError, RunFolderError)
-"""Errors that every other actor would meet too."""
+"""Errors that every other actor would have too."""
 
 MAX_FAILURES = 5
-"""Deaths in a row, without having served in between, after which the run is given up."""
+"""Deaths in a row, without an actor having served in between, after which the run ends."""
 
 MAX_PAUSE_S = 60.0
 """Longest wait before an actor is started again."""
@@ -35,17 +35,17 @@ class RolloutActor:
     """Body of the Ray actor."""
 
     def serve(self, options: "ActorOptions", log: Path) -> None:
-        """Be an actor until told to leave."""
+        """Run an actor until it is told to leave."""
         logs.to_file(log)
         try:
             asyncio.run(serve(options))
         except Exception:
-            logger.exception("this actor failed")  # Ray shows it to nobody
+            logger.exception("this actor failed")  # Ray does not show it
             raise
 
 
 async def serve(options: "ActorOptions") -> None:
-    """Be an actor until the run ends or a signal asks to leave."""
+    """Run an actor until the run ends or a signal asks it to leave."""
     from isentrope.actors import worker
 
     drain = asyncio.Event()
@@ -56,20 +56,20 @@ async def serve(options: "ActorOptions") -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActorPlan:
-    """What all actors of a command have in common."""
+    """Settings that all actors of a command share."""
 
     options: "ActorOptions"
-    """Of each, but for the id."""
+    """Options of each actor, but for the id."""
     count: int
     gpus: int
-    """Of each."""
+    """GPUs of each actor."""
     log_folder: Path
     start_timeout_s: float
 
 
 @dataclasses.dataclass(slots=True)
 class _Slot:
-    """One wanted actor: who fills the place now, or when the next one may."""
+    """One wanted actor: the present actor, or the time when the next one may start."""
 
     name: str = ""
     handle: Any = None
@@ -84,15 +84,17 @@ class Actors:
     """The actors of one command. Not thread-safe."""
 
     def __init__(self, plan: ActorPlan, last_number: int) -> None:
-        """`last_number`: of the newest actor this run ever had; ids go on from there."""
+        """Start no actor yet; ids continue from `last_number`, the number of the run's newest actor."""
         self._plan = plan
         self._number = last_number
         self._slots = [_Slot() for _ in range(plan.count)]
 
     def tend(self, states: Sequence[ActorState]) -> Iterator[str]:
-        """Start who is missing, bury the dead; says what happened. `states`: as the broker has them.
+        """Start missing actors, clean up dead ones; yield one event line each. `states`: the broker's records.
 
-        Raises what ended an actor if every other would meet it too, and UnreachableError if one cannot be started.
+        Raises:
+            IsentropeError: an actor ended with an error that every other would have too.
+            UnreachableError: an actor cannot be started.
         """
         by_name = {state.id: state.state for state in states}
         for slot in self._slots:
@@ -103,7 +105,7 @@ class Actors:
             stage = by_name.get(slot.name, Stage.JOINING)
             slot.served = slot.served or stage is Stage.SERVING
             if self._has_ended(slot):
-                yield self._bury(slot)
+                yield self._clean_up(slot)
             elif self._is_late(slot, stage):
                 raise UnreachableError(
                     f"actor {slot.name} has not started its engine for {self._plan.start_timeout_s:.0f} s",
@@ -112,7 +114,7 @@ class Actors:
                 )
 
     def unready(self, states: Sequence[ActorState]) -> list[str]:
-        """What each actor that has not served yet is doing."""
+        """Return what each actor that has not served yet is doing."""
         by_name = {state.id: state.state for state in states}
         doing = {Stage.SYNCING: "has its engine, waits for weights", Stage.DIRTY: "failed to load weights"}
         return [
@@ -122,7 +124,7 @@ class Actors:
         ]
 
     def leave(self, timeout_s: float) -> None:
-        """Wait until all have left, as they do when the run ends; after `timeout_s` end them."""
+        """Wait until all actors have left, as they do when the run ends; end them after `timeout_s`."""
         import ray
 
         futures = [slot.future for slot in self._slots if slot.future is not None]
@@ -144,7 +146,7 @@ class Actors:
         )
 
     def _is_late(self, slot: _Slot, stage: Stage) -> bool:
-        """An actor that has served is not: it may go on under another id."""
+        """Return True if the actor has not started in time; one that has served may go on under another id."""
         too_long = time.monotonic() - slot.started > self._plan.start_timeout_s
         return stage is Stage.JOINING and too_long and not slot.served
 
@@ -157,7 +159,7 @@ class Actors:
         done, _ = ray.wait([slot.future], timeout=0)
         return bool(done)
 
-    def _bury(self, slot: _Slot) -> str:
+    def _clean_up(self, slot: _Slot) -> str:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 

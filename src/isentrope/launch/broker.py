@@ -1,4 +1,4 @@
-"""The broker of one command: a private server in the run's folder, or one that is already there."""
+"""The broker of one command: a private server in the run's folder, or an existing one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,18 @@ from isentrope.rollout.config import RedisConfig
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where it is. The URL may hold a password."""
+    """Address of the broker. The URL may hold a password."""
 
     url: str
     socket: str
-    """Of a private server; else empty."""
+    """Unix socket of a private server; else empty."""
 
 
 class CommandBroker:
-    """A context manager."""
+    """The broker, as a context manager."""
 
     def __init__(self, config: RedisConfig, folder: Path) -> None:
-        """`folder`: of a private server's data."""
+        """Prepare a private server with its data in `folder`, unless the environment holds a URL."""
         url = variable(config.url_env)
         self._server = None if url else RedisServer()
         self._folder = folder
@@ -41,7 +41,7 @@ class CommandBroker:
             self._server.stop()
 
     def revive(self) -> bool:
-        """Start a private server again if it has died; did it?"""
+        """Start a private server again if it has died; return True if it had."""
         if self._server is None or self._server.pid:
             return False
         self._server.restart()

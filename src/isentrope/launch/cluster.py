@@ -1,7 +1,7 @@
-"""Ray for one command: a local one of its own, or a running cluster. The only module that starts and stops Ray.
+"""Ray for one command: a local one, or a running cluster. The only module that starts and stops Ray.
 
-A local Ray has no dashboard, a small object store (nothing large passes through it) and a temporary folder that goes
-when it stops. Its parts die with the thread that started it, so this must be the main thread.
+A local Ray has no dashboard, a small object store (nothing large passes through it) and a temporary folder that is
+deleted when it stops. Its parts die with the thread that started it, so this must be the main thread.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from isentrope.errors import ConfigError, UnreachableError
 from isentrope.launch.broker import Place
 
 OBJECT_STORE_BYTES = 80 << 20
-"""The least Ray accepts."""
+"""The minimum that Ray accepts."""
 
 CONNECT_S = 10.0
 
 MAX_FOLDER = 40
-"""Bytes of its temporary folder's path: Ray's sockets are 66 deeper, and the kernel allows 107."""
+"""Maximum bytes of its temporary folder's path: Ray's sockets add 66, and the kernel allows 107."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What Ray has now."""
+    """Resources that Ray has now."""
 
     gpus: int
     nodes: int
@@ -37,13 +37,13 @@ class Resources:
 
     @property
     def cpu_only(self) -> bool:
-        """Work as on a machine without a GPU."""
+        """True if processes must work as on a machine without a GPU."""
         return self.gpus == 0
 
 
 @contextlib.contextmanager
 def cluster(address: str) -> Iterator[Resources]:
-    """Ray at `address`, or a local one if that is empty; UnreachableError if there is none there."""
+    """Connect to Ray at `address`, or start a local one if that is empty; UnreachableError if there is none."""
     import ray
 
     assert threading.current_thread() is threading.main_thread()
@@ -95,11 +95,11 @@ def _join(address: str) -> None:
 
 
 def require_broker_for_all(resources: Resources, config: Config, place: Place) -> None:
-    """ConfigError if there are machines that cannot reach a private broker."""
+    """Raise ConfigError if there are machines that cannot reach a private broker."""
     if place.socket and resources.nodes > 1:
         raise ConfigError(
             f"Ray has {resources.nodes} machines, and a private broker can be reached from one",
-            fix=f"start a Redis that all can reach, and set {config.redis.url_env} to its URL",
+            fix=f"start a Redis that all machines can reach, and set {config.redis.url_env} to its URL",
         )
 
 
@@ -110,7 +110,7 @@ def _gpus() -> int:
 
 
 def require_gpus(resources: Resources, config: Config) -> None:
-    """ConfigError if a local machine with GPUs has too few; a cluster may still grow."""
+    """Raise ConfigError if a local machine with GPUs has too few; a cluster may still grow."""
     actors, ranks = config.actors, config.learner.ranks
     needed = actors.count * actors.tensor_parallel_size + ranks
     if resources.local and not resources.cpu_only and needed > resources.gpus:

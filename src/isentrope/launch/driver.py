@@ -1,6 +1,6 @@
-"""One run from its claimed folder to its end: starts broker, Ray, actors and learner together, and has them watched.
+"""One run from its claimed folder to its end: starts broker, Ray, actors and learner together, and supervises them.
 
-Whatever the run file points to was checked before (`check`); what is told about the run comes after (`report`).
+`check` has checked the run file before; `report` describes the run afterwards.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from isentrope.rollout.wire.spec import RunSpec
 
 BROKER_DEADLINE_S = 30.0
 VIEW_DEADLINE_S = 5.0
-"""Of the supervisor's own reads: it must go on looking while a broker is away."""
+"""Deadline of the supervisor's own reads: it must go on while a broker is away."""
 
 LEAVE_EXTRA_S = 5.0
-"""What an actor may take to leave beyond the time it has to finish its work."""
+"""Time an actor may take to leave beyond the time to finish its work."""
 
 
 def drive(run: ClaimedRun, progress: Progress) -> Outcome:
-    """Start everything, wait for the end, leave no process behind."""
+    """Start everything, wait for the end, leave no process running."""
     config, folder = run.checked.config, run.folder.path
     spec = make_spec(run)
     with contextlib.ExitStack() as stack:
@@ -64,18 +64,19 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
 
 
 def _take_over(run: ClaimedRun, place: Place) -> int:
-    """Clear what an earlier command told this run's actors, and say that this one runs; the newest actor's number.
+    """Delete an earlier command's control state, mark this run as running, and return the newest actor's number.
 
-    RunFolderError if the broker knows a run of this name whose folder this is not.
+    Raises:
+        RunFolderError: the broker has a run of this name with another folder.
     """
     with _view(run, place, BROKER_DEADLINE_S) as view:
         keys = view.broker.keys
         if run.folder.is_new and view.text(keys.meta):
             raise RunFolderError(
-                f"run {keys.run!r} is known to the broker at {view.broker.place}, but {run.folder.path} is new",
+                f"the broker at {view.broker.place} has a run {keys.run!r}, but {run.folder.path} is new",
                 fix="choose another run.name, or the folder of that run",
             )
-        view.broker.run(lambda client: client.delete(keys.ctl, keys.request))  # else actors would obey its last stop
+        view.broker.run(lambda client: client.delete(keys.ctl, keys.request))  # else actors would obey the earlier stop
         info = view.broker.run(lambda client: client.info("server"))
         run.folder.begin(make_record(run, socket=place.socket, redis_version=str(info["redis_version"])))
         numbers = [re.fullmatch(r"a(\d+)(\.\d+)?", actor.id) for actor in view.actors()]

@@ -1,9 +1,8 @@
-"""A process that outlives the command and ends whatever the command left behind, however the command itself ended.
+"""A process that outlives the command and ends all processes the command has left, even if the command was killed.
 
-Ray's agents, an engine's workers or a reward's children survive the death of those who started them, or notice it late.
-The guard notes the command's descendants while it lives, and finds those that came last by a mark in the environment,
-which all inherit (some overwrite it, hence the notes). It waits for the end of a pipe that only the command holds.
-Knows processes, not what they are for.
+Ray's agents, an engine's workers or a reward's children survive their parent, or notice its death late. The guard
+records the command's descendants while it runs, and finds the newest by a mark in the environment, which all inherit
+(some overwrite it, hence the records). It waits for the end of a pipe that only the command holds.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ _ROUNDS = 10
 
 
 class Guard:
-    """The command's side. Everything started after it was made, and not detached from our environment, is guarded."""
+    """The command's side. Every process started after it, and not detached from our environment, is guarded."""
 
     def __init__(self) -> None:
         mark = secrets.token_hex(16)
@@ -32,32 +31,32 @@ class Guard:
             [sys.executable, "-m", __name__, mark, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # signals of the terminal are not for it
+            start_new_session=True,  # keeps the terminal's signals away
         )
 
     def close(self) -> None:
-        """End what is left, at once."""
+        """End the remaining processes at once."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
 def main(mark: str, command: int) -> None:
-    """Wait for the end of the process `command`, then kill what it has left."""
+    """Wait for the end of the process `command`, then kill the processes it has left."""
     left = list(_descendants(command))
     for _ in range(_ROUNDS):
         left = [process for process in (*left, *_marked(mark)) if not _is_child(process, command)]
         if not left:
             return
         for process in left:
-            with contextlib.suppress(psutil.Error):  # gone; or its number belongs to another process by now
+            with contextlib.suppress(psutil.Error):  # gone; or its id belongs to another process by now
                 process.kill()
         psutil.wait_procs(left, timeout=1.0)
-        left = []  # what was born while others were being killed comes next
+        left = []  # processes started meanwhile come next
 
 
 def _is_child(process: psutil.Process, command: int) -> bool:
-    """A command that is alive looks after its own children itself."""
+    """Return True for a child of a live command, which ends its children itself."""
     try:
         return bool(process.ppid() == command)
     except psutil.Error:
@@ -65,7 +64,7 @@ def _is_child(process: psutil.Process, command: int) -> bool:
 
 
 def _descendants(command: int) -> set[psutil.Process]:
-    """Returns when the command is gone, with the processes below it that are still there."""
+    """Wait until the command is gone; return its descendants that still run."""
     found: set[psutil.Process] = set()
     while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
         with contextlib.suppress(psutil.NoSuchProcess):

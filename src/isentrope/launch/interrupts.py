@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM mean: the first asks for an orderly end, the second ends at once."""
+"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends at once."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,11 +8,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Counts interrupts while it is entered; a context manager for the main thread."""
+    """Counter of interrupts while it is entered; a context manager for the main thread."""
 
     def __init__(self) -> None:
         self.asked = False
-        """Has anybody asked for the end?"""
+        """True after the first interrupt."""
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def __enter__(self) -> Self:

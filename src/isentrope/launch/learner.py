@@ -1,4 +1,4 @@
-"""The learner's ranks as workers of Ray Train, which restarts all when one dies. Does not know what they learn."""
+"""The learner's ranks as workers of Ray Train, which restarts all when one dies."""
 
 import logging
 import threading
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from isentrope.learner.training.job import LearnerJob
 
 MAX_FAILURES = 3
-"""How often Ray Train starts the ranks again."""
+"""Number of times that Ray Train starts the ranks again."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LearnerPlan:
-    """How the ranks are started."""
+    """Settings with which the ranks are started."""
 
     job: "LearnerJob"
     ranks: int
@@ -31,12 +31,12 @@ class LearnerPlan:
     collective_timeout_s: float
     log_folder: Path
     model: Path | None
-    """A file without which there is nothing to learn; None: it is there, or far away."""
+    """File of the model that ranks wait for; None: it exists, or is remote."""
     start_timeout_s: float
 
 
 def rank_main(config: dict[str, Any]) -> None:
-    """Entry of every rank; torch.distributed is initialised."""
+    """Run a rank; torch.distributed is initialised."""
     from ray.train import get_context
 
     plan: LearnerPlan = config["plan"]
@@ -54,7 +54,7 @@ def _train(plan: LearnerPlan) -> None:
     deadline = time.monotonic() + plan.start_timeout_s
     while plan.model is not None and not plan.model.exists():
         if time.monotonic() > deadline:
-            raise UnreachableError(f"nobody has made {plan.model} for {plan.start_timeout_s:.0f} s")
+            raise UnreachableError(f"the model {plan.model} was not made within {plan.start_timeout_s:.0f} s")
         time.sleep(0.1)
     train(plan.job)
 
@@ -70,7 +70,7 @@ class Learner:
 
     @property
     def has_ended(self) -> bool:
-        """Have all ranks returned, or has Ray given up?"""
+        """Return True if all ranks have returned, or Ray has stopped restarting them."""
         return not self._thread.is_alive()
 
     def join(self, timeout_s: float) -> None:
@@ -78,7 +78,7 @@ class Learner:
         self._thread.join(timeout_s)
 
     def failure(self) -> InternalError:
-        """Why there is no outcome."""
+        """Return the error that explains why there is no outcome."""
         lines = [line for line in str(self._error).splitlines() if line and not line[0].isspace()]
         last = "its ranks returned without one" if self._error is None else lines[-1]
         return InternalError(
@@ -88,7 +88,7 @@ class Learner:
     def _fit(self) -> None:
         try:
             self._trainer().fit()
-        except Exception as error:  # of any kind: it is told when somebody asks for the outcome
+        except Exception as error:  # any error: `failure` reports it
             self._error = error
 
     def _trainer(self) -> "TorchTrainer":

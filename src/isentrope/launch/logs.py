@@ -1,4 +1,4 @@
-"""Where a process of the run writes what it says. Knows nothing of the processes."""
+"""Log files of the processes of a run."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def to_file(path: Path) -> None:
-    """From now on this process and all it starts write to `path`: logging, output, errors, also of compiled code."""
+    """Redirect this process and its children to `path`: logging, output, errors, also of compiled code."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     sys.stdout.flush()
@@ -24,7 +24,7 @@ def to_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def kept_apart(path: Path) -> Iterator[None]:
-    """While entered, what libraries log or print goes to `path`; the console holds the terminal and is not affected."""
+    """Redirect what libraries log or print to `path`; the console holds the terminal and is not affected."""
     with path.open("a", encoding="utf-8", buffering=1) as file:
         logging.basicConfig(stream=file, level=logging.INFO, format=FORMAT, force=True)
         try:

@@ -1,4 +1,4 @@
-"""A model whose weights are made while everything else starts, in a process of its own. Does not know how."""
+"""A model whose weights are made in another process while everything else starts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from isentrope.launch import logs
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """What is to be made."""
+    """The model to make."""
 
     file: Path
-    """The model is there when this is."""
+    """File whose existence means that the model is complete."""
     make: Callable[[], None]
 
 
@@ -24,7 +24,7 @@ def _make(make: Callable[[], None], log: Path) -> None:
 
 
 class Making:
-    """The model in the making; ends with Ray at the latest."""
+    """The process that makes the model; ends with Ray at the latest."""
 
     def __init__(self, plan: ModelPlan, log: Path) -> None:
         import ray
@@ -34,7 +34,7 @@ class Making:
         self._future = remote.remote(plan.make, log)
 
     def is_done(self) -> bool:
-        """Is the model there? Raises why it will never be."""
+        """Return True if the model exists; raise the error that prevents it."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 

@@ -1,4 +1,4 @@
-"""From a checked run file to what the parts of a run are started with. Pure values; starts nothing."""
+"""From a checked run file to the settings of the parts of a run. Pure values; starts nothing."""
 
 import importlib.metadata
 import os
@@ -25,13 +25,13 @@ class ClaimedRun:
     started: float
     """Unix time of the command's start."""
     ray_address: str = ""
-    """Of a running cluster; empty: a local Ray."""
+    """Address of a running cluster; empty: a local Ray."""
     model: ModelPlan | None = None
-    """None: it is there."""
+    """Model to make; None: it exists."""
 
 
 def make_spec(run: ClaimedRun) -> RunSpec:
-    """What actors must know."""
+    """Return the facts that actors need."""
     checked = run.checked
     config, model = checked.config, checked.model
     return RunSpec(
@@ -56,7 +56,7 @@ def make_spec(run: ClaimedRun) -> RunSpec:
 
 
 def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecord:
-    """What others may know of the command."""
+    """Return the public record of the command."""
     checked = run.checked
     config = checked.config
     method = config.learner.method
@@ -88,4 +88,4 @@ def _versions() -> Iterator[tuple[str, str]]:
         try:
             yield name.removesuffix("-cpu"), importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # of the two builds of vLLM there is one, and triton may be missing
+            continue  # only one of the two builds of vLLM is installed, and triton may be missing

@@ -1,6 +1,6 @@
-"""Watches a run from the start of its parts to their end: keeps actors alive, shows progress, passes on a wish to stop.
+"""Supervision of a run from the start of its parts to their end: replaces actors, shows progress, forwards a stop.
 
-What it knows of the learner it reads from the broker and from the run's folder.
+It reads the learner's state from the broker and from the run's folder.
 """
 
 import time
@@ -25,7 +25,7 @@ from isentrope.runfolder import blame
 INTERVAL_S = 0.5
 
 STOP_S = 60.0
-"""How long the learner may take to stop when the run cannot go on without its actors."""
+"""Time limit of the learner's stop when the run cannot go on without its actors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class StartedRun:
     actors: Actors
     learner: Learner
     model: Making | None
-    """None: the model was there."""
+    """None: the model existed."""
     revive_broker: Callable[[], bool]
-    """Start a private broker again if it has died; did it?"""
+    """Starts a private broker again if it has died; returns True if it had."""
     start_timeout_s: float
     leave_timeout_s: float
 
@@ -58,7 +58,7 @@ class Supervisor:
         self._incarnation = 0
 
     def watch(self) -> Outcome:
-        """Until the learner has ended and the actors have left; raises what makes it pointless to go on."""
+        """Wait until the learner has ended and the actors have left; raise an error that makes going on useless."""
         parts = self._parts
         while not parts.learner.has_ended:
             facts = self._look()
@@ -80,7 +80,7 @@ class Supervisor:
         return outcome
 
     def _look(self) -> "_Facts | None":
-        """What the broker shows; None: it does not answer. The learner decides how long that may last."""
+        """Return the broker's state; None: it does not answer. The learner decides how long that may last."""
         view = self._parts.view
         try:
             control, announced, actors = view.control(), view.weights() is not None, view.actors()
@@ -92,7 +92,7 @@ class Supervisor:
             return None
 
     def _tend(self, facts: "_Facts") -> None:
-        """Note what has changed, replace dead actors, and say who is waited for."""
+        """Report changes, replace dead actors, and show what is waited for."""
         parts = self._parts
         if facts.control is not None:
             if 0 < self._incarnation < facts.incarnation:
@@ -120,14 +120,14 @@ class Supervisor:
             raise
 
     def _late(self, facts: "_Facts") -> list[str]:
-        """All who are waited for while the run starts."""
+        """Return everything that is waited for while the run starts."""
         parts = self._parts
         late = ["the model is being made"] if parts.model is not None and not parts.model.is_done() else []
         late.append("the learner loads the model" if facts.control is not None else "the learner starts")
         return late + parts.actors.unready(facts.actors)
 
     def _stop(self) -> None:
-        """Ask for the end; once more at the next look if the broker does not answer."""
+        """Ask for the end; once more at the next read if the broker does not answer."""
         try:
             self._parts.view.request("stop")
         except UnreachableError as error:
@@ -152,5 +152,5 @@ class _Facts:
 
     @property
     def is_over(self) -> bool:
-        """Have the actors been told to leave?"""
+        """True if the actors have been told to leave."""
         return self.control is not None and self.control.state is RunState.STOP

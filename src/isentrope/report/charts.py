@@ -23,7 +23,7 @@ class Chart:
 
 
 def charts(facts: Facts) -> list[Chart]:
-    """All of them, in the order of the page."""
+    """Return all of them, in the order of the page."""
     return [
         _learning(facts),
         _entropy(facts.batches),
@@ -140,7 +140,7 @@ def _lags(batches: Sequence[Batch]) -> Chart:
 
 
 def _forced(histogram: Histogram) -> tuple[float, float]:
-    """The bin edge nearest to `FORCED_BELOW`, and the share of tokens below it."""
+    """Return the bin edge nearest to `FORCED_BELOW`, and the share of tokens below it."""
     place = min(range(len(histogram.edges)), key=lambda i: abs(histogram.edges[i] - FORCED_BELOW))
     return histogram.edges[place], sum(histogram.counts[:place]) / max(1, sum(histogram.counts))
 

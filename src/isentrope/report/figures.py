@@ -63,7 +63,7 @@ def learning(batches: Sequence[Batch], evaluations: Sequence[Evaluation]) -> str
 
 
 def entropy(batches: Sequence[Batch]) -> str:
-    """Mean entropy of a token per batch."""
+    """Return the mean entropy of a token per batch."""
     with _axes("entropy") as (figure, axes):
         axes.set_title("mean entropy of a token, nats")
         _curve(axes, batches, [line.entropy for line in batches], ENTROPY, "")
@@ -72,7 +72,7 @@ def entropy(batches: Sequence[Batch]) -> str:
 
 
 def reward_over_entropy(batches: Sequence[Batch], curve: Fit | None) -> str:
-    """Means of ten batches, later ones darker, and the fitted curve."""
+    """Return the means of ten batches, later ones darker, and the fitted curve."""
     h = window_means([line.entropy for line in batches])
     r = window_means([line.reward for line in batches])
     with _axes("exchange") as (figure, axes):
@@ -103,7 +103,7 @@ def reward_over_entropy(batches: Sequence[Batch], curve: Fit | None) -> str:
 
 
 def pass_at_k(before: Evaluation | None, after: Evaluation | None) -> str:
-    """Share of held-out prompts that at least one of k tries gets right."""
+    """Return the share of held-out prompts that at least one of k tries gets right."""
     with _axes("tries") as (figure, axes):
         axes.set_title("share of prompts solved by at least one of k tries")
         axes.set_xlabel("k tries")
@@ -156,7 +156,7 @@ def token_entropy(first: Histogram, last: Histogram) -> str:
 
 
 def lags(tokens: Mapping[int, int]) -> str:
-    """Share of trained tokens by lag."""
+    """Return the share of trained tokens by lag."""
     with _axes("lags") as (figure, axes):
         axes.set_title("share of trained tokens")
         axes.set_xlabel("lag: age in batches of the policy that wrote the token")
@@ -187,7 +187,7 @@ def _curve(axes: Axes, batches: Sequence[Batch], values: Sequence[float], color:
 
 
 def _filled(histogram: Histogram) -> int:
-    """Number of bins up to the last that is not empty."""
+    """Return the number of bins up to the last that is not empty."""
     return max((place + 1 for place, count in enumerate(histogram.counts) if count), default=1)
 
 
@@ -210,7 +210,7 @@ def _label(axes: Axes, x: float, y: float, text: str, color: str, *, above: bool
 
 
 def _share(share: float) -> str:
-    """Few is not none."""
+    """Return few is not none."""
     if share == 0:
         return "none"
     return "< 0.1%" if share < 0.001 else f"{share:.1%}"
@@ -230,7 +230,7 @@ def _axes(name: str) -> Iterator[tuple[Figure, Axes]]:
 
 
 def _svg(figure: Figure) -> str:
-    """The picture as an element of a page: no prologue, no fixed size, no fonts and no colours of its own."""
+    """Return the picture as an element of a page: no prologue, no fixed size, no fonts and no colours of its own."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = out.getvalue()

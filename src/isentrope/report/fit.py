@@ -37,13 +37,13 @@ class Fit:
         return self.b - self.a
 
     def at(self, entropy: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The curve at these entropies."""
+        """Return the curve at these entropies."""
         curve: NDArray[np.float64] = self.b - self.a * np.exp(entropy)
         return curve
 
 
 def window_means(values: Sequence[float]) -> NDArray[np.float64]:
-    """Means of consecutive windows; a rest too short for a window is left out."""
+    """Return the means of consecutive windows; a rest too short for a window is left out."""
     whole = len(values) - len(values) % WINDOW
     windows = np.asarray(values[:whole], dtype=np.float64).reshape(-1, WINDOW)
     means: NDArray[np.float64] = windows.mean(axis=1)
@@ -51,7 +51,7 @@ def window_means(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def rolling_mean(values: Sequence[float]) -> NDArray[np.float64]:
-    """Mean over the window around each value, as far as there are values; as long as the input."""
+    """Return the mean over the window around each value, as far as there are values; as long as the input."""
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
     places = np.arange(len(values))
     starts = np.maximum(places - WINDOW // 2, 0)
@@ -70,7 +70,7 @@ def fit(entropy: NDArray[np.float64], reward: NDArray[np.float64]) -> Fit | None
 
 
 def _least_squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Slope, intercept, R², root mean square of the residuals."""
+    """Return the slope, intercept, R², root mean square of the residuals."""
     slope, intercept = np.polyfit(x, y, 1)
     left = y - (slope * x + intercept)
     spread = float(np.square(y - y.mean()).sum())

@@ -24,7 +24,7 @@ class Tile:
 
 
 def render(facts: Facts, summary: Summary) -> str:
-    """The whole page."""
+    """Return the whole page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("isentrope.report", "."),
         autoescape=True,

@@ -47,7 +47,7 @@ class Pair:
 
 
 def pairs(samples: Sequence[Sample]) -> tuple[Pair, ...]:
-    """The first prompts that were answered both before training and at the last evaluation."""
+    """Return the first prompts that were answered both before training and at the last evaluation."""
     last = max((sample.batch for sample in samples), default=0)
     before = _by_prompt(sample for sample in samples if sample.batch == 0)
     after = _by_prompt(sample for sample in samples if sample.batch == last)
@@ -81,7 +81,7 @@ def _token(text: str, nats: float) -> Token:
 
 
 def _text(prompt: JsonValue) -> str:
-    """A prompt as text; of a chat, what was said."""
+    """Return a prompt as text; of a chat, what was said."""
     if isinstance(prompt, list):
         return "\n".join(str(message["content"]) for message in prompt if isinstance(message, dict))
     return str(prompt)

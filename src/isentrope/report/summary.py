@@ -91,7 +91,7 @@ class Clocked(NamedTuple):
 
 
 def clocked(facts: Facts) -> Clocked:
-    """Times of the newest command: a resumed run's earlier batches are not its doing."""
+    """Return the times of the newest command: a resumed run's earlier batches are not its doing."""
     if facts.run is None:
         return Clocked()
     started = facts.run.started

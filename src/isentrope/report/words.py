@@ -2,12 +2,12 @@
 
 
 def percent(share: float, decimals: int = 1) -> str:
-    """A share of one, with a narrow blank before the sign."""
+    """Return a share of one, with a narrow blank before the sign."""
     return f"{100 * share:.{decimals}f}\u202f%"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them."""
+    """Return the seconds as a person would say them."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -17,5 +17,5 @@ def duration(seconds: float) -> str:
 
 
 def several(count: int, name: str) -> str:
-    """A number of things."""
+    """Return a number of things."""
     return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
