@@ -1,4 +1,4 @@
-"""What is told about a run when it has ended: `report.html` to look at, `summary.json` for programs.
+"""The report of a run: `report.html` for reading, `summary.json` for programs.
 
 Reads the run's folder and nothing else, so it can be written again at any time. Loads its libraries when it is used.
 """
@@ -10,7 +10,7 @@ SUMMARY = "summary.json"
 
 
 def write(output_dir: Path) -> Path:
-    """Write both files into the run's folder from what lies there; returns the report's path."""
+    """Write both files into the run's folder from its other files; return the report's path."""
     from isentrope.report.facts import read
     from isentrope.report.page import render
     from isentrope.report.summary import summarise
@@ -24,7 +24,7 @@ def write(output_dir: Path) -> Path:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Whoever reads sees the old file or the new one, whole."""
+    """Write a file so that a reader sees the old one or the new one, whole."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Each picture of the report with its words. The words describe this run, and claim no more than it shows."""
+"""The charts of the report with their texts. A text describes this run and claims no more than it shows."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from isentrope.report.fit import FEWEST_POINTS, WINDOW, Fit, fit, window_means
 from isentrope.report.words import percent
 
 FORCED_BELOW = 0.1
-"""Nats under which a token counts as forced: the model sees one way to go on."""
+"""Entropy in nats below which a token counts as forced: only one continuation is likely."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture with its words. Without a picture, `text` says why there is none."""
+    """A picture with its text. Without a picture, `text` says why."""
 
     title: str
     svg: str
@@ -23,7 +23,7 @@ class Chart:
 
 
 def charts(facts: Facts) -> list[Chart]:
-    """Return all of them, in the order of the page."""
+    """Return all charts, in the order of the page."""
     return [
         _learning(facts),
         _entropy(facts.batches),

@@ -1,7 +1,7 @@
-"""What a run left in its folder, as records. Reads the files; knows nothing of how they are shown.
+"""The records of a run's folder, for the report.
 
-A run that was killed, or is still going, leaves files short or out: what is missing is None or empty here, and whoever
-shows it says so. A last line that a crash cut off in the middle is dropped.
+A run that was killed, or is still going, leaves files incomplete or absent: missing values are None or empty here, and
+the page says so. A last line that a crash has truncated is dropped.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from isentrope.errors import StorageError
 
 
 class _Record(BaseModel):
-    """The writers may record more than is shown."""
+    """A record of which the report uses a part: other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -28,12 +28,12 @@ class Histogram(_Record):
 
 
 class Times(_Record):
-    """When a batch was trained, and the learner's seconds since the batch before by what they went to."""
+    """Time at which a batch was trained, and the learner's seconds since the batch before, by activity."""
 
     at: float = 0.0
     """Unix time."""
     seconds_total: float = 0.0
-    """Since the learner began."""
+    """Seconds since the learner began."""
     wait_s: float = 0.0
     stats_s: float = 0.0
     update_s: float = 0.0
@@ -83,7 +83,7 @@ class Sample(_Record):
 
 
 class Outcome(_Record):
-    """How the run ended: `outcome.json`."""
+    """The end of the run: `outcome.json`."""
 
     status: str
     what: str = ""
@@ -98,7 +98,7 @@ class Outcome(_Record):
 
 
 class Run(_Record):
-    """What was asked for, and by whom it was done: `run.json`."""
+    """The run's settings and versions: `run.json`."""
 
     run: str
     method: str
@@ -116,18 +116,18 @@ _R = TypeVar("_R", bound=_Record)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything known of one run."""
+    """All records of one run."""
 
     run: Run | None
     outcome: Outcome | None
     batches: tuple[Batch, ...]
     evaluations: tuple[Evaluation, ...]
-    """Those in which something was answered."""
+    """Evaluations with at least one answer."""
     samples: tuple[Sample, ...]
 
     @property
     def before(self) -> Evaluation | None:
-        """The evaluation of the model as it came."""
+        """The evaluation of the model before training."""
         return self.evaluations[0] if self.evaluations and self.evaluations[0].batch == 0 else None
 
     @property
@@ -137,7 +137,7 @@ class Facts:
 
 
 def read(output_dir: Path) -> Facts:
-    """Read a run folder. StorageError if a file holds what this program does not write."""
+    """Read a run folder; StorageError if a file was not written by this program."""
     return Facts(
         run=_whole(output_dir / "run.json", Run),
         outcome=_whole(output_dir / "outcome.json", Outcome),
@@ -151,7 +151,7 @@ def _lines(path: Path, kind: type[_R]) -> Iterator[_R]:
     if not path.exists():
         return
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if line.endswith("\n"):  # else its writer was stopped in the middle
+        if line.endswith("\n"):  # else its writer was interrupted
             yield _parsed(f"{path}:{number}", line, kind)
 
 
@@ -168,5 +168,5 @@ def _parsed(where: str, text: str, kind: type[_R]) -> _R:
         raise StorageError(
             f"not a record of this program: {key or 'the line'}: {first['msg']}",
             where=where,
-            fix="move the file away; the report does without it",
+            fix="move the file away; the report works without it",
         ) from None

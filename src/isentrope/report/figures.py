@@ -1,7 +1,7 @@
-"""The report's pictures: records in, inline SVG out. Knows nothing of files and of the page around them.
+"""The report's pictures: records in, inline SVG out.
 
-Colours are drawn as placeholders and turned into the page's CSS variables, so that the same picture is right on light
-and on dark ground. Text stays text: small, searchable, in the reader's own font.
+Colours are drawn as placeholders and replaced by the page's CSS variables, so that the same picture works on a light
+and on a dark background. Text stays text: small, searchable, in the reader's own font.
 """
 
 import io
@@ -46,11 +46,11 @@ _UNWANTED = (
 _BOLD_LINE = 2.2
 
 _FLOOR = 0.5
-"""Where a logarithmic axis of counts begins: an empty bin lies on it."""
+"""Start of a logarithmic axis of counts: an empty bin lies on it."""
 
 
 def learning(batches: Sequence[Batch], evaluations: Sequence[Evaluation]) -> str:
-    """Training reward per batch, and pass@1 on held-out prompts where it was measured."""
+    """Draw training reward per batch, and pass@1 on held-out prompts where it was measured."""
     with _axes("learning") as (figure, axes):
         axes.set_title("reward in training, and share of right answers on held-out prompts")
         _curve(axes, batches, [line.reward for line in batches], REWARD, "training")
@@ -63,7 +63,7 @@ def learning(batches: Sequence[Batch], evaluations: Sequence[Evaluation]) -> str
 
 
 def entropy(batches: Sequence[Batch]) -> str:
-    """Return the mean entropy of a token per batch."""
+    """Draw the mean entropy of a token per batch."""
     with _axes("entropy") as (figure, axes):
         axes.set_title("mean entropy of a token, nats")
         _curve(axes, batches, [line.entropy for line in batches], ENTROPY, "")
@@ -72,7 +72,7 @@ def entropy(batches: Sequence[Batch]) -> str:
 
 
 def reward_over_entropy(batches: Sequence[Batch], curve: Fit | None) -> str:
-    """Return the means of ten batches, later ones darker, and the fitted curve."""
+    """Draw means of ten batches, later ones darker, and the fitted curve."""
     h = window_means([line.entropy for line in batches])
     r = window_means([line.reward for line in batches])
     with _axes("exchange") as (figure, axes):
@@ -103,7 +103,7 @@ def reward_over_entropy(batches: Sequence[Batch], curve: Fit | None) -> str:
 
 
 def pass_at_k(before: Evaluation | None, after: Evaluation | None) -> str:
-    """Return the share of held-out prompts that at least one of k tries gets right."""
+    """Draw the share of held-out prompts that at least one of k tries answers correctly."""
     with _axes("tries") as (figure, axes):
         axes.set_title("share of prompts solved by at least one of k tries")
         axes.set_xlabel("k tries")
@@ -127,7 +127,7 @@ def pass_at_k(before: Evaluation | None, after: Evaluation | None) -> str:
 
 
 def token_entropy(first: Histogram, last: Histogram) -> str:
-    """How many tokens had which entropy, in the first batch and in the last; logarithmic counts, bins drawn alike."""
+    """Draw the histogram of token entropies in the first and the last batch, with logarithmic counts."""
     with _axes("tokens") as (figure, axes):
         axes.set_title("tokens of one batch")
         axes.set_xlabel("entropy of the token, nats")
@@ -156,7 +156,7 @@ def token_entropy(first: Histogram, last: Histogram) -> str:
 
 
 def lags(tokens: Mapping[int, int]) -> str:
-    """Return the share of trained tokens by lag."""
+    """Draw the share of trained tokens by lag."""
     with _axes("lags") as (figure, axes):
         axes.set_title("share of trained tokens")
         axes.set_xlabel("lag: age in batches of the policy that wrote the token")
@@ -173,7 +173,7 @@ def lags(tokens: Mapping[int, int]) -> str:
 
 
 def _curve(axes: Axes, batches: Sequence[Batch], values: Sequence[float], color: str, name: str) -> None:
-    """Every batch pale, the mean of ten around it bold: one batch is too few prompts to be believed alone."""
+    """Draw every batch pale and the mean of ten around it bold: one batch has too few prompts to be conclusive."""
     x = [line.batch for line in batches]
     axes.plot(x, values, color=color, lw=0.7, alpha=0.45)
     smooth = rolling_mean(values)
@@ -196,7 +196,7 @@ def _last_mean(batches: Sequence[Batch]) -> float:
 
 
 def _label(axes: Axes, x: float, y: float, text: str, color: str, *, above: bool) -> None:
-    """Name a line at its end, on the side where the other line is not."""
+    """Label a line at its end, on the side away from the other line."""
     axes.annotate(
         text,
         (x, y),
@@ -210,7 +210,7 @@ def _label(axes: Axes, x: float, y: float, text: str, color: str, *, above: bool
 
 
 def _share(share: float) -> str:
-    """Return few is not none."""
+    """Return a share as text; a small one is not shown as 0."""
     if share == 0:
         return "none"
     return "< 0.1%" if share < 0.001 else f"{share:.1%}"
@@ -223,14 +223,14 @@ def _percent(axes: Axes) -> None:
 
 @contextmanager
 def _axes(name: str) -> Iterator[tuple[Figure, Axes]]:
-    """One empty picture. `name` salts the ids inside it: several share a page."""
+    """Yield one empty picture. `name` makes its ids unique on the page."""
     with matplotlib.rc_context({"svg.hashsalt": name}, fname=_STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         yield figure, figure.subplots()
 
 
 def _svg(figure: Figure) -> str:
-    """Return the picture as an element of a page: no prologue, no fixed size, no fonts and no colours of its own."""
+    """Return the picture as an element of a page: without prologue, size, fonts and colours."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = out.getvalue()

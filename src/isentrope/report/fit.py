@@ -15,7 +15,7 @@ WINDOW = 10
 """Batches in one mean."""
 
 FEWEST_POINTS = 3
-"""Two points would make any curve perfect."""
+"""Minimum number of points: two would fit any curve exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Fit:
     b: float
     r2: float
     r2_line: float
-    """The same of a straight line in H, to compare."""
+    """R² of a straight line in H, for comparison."""
     residual: float
-    """Root mean square of what the curve leaves, in units of reward."""
+    """Root mean square of the residuals, in units of reward."""
     points: int
 
     @property
     def ceiling(self) -> float:
-        """Where the curve meets H = 0."""
+        """Value of the curve at H = 0."""
         return self.b - self.a
 
     def at(self, entropy: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ class Fit:
 
 
 def window_means(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return the means of consecutive windows; a rest too short for a window is left out."""
+    """Return means of consecutive windows; a remainder shorter than a window is left out."""
     whole = len(values) - len(values) % WINDOW
     windows = np.asarray(values[:whole], dtype=np.float64).reshape(-1, WINDOW)
     means: NDArray[np.float64] = windows.mean(axis=1)
@@ -51,7 +51,7 @@ def window_means(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def rolling_mean(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return the mean over the window around each value, as far as there are values; as long as the input."""
+    """Return the mean over the window around each value, shorter at the ends; as long as the input."""
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
     places = np.arange(len(values))
     starts = np.maximum(places - WINDOW // 2, 0)
@@ -70,7 +70,7 @@ def fit(entropy: NDArray[np.float64], reward: NDArray[np.float64]) -> Fit | None
 
 
 def _least_squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Return the slope, intercept, R², root mean square of the residuals."""
+    """Return slope, intercept, R², root mean square of the residuals."""
     slope, intercept = np.polyfit(x, y, 1)
     left = y - (slope * x + intercept)
     spread = float(np.square(y - y.mean()).sum())

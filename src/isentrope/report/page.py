@@ -1,4 +1,4 @@
-"""The report's page: facts in, one self-contained HTML file out. Knows the order of things, not the pictures."""
+"""The report's page: facts in, one self-contained HTML file out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from isentrope.report.words import duration, percent, several
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A number of the headline, and what it was at the start."""
+    """A number of the headline, and its value at the start."""
 
     name: str
     value: str
@@ -58,7 +58,7 @@ def _settings(summary: Summary) -> str:
 
 
 def _headline(summary: Summary) -> str:
-    """What happened, in one or two sentences."""
+    """Return the result in one or two sentences."""
     if summary.reward_first is None or summary.reward_last is None:
         return "No batch has been trained yet."
     entropy = f"Entropy went from {summary.entropy_first:.2f} to {summary.entropy_last:.2f} nats."
@@ -69,7 +69,7 @@ def _headline(summary: Summary) -> str:
 
 
 def _trouble(facts: Facts) -> list[str]:
-    """What the reader must know before believing the rest; one line each."""
+    """Return warnings that limit what the numbers mean; one line each."""
     outcome = facts.outcome
     if outcome is None:
         return ["The run has not ended, or was killed: this is how far its files go. The same command continues it."]
@@ -95,7 +95,7 @@ def _tiles(facts: Facts, summary: Summary) -> Iterator[Tile]:
 
 
 def _rows(facts: Facts, summary: Summary) -> Iterator[tuple[str, str]]:
-    """How it ran: names and values of the table."""
+    """Yield names and values of the table of run statistics."""
     if facts.run is not None:
         yield "started", f"{datetime.fromtimestamp(facts.run.started, UTC):%Y-%m-%d %H:%M} UTC"
         yield "processes", f"{several(facts.run.actors, 'rollout actor')}, {several(facts.run.ranks, 'learner rank')}"
@@ -119,7 +119,7 @@ def _rows(facts: Facts, summary: Summary) -> Iterator[tuple[str, str]]:
 
 
 def _shares(batches: tuple[Batch, ...]) -> str:
-    """Where the learner's time went after the first batch, whose wait is the start-up of others."""
+    """Return the shares of the learner's time after the first batch, whose wait is the start-up of other processes."""
     parts = {
         "waiting for groups": [line.time.wait_s for line in batches[1:]],
         "statistics": [line.time.stats_s for line in batches[1:]],

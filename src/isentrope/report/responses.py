@@ -1,4 +1,4 @@
-"""Responses as text to be read: each token shaded by its entropy, before training beside after. Knows no HTML."""
+"""Responses as text: each token shaded by its entropy, before training beside after."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from pydantic import JsonValue
 from isentrope.report.facts import Sample
 
 SHADE_FULL_AT = 1.5
-"""Nats at which a token has the deepest shade."""
+"""Entropy in nats at which a token has the deepest shade."""
 
 SHOWN_PROMPTS = 4
 
 SHOWN_TOKENS = 400
-"""Of one response; a page that is to be read cannot hold thousands."""
+"""Maximum tokens shown of one response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of a response. `shade` in percent of the deepest."""
+    """One token of a response. `shade` in percent of the deepest."""
 
     text: str
     shade: int
@@ -27,14 +27,14 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response and what it earned."""
+    """A response and its reward."""
 
     tokens: tuple[Token, ...]
     left_out: int
-    """Tokens after those."""
+    """Number of tokens that are not shown."""
     reward: str
     good: bool
-    """The reward is above zero."""
+    """True if the reward is above zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _token(text: str, nats: float) -> Token:
 
 
 def _text(prompt: JsonValue) -> str:
-    """Return a prompt as text; of a chat, what was said."""
+    """Return a prompt as text; of a chat, the messages' contents."""
     if isinstance(prompt, list):
         return "\n".join(str(message["content"]) for message in prompt if isinstance(message, dict))
     return str(prompt)

@@ -1,4 +1,4 @@
-"""`summary.json`: a run in twenty numbers. Knows the facts, not the pictures."""
+"""`summary.json`: a run in twenty numbers."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -11,7 +11,7 @@ from isentrope.report.fit import WINDOW
 
 
 class Summary(BaseModel):
-    """None: not known, because a part of the run has not happened yet or left no record."""
+    """The numbers of a run. None: unknown, because a part of the run has not happened yet or left no record."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,18 +42,18 @@ class Summary(BaseModel):
     logp_gap_first: float | None
     """Mean |logp_old - logp_rollout| of the first batch, nats."""
     seconds_total: float | None
-    """Of the newest command, from its start to the learner's end."""
+    """Seconds of the newest command, from its start to the learner's end."""
     seconds_startup: float | None
-    """Of it, until the first batch was there to be trained; the first evaluation is in it."""
+    """Seconds of it until the first batch could be trained, the first evaluation included."""
     tokens_per_second: float | None
-    """Trained tokens by the time after start-up, evaluations left out."""
+    """Trained tokens per second after start-up, without evaluations."""
     learner_idle_share: float | None
     """Share of that time in which the learner waited for groups."""
     versions: dict[str, str]
 
 
 def summarise(facts: Facts) -> Summary:
-    """Boil the facts down."""
+    """Compute the summary of the facts."""
     run, outcome, batches = facts.run, facts.outcome, facts.batches
     rewards, entropies = [line.reward for line in batches], [line.entropy for line in batches]
     return Summary(
@@ -82,7 +82,7 @@ def summarise(facts: Facts) -> Summary:
 
 
 class Clocked(NamedTuple):
-    """The figures of `Summary` that a clock has measured."""
+    """The figures of `Summary` that are measured times."""
 
     seconds_total: float | None = None
     seconds_startup: float | None = None
@@ -91,7 +91,7 @@ class Clocked(NamedTuple):
 
 
 def clocked(facts: Facts) -> Clocked:
-    """Return the times of the newest command: a resumed run's earlier batches are not its doing."""
+    """Return the times of the newest command, without the batches of earlier commands of a resumed run."""
     if facts.run is None:
         return Clocked()
     started = facts.run.started

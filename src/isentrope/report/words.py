@@ -1,13 +1,13 @@
-"""Numbers as the report writes them."""
+"""Numbers as text of the report."""
 
 
 def percent(share: float, decimals: int = 1) -> str:
-    """Return a share of one, with a narrow blank before the sign."""
+    """Return a share of one in percent, with a narrow space before the sign."""
     return f"{100 * share:.{decimals}f}\u202f%"
 
 
 def duration(seconds: float) -> str:
-    """Return the seconds as a person would say them."""
+    """Return seconds as text in s, min or h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -17,5 +17,5 @@ def duration(seconds: float) -> str:
 
 
 def several(count: int, name: str) -> str:
-    """Return a number of things."""
+    """Return a number with its noun in the singular or plural."""
     return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
