@@ -74,8 +74,8 @@ def compilations() -> Iterator[list[str]]:
     """Collect the names of the kernels that Triton compiles meanwhile."""
     names: list[str] = []
 
-    def note(*, repr: str, **_: object) -> None:
-        names.append(repr.partition("[")[0])
+    def note(**compiled: object) -> None:
+        names.append(str(compiled["repr"]).partition("[")[0])
 
     before = triton.knobs.runtime.jit_post_compile_hook  # pyright: ignore[reportAttributeAccessIssue]
     triton.knobs.runtime.jit_post_compile_hook = note  # pyright: ignore[reportAttributeAccessIssue]

@@ -110,12 +110,14 @@ def _logit_rows(plan: Plan) -> Iterator[dict[str, Any]]:
         size = 2 * count * vocabulary
         for quantity, builds in cases.LOGITS.items():
             amount = {"bytes": size if quantity == "forward" else 3 * size}
-            yield from _rows(quantity, {"tokens": count, "vocabulary": vocabulary}, builds, inputs, plan, amount)
+            common = {"quantity": quantity, "tokens": count, "vocabulary": vocabulary, **amount}
+            yield from _rows(common, builds, inputs, plan)
 
 
 def _selection_rows(plan: Plan) -> Iterator[dict[str, Any]]:
     inputs = cases.Inputs.draw(32, 2048, 2, torch.bfloat16, "cuda")
-    yield from _rows("selection", {"tokens": 65536}, cases.SELECTION, inputs, plan, {"bytes": 5 * 65536})
+    common = {"quantity": "selection", "tokens": 65536, "bytes": 5 * 65536}
+    yield from _rows(common, cases.SELECTION, inputs, plan)
 
 
 def _linear_rows(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -126,19 +128,16 @@ def _linear_rows(plan: Plan) -> Iterator[dict[str, Any]]:
         shape = {"tokens": plan.linear_rows, "vocabulary": vocabulary, "hidden": width}
         amount = {"flop": 3 * 2 * plan.linear_rows * vocabulary * width}
         for quantity, builds in cases.LINEAR.items():
-            yield from _rows(quantity, shape, builds, inputs, plan, amount)
+            yield from _rows({"quantity": quantity, **shape, **amount}, builds, inputs, plan)
 
 
 def _rows(
-    quantity: str,
-    shape: Mapping[str, int],
-    builds: Mapping[str, cases.Build],
-    inputs: cases.Inputs,
-    plan: Plan,
-    amount: Mapping[str, int],
+    common: Mapping[str, object], builds: Mapping[str, cases.Build], inputs: cases.Inputs, plan: Plan
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row of the results for every provider. amount: bytes moved at least, or FLOP of three matmuls."""
-    common = {"quantity": quantity, **shape, **amount}
+    """Yield a row of the results for every provider.
+
+    common: quantity and shape of all rows, and the amount: bytes moved at least, or FLOP of three matmuls.
+    """
     calls: dict[str, cases.Call] = {}
     for provider, build in builds.items():
         try:

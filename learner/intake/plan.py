@@ -43,7 +43,7 @@ class Plan:
     updates: tuple[Sweep, ...]
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  (two arrays, and four numbers from three owners)
     lengths: Int64,
     groups: Int64,
     *,

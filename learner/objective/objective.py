@@ -118,7 +118,7 @@ class Objective:
             metrics=monitors.prepared_metrics(scope, factors),
         )
 
-    def token_loss(
+    def token_loss(  # noqa: PLR0913  (four tensors of an update, and its state)
         self,
         prepared: Prepared,
         update: int,

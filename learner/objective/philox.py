@@ -26,7 +26,9 @@ def philox(counter: tuple[Uint64, Uint64, Uint64, Uint64], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
-def uniform(seed: int, batch: int, update: int, seq: Tensor, index: Tensor, length: int) -> Tensor:
+def uniform(  # noqa: PLR0913  (the parts of one counter)
+    seed: int, batch: int, update: int, seq: Tensor, index: Tensor, length: int
+) -> Tensor:
     """One number in [0, 1) for each token of each response, float64 with 53 random bits: [N, length].
 
     seq, index: [N] int64, the work order and the response's place in its group.

@@ -192,38 +192,51 @@ def _statistics(objective: Objective, facts: RunFacts) -> Findings:
         )
 
 
-def _credit(objective: Objective, facts: RunFacts) -> Findings:
-    baseline, scale = objective.baseline.kind.name, objective.scale.kind.name
+def _constant_baseline(objective: Objective, facts: RunFacts) -> Findings:
+    if objective.baseline.kind.name != "constant":
+        return
+    scale = objective.scale.kind.name
+    if scale in ("group_std", "leave_one_out_std", "whiten"):
+        yield Finding("advantage.scale", f"a constant baseline is not scaled by {scale}", 'set scale = "none"')
+    for key in _of_groups(objective):
+        yield Finding(key, "acts on group advantages, and the baseline is constant", "drop one of the two")
+
+
+def _group_outcomes(objective: Objective, facts: RunFacts) -> Findings:
+    of_group = objective.baseline.kind.name in GROUP_BASELINES
     filters = _kinds(objective.filter)
-    of_groups = [f"modulation.{kind}" for kind in sorted(_kinds(objective.modulation))]
-    of_groups += ["reward.unlikeliness"] if "unlikeliness" in _kinds(objective.reward) else []
-    if baseline == "constant":
-        if scale in ("group_std", "leave_one_out_std", "whiten"):
-            yield Finding("advantage.scale", f"a constant baseline is not scaled by {scale}", 'set scale = "none"')
-        for key in of_groups:
-            yield Finding(key, "acts on group advantages, and the baseline is constant", "drop one of the two")
     one_sided = filters & {"correct_only", "incorrect_only"}
-    if one_sided and baseline in GROUP_BASELINES:
+    if one_sided and of_group:
         yield Finding(
             "filter", "all that is left of a group has one outcome: group advantages are 0", "use a constant baseline"
         )
     if len(one_sided) == 2:
         yield Finding("filter", "correct_only and incorrect_only leave no response", "keep one of them")
-    if baseline in GROUP_BASELINES and facts.group_size == 1:
+    if of_group and facts.group_size == 1:
         yield Finding(
             "advantage.baseline", "a response that is alone in its group has advantage 0", "set group_size >= 2"
         )
     if "mixed_groups" in filters and facts.group_size == 1:
         yield Finding("filter", "a response that is alone in its group is never of two outcomes", "drop mixed_groups")
-    if baseline == "gae" and objective.critic.kind.name == "none":
+
+
+def _critic(objective: Objective, facts: RunFacts) -> Findings:
+    baseline, critic = objective.baseline.kind.name, objective.critic.kind.name
+    if baseline == "gae" and critic == "none":
         yield Finding("critic", "the baseline is a critic's, and none is trained", 'set critic = "clipped"')
-    if baseline != "gae" and objective.critic.kind.name != "none":
+    if baseline != "gae" and critic != "none":
         yield Finding("critic", f"a critic is trained, but the baseline is {baseline}", 'set critic = "none"')
     if baseline == "gae":
-        for key in of_groups:
+        for key in _of_groups(objective):
             yield Finding(
                 key, "is defined with a group baseline, and the baseline is a critic's", "drop one of the two"
             )
+
+
+def _of_groups(objective: Objective) -> list[str]:
+    """Return the places of stages that act on the advantages of a group."""
+    found = [f"modulation.{kind}" for kind in sorted(_kinds(objective.modulation))]
+    return found + (["reward.unlikeliness"] if "unlikeliness" in _kinds(objective.reward) else [])
 
 
 def _lengths(objective: Objective, facts: RunFacts) -> Findings:
@@ -338,7 +351,9 @@ REFUSALS: tuple[Rule, ...] = (
     _sequence_ratio,
     _ratio_counted,
     _statistics,
-    _credit,
+    _constant_baseline,
+    _group_outcomes,
+    _critic,
     _lengths,
     _on_policy_definition,
     _double_divergence,

@@ -163,7 +163,7 @@ class Trainer:
             None if rules is None else fused_inputs(self._objective, rules, prepared, number, chosen),
         )
 
-    def _surrogate(
+    def _surrogate(  # noqa: PLR0913  (as `Objective.token_loss`)
         self, prepared: Prepared, number: int, rows: Tensor, state: State, logp: Tensor, entropy: Tensor
     ) -> LossParts:
         """The part of update `number`'s loss that responses `rows` make."""

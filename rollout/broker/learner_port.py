@@ -78,7 +78,9 @@ class LearnerPort:
     # --- fencing
 
     @classmethod
-    def fence(cls, broker: Broker, incarnation: int, lwm: int, cursor: int, spec: RunSpec, control: Control) -> Self:
+    def fence(  # noqa: PLR0913  (a port, and the two positions its learner continues from)
+        cls, broker: Broker, incarnation: int, lwm: int, cursor: int, spec: RunSpec, control: Control
+    ) -> Self:
         """Take the run over as learner `incarnation`, with low watermark and cursor of the loaded checkpoint.
 
         Loads the scripts, writes spec and control state, pins the server process.

@@ -55,7 +55,7 @@ def encode_eval(result: EvalResult) -> tuple[HeaderFields, bytes]:
     return {**fields, "name": result.name, "version": result.version}, payload
 
 
-def decode_group(
+def decode_group(  # noqa: PLR0913  (an entry and four limits, of which callers know different ones)
     header: RawHeader,
     payload: bytes,
     *,

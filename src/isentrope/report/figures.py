@@ -58,7 +58,7 @@ def learning(batches: Sequence[Batch], evaluations: Sequence[Evaluation]) -> str
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, "o-", color=AFTER, ms=5, lw=1.0)
-            _label(axes, x[-1], y[-1], "held-out", AFTER, above=y[-1] >= _last_mean(batches))
+            _label(axes, (x[-1], y[-1]), "held-out", AFTER, above=y[-1] >= _last_mean(batches))
         return _svg(figure)
 
 
@@ -115,7 +115,7 @@ def pass_at_k(before: Evaluation | None, after: Evaluation | None) -> str:
             axes.plot(ks, ys, "o-", color=color, ms=5, lw=_BOLD_LINE)
             other = after if evaluation is before else before
             above = other is None or ys[-1] >= other.pass_at.get(ks[-1], 0.0)
-            _label(axes, ks[-1], ys[-1], name, color, above=above)
+            _label(axes, (ks[-1], ys[-1]), name, color, above=above)
         axes.set_xscale("log", base=2)
         shown = sorted({k for line in (before, after) if line for k in line.pass_at})
         axes.xaxis.set_major_locator(FixedLocator(shown))
@@ -183,7 +183,7 @@ def _curve(axes: Axes, batches: Sequence[Batch], values: Sequence[float], color:
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.02)
     if name:
-        _label(axes, x[-1], float(smooth[-1]), name, color, above=False)
+        _label(axes, (x[-1], float(smooth[-1])), name, color, above=False)
 
 
 def _filled(histogram: Histogram) -> int:
@@ -195,11 +195,11 @@ def _last_mean(batches: Sequence[Batch]) -> float:
     return float(rolling_mean([line.reward for line in batches])[-1])
 
 
-def _label(axes: Axes, x: float, y: float, text: str, color: str, *, above: bool) -> None:
+def _label(axes: Axes, place: tuple[float, float], text: str, color: str, *, above: bool) -> None:
     """Label a line at its end, on the side away from the other line."""
     axes.annotate(
         text,
-        (x, y),
+        place,
         (0, 8 if above else -8),
         textcoords="offset points",
         ha="right",
