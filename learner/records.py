@@ -1,75 +1,13 @@
-"""What a run writes into its folder: the file names, and a type for each file or for each line of it.
+"""What a run writes into its folder: for each file its name, and the type of the file or of its lines.
 
-Writers and readers share these types, so that a key that is renamed is an error and not a 0. A record is strict: it has
-all its keys and no other. `read` and `read_lines` are lenient on purpose, because a folder may be of an older version:
-they drop keys that are unknown, and give an empty value (0, "", {}) to a key that is missing. A key whose default is
-None is left out of the file where there is nothing to say. Knows pydantic and files; no tensor, and not who computes
-the numbers.
+Writers and readers share these types. A docstring below a key says what it means and in which unit.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_origin
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, ValidationInfo, model_validator
-
-from isentrope.errors import IsentropeError, StorageError
-from isentrope.rollout.wire.files import write_whole
-
-LENIENT = {"lenient": True}
-"""Validation context of files that another version may have written."""
-
-
-class JsonRecord(BaseModel):
-    """A JSON object with declared keys."""
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
-
-    INDISPENSABLE: ClassVar[frozenset[str]] = frozenset()
-    """Keys that no version may lack."""
-
-    PATTERNS: ClassVar[Mapping[str, str]] = {}
-    """Unit and meaning of keys that are named after what the run chose, by `fnmatch` pattern."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_keys(cls, values: Any, info: ValidationInfo) -> Any:
-        if not isinstance(values, dict):
-            return values
-        if info.context == LENIENT:
-            missing = {
-                name: _empty(field.annotation)
-                for name, field in cls.model_fields.items()
-                if field.is_required() and name not in cls.INDISPENSABLE
-            }
-            return missing | {name: value for name, value in values.items() if cls.declares(name)}
-        if unknown := [name for name in values if not cls.declares(name)]:
-            raise ValueError(f"{cls.__name__} has no key {', '.join(unknown)}")
-        return values
-
-    @classmethod
-    def declares(cls, name: str) -> bool:
-        """Say whether a record may have this key."""
-        return name in cls.model_fields or any(fnmatchcase(name, pattern) for pattern in cls.PATTERNS)
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the JSON object, without the optional keys that are not set."""
-        values: dict[str, JsonValue] = self.model_dump(mode="json", exclude_defaults=True)
-        return values
-
-
-def _empty(annotation: Any) -> Any:
-    kind = get_origin(annotation) or annotation
-    return {} if issubclass(kind, BaseModel) else kind()
-
-
-class FileRecord(JsonRecord):
-    """The whole of one file of a run folder, or one line of it."""
-
-    FILE: ClassVar[str]
-    """Name of the file in the run folder."""
+from isentrope.errors import IsentropeError
+from isentrope.learner.measures import EntropyHistogram, EntropyLaw, Measures
+from isentrope.learner.run_files import FileRecord, JsonRecord
 
 
 class Outcome(FileRecord):
@@ -178,55 +116,233 @@ class RunRecord(FileRecord):
     """Whether a connection to the broker without TLS is allowed."""
 
 
-F = TypeVar("F", bound=FileRecord)
+class BatchTime(JsonRecord):
+    """When a batch was trained, and what the learner's time since the line before went to."""
+
+    at: float
+    """When the line was written, seconds of Unix time."""
+    seconds_total: float
+    """Seconds since this learner began."""
+    wait_s: float
+    """Seconds in which groups were waited for."""
+    stats_s: float
+    """Seconds of the statistics before the first update."""
+    update_s: float
+    """Seconds of the updates."""
+    publish_s: float
+    """Seconds in which weights were published, with the barrier of on-policy mode."""
+    evaluate_s: float
+    """Seconds of an evaluation on held-out prompts."""
+    checkpoint_s: float
+    """Seconds in which a checkpoint was written."""
+    tokens_per_second: float
+    """Trained tokens of the batch by the seconds since the line before."""
 
 
-def read(folder: Path, kind: type[F]) -> F | None:
-    """Return what a file of a run folder holds; None if there is none. StorageError if it holds something else."""
-    path = folder / kind.FILE
-    try:
-        return _parsed(str(path), path.read_bytes(), kind)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+class BatchProcess(JsonRecord):
+    """What depends on who was there and how fast they were; equal runs may differ in it."""
+
+    ready_groups: int
+    """Complete groups that waited for training when the batch was done."""
+    idle_s: float
+    """Seconds that this learner has waited for batches so far."""
+    pass_rate_drawn: float | None = None
+    """Pass rate of this batch and of all groups that were replaced for their outcome since the one before; absent
+    without such a filter."""
+    actors: int
+    """Rollout actors that generate."""
 
 
-def read_lines(folder: Path, kind: type[F]) -> Iterator[F]:
-    """Return the whole lines of a file of a run folder: a last line without its end was cut off by a crash.
+class BatchRow(FileRecord):
+    """One trained batch: a line of `metrics.jsonl`. Written by rank 0 of the learner.
 
-    StorageError if a line is not of this kind.
+    Equal runs have equal lines but for `time`, `process`, and the entropy law of an objective that replaces groups.
     """
-    path = folder / kind.FILE
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        if line.endswith(b"\n"):
-            yield _parsed(f"{path}:{number}", line, kind)
+
+    FILE = "metrics.jsonl"
+    INDISPENSABLE = frozenset({"batch", "mode", "reward", "entropy", "tokens"})
+
+    batch: int
+    """Number of the batch; the first is 1."""
+    reward: float
+    """Mean reward of a response, as the reward functions gave it."""
+    reward_std: float
+    """Standard deviation of the reward over responses."""
+    pass_rate: float
+    """Share of the responses whose reward is above `data.correct_above`."""
+    entropy: float
+    """Mean entropy of the next-token distribution in nats per trained token, over the updates that were applied; before
+    the first update if none was."""
+    entropy_deciles: tuple[float, ...] | None = None
+    """Nine deciles over tokens of the entropy before the first update, nats; absent if no token was trained."""
+    entropy_hist: EntropyHistogram | None = None
+    """Histogram of the entropy before the first update; absent if no token was trained."""
+    loss: float
+    """Loss of an update, mean of those that were applied."""
+    clip_high: float
+    """Share of tokens with a positive advantage that the clip has cut off: their probability had risen enough."""
+    clip_low: float
+    """Share of tokens with a negative advantage and a ratio of at most 1 that the clip has cut off: their probability
+    had fallen enough."""
+    ratio_mean: float
+    """Mean ratio of the objective, as a rule of the current policy to that before the batch; 1 without an update."""
+    ratio_max: float
+    """Largest ratio of the objective over all tokens and updates."""
+    kept: float
+    """Share of the trained tokens that the filters kept."""
+    tokens: int
+    """Trained tokens: generated by a policy, and not too old."""
+    length_mean: float
+    """Mean tokens of a response."""
+    truncated: float
+    """Share of the responses that the length limit ended."""
+    logp_gap_mean: float
+    """Mean absolute difference between a token's log-probability by the learner and by the engine that sampled it,
+    nats."""
+    logp_gap_max: float
+    """Largest absolute difference between a token's log-probability by the learner and by the engine, nats."""
+    grad_norm: float
+    """Norm of the gradient before clipping, mean of the updates that were applied; 0 if none was."""
+    updates: int
+    """Optimizer updates that were due."""
+    skipped: int
+    """Updates that were not applied: filters had left nothing, or loss or gradient was not finite."""
+    groups: int
+    """Groups of the batch."""
+    responses: int
+    """Responses of the batch."""
+    lag_mean: float
+    """Mean age in batches of the version that generated a trained token."""
+    lag_max: int
+    """Largest age in batches of the version that generated a trained token."""
+    lag_hist: dict[int, int]
+    """Trained tokens by that age in batches."""
+    tokens_masked: int
+    """Tokens that were too old to be trained."""
+    objective: Measures
+    """What the stages and monitors of the objective measure."""
+    mode: Literal["async", "on_policy"]
+    """Mode that the batch was planned in."""
+    trained: int
+    """Groups that were trained so far."""
+    retired: int
+    """Groups that were issued and given up so far."""
+    issued: int
+    """Groups that were ordered so far."""
+    process: BatchProcess
+    """What depends on who was there."""
+    version: int
+    """Newest published version of the weights behind the batch."""
+    time: BatchTime
+    """Where the time went."""
 
 
-def parse(line: bytes, kind: type[F]) -> F:
-    """Return the record of one line, leniently. StorageError if it is not of this kind."""
-    return _parsed(kind.FILE, line, kind)
+class EvalRow(FileRecord):
+    """One evaluation on held-out prompts: a line of `eval.jsonl`. Written by rank 0 of the learner."""
+
+    FILE = "eval.jsonl"
+    INDISPENSABLE = frozenset({"batch", "prompts", "samples", "pass_at"})
+
+    batch: int
+    """Trained batches behind which the model was evaluated; 0: the model as it came."""
+    version: int
+    """Version of the weights."""
+    name: str
+    """Name of the set of prompts."""
+    prompts: int
+    """Prompts that were answered."""
+    samples: int
+    """Responses of each prompt; the smallest number if some are missing."""
+    pass_at: dict[int, float]
+    """Share of the prompts that at least one of k responses solves, by k; unbiased estimate, mean over prompts."""
+    reward: float
+    """Mean reward of a response."""
+    length_mean: float
+    """Mean tokens of a response."""
+    truncated: float
+    """Share of the responses that the length limit ended."""
+    entropy: float | None = None
+    """Mean entropy in nats per token of the responses that `samples.jsonl` shows and their siblings; absent if nothing
+    was answered."""
 
 
-def write(folder: Path, record: FileRecord) -> None:
-    """Write a file of a run folder; a reader finds all of it or what was there before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / record.FILE, json.dumps(record.to_json(), indent=1) + "\n", durable=False)
+class SampleRow(FileRecord):
+    """One response to a held-out prompt: a line of `samples.jsonl`. Written by rank 0 of the learner."""
+
+    FILE = "samples.jsonl"
+    INDISPENSABLE = frozenset({"batch", "index", "prompt", "tokens", "entropy", "reward"})
+
+    batch: int
+    """Trained batches behind which the response was generated."""
+    index: int
+    """Place of the prompt among the held-out ones."""
+    prompt: str
+    """The prompt as text, with the chat template in it."""
+    tokens: tuple[str, ...]
+    """Text of each token of the response."""
+    entropy: tuple[float, ...]
+    """Entropy of the learner's distribution at each token, nats."""
+    reward: float
+    """Reward of the response."""
 
 
-def remove(folder: Path, kind: type[FileRecord]) -> None:
-    """Remove a file of a run folder, if it is there."""
-    (folder / kind.FILE).unlink(missing_ok=True)
+class Summary(FileRecord):
+    """A run in a few numbers: `summary.json`. Written with the report, by the command that runs or by `isentrope
+    report`. null: not known, because a part of the run has not happened yet or left no record."""
+
+    FILE = "summary.json"
+
+    status: str | None
+    """How the run ended: `finished`, `stopped` or `error`."""
+    mode: str | None
+    """Mode of the newest batch: `async` or `on_policy`."""
+    method: str | None
+    """Presets of the objective, joined by ` + `."""
+    seed: int | None
+    """Seed of the run."""
+    batches: int
+    """Trained batches."""
+    reward_first: float | None
+    """Mean reward of the first ten batches."""
+    reward_last: float | None
+    """Mean reward of the last ten batches."""
+    entropy_first: float | None
+    """Mean entropy of the first ten batches, nats per token."""
+    entropy_last: float | None
+    """Mean entropy of the last ten batches, nats per token."""
+    entropy_law: EntropyLaw | None
+    """The entropy law of the newest batch."""
+    pass_at_1_before: float | None
+    """Share of correct responses to held-out prompts before training."""
+    pass_at_1_after: float | None
+    """Share of correct responses to held-out prompts at the last evaluation."""
+    groups_issued: int | None
+    """Groups that were ordered."""
+    groups_published: int | None
+    """Groups that actors published since the broker's state began."""
+    groups_trained: int | None
+    """Groups that were trained."""
+    groups_retired: int | None
+    """Groups that were issued and given up."""
+    retired: dict[str, int]
+    """Groups that were issued and given up, by reason."""
+    tokens_trained: int
+    """Trained tokens."""
+    max_token_lag: int | None
+    """Largest age in batches of the version that generated a trained token."""
+    logp_gap_first: float | None
+    """Mean absolute difference between the log-probabilities of learner and engine in the first batch, nats."""
+    seconds_total: float | None
+    """Seconds from the start of the newest command to the learner's end."""
+    seconds_startup: float | None
+    """Seconds of it until the first batch was there to be trained, with the first evaluation."""
+    tokens_per_second: float | None
+    """Trained tokens by the time after start-up, evaluations left out."""
+    learner_idle_share: float | None
+    """Share of that time in which the learner waited for groups."""
+    versions: dict[str, str]
+    """Versions of this program, of Python and of the libraries that matter, by name."""
 
 
-def _parsed(where: str, text: bytes, kind: type[F]) -> F:
-    try:
-        return kind.model_validate_json(text, context=LENIENT)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise StorageError(
-            f"not a record of this program: {key or 'the line'}: {first['msg']}",
-            where=where,
-            fix="move the file away; a report does without it",
-        ) from None
+FILES: tuple[type[FileRecord], ...] = (Outcome, RunRecord, BatchRow, EvalRow, SampleRow, Summary)
+"""Every file of a run folder that holds records."""

@@ -1,34 +1,52 @@
 """The entropy law R = -a exp(H) + b: a least-squares line through what was measured, with its uncertainty. A monitor
 only.
 
-Knows pairs of numbers. "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models" by Cui et al.
-(https://arxiv.org/abs/2505.22617). It breaks by construction once entropy is controlled, or the reference is reset.
+"The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models" by Cui et al.
+(https://arxiv.org/abs/2505.22617). The law breaks by construction once entropy is controlled, or the reference is
+reset. Knows pairs of numbers, and where lines of metrics hold them.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from isentrope.learner.measures import EntropyLaw
+from isentrope.learner.records import BatchRow
 
-@dataclass(frozen=True, slots=True)
-class EntropyLaw:
-    """The fit. ceiling: b - a, the reward at entropy 0; its interval holds it with 95 % confidence if residuals are
-    independent and normal, which successive batches are not quite."""
+FEWEST = 10
+"""Batches before anything is said: a single one has a standard error of its own."""
 
-    a: float
-    b: float
-    ceiling: float
-    ceiling_low: float
-    ceiling_high: float
-    r2: float
-    rmse: float
-    points: int
+
+class RunningFit:
+    """The fit through every batch since the reference was last renewed, as a run goes on."""
+
+    def __init__(self, rows: Iterable[BatchRow], renewed_at: int | None) -> None:
+        """Go on behind `rows`; what lies before the batch `renewed_at` followed another reference."""
+        self._pairs = [pair_of(row) for row in rows if row.batch > (renewed_at or 0)]
+
+    def restart(self) -> None:
+        """Forget all batches: the reference is renewed, and entropy and reward follow another line from here."""
+        self._pairs = []
+
+    def add(self, entropy: float, reward: float) -> EntropyLaw | None:
+        """Return the fit with a new batch; None: not yet, or the entropy has not moved."""
+        self._pairs.append((entropy, reward))
+        if len(self._pairs) < FEWEST:
+            return None
+        return fit([entropy for entropy, _ in self._pairs], [reward for _, reward in self._pairs])
+
+
+def pair_of(row: BatchRow) -> tuple[float, float]:
+    """Return entropy and mean reward of a batch. Where groups are replaced for their outcome, those left have a mean of
+    their own; then the pass rate of all that were drawn says how good the policy is."""
+    drawn = row.process.pass_rate_drawn
+    return row.entropy, row.reward if drawn is None else drawn
 
 
 def fit(entropy: Sequence[float], reward: Sequence[float]) -> EntropyLaw | None:
-    """Ordinary least squares of reward on (-exp(entropy), 1); None with fewer than three points or one entropy."""
+    """Return the least-squares line of reward on (-exp(entropy), 1); None with fewer than three points or one
+    entropy."""
     x, y = -np.exp(np.asarray(entropy, dtype=np.float64)), np.asarray(reward, dtype=np.float64)
     n = len(x)
     centred = x - x.mean() if n else x
@@ -56,7 +74,8 @@ def fit(entropy: Sequence[float], reward: Sequence[float]) -> EntropyLaw | None:
 
 
 def _student_t(degrees: int) -> float:
-    """97.5 % quantile of Student's t, within 1 % from 3 degrees on: Cornish-Fisher around the normal, exact below 3."""
+    """Return the 97.5 % quantile of Student's t, within 1 % from 3 degrees on: Cornish-Fisher around the normal, exact
+    below 3."""
     if degrees <= 2:
         return (12.7062, 4.3027)[degrees - 1]
     z = 1.959964

@@ -1,27 +1,35 @@
-"""Rank 0's evaluations: places the orders, collects the answers, and writes down what they say.
+"""Evaluations on held-out prompts: places the orders, collects the answers, and writes down what they say.
 
 Training waits meanwhile: the answers come from the same actors, and an evaluation that ends before training goes on is
-the same in every run. Knows the broker and files; the figures are `evaluate.py`'s.
+the same in every run. Runs on rank 0 alone; knows the broker and files. The figures are pure functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import comb
 from pathlib import Path
+
+import numpy as np
 
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.intake.packing import make_arrays
-from isentrope.learner.training.evaluate import NAME, SHOWN_RESPONSES, orders, shown, summarise
-from isentrope.learner.training.metrics import Journal, Row
+from isentrope.learner.records import EvalRow, SampleRow
+from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.data.prompts import open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import EvalResult, batch_of
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish, batch_of
 
 ADMIT_COUNT = 64
 
+NAME = "heldout"
+SHOWN_PROMPTS = 8
+SHOWN_RESPONSES = 2
+"""Responses of each shown prompt that are written down."""
 
-class Examiner:
+
+class Evaluator:
     """The held-out prompts of a run, if it has any."""
 
     def __init__(self, spec: RunSpec, rank_group: RankGroup, timeout_s: float) -> None:
@@ -31,8 +39,8 @@ class Examiner:
         self._timeout_s = timeout_s
         self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
         self._tokenizer = load_tokenizer(spec.model_dir)
-        self._figures = Journal(Path(spec.output_dir) / "eval.jsonl")
-        self._samples = Journal(Path(spec.output_dir) / "samples.jsonl")
+        self._figures = Journal(Path(spec.output_dir), EvalRow)
+        self._samples = Journal(Path(spec.output_dir), SampleRow)
 
     @property
     def data_digest(self) -> str:
@@ -44,15 +52,14 @@ class Examiner:
         self._figures.rewind(batch)
         self._samples.rewind(batch)
 
-    def evaluate(self, version: int, feeder: Feeder) -> Row | None:
-        """Evaluate `version`, which is announced; its line of `eval.jsonl`, or None without held-out prompts."""
+    def evaluate(self, version: int, feeder: Feeder) -> EvalRow | None:
+        """Evaluate `version`, which is announced; return its line of `eval.jsonl`, None without held-out prompts."""
         if not self._prompts.eval_count:
             return None
         results = self._collect(version, feeder)
-        row = {"batch": batch_of(version), "version": version, "name": NAME}
-        row |= summarise(results, self._spec.data.correct_above)
-        if chosen := shown(results):
-            row["entropy"] = self._show(chosen)
+        chosen = shown(results)
+        entropy = self._show(chosen) if chosen else None
+        row = eval_row(version, results, self._spec.data.correct_above, entropy)
         self._figures.append(row)
         return row
 
@@ -70,7 +77,7 @@ class Examiner:
         return results
 
     def _show(self, results: Sequence[EvalResult]) -> float:
-        """Write a few responses down, with the learner's own entropy of every token; the mean over all of them."""
+        """Write a few responses down, with the learner's own entropy of each token; return its mean."""
         groups = [result.group for result in results]
         arrays = make_arrays(
             groups, number=batch_of(results[0].version), token_max_lag=0, correct_above=self._spec.data.correct_above
@@ -81,13 +88,59 @@ class Examiner:
                 group = groups[arrays.group[number]]
                 tokens = group.responses[arrays.index[number]].tokens
                 self._samples.append(
-                    {
-                        "batch": batch_of(results[0].version),
-                        "index": group.seq,
-                        "prompt": self._tokenizer.decode(group.prompt),
-                        "tokens": [self._tokenizer.decode([token]) for token in tokens],
-                        "entropy": entropy[number, : len(tokens)].tolist(),
-                        "reward": group.responses[arrays.index[number]].reward,
-                    }
+                    SampleRow(
+                        batch=batch_of(results[0].version),
+                        index=group.seq,
+                        prompt=self._tokenizer.decode(group.prompt),
+                        tokens=tuple(self._tokenizer.decode([token]) for token in tokens),
+                        entropy=tuple(entropy[number, : len(tokens)].tolist()),
+                        reward=group.responses[arrays.index[number]].reward,
+                    )
                 )
         return float(entropy.sum() / arrays.length.sum())
+
+
+def orders(version: int, prompts: int, samples: int) -> list[EvalOrder]:
+    """Return the orders of one evaluation of `version`."""
+    return [EvalOrder(NAME, index, version, samples, "") for index in range(prompts)]
+
+
+def pass_at(samples: int, correct: int, k: int) -> float:
+    """Return the probability that k of `samples` responses, drawn without replacement, hold one of the `correct` ones.
+
+    The unbiased estimator of Chen et al. (https://arxiv.org/abs/2107.03374).
+    """
+    assert 0 <= correct <= samples and 1 <= k <= samples
+    return 1.0 - comb(samples - correct, k) / comb(samples, k)
+
+
+def eval_row(version: int, results: Iterable[EvalResult], correct_above: float, entropy: float | None) -> EvalRow:
+    """Return the figures over all prompts that were answered, not those that were given up; no `pass_at` if none
+    was."""
+    answered = [result.group.responses for result in results if result.group.responses]
+    correct = [[response.reward > correct_above for response in responses] for responses in answered]
+    samples = min((len(each) for each in correct), default=0)
+    powers = [1 << power for power in range(samples.bit_length())]
+    responses = [response for group in answered for response in group]
+    return EvalRow(
+        batch=batch_of(version),
+        version=version,
+        name=NAME,
+        prompts=len(answered),
+        samples=samples,
+        pass_at={k: _mean([pass_at(len(each), sum(each), k) for each in correct]) for k in powers},
+        reward=_mean([response.reward for response in responses]),
+        length_mean=_mean([len(response.tokens) for response in responses]),
+        truncated=_mean([response.finish is Finish.LENGTH for response in responses]),
+        entropy=entropy,
+    )
+
+
+def shown(results: Sequence[EvalResult]) -> list[EvalResult]:
+    """Return the results whose responses are written down, by prompt."""
+    answered = [result for result in results if result.group.responses]
+    return sorted(answered, key=lambda result: result.group.seq)[:SHOWN_PROMPTS]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0

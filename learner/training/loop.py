@@ -4,13 +4,12 @@ Knows the order of things; how each is done is its neighbours' business.
 """
 
 import logging
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope.errors import FencedError, InternalError, IsentropeError
-from isentrope.learner import records
+from isentrope.learner import run_files
 from isentrope.learner.intake.buffer import ReadyBatch, Rules
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
@@ -20,10 +19,9 @@ from isentrope.learner.objective.rules import RunFacts, inert
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
-from isentrope.learner.training.evaluator import Examiner
+from isentrope.learner.training.evaluator import Evaluator
 from isentrope.learner.training.job import LearnerJob
-from isentrope.learner.training.lawlog import LawLog
-from isentrope.learner.training.metrics import Drawn, Journal, Row, batch_row, scalars
+from isentrope.learner.training.metrics import BatchLog, Drawn, Surroundings, scalars
 from isentrope.learner.training.publisher import Publisher
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, open_sinks
@@ -56,7 +54,7 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
     except IsentropeError as error:
         logger.error("%s", error)
         ended = (Outcome.of_nothing() if run is None else run.outcome()).ended_by(error)
-    records.write(Path(job.spec.output_dir), ended)
+    run_files.write(Path(job.spec.output_dir), ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +68,20 @@ class _Parts:
     feeder: Feeder
     publisher: Publisher
     checkpointer: Checkpointer
-    examiner: Examiner
+    evaluator: Evaluator
     sinks: list[Sink]
 
 
 def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: Broker) -> "_Run":
     spec, config = job.spec, job.config
     output_dir = Path(spec.output_dir)
-    examiner = Examiner(spec, rank_group, config.stall_timeout_s)
+    evaluator = Evaluator(spec, rank_group, config.stall_timeout_s)
     store = CheckpointStore(output_dir / "checkpoints")
     incarnation = store.claim().incarnation
-    records.remove(output_dir, Outcome)
+    run_files.remove(output_dir, Outcome)
     new = CheckpointState(
         config_digest=spec.config_digest,
-        data_digest=examiner.data_digest,
+        data_digest=evaluator.data_digest,
         mode=Mode(config.mode),
         ledger=LedgerState(),
         controllers={name: dict(numbers) for name, numbers in objective.start().items()},
@@ -102,7 +100,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     publisher = Publisher(rank_group, spec, incarnation, job.weights.keep)
     checkpointer = Checkpointer(store, rank_group, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir)
-    return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, examiner, sinks))
+    return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, evaluator, sinks))
 
 
 class _Run:
@@ -114,11 +112,10 @@ class _Run:
         self._batch = parts.start.state.ledger.batches
         self._mode = parts.start.state.mode
         self._controllers = parts.start.state.controllers
-        self._journal = Journal(Path(parts.job.spec.output_dir) / "metrics.jsonl")
-        self._law = LawLog([], None)
-        self._drawn = Drawn(parts.job.spec.sampling.group_size, parts.start.state.ledger.retired)
         self._watch = Stopwatch()
-        self._row_at_s = 0.0
+        retired, group_size = parts.start.state.ledger.retired, parts.job.spec.sampling.group_size
+        drawn = Drawn(group_size, retired) if parts.objective.refill else None
+        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, drawn)
         self._nonfinite = 0
 
     def conduct(self) -> Outcome:
@@ -160,9 +157,8 @@ class _Run:
     def _begin(self) -> None:
         new = self._parts.start.folder is None
         kept = -1 if new else self._batch
-        self._journal.rewind(kept)
-        self._law = LawLog(self._journal.rows(), self._parts.objective.renewed_at(self._controllers))
-        self._parts.examiner.rewind(kept)
+        self._log.rewind(kept, self._parts.objective.renewed_at(self._controllers))
+        self._parts.evaluator.rewind(kept)
         self._parts.feeder.start(self._parts.publisher.write(self._batch))
         if new:
             self._evaluate()
@@ -207,13 +203,12 @@ class _Run:
         self._controllers = {name: dict(numbers) for name, numbers in facts.state.items()}
         feeder.trained()
         self._batch += 1
-        row = batch_row(arrays, facts) | self._progress(ready.record.mode)
-        if self._parts.objective.refill:
-            row["process"]["pass_rate_drawn"] = self._drawn.pass_rate(row, feeder.status().retired)
-        row["objective"] |= self._law.add(row)
+        intake = feeder.status()  # before anything else is issued
         if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
             self._publish()
-        self._write(row)
+        actors = sum(actor.state is Stage.SERVING for actor in feeder.actors())
+        version = self._parts.publisher.newest.version
+        self._log.write(arrays, facts, Surroundings(ready.record.mode, intake, version, actors))
         if self._batch < self._config.batches:
             evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
             renewed = evaluated and self._evaluate()
@@ -273,19 +268,19 @@ class _Run:
         self._publish()
         newest = self._parts.publisher.newest
         with self._watch("evaluate_s"):
-            row = self._parts.examiner.evaluate(newest.version, self._parts.feeder)
+            row = self._parts.evaluator.evaluate(newest.version, self._parts.feeder)
         if row is None:
             return False
         for sink in self._parts.sinks:
-            sink.write(newest.batch, scalars({"eval": row}))
-        if self._batch == self._config.batches or not row["prompts"]:
+            sink.write(newest.batch, scalars({"eval": row.to_json()}))
+        if self._batch == self._config.batches or not row.prompts:
             return False  # nothing follows, or nothing was answered
-        state, renew = self._parts.objective.after_evaluation(self._controllers, row["pass_at"]["1"], self._batch)
+        state, renew = self._parts.objective.after_evaluation(self._controllers, row.pass_at[1], self._batch)
         self._controllers = {name: dict(numbers) for name, numbers in state.items()}
         if renew:
             logger.info("the reference is renewed behind batch %d, and the optimizer with it", self._batch)
             self._parts.rank_group.renew(newest.version)
-            self._law.restart()
+            self._log.restart_law()
         return renew
 
     def _save(self) -> None:
@@ -333,32 +328,3 @@ class _Run:
             group_size=sampling.group_size,
             truncated_sampling=sampling.top_p < 1 or sampling.top_k > 0,
         )
-
-    # --- what is shown
-
-    def _progress(self, mode: Mode) -> Row:
-        """Counts behind the batch, before anything else is issued."""
-        status = self._parts.feeder.status()
-        return {
-            "mode": mode.value,
-            "trained": status.trained,
-            "retired": sum(status.retired.values()),
-            "issued": status.issued,
-            "process": {"ready_groups": status.ready, "idle_s": status.idle_s},
-        }
-
-    def _write(self, row: Row) -> None:
-        row["version"] = self._parts.publisher.newest.version
-        now = self._watch.total_s
-        row["time"] = {
-            "at": time.time(),  # by the clock, since the command has begun before this learner
-            "seconds_total": now,
-            **self._watch.take(),
-            "tokens_per_second": row["tokens"] / max(now - self._row_at_s, 1e-9),
-        }
-        self._row_at_s = now
-        actors = self._parts.feeder.actors()
-        row["process"]["actors"] = sum(actor.state is Stage.SERVING for actor in actors)
-        self._journal.append(row)
-        for sink in self._parts.sinks:
-            sink.write(self._batch, scalars(row))

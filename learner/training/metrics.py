@@ -1,75 +1,99 @@
-"""What a batch looked like, as one line of JSON: `metrics.jsonl`. Knows numbers and files, not who reads them.
+"""What a batch looked like, as one line of `metrics.jsonl`. Knows numbers, files and sinks, not who reads them."""
 
-Lines of equal runs are equal but for `time` and `process`, which hold what depends on speed and on who was there, and
-for the entropy law of an objective that replaces groups.
-"""
-
-import json
-import os
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from isentrope.learner.intake.buffer import ALL_CORRECT, NONE_CORRECT
+from isentrope.learner.intake.feeder import FeederStatus
 from isentrope.learner.intake.packing import Arrays
 from isentrope.learner.objective.monitors import batch_metrics, update_metrics
+from isentrope.learner.records import BatchProcess, BatchRow, BatchTime
+from isentrope.learner.training.entropy_law import RunningFit
+from isentrope.learner.training.journal import Journal
+from isentrope.learner.training.sinks import Sink
+from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts, UpdateFacts
-
-Row = dict[str, Any]
-
-HEADLINES = (
-    *("reward", "reward_std", "pass_rate", "entropy", "entropy_deciles", "entropy_hist"),
-    *("loss", "clip_high", "clip_low", "ratio_mean", "ratio_max"),
-    *("kept", "tokens", "length_mean", "truncated", "logp_gap_mean", "logp_gap_max"),
-)
-"""What stands in the line itself; everything else that the objective measures stands in its map `objective`."""
+from isentrope.rollout.wire.control import Mode
 
 
-class Journal:
-    """A file of JSON lines, each about one batch."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a line says of the run besides what was trained."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def rewind(self, batch: int) -> None:
-        """Forget lines of later batches, which will be trained again; -1: everything."""
-        if not self._path.exists():
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _batch(line) <= batch]
-        unfinished = self._path.with_name(self._path.name + ".tmp")
-        unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        unfinished.replace(self._path)
-
-    def rows(self) -> list[Row]:
-        """Every line, oldest first."""
-        if not self._path.exists():
-            return []
-        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
-
-    def append(self, row: Row) -> None:
-        """Add a line; it is whole on the disk when this returns."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    mode: Mode
+    """That the batch was planned in."""
+    intake: FeederStatus
+    """Behind the batch, before anything else was issued."""
+    version: int
+    """Newest published version of the weights."""
+    actors: int
+    """Those that generate."""
 
 
-def batch_row(arrays: Arrays, facts: BatchFacts) -> Row:
-    """Everything about one trained batch that depends on nothing but what was trained."""
+class BatchLog:
+    """Writes a line for each batch to `metrics.jsonl`, and its numbers to the sinks."""
+
+    def __init__(self, folder: Path, sinks: Sequence[Sink], watch: Stopwatch, drawn: "Drawn | None") -> None:
+        """`drawn`: None where no group is replaced for its outcome."""
+        self._journal = Journal(folder, BatchRow)
+        self._sinks = sinks
+        self._watch = watch
+        self._drawn = drawn
+        self._law = RunningFit([], None)
+        self._row_at_s = 0.0
+
+    def rewind(self, batch: int, renewed_at: int | None) -> None:
+        """Remove lines of later batches, -1: all; the reference was last renewed behind batch `renewed_at`."""
+        self._journal.rewind(batch)
+        self._law = RunningFit(self._journal.rows(), renewed_at)
+
+    def restart_law(self) -> None:
+        """Fit only what comes from here on: the reference is renewed."""
+        self._law.restart()
+
+    def write(self, arrays: Arrays, facts: BatchFacts, around: Surroundings) -> None:
+        """Write the line of a batch that was trained."""
+        measured = measure(arrays, facts)
+        drawn = self._drawn.pass_rate(measured, around.intake.retired) if self._drawn else None
+        law = self._law.add(measured["entropy"], measured["reward"] if drawn is None else drawn)
+        if law is not None:
+            measured["entropy_law"] = law
+        row = _row(measured, around, self._time(measured["tokens"]), drawn)
+        self._journal.append(row)
+        for sink in self._sinks:
+            sink.write(row.batch, scalars(row.to_json()))
+
+    def _time(self, tokens: int) -> BatchTime:
+        now, spent = self._watch.total_s, self._watch.take()
+        elapsed_s, self._row_at_s = now - self._row_at_s, now
+        return BatchTime(
+            at=time.time(),  # by the clock, since the command has begun before this learner
+            seconds_total=now,
+            wait_s=spent.get("wait_s", 0.0),
+            stats_s=spent.get("stats_s", 0.0),
+            update_s=spent.get("update_s", 0.0),
+            publish_s=spent.get("publish_s", 0.0),
+            evaluate_s=spent.get("evaluate_s", 0.0),
+            checkpoint_s=spent.get("checkpoint_s", 0.0),
+            tokens_per_second=tokens / max(elapsed_s, 1e-9),
+        )
+
+
+def measure(arrays: Arrays, facts: BatchFacts) -> dict[str, Any]:
+    """Return everything about a trained batch that depends on nothing but what was trained, by name."""
     measured = batch_metrics(facts.batch, facts.prepared) | _updates(facts.updates)
     if facts.state:
         measured["control"] = {kind: numbers["value"] for kind, numbers in facts.state.items() if "value" in numbers}
-    headlines = {name: measured.pop(name) for name in HEADLINES if name in measured}
     lag = arrays.lag[arrays.mask]
-    masked = int(arrays.length.sum()) - lag.size
     norms = [update.grad_norm for update in facts.updates if update.applied]
-    return {
+    return measured | {
         "batch": int(arrays.number) + 1,
-        **headlines,
         "grad_norm": float(np.mean(norms)) if norms else 0.0,
         "updates": len(facts.updates),
         "skipped": len(facts.updates) - facts.applied,
@@ -77,10 +101,30 @@ def batch_row(arrays: Arrays, facts: BatchFacts) -> Row:
         "responses": len(arrays.length),
         "lag_mean": float(lag.mean()) if lag.size else 0.0,
         "lag_max": int(lag.max()) if lag.size else 0,
-        "lag_hist": {str(value): count for value, count in sorted(Counter(lag.tolist()).items())},
-        "tokens_masked": masked,
-        "objective": measured,
+        "lag_hist": dict(sorted(Counter(lag.tolist()).items())),
+        "tokens_masked": int(arrays.length.sum()) - lag.size,
     }
+
+
+def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, drawn: float | None) -> BatchRow:
+    """Return the line: what is not one of its own keys stands in its map `objective`."""
+    intake = around.intake
+    headlines = {name: value for name, value in measured.items() if name in BatchRow.model_fields}
+    return BatchRow.model_validate(
+        {
+            **headlines,
+            "objective": {name: value for name, value in measured.items() if name not in headlines},
+            "mode": around.mode.value,
+            "trained": intake.trained,
+            "retired": sum(intake.retired.values()),
+            "issued": intake.issued,
+            "process": BatchProcess(
+                ready_groups=intake.ready, idle_s=intake.idle_s, pass_rate_drawn=drawn, actors=around.actors
+            ),
+            "version": around.version,
+            "time": spent,
+        }
+    )
 
 
 class Drawn:
@@ -91,20 +135,20 @@ class Drawn:
         self._group_size = group_size
         self._retired = retired
 
-    def pass_rate(self, row: Row, retired: Mapping[str, int]) -> float:
-        """Pass rate of the batch of `row` and of all that was replaced since the one before; `retired` as above."""
+    def pass_rate(self, measured: Mapping[str, Any], retired: Mapping[str, int]) -> float:
+        """Return the pass rate of a batch and of all that was replaced since the one before; `retired` as above."""
         new = Counter(retired)
         new.subtract(self._retired)
         self._retired = retired
         right, wrong = (new[outcome] * self._group_size for outcome in (ALL_CORRECT, NONE_CORRECT))
-        correct = row["pass_rate"] * row["responses"]
-        return float((correct + right) / (row["responses"] + right + wrong))
+        correct = measured["pass_rate"] * measured["responses"]
+        return float((correct + right) / (measured["responses"] + right + wrong))
 
 
-def scalars(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a row by name; names of nested ones are joined by `/`."""
+def scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the numbers of a JSON object by name; names of nested ones are joined by `/`."""
     flat: dict[str, float] = {}
-    for name, value in row.items():
+    for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= scalars(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
@@ -113,7 +157,7 @@ def scalars(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _updates(updates: tuple[UpdateFacts, ...]) -> dict[str, float]:
-    """Over all updates that were applied; losses are means over updates."""
+    """Return the metrics over all updates that were applied; losses are means over updates."""
     applied = [update for update in updates if update.applied]
     if not applied:
         return {"loss": 0.0, "clip_high": 0.0, "clip_low": 0.0, "ratio_mean": 1.0, "ratio_max": 1.0}
@@ -121,11 +165,3 @@ def _updates(updates: tuple[UpdateFacts, ...]) -> dict[str, float]:
     sums |= {name: value / len(applied) for name, value in sums.items() if name.startswith("loss_")}
     maxima = {name: max(update.maxima[name] for update in applied) for name in applied[0].maxima}
     return update_metrics(sums, maxima)
-
-
-def _batch(line: str) -> int:
-    """Batch of a line; one that was cut off counts as later than all."""
-    try:
-        return int(json.loads(line)["batch"])
-    except (ValueError, KeyError):
-        return 1 << 62

@@ -10,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.markup import escape
+
+from isentrope.learner import run_files
+from isentrope.learner.records import BatchRow
 
 PLAIN_INTERVAL_S = 15.0
 """Without a terminal: seconds between two lines about the same wait."""
@@ -20,34 +22,14 @@ PLAIN_INTERVAL_S = 15.0
 HEADER_EVERY = 20
 
 
-class _Times(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    tokens_per_second: float = 0.0
-
-
-class BatchLine(BaseModel):
-    """The part of a line of `metrics.jsonl` that is shown."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    batch: int
-    mode: str
-    reward: float
-    entropy: float
-    lag_mean: float = 0.0
-    lag_max: int = 0
-    time: _Times = _Times()
-
-
 class Tail:
     """New lines of `metrics.jsonl`, as they are written. A resumed learner replaces the file by a shorter one."""
 
-    def __init__(self, path: Path, *, from_end: bool) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if from_end and path.exists() else 0
+    def __init__(self, folder: Path, *, from_end: bool) -> None:
+        self._path = folder / BatchRow.FILE
+        self._offset = self._path.stat().st_size if from_end and self._path.exists() else 0
 
-    def read(self) -> Iterator[BatchLine]:
+    def read(self) -> Iterator[BatchRow]:
         """Yield the lines that were finished since the last call."""
         if not self._path.exists():
             return
@@ -60,13 +42,13 @@ class Tail:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield BatchLine.model_validate_json(line)
+                yield run_files.parse(line, BatchRow)
 
 
 class Progress(Protocol):
     """Receiver of a command's progress."""
 
-    def batch(self, line: BatchLine, batches: int) -> None:
+    def batch(self, line: BatchRow, batches: int) -> None:
         """Show a batch that was trained."""
 
     def waiting(self, waits: Sequence[str]) -> None:
@@ -97,7 +79,7 @@ class Shown:
         if self._status is not None:
             self._status.stop()
 
-    def batch(self, line: BatchLine, batches: int) -> None:
+    def batch(self, line: BatchRow, batches: int) -> None:
         """Show a batch that was trained."""
         if self._rows % HEADER_EVERY == 0:
             self._console.print("  batch    reward   entropy   lag   tokens/s   mode", style="bold", highlight=False)

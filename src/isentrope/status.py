@@ -8,9 +8,9 @@ from rich.table import Table
 
 from isentrope import runfolder
 from isentrope.errors import IsentropeError
-from isentrope.learner import records
-from isentrope.learner.records import Outcome
-from isentrope.progress import BatchLine, Tail
+from isentrope.learner import run_files
+from isentrope.learner.records import BatchRow, Outcome
+from isentrope.progress import Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.types import batch_of, incarnation_of
@@ -44,7 +44,7 @@ class Status(BaseModel):
     """True if a command holds the folder."""
     batches: int
     """Batches to train."""
-    last_batch: BatchLine | None
+    last_batch: BatchRow | None
     outcome: Outcome | None
     live: Live | None
     """None: the broker cannot be reached, or no learner has opened the run."""
@@ -55,7 +55,7 @@ class Status(BaseModel):
 def read_status(folder: Path) -> Status:
     """Return the status of the run in `folder`; RunFolderError if there is none."""
     record = runfolder.read_record(folder)
-    lines = list(Tail(folder / "metrics.jsonl", from_end=False).read())
+    rows = list(Tail(folder, from_end=False).read())
     live, unreachable = None, ""
     try:
         view = runfolder.open_view(record, deadline_s=DEADLINE_S)
@@ -68,8 +68,8 @@ def read_status(folder: Path) -> Status:
         folder=str(folder.resolve()),
         command_alive=runfolder.is_held(folder),
         batches=record.batches,
-        last_batch=lines[-1] if lines else None,
-        outcome=records.read(folder, Outcome),
+        last_batch=rows[-1] if rows else None,
+        outcome=run_files.read(folder, Outcome),
         live=live,
         unreachable=unreachable,
     )

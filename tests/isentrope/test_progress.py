@@ -8,23 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from run_records import make_row
 
 from isentrope import progress
-from isentrope.progress import BatchLine, Shown, Tail
+from isentrope.learner.records import BatchRow
+from isentrope.progress import Shown, Tail
 
 
 def _line(batch: int) -> bytes:
-    values = {"batch": batch, "mode": "async", "reward": 0.5, "entropy": 0.25, "lag_mean": 1.0, "other": [1]}
-    return json.dumps(values | {"time": {"tokens_per_second": 1234.5, "wait_s": 1}}).encode() + b"\n"
+    return json.dumps(make_row(batch).to_json()).encode() + b"\n"
 
 
-@given(count=st.integers(0, 6), cuts=st.lists(st.integers(0, 700), max_size=8))
+@given(count=st.integers(0, 6), cuts=st.lists(st.integers(0, 10_000), max_size=8))
 def test_line_is_read_once_however_the_file_grows(
     tmp_path_factory: pytest.TempPathFactory, count: int, cuts: list[int]
 ) -> None:
-    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    folder = tmp_path_factory.mktemp("run")
+    path = folder / BatchRow.FILE
     text = b"".join(_line(batch) for batch in range(1, count + 1))
-    tail, seen, written = Tail(path, from_end=False), [], 0
+    tail, seen, written = Tail(folder, from_end=False), [], 0
     for cut in [*sorted(cuts), len(text)]:
         with path.open("ab") as file:
             file.write(text[written:cut])
@@ -38,9 +40,10 @@ def test_rewound_file_is_read_on_from_whole_lines(
     tmp_path_factory: pytest.TempPathFactory, before: int, kept: int, after: int
 ) -> None:
     """A resumed learner replaces the file by its first lines and trains on; long lines follow short ones."""
-    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    folder = tmp_path_factory.mktemp("run")
+    path = folder / BatchRow.FILE
     path.write_bytes(b"".join(_line(batch) for batch in range(before)))
-    tail = Tail(path, from_end=True)
+    tail = Tail(folder, from_end=True)
     kept = min(kept, before)
     again = [_line(batch + 1_000_000) for batch in range(after)]
     path.write_bytes(b"".join(_line(batch) for batch in range(kept)) + b"".join(again))
@@ -49,7 +52,7 @@ def test_rewound_file_is_read_on_from_whole_lines(
 
 
 def test_file_that_is_not_there_yet_has_no_lines(tmp_path: Path) -> None:
-    assert list(Tail(tmp_path / "metrics.jsonl", from_end=True).read()) == []
+    assert list(Tail(tmp_path, from_end=True).read()) == []
 
 
 def _shown() -> tuple[Shown, io.StringIO]:
@@ -60,7 +63,7 @@ def _shown() -> tuple[Shown, io.StringIO]:
 def test_batch_is_one_line_with_what_matters() -> None:
     shown, out = _shown()
     with shown:
-        shown.batch(BatchLine.model_validate_json(_line(7)), 80)
+        shown.batch(make_row(7), 80)
     header, line = out.getvalue().splitlines()
     assert header.split() == ["batch", "reward", "entropy", "lag", "tokens/s", "mode"]
     assert line.split() == ["7/80", "0.500", "0.250", "1.0", "1,234", "async"]

@@ -3,38 +3,19 @@
 import fcntl
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
+from run_records import make_outcome, make_run_record
 
 from isentrope import runfolder
 from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
-from isentrope.learner import records
+from isentrope.learner import run_files
 from isentrope.learner.records import Outcome, RunRecord
 from isentrope.runfolder import RunFolder
 
 
-def _record(**changes: Any) -> RunRecord:
-    values: dict[str, Any] = {
-        "run": "a",
-        "config_digest": "c",
-        "data_digest": "d",
-        "method": "grpo",
-        "mode": "async",
-        "seed": 0,
-        "batches": 10,
-        "actors": 1,
-        "ranks": 1,
-        "run_file": "/x/run.toml",
-        "started": 1.0,
-        "versions": {},
-        "host": "here",
-        "pid": 1,
-        "socket": "",
-        "url_env": "NO_SUCH_VARIABLE",
-        "insecure": False,
-    }
-    return RunRecord(**values | changes)
+def _record(**changes: str) -> RunRecord:
+    return make_run_record(url_env="NO_SUCH_VARIABLE", **changes)
 
 
 def _claim(path: Path, config: str = "c", data: str = "d") -> RunFolder:
@@ -88,16 +69,15 @@ def test_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
 
 def test_beginning_forgets_how_the_run_ended_before(tmp_path: Path) -> None:
     with _claim(tmp_path / "run") as folder:
-        finished = {"status": "finished", "batches": 10}
-        records.write(folder.path, Outcome.of_nothing().model_copy(update=finished))
+        run_files.write(folder.path, make_outcome(status="finished", batches=10))
         assert folder.is_finished(10) and not folder.is_finished(11) and runfolder.has_ended(folder.path)
         folder.begin(_record())
         assert not folder.is_finished(10) and not runfolder.has_ended(folder.path)
 
 
 def test_blame_adds_to_what_the_learner_wrote(tmp_path: Path) -> None:
-    before = Outcome.of_nothing().model_copy(update={"batches": 3, "idle_s": 1.5})
-    records.write(tmp_path, before)
+    before = make_outcome(batches=3, idle_s=1.5)
+    run_files.write(tmp_path, before)
     runfolder.blame(tmp_path, RewardError("broke", where="here", fix="mend it"))
     after = Outcome.model_validate_json((tmp_path / Outcome.FILE).read_bytes())
     why = {"status": "error", "exit_code": 65, "what": "broke", "where": "here", "fix": "mend it"}
@@ -106,7 +86,7 @@ def test_blame_adds_to_what_the_learner_wrote(tmp_path: Path) -> None:
 
 def test_blame_needs_no_learner(tmp_path: Path) -> None:
     runfolder.blame(tmp_path, RewardError("broke"))
-    outcome = records.read(tmp_path, Outcome)
+    outcome = run_files.read(tmp_path, Outcome)
     assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 65, 0)
 
 

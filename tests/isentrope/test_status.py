@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from run_records import make_outcome, make_row, make_run_record
 from waits import wait_until
 from wire_records import ASYNC, make_spec, make_weights
 
 from isentrope import commands, runfolder
-from isentrope.errors import ConfigError, UnreachableError
-from isentrope.learner.records import RunRecord
+from isentrope.errors import ConfigError, RewardError, UnreachableError
+from isentrope.learner import run_files
+from isentrope.learner.records import BatchRow
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -30,25 +32,7 @@ URL = "ISENTROPE_TEST_URL"
 def folder(tmp_path: Path, redis_server: str, run_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Folder of a run whose command lives."""
     monkeypatch.setenv(URL, redis_server)
-    record = RunRecord(
-        run=run_name,
-        config_digest="c",
-        data_digest="d",
-        method="grpo",
-        mode="async",
-        seed=0,
-        batches=10,
-        actors=1,
-        ranks=1,
-        run_file="run.toml",
-        started=1.0,
-        versions={},
-        host="here",
-        pid=1,
-        socket="",
-        url_env=URL,
-        insecure=False,
-    )
+    record = make_run_record(run=run_name, url_env=URL)
     with RunFolder.claim(tmp_path / "run", config_digest="c", data_digest="d") as claimed:
         claimed.begin(record)
         yield claimed.path
@@ -80,8 +64,7 @@ def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPor
     actor = ActorPort(broker, "a1")
     actor.heartbeat(ActorState(id="a1", host="box", pid=7, state=Stage.SERVING, version=version_of(1, 0), leases=3))
     broker.close()
-    line = {"batch": 4, "mode": "async", "reward": 0.5, "entropy": 0.25}
-    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / BatchRow.FILE).write_text(json.dumps(make_row(4).to_json()) + "\n")
     status = read_status(folder)
     assert status.live is not None and status.last_batch is not None
     assert (status.live.mode, status.live.state, status.last_batch.batch) == ("async", "run", 4)
@@ -106,8 +89,7 @@ def test_run_whose_command_died_says_how_to_go_on(folder: Path, monkeypatch: pyt
 
 
 def test_ended_run_tells_how_it_ended(folder: Path) -> None:
-    outcome = {"status": "error", "exit_code": 65, "what": "reward broke", "batches": 3}
-    (folder / "outcome.json").write_text(json.dumps(outcome))
+    run_files.write(folder, make_outcome(batches=3).ended_by(RewardError("reward broke")))
     assert "error: reward broke" in _text(read_status(folder))
 
 

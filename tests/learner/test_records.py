@@ -8,13 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from isentrope.errors import RewardError, StorageError
-from isentrope.learner import records
+from isentrope.learner import run_files
 from isentrope.learner.records import Outcome, RunRecord
 
 OUTCOME = Outcome.of_nothing("nothing was trained yet")
 
 
-def values_of(record: records.FileRecord) -> dict[str, Any]:
+def values_of(record: run_files.FileRecord) -> dict[str, Any]:
     """Return the file's object."""
     found: dict[str, Any] = json.loads(json.dumps(record.to_json()))
     return found
@@ -29,9 +29,9 @@ def test_a_missing_key_is_an_error_and_in_an_old_folder_an_empty_value(tmp_path:
     (tmp_path / Outcome.FILE).write_text(json.dumps(values))
     if key in Outcome.INDISPENSABLE:
         with pytest.raises(StorageError, match=key):
-            records.read(tmp_path, Outcome)
+            run_files.read(tmp_path, Outcome)
     else:
-        found = records.read(tmp_path, Outcome)
+        found = run_files.read(tmp_path, Outcome)
         assert found is not None and not getattr(found, key)
 
 
@@ -40,20 +40,20 @@ def test_an_unknown_key_is_an_error_and_in_an_old_folder_dropped(tmp_path: Path)
     with pytest.raises(ValidationError, match="renamed"):
         Outcome.model_validate(values)
     (tmp_path / Outcome.FILE).write_text(json.dumps(values))
-    assert records.read(tmp_path, Outcome) == OUTCOME
+    assert run_files.read(tmp_path, Outcome) == OUTCOME
 
 
 def test_what_is_written_is_read_back_strictly(tmp_path: Path) -> None:
     ended = OUTCOME.ended_by(RewardError("broke", where="here", fix="mend it"))
-    records.write(tmp_path, ended)
+    run_files.write(tmp_path, ended)
     assert Outcome.model_validate_json((tmp_path / Outcome.FILE).read_bytes()) == ended
     assert (ended.status, ended.exit_code, ended.what, ended.fix) == ("error", 65, "broke", "mend it")
     assert [path.name for path in tmp_path.iterdir()] == [Outcome.FILE]
-    records.remove(tmp_path, Outcome)
-    assert records.read(tmp_path, Outcome) is None
+    run_files.remove(tmp_path, Outcome)
+    assert run_files.read(tmp_path, Outcome) is None
 
 
 def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / RunRecord.FILE).write_text('{"run": "a"}')
     with pytest.raises(StorageError, match=r"run\.json"):
-        records.read(tmp_path, RunRecord)
+        run_files.read(tmp_path, RunRecord)

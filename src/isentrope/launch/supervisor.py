@@ -13,7 +13,7 @@ from isentrope.launch.actors import Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
-from isentrope.learner import records
+from isentrope.learner import run_files
 from isentrope.learner.records import Outcome
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
@@ -52,7 +52,7 @@ class Supervisor:
         self._parts = parts
         self._interrupts = interrupts
         self._progress = progress
-        self._tail = Tail(Path(parts.spec.output_dir) / "metrics.jsonl", from_end=True)
+        self._tail = Tail(Path(parts.spec.output_dir), from_end=True)
         self._started = time.monotonic()
         self._stop_sent = False
         self._incarnation = 0
@@ -71,7 +71,7 @@ class Supervisor:
                 self._tend(facts)
             time.sleep(INTERVAL_S)
         self._show_batches()
-        outcome = records.read(Path(parts.spec.output_dir), Outcome)
+        outcome = run_files.read(Path(parts.spec.output_dir), Outcome)
         if outcome is None:
             raise parts.learner.failure()
         self._progress.waiting(["the actors leave"])

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import get_args
 
-from isentrope.learner.records import FileRecord, JsonRecord
+from isentrope.learner.records import FILES
+from isentrope.learner.run_files import JsonRecord
 from isentrope.reference.docstrings import field_docstrings, unwrapped
 from isentrope.reference.entry import Entry, Sort
 from isentrope.reference.values import values_of
@@ -12,12 +13,12 @@ from isentrope.reference.values import values_of
 
 def files() -> dict[str, str]:
     """Return each file of a run's folder that has keys, with what it is and who writes it."""
-    return {kind.FILE: unwrapped(kind.__doc__ or "") for kind in FileRecord.__subclasses__()}
+    return {kind.FILE: unwrapped(kind.__doc__ or "") for kind in FILES}
 
 
 def outputs() -> list[Entry]:
     """Return every key of those files; keys of nested tables have the table's name before them."""
-    return [entry for kind in FileRecord.__subclasses__() for entry in _keys(kind.FILE, "", kind)]
+    return [entry for kind in FILES for entry in _keys(kind.FILE, "", kind)]
 
 
 def _keys(file: str, path: str, record: type[JsonRecord]) -> Iterator[Entry]:

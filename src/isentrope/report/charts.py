@@ -4,9 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from isentrope.learner.measures import EntropyHistogram, EntropyLaw
+from isentrope.learner.records import BatchRow, EvalRow
+from isentrope.learner.training.entropy_law import FEWEST
 from isentrope.report import figures
-from isentrope.report.facts import Batch, Evaluation, Facts, Histogram
-from isentrope.report.fit import FEWEST_POINTS, WINDOW, Fit, fit, window_means
+from isentrope.report.contents import RunContents
+from isentrope.report.windows import WINDOW
 from isentrope.report.words import percent
 
 FORCED_BELOW = 0.1
@@ -22,36 +25,36 @@ class Chart:
     text: str
 
 
-def charts(facts: Facts) -> list[Chart]:
+def charts(contents: RunContents) -> list[Chart]:
     """Return all charts, in the order of the page."""
     return [
-        _learning(facts),
-        _entropy(facts.batches),
-        _exchange(facts.batches),
-        _tries(facts.before, facts.after),
-        _tokens(facts.batches),
-        _lags(facts.batches),
+        _learning(contents),
+        _entropy(contents.batches),
+        _exchange(contents.batches, contents.law),
+        _tries(contents.before, contents.after),
+        _tokens(contents.batches),
+        _lags(contents.batches),
     ]
 
 
-def _learning(facts: Facts) -> Chart:
+def _learning(contents: RunContents) -> Chart:
     title = "Does it learn?"
-    if not facts.batches:
+    if not contents.batches:
         return Chart(title, "", "No batch has been trained yet.")
-    first, last = _ends([line.reward for line in facts.batches])
-    text = f"The mean reward went from {first:.2f} in the first {_some(facts.batches)} to {last:.2f} in the last."
-    if facts.before is not None and facts.after is not None and {1} <= facts.before.pass_at.keys():
-        held_out = facts.before
+    first, last = _ends([line.reward for line in contents.batches])
+    text = f"The mean reward went from {first:.2f} in the first {_some(contents.batches)} to {last:.2f} in the last."
+    if contents.before is not None and contents.after is not None and {1} <= contents.before.pass_at.keys():
+        held_out = contents.before
         text += (
             f" On {held_out.prompts} held-out prompts, {held_out.samples} answers each, the share of right answers went"
-            f" from {percent(facts.before.pass_at[1])} to {percent(facts.after.pass_at[1])}."
+            f" from {percent(contents.before.pass_at[1])} to {percent(contents.after.pass_at[1])}."
         )
     else:
         text += " There is no evaluation on held-out prompts both before and after."
-    return Chart(title, figures.learning(facts.batches, facts.evaluations), f"{text} {_LINES}")
+    return Chart(title, figures.learning(contents.batches, contents.evaluations), f"{text} {_LINES}")
 
 
-def _entropy(batches: Sequence[Batch]) -> Chart:
+def _entropy(batches: Sequence[BatchRow]) -> Chart:
     title = "How open are its choices?"
     if not batches:
         return Chart(title, "", "No batch has been trained yet.")
@@ -63,32 +66,30 @@ def _entropy(batches: Sequence[Batch]) -> Chart:
     return Chart(title, figures.entropy(batches), text)
 
 
-def _exchange(batches: Sequence[Batch]) -> Chart:
+def _exchange(batches: Sequence[BatchRow], law: EntropyLaw | None) -> Chart:
     title = "What does entropy buy?"
-    h = window_means([line.entropy for line in batches])
-    r = window_means([line.reward for line in batches])
-    if not len(h):
-        return Chart(title, "", f"Reward over entropy is shown from {WINDOW} batches on.")
-    curve = fit(h, r)
-    return Chart(title, figures.reward_over_entropy(batches, curve), _curve_text(curve, len(h)))
+    if len(batches) < FEWEST:
+        return Chart(title, "", f"Reward over entropy is shown from {FEWEST} batches on.")
+    return Chart(title, figures.reward_over_entropy(batches, law), _law_text(law))
 
 
-def _curve_text(curve: Fit | None, points: int) -> str:
-    if curve is None:
-        return f"A curve is fitted through {FEWEST_POINTS} means of {WINDOW} batches or more; here are {points}."
+def _law_text(law: EntropyLaw | None) -> str:
+    if law is None:
+        return f"No line is fitted: the entropy did not move, or its reference is younger than {FEWEST} batches."
     text = (
-        f"R = \u2212a·exp(H) + b with a = {curve.a:.3f} and b = {curve.b:.3f} describes these {curve.points} means with"
-        f" R² = {curve.r2:.2f} and leaves ±{curve.residual:.3f}; a straight line in H has R² = {curve.r2_line:.2f}."
+        f"R = \u2212a·exp(H) + b with a = {law.a:.3f} and b = {law.b:.3f} is the least-squares line through the last"
+        f" {law.points} batches: R² = {law.r2:.2f}, and it leaves ±{law.rmse:.3f}."
     )
-    if curve.a <= 0:
-        return f"{text} Reward did not rise as entropy fell, so the curve says nothing about what entropy buys."
+    if law.a <= 0:
+        return f"{text} Reward did not rise as entropy fell, so the line says nothing about what entropy buys."
     return (
-        f"{text} At H = 0 the curve stands at b \u2212 a = {curve.ceiling:.2f}."
+        f"{text} At H = 0 it stands at b \u2212 a = {law.ceiling:.2f}, with 95 % confidence between"
+        f" {law.ceiling_low:.2f} and {law.ceiling_high:.2f} if batches are independent, which they are not quite."
         " It describes this run over this range; it is no forecast and no limit."
     )
 
 
-def _tries(before: Evaluation | None, after: Evaluation | None) -> Chart:
+def _tries(before: EvalRow | None, after: EvalRow | None) -> Chart:
     title = "Did it lose variety?"
     if before is None and after is None:
         return Chart(title, "", "The model was not evaluated on held-out prompts.")
@@ -106,7 +107,7 @@ def _tries(before: Evaluation | None, after: Evaluation | None) -> Chart:
     return Chart(title, picture, text)
 
 
-def _tokens(batches: Sequence[Batch]) -> Chart:
+def _tokens(batches: Sequence[BatchRow]) -> Chart:
     title = "Where are its choices?"
     if not batches or batches[0].entropy_hist is None or batches[-1].entropy_hist is None:
         return Chart(title, "", "The entropies of single tokens were not recorded.")
@@ -120,7 +121,7 @@ def _tokens(batches: Sequence[Batch]) -> Chart:
     return Chart(title, figures.token_entropy(first, last), text)
 
 
-def _lags(batches: Sequence[Batch]) -> Chart:
+def _lags(batches: Sequence[BatchRow]) -> Chart:
     title = "How fresh is what it learns from?"
     tokens: Counter[int] = Counter()
     for line in batches:
@@ -139,7 +140,7 @@ def _lags(batches: Sequence[Batch]) -> Chart:
     return Chart(title, figures.lags(tokens), text)
 
 
-def _forced(histogram: Histogram) -> tuple[float, float]:
+def _forced(histogram: EntropyHistogram) -> tuple[float, float]:
     """Return the bin edge nearest to `FORCED_BELOW`, and the share of tokens below it."""
     place = min(range(len(histogram.edges)), key=lambda i: abs(histogram.edges[i] - FORCED_BELOW))
     return histogram.edges[place], sum(histogram.counts[:place]) / max(1, sum(histogram.counts))
@@ -153,5 +154,5 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
     return sum(first) / len(first), sum(last) / len(last)
 
 
-def _some(batches: Sequence[Batch]) -> str:
+def _some(batches: Sequence[BatchRow]) -> str:
     return f"{min(WINDOW, len(batches))} batches"

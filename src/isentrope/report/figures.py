@@ -16,8 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
-from isentrope.report.facts import Batch, Evaluation, Histogram
-from isentrope.report.fit import WINDOW, Fit, rolling_mean, window_means
+from isentrope.learner.measures import EntropyHistogram, EntropyLaw
+from isentrope.learner.records import BatchRow, EvalRow
+from isentrope.learner.training.entropy_law import pair_of
+from isentrope.report.windows import WINDOW, rolling_mean, window_means
 
 INK, SOFT, RULE = "#010101", "#020202", "#030303"
 REWARD, ENTROPY, BEFORE, AFTER = "#040404", "#050505", "#060606", "#070707"
@@ -49,7 +51,7 @@ _FLOOR = 0.5
 """Start of a logarithmic axis of counts: an empty bin lies on it."""
 
 
-def learning(batches: Sequence[Batch], evaluations: Sequence[Evaluation]) -> str:
+def learning(batches: Sequence[BatchRow], evaluations: Sequence[EvalRow]) -> str:
     """Draw training reward per batch, and pass@1 on held-out prompts where it was measured."""
     with _axes("learning") as (figure, axes):
         axes.set_title("reward in training, and share of right answers on held-out prompts")
@@ -62,7 +64,7 @@ def learning(batches: Sequence[Batch], evaluations: Sequence[Evaluation]) -> str
         return _svg(figure)
 
 
-def entropy(batches: Sequence[Batch]) -> str:
+def entropy(batches: Sequence[BatchRow]) -> str:
     """Draw the mean entropy of a token per batch."""
     with _axes("entropy") as (figure, axes):
         axes.set_title("mean entropy of a token, nats")
@@ -71,19 +73,17 @@ def entropy(batches: Sequence[Batch]) -> str:
         return _svg(figure)
 
 
-def reward_over_entropy(batches: Sequence[Batch], curve: Fit | None) -> str:
-    """Draw means of ten batches, later ones darker, and the fitted curve."""
-    h = window_means([line.entropy for line in batches])
-    r = window_means([line.reward for line in batches])
+def reward_over_entropy(batches: Sequence[BatchRow], law: EntropyLaw | None) -> str:
+    """Draw what the entropy law was fitted to, single batches pale and means of ten dark, and the law's line."""
+    entropies, rewards = zip(*map(pair_of, batches), strict=True)
+    h, r = window_means(entropies), window_means(rewards)
     with _axes("exchange") as (figure, axes):
-        axes.set_title(f"reward, means of {WINDOW} batches")
+        axes.set_title(f"reward; pale: single batches, dark: means of {WINDOW}")
         axes.set_xlabel("entropy, nats (read from right to left: training uses it up)")
-        axes.scatter(
-            [line.entropy for line in batches], [line.reward for line in batches], s=7, color=REWARD, alpha=0.25, lw=0
-        )
-        if curve is not None:
+        axes.scatter(entropies, rewards, s=7, color=REWARD, alpha=0.25, lw=0)
+        if law is not None:
             x = np.linspace(0.0, float(h.max()) * 1.05, 100)
-            axes.plot(x, curve.at(x), color=SOFT, lw=1.2, ls=(0, (4, 3)))
+            axes.plot(x, law.b - law.a * np.exp(x), color=SOFT, lw=1.2, ls=(0, (4, 3)))
         for x, y, alpha in zip(h, r, np.linspace(0.4, 1.0, len(h)), strict=True):
             axes.scatter(x, y, s=46, color=REWARD, lw=0, alpha=float(alpha), zorder=3)
         for place, when, side in ((0, f"batches 1-{WINDOW}", 1), (-1, "last", -1)):
@@ -102,7 +102,7 @@ def reward_over_entropy(batches: Sequence[Batch], curve: Fit | None) -> str:
         return _svg(figure)
 
 
-def pass_at_k(before: Evaluation | None, after: Evaluation | None) -> str:
+def pass_at_k(before: EvalRow | None, after: EvalRow | None) -> str:
     """Draw the share of held-out prompts that at least one of k tries answers correctly."""
     with _axes("tries") as (figure, axes):
         axes.set_title("share of prompts solved by at least one of k tries")
@@ -126,7 +126,7 @@ def pass_at_k(before: Evaluation | None, after: Evaluation | None) -> str:
         return _svg(figure)
 
 
-def token_entropy(first: Histogram, last: Histogram) -> str:
+def token_entropy(first: EntropyHistogram, last: EntropyHistogram) -> str:
     """Draw the histogram of token entropies in the first and the last batch, with logarithmic counts."""
     with _axes("tokens") as (figure, axes):
         axes.set_title("tokens of one batch")
@@ -172,7 +172,7 @@ def lags(tokens: Mapping[int, int]) -> str:
         return _svg(figure)
 
 
-def _curve(axes: Axes, batches: Sequence[Batch], values: Sequence[float], color: str, name: str) -> None:
+def _curve(axes: Axes, batches: Sequence[BatchRow], values: Sequence[float], color: str, name: str) -> None:
     """Draw every batch pale and the mean of ten around it bold: one batch has too few prompts to be conclusive."""
     x = [line.batch for line in batches]
     axes.plot(x, values, color=color, lw=0.7, alpha=0.45)
@@ -186,12 +186,12 @@ def _curve(axes: Axes, batches: Sequence[Batch], values: Sequence[float], color:
         _label(axes, (x[-1], float(smooth[-1])), name, color, above=False)
 
 
-def _filled(histogram: Histogram) -> int:
+def _filled(histogram: EntropyHistogram) -> int:
     """Return the number of bins up to the last that is not empty."""
     return max((place + 1 for place, count in enumerate(histogram.counts) if count), default=1)
 
 
-def _last_mean(batches: Sequence[Batch]) -> float:
+def _last_mean(batches: Sequence[BatchRow]) -> float:
     return float(rolling_mean([line.reward for line in batches])[-1])
 
 

@@ -1,4 +1,4 @@
-"""The report's page: facts in, one self-contained HTML file out."""
+"""The report's page: records in, one self-contained HTML file out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from statistics import fmean
 
 import jinja2
 
+from isentrope.learner.records import BatchRow, Summary
 from isentrope.report.charts import charts
-from isentrope.report.facts import Batch, Facts
+from isentrope.report.contents import RunContents
 from isentrope.report.responses import SHADE_FULL_AT, pairs
-from isentrope.report.summary import Summary
 from isentrope.report.words import duration, percent, several
 
 
@@ -23,7 +23,7 @@ class Tile:
     before: str = ""
 
 
-def render(facts: Facts, summary: Summary) -> str:
+def render(contents: RunContents, summary: Summary) -> str:
     """Return the whole page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("isentrope.report", "."),
@@ -33,15 +33,15 @@ def render(facts: Facts, summary: Summary) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
-        name=facts.run.run if facts.run else "run",
+        name=contents.run.run if contents.run else "run",
         settings=_settings(summary),
         headline=_headline(summary),
-        trouble=_trouble(facts),
-        tiles=list(_tiles(facts, summary)),
-        charts=charts(facts),
-        pairs=pairs(facts.samples),
+        trouble=_trouble(contents),
+        tiles=list(_tiles(contents, summary)),
+        charts=charts(contents),
+        pairs=pairs(contents.samples),
         shade_full_at=SHADE_FULL_AT,
-        rows=list(_rows(facts, summary)),
+        rows=list(_rows(contents, summary)),
         versions=summary.versions,
     )
 
@@ -68,9 +68,9 @@ def _headline(summary: Summary) -> str:
     return f"Of answers to problems it never trained on, {before} were right before and {after} after. {entropy}"
 
 
-def _trouble(facts: Facts) -> list[str]:
+def _trouble(contents: RunContents) -> list[str]:
     """Return warnings that limit what the numbers mean; one line each."""
-    outcome = facts.outcome
+    outcome = contents.outcome
     if outcome is None:
         return ["The run has not ended, or was killed: this is how far its files go. The same command continues it."]
     if outcome.status == "stopped":
@@ -80,8 +80,8 @@ def _trouble(facts: Facts) -> list[str]:
     return []
 
 
-def _tiles(facts: Facts, summary: Summary) -> Iterator[Tile]:
-    before, after = facts.before, facts.after
+def _tiles(contents: RunContents, summary: Summary) -> Iterator[Tile]:
+    before, after = contents.before, contents.after
     if after is not None:
         for k in sorted({1, max(after.pass_at, default=1)} & set(after.pass_at)):
             yield Tile(f"held-out pass@{k}", f"{after.pass_at[k]:.3f}", f"{before.pass_at[k]:.3f}" if before else "")
@@ -94,11 +94,12 @@ def _tiles(facts: Facts, summary: Summary) -> Iterator[Tile]:
         yield Tile("largest lag, batches", str(summary.max_token_lag))
 
 
-def _rows(facts: Facts, summary: Summary) -> Iterator[tuple[str, str]]:
+def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
     """Yield names and values of the table of run statistics."""
-    if facts.run is not None:
-        yield "started", f"{datetime.fromtimestamp(facts.run.started, UTC):%Y-%m-%d %H:%M} UTC"
-        yield "processes", f"{several(facts.run.actors, 'rollout actor')}, {several(facts.run.ranks, 'learner rank')}"
+    if contents.run is not None:
+        yield "started", f"{datetime.fromtimestamp(contents.run.started, UTC):%Y-%m-%d %H:%M} UTC"
+        actors, ranks = several(contents.run.actors, "rollout actor"), several(contents.run.ranks, "learner rank")
+        yield "processes", f"{actors}, {ranks}"
     if summary.seconds_total is not None:
         startup = f", of which {duration(summary.seconds_startup)} start-up" if summary.seconds_startup else ""
         yield "duration", duration(summary.seconds_total) + startup
@@ -106,19 +107,19 @@ def _rows(facts: Facts, summary: Summary) -> Iterator[tuple[str, str]]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.retired.items()) if count)
         retired = f"{summary.groups_retired:,} retired" + (f" ({reasons})" if reasons else "")
         yield "groups", f"{summary.groups_issued:,} issued = {summary.groups_trained:,} trained + {retired}"
-    if not facts.batches:
+    if not contents.batches:
         return
     yield "tokens trained", f"{summary.tokens_trained:,}"
-    yield "learner's time", _shares(facts.batches)
-    low = fmean(line.clip_low for line in facts.batches)
-    high = fmean(line.clip_high for line in facts.batches)
+    yield "learner's time", _shares(contents.batches)
+    low = fmean(line.clip_low for line in contents.batches)
+    high = fmean(line.clip_high for line in contents.batches)
     yield "tokens clipped", f"{percent(low)} at the low bound, {percent(high)} at the high one"
-    first = facts.batches[0]
+    first = contents.batches[0]
     gap = f"differ by {first.logp_gap_mean:.1e} nats on average in the first batch, by {first.logp_gap_max:.1e} at most"
     yield "log-prob, engine against learner", gap
 
 
-def _shares(batches: tuple[Batch, ...]) -> str:
+def _shares(batches: tuple[BatchRow, ...]) -> str:
     """Return the shares of the learner's time after the first batch, whose wait is the start-up of other processes."""
     parts = {
         "waiting for groups": [line.time.wait_s for line in batches[1:]],

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pydantic import JsonValue
-
-from isentrope.report.facts import Sample
+from isentrope.learner.records import SampleRow
 
 SHADE_FULL_AT = 1.5
 """Entropy in nats at which a token has the deepest shade."""
@@ -46,7 +44,7 @@ class Pair:
     after: tuple[Answer, ...]
 
 
-def pairs(samples: Sequence[Sample]) -> tuple[Pair, ...]:
+def pairs(samples: Sequence[SampleRow]) -> tuple[Pair, ...]:
     """Return the first prompts that were answered both before training and at the last evaluation."""
     last = max((sample.batch for sample in samples), default=0)
     before = _by_prompt(sample for sample in samples if sample.batch == 0)
@@ -54,17 +52,17 @@ def pairs(samples: Sequence[Sample]) -> tuple[Pair, ...]:
     if last == 0:
         return ()
     shown = sorted(before.keys() & after.keys())[:SHOWN_PROMPTS]
-    return tuple(Pair(_text(before[i][0].prompt), _answers(before[i]), _answers(after[i])) for i in shown)
+    return tuple(Pair(before[i][0].prompt, _answers(before[i]), _answers(after[i])) for i in shown)
 
 
-def _by_prompt(samples: Iterable[Sample]) -> dict[int, list[Sample]]:
-    grouped: dict[int, list[Sample]] = {}
+def _by_prompt(samples: Iterable[SampleRow]) -> dict[int, list[SampleRow]]:
+    grouped: dict[int, list[SampleRow]] = {}
     for sample in samples:
         grouped.setdefault(sample.index, []).append(sample)
     return grouped
 
 
-def _answers(samples: Sequence[Sample]) -> tuple[Answer, ...]:
+def _answers(samples: Sequence[SampleRow]) -> tuple[Answer, ...]:
     return tuple(
         Answer(
             tokens=tuple(map(_token, sample.tokens[:SHOWN_TOKENS], sample.entropy[:SHOWN_TOKENS])),
@@ -78,10 +76,3 @@ def _answers(samples: Sequence[Sample]) -> tuple[Answer, ...]:
 
 def _token(text: str, nats: float) -> Token:
     return Token(text, round(100 * min(max(nats, 0.0) / SHADE_FULL_AT, 1.0)), f"{nats:.2f}")
-
-
-def _text(prompt: JsonValue) -> str:
-    """Return a prompt as text; of a chat, the messages' contents."""
-    if isinstance(prompt, list):
-        return "\n".join(str(message["content"]) for message in prompt if isinstance(message, dict))
-    return str(prompt)

@@ -4,57 +4,14 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
-from isentrope.report.facts import Evaluation, Facts
-from isentrope.report.fit import WINDOW
-
-
-class Summary(BaseModel):
-    """The numbers of a run. None: unknown, because a part of the run has not happened yet or left no record."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    status: str | None
-    """`finished`, `stopped` or `error`."""
-    mode: str | None
-    method: str | None
-    seed: int | None
-    batches: int
-    reward_first: float | None
-    """Mean of the first ten batches; `_last`: of the last ten."""
-    reward_last: float | None
-    entropy_first: float | None
-    entropy_last: float | None
-    """Nats."""
-    pass_at_1_before: float | None
-    """On held-out prompts."""
-    pass_at_1_after: float | None
-    groups_issued: int | None
-    groups_published: int | None
-    groups_trained: int | None
-    groups_retired: int | None
-    retired: dict[str, int]
-    """Retired groups by reason."""
-    tokens_trained: int
-    max_token_lag: int | None
-    """Batches."""
-    logp_gap_first: float | None
-    """Mean |logp_old - logp_rollout| of the first batch, nats."""
-    seconds_total: float | None
-    """Seconds of the newest command, from its start to the learner's end."""
-    seconds_startup: float | None
-    """Seconds of it until the first batch could be trained, the first evaluation included."""
-    tokens_per_second: float | None
-    """Trained tokens per second after start-up, without evaluations."""
-    learner_idle_share: float | None
-    """Share of that time in which the learner waited for groups."""
-    versions: dict[str, str]
+from isentrope.learner.records import EvalRow, Summary
+from isentrope.report.contents import RunContents
+from isentrope.report.windows import WINDOW
 
 
-def summarise(facts: Facts) -> Summary:
-    """Compute the summary of the facts."""
-    run, outcome, batches = facts.run, facts.outcome, facts.batches
+def summarise(contents: RunContents) -> Summary:
+    """Return the summary of what a run left."""
+    run, outcome, batches = contents.run, contents.outcome, contents.batches
     rewards, entropies = [line.reward for line in batches], [line.entropy for line in batches]
     return Summary(
         status=outcome.status if outcome else None,
@@ -66,8 +23,9 @@ def summarise(facts: Facts) -> Summary:
         reward_last=_mean(rewards[-WINDOW:]),
         entropy_first=_mean(entropies[:WINDOW]),
         entropy_last=_mean(entropies[-WINDOW:]),
-        pass_at_1_before=_pass_at_1(facts.before),
-        pass_at_1_after=_pass_at_1(facts.after),
+        entropy_law=contents.law,
+        pass_at_1_before=_pass_at_1(contents.before),
+        pass_at_1_after=_pass_at_1(contents.after),
         groups_issued=outcome.issued if outcome else None,
         groups_published=outcome.published if outcome else None,
         groups_trained=outcome.trained if outcome else None,
@@ -76,7 +34,7 @@ def summarise(facts: Facts) -> Summary:
         tokens_trained=sum(line.tokens for line in batches),
         max_token_lag=max((line.lag_max for line in batches), default=None),
         logp_gap_first=batches[0].logp_gap_mean if batches else None,
-        **clocked(facts)._asdict(),
+        **clocked(contents)._asdict(),
         versions=run.versions if run else {},
     )
 
@@ -90,17 +48,17 @@ class Clocked(NamedTuple):
     learner_idle_share: float | None = None
 
 
-def clocked(facts: Facts) -> Clocked:
+def clocked(contents: RunContents) -> Clocked:
     """Return the times of the newest command, without the batches of earlier commands of a resumed run."""
-    if facts.run is None:
+    if contents.run is None:
         return Clocked()
-    started = facts.run.started
-    mine = [line for line in facts.batches if line.time.at >= started]
+    started = contents.run.started
+    mine = [line for line in contents.batches if line.time.at >= started]
     if not mine:
         return Clocked()
     first, last = mine[0].time, mine[-1].time
     ready = first.at - first.stats_s - first.update_s
-    tail_s = facts.outcome.total_s - last.seconds_total if facts.outcome else 0.0
+    tail_s = contents.outcome.total_s - last.seconds_total if contents.outcome else 0.0
     training_s = last.at - ready - sum(line.time.evaluate_s for line in mine[1:])
     return Clocked(
         seconds_total=last.at + tail_s - started,
@@ -114,5 +72,5 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _pass_at_1(evaluation: Evaluation | None) -> float | None:
+def _pass_at_1(evaluation: EvalRow | None) -> float | None:
     return evaluation.pass_at.get(1) if evaluation else None

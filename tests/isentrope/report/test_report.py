@@ -11,6 +11,9 @@ import pytest
 
 from isentrope import report
 from isentrope.errors import StorageError
+from isentrope.learner import run_files
+from isentrope.learner.records import BatchRow, SampleRow
+from isentrope.learner.training.journal import Journal
 
 MakeRun = Callable[..., Path]
 
@@ -79,6 +82,16 @@ def test_page_says_what_happened_and_how_it_ran(page: str) -> None:
         assert fact in text
 
 
+def test_page_states_the_law_of_the_newest_line_with_its_interval(make_run: MakeRun) -> None:
+    folder = make_run()
+    *_, last = run_files.read_lines(folder, BatchRow)
+    law = last.objective.entropy_law
+    text = text_of(report.write(folder).read_text(encoding="utf-8"))
+    assert law is not None and law.points == 80
+    assert f"a = {law.a:.3f} and b = {law.b:.3f}" in text and f"the last 80 batches: R² = {law.r2:.2f}" in text
+    assert f"= {law.ceiling:.2f}, with 95 % confidence between {law.ceiling_low:.2f} and {law.ceiling_high:.2f}" in text
+
+
 def test_page_never_speaks_of_a_ceiling(page: str) -> None:
     """The curve describes one run: where it meets no entropy is no limit of the model."""
     assert "ceiling" not in text_of(page)
@@ -103,8 +116,12 @@ def test_what_the_model_writes_is_text_not_markup(make_run: MakeRun) -> None:
 
 def test_a_long_response_is_cut_and_says_so(make_run: MakeRun) -> None:
     folder = make_run(batches=1)
-    line = {"batch": 0, "index": 0, "prompt": "p", "tokens": ["a"] * 8000, "entropy": [0.5] * 8000, "reward": 1.0}
-    (folder / "samples.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line | {"batch": 1}) + "\n")
+    samples = Journal(folder, SampleRow)
+    samples.rewind(-1)
+    for batch in range(2):
+        samples.append(
+            SampleRow(batch=batch, index=0, prompt="p", tokens=("a",) * 8000, entropy=(0.5,) * 8000, reward=1.0)
+        )
     html = report.write(folder).read_text(encoding="utf-8")
     assert "… 7,600 more tokens" in text_of(html)
     assert html.count('class="token"') == 2 * 400
@@ -129,7 +146,7 @@ def test_a_missing_file_gives_a_sentence(make_run: MakeRun, missing: str, instea
 @pytest.mark.parametrize("batches", [1, 9, 10, 29, 30])
 def test_a_short_run_is_reported_too(make_run: MakeRun, batches: int) -> None:
     text = text_of(report.write(make_run(batches=batches)).read_text(encoding="utf-8"))
-    assert (f"R = {MINUS}a·exp(H) + b" in text) == (batches >= 30)
+    assert (f"R = {MINUS}a·exp(H) + b" in text) == (batches >= 10)
     assert ("Reward over entropy is shown from 10 batches on." in text) == (batches < 10)
 
 

@@ -1,11 +1,16 @@
-"""The entropy law's fit."""
+"""The entropy law: its fit, and the fit along a run."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from run_records import make_row
 
+from isentrope.learner.records import BatchProcess, BatchRow
 from isentrope.learner.training import entropy_law
+from isentrope.learner.training.entropy_law import FEWEST, RunningFit, pair_of
+from isentrope.learner.training.journal import Journal
 
 
 def test_recovers_the_line_it_was_made_of() -> None:
@@ -39,3 +44,43 @@ def test_no_line_through_too_little() -> None:
     assert entropy_law.fit([0.5, 0.4], [0.1, 0.2]) is None
     assert entropy_law.fit([0.5, 0.5, 0.5], [0.1, 0.2, 0.3]) is None
     assert entropy_law.fit([], []) is None
+
+
+def row(batch: int) -> BatchRow:
+    entropy = 1.0 - 0.03 * batch
+    return make_row(batch, entropy=entropy, reward=0.7 - 0.2 * math.exp(entropy))
+
+
+def test_it_is_silent_until_there_are_enough_batches() -> None:
+    law = RunningFit([], None)
+    said = [law.add(*pair_of(row(batch))) for batch in range(1, FEWEST + 2)]
+    assert said[: FEWEST - 1] == [None] * (FEWEST - 1)
+    fitted = said[-1]
+    assert fitted is not None and fitted.points == FEWEST + 1
+    assert (fitted.a, fitted.b, fitted.ceiling, fitted.r2) == pytest.approx((0.2, 0.7, 0.5, 1.0))
+
+
+def test_it_goes_on_where_the_journal_ends(tmp_path: Path) -> None:
+    straight, journal = RunningFit([], None), Journal(tmp_path, BatchRow)
+    assert journal.rows() == []
+    for batch in range(1, 12):
+        straight.add(*pair_of(row(batch)))
+        journal.append(row(batch))
+    assert RunningFit(journal.rows(), None).add(*pair_of(row(12))) == straight.add(*pair_of(row(12)))
+
+
+def test_groups_that_were_replaced_count() -> None:
+    process = BatchProcess(ready_groups=0, idle_s=0.0, actors=1, pass_rate_drawn=0.3)
+    assert pair_of(make_row(entropy=0.5, reward=0.6)) == (0.5, 0.6)
+    assert pair_of(make_row(entropy=0.5, reward=0.6, process=process)) == (0.5, 0.3)
+
+
+def test_a_renewed_reference_begins_another_line() -> None:
+    rows = [row(batch) for batch in range(1, 15)]
+    resumed, straight = RunningFit(rows, 4), RunningFit(rows[:4], None)
+    straight.restart()
+    for each in rows[4:]:
+        straight.add(*pair_of(each))
+    assert resumed.add(*pair_of(row(15))) == straight.add(*pair_of(row(15)))
+    last = resumed.add(*pair_of(row(16)))
+    assert last is not None and last.points == 12

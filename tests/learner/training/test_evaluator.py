@@ -1,5 +1,6 @@
 """The figures of an evaluation against their definitions."""
 
+import json
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_records import make_group, make_response
 
-from isentrope.learner.training.evaluate import SHOWN_PROMPTS, orders, pass_at, shown, summarise
+from isentrope.learner.records import EvalRow
+from isentrope.learner.training.evaluator import SHOWN_PROMPTS, eval_row, orders, pass_at, shown
 from isentrope.rollout.wire.types import EvalResult, Finish
 
 VERSION = 1 << 20
@@ -19,6 +21,12 @@ def result(index: int, rewards: list[float], *, tokens: int = 3) -> EvalResult:
     return EvalResult("heldout", VERSION, make_group(index, responses=responses))
 
 
+def figures_of(*results: EvalResult) -> EvalRow:
+    row = eval_row(VERSION, results, correct_above=0.5, entropy=None)
+    assert EvalRow.model_validate_json(json.dumps(row.to_json())) == row
+    return row
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
 def test_pass_at_k_is_the_share_of_draws_with_a_correct_response(correct: list[bool], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(correct)))
@@ -27,26 +35,26 @@ def test_pass_at_k_is_the_share_of_draws_with_a_correct_response(correct: list[b
 
 
 def test_figures_are_means_over_prompts_and_responses() -> None:
-    figures = summarise([result(0, [1.0, 0.0]), result(1, [0.0, 0.0], tokens=5)], correct_above=0.5)
-    assert figures["pass_at"] == {"1": 0.25, "2": 0.5}
-    assert (figures["prompts"], figures["samples"]) == (2, 2)
-    assert (figures["reward"], figures["length_mean"], figures["truncated"]) == (0.25, 4.0, 0.0)
+    figures = figures_of(result(0, [1.0, 0.0]), result(1, [0.0, 0.0], tokens=5))
+    assert figures.pass_at == {1: 0.25, 2: 0.5}
+    assert (figures.prompts, figures.samples) == (2, 2)
+    assert (figures.reward, figures.length_mean, figures.truncated) == (0.25, 4.0, 0.0)
 
 
 def test_a_reward_at_the_threshold_is_not_correct() -> None:
-    assert summarise([result(0, [0.5])], correct_above=0.5)["pass_at"] == {"1": 0.0}
+    assert figures_of(result(0, [0.5])).pass_at == {1: 0.0}
 
 
 def test_truncated_responses_are_counted() -> None:
     cut = make_response(VERSION, finish=Finish.LENGTH)
     one = EvalResult("heldout", VERSION, make_group(0, responses=(cut, make_response(VERSION))))
-    assert summarise([one], correct_above=0.5)["truncated"] == 0.5
+    assert figures_of(one).truncated == 0.5
 
 
 def test_prompts_that_were_given_up_do_not_count() -> None:
-    figures = summarise([result(0, [1.0]), result(1, [])], correct_above=0.5)
-    assert (figures["prompts"], figures["pass_at"]) == (1, {"1": 1.0})
-    assert summarise([result(1, [])], correct_above=0.5)["prompts"] == 0
+    figures = figures_of(result(0, [1.0]), result(1, []))
+    assert (figures.prompts, figures.pass_at) == (1, {1: 1.0})
+    assert figures_of(result(1, [])).prompts == 0
 
 
 def test_the_same_prompts_are_shown_every_time() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from toy_batch import LONGEST, make_toy_arrays
+from toy_log import written_row
 
 from isentrope.errors import RewardError
 from isentrope.learner.config import LearnerConfig
@@ -18,7 +19,7 @@ from isentrope.learner.objective.objective import Objective, State
 from isentrope.learner.objective.presets import build, load_objective, method_names
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.deepspeed_engine import TrainingEngine
-from isentrope.learner.training.metrics import batch_row, scalars
+from isentrope.learner.training.metrics import scalars
 from isentrope.learner.training.model import Policy, load_policy
 from isentrope.learner.training.reference_policy import ReferencePolicy
 from isentrope.learner.training.trainer import Schedule, Trainer
@@ -52,7 +53,7 @@ def policy_of(folder: Path) -> Policy:
 
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_it_moves_the_weights_and_says_how(
-    method: str, alone: Collectives, engine: TrainingEngine, toy_model: Path
+    method: str, alone: Collectives, engine: TrainingEngine, toy_model: Path, tmp_path: Path
 ) -> None:
     objective = objective_of(method)
     reference = ReferencePolicy(policy_of(toy_model), 1.0, CPU) if Need.REFERENCE in needs(objective) else None
@@ -65,11 +66,10 @@ def test_it_moves_the_weights_and_says_how(
         facts = trainer.train(arrays, schedule, state)
         assert facts.applied == 2 and not facts.failed
         state = facts.state
-        row = batch_row(arrays, facts)
-        assert json.loads(json.dumps(row)) == row
-        assert all(map(math.isfinite, scalars(row).values()))
-        assert set(row["objective"].get("control", {})) == set(objective.start())
-        assert ("kl_ref" in row["objective"]) == (reference is not None)
+        row = written_row(tmp_path, arrays, facts)
+        assert all(map(math.isfinite, scalars(row.to_json()).values()))
+        assert set(row.objective.control or {}) == set(objective.start())
+        assert (row.objective.kl_ref is not None) == (reference is not None)
     assert any(not torch.equal(before[name], value) for name, value in engine.parameters())
     assert json.loads(json.dumps(state)) == state and set(state) == set(objective.start())
 

@@ -3,90 +3,152 @@
 import json
 import urllib.request
 from dataclasses import replace
+from fnmatch import filter as filter_names
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from batches import objective_of, random_batch
+from pydantic import ValidationError
+from run_records import MEASURES, make_row
 from toy_batch import make_toy_arrays
-from toy_run import rows
+from toy_log import AROUND, written_row
 
 from isentrope.errors import ConfigError
+from isentrope.learner import run_files
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.packing import Arrays, to_batch
-from isentrope.learner.objective.presets import build, load_objective
-from isentrope.learner.training.metrics import Drawn, Journal, batch_row, scalars
+from isentrope.learner.measures import Measures
+from isentrope.learner.objective.batch import Batch
+from isentrope.learner.objective.objective import Objective
+from isentrope.learner.objective.presets import method_names
+from isentrope.learner.records import BatchRow
+from isentrope.learner.training import entropy_law
+from isentrope.learner.training.journal import Journal
+from isentrope.learner.training.metrics import BatchLog, Drawn, scalars
 from isentrope.learner.training.sinks import Prometheus, open_sinks
+from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts, UpdateFacts
 
 ARRAYS = make_toy_arrays(groups=3, group_size=4, number=6)
 
 
-def test_a_pass_rate_counts_what_was_replaced() -> None:
-    drawn = Drawn(4, {"stale": 1, "all_correct": 2})
-    row = {"pass_rate": 0.5, "responses": 8}
-    retired = {"stale": 3, "all_correct": 5, "none_correct": 1}
-    assert drawn.pass_rate(row, retired) == (4 + 12) / (8 + 16)
-    assert drawn.pass_rate(row, retired) == 0.5
-
-
 def facts_of_batch(*applied: bool, arrays: Arrays = ARRAYS) -> BatchFacts:
     """A batch whose policy is the one that sampled, after updates of which some were applied."""
-    objective = build(load_objective("grpo", {}, Path()), Path(), max_new_tokens=13)
     batch = to_batch(arrays, seed=0)
     shape = batch.mask.shape
     entropy = torch.linspace(0.01, 3.0, shape.numel()).view(shape)
-    object.__setattr__(batch, "logp_old", batch.logp_rollout + 0.5)
-    object.__setattr__(batch, "entropy_old", entropy)
-    everything = torch.arange(len(batch.group))
-    prepared = objective.prepare(batch, [everything] * len(applied))
+    measured = replace(batch, logp_old=batch.logp_rollout + 0.5, entropy_old=entropy)
+    return facts_of(objective_of("grpo"), measured, *applied)
+
+
+def facts_of(objective: Objective, batch: Batch, *applied: bool) -> BatchFacts:
+    """What is known of a batch after updates of all its responses, of which some were applied."""
+    assert batch.entropy_old is not None
+    everything, state = torch.arange(len(batch.group)), objective.start()
+    prepared = objective.prepare(batch, [everything] * len(applied), state)
     logp = batch.logp_rollout.clone().requires_grad_()
-    parts = objective.token_loss(prepared, 0, everything, logp, entropy)
+    parts = objective.token_loss(prepared, 0, everything, logp, batch.entropy_old, state)
     sums = {name: float(value) for name, value in parts.sums.items()}
     maxima = {name: float(value) for name, value in parts.maxima.items()}
     updates = [UpdateFacts(each, 2.0 if each else float("inf"), sums, maxima) for each in applied]
-    return BatchFacts(batch, prepared, tuple(updates), {}, 0.0, 0.0)
+    return BatchFacts(batch, prepared, tuple(updates), state, 0.0, 0.0)
 
 
-def row_of(*applied: bool) -> dict[str, Any]:
-    return batch_row(ARRAYS, facts_of_batch(*applied))
+def test_a_line_is_what_was_trained(tmp_path: Path) -> None:
+    row = written_row(tmp_path, ARRAYS, facts_of_batch(True, True))
+    assert (row.batch, row.groups, row.responses) == (7, 3, 12)
+    assert row.tokens == int(ARRAYS.length.sum()) == sum(row.lag_hist.values())
+    assert row.logp_gap_mean == pytest.approx(0.5)
+    assert row.entropy_hist is not None and sum(row.entropy_hist.counts) == row.tokens
+    assert len(row.entropy_hist.edges) == len(row.entropy_hist.counts) + 1
+    assert (row.mode, row.version, row.trained, row.retired, row.issued) == ("async", 1 << 20, 3, 1, 9)
+    assert (row.process.ready_groups, row.process.actors, row.process.pass_rate_drawn) == (2, 1, None)
+    assert row.time.tokens_per_second > 0
 
 
-READ_BY_REPORTS = {
-    *("batch", "reward", "reward_std", "pass_rate", "entropy", "entropy_deciles", "entropy_hist"),
-    *("loss", "grad_norm", "clip_high", "clip_low", "ratio_mean", "ratio_max", "kept", "tokens"),
-    *("groups", "responses", "length_mean", "truncated", "logp_gap_mean", "logp_gap_max"),
-    *("lag_mean", "lag_max", "lag_hist", "tokens_masked", "objective"),
-}
+@pytest.mark.parametrize("key", sorted(BatchRow.model_fields))
+def test_a_line_without_a_key_or_under_another_name_is_an_error(tmp_path: Path, key: str) -> None:
+    values = written_row(tmp_path, ARRAYS, facts_of_batch(True)).to_json()
+    value = values.pop(key)
+    if BatchRow.model_fields[key].is_required():
+        with pytest.raises(ValidationError, match=key):
+            BatchRow.model_validate(values)
+    with pytest.raises(ValidationError, match=f"{key}_renamed"):
+        BatchRow.model_validate(values | {key: value, f"{key}_renamed": value})
 
 
-def test_a_row_has_what_reports_read() -> None:
-    row = row_of(True, True)
-    assert row.keys() >= READ_BY_REPORTS
-    assert json.loads(json.dumps(row)) == row
-    assert (row["batch"], row["groups"], row["responses"]) == (7, 3, 12)
-    assert row["tokens"] == int(ARRAYS.length.sum()) == sum(row["lag_hist"].values())
-    assert row["logp_gap_mean"] == pytest.approx(0.5)
-    assert len(row["entropy_hist"]["edges"]) == len(row["entropy_hist"]["counts"]) + 1
-    assert sum(row["entropy_hist"]["counts"]) == row["tokens"]
+@pytest.mark.parametrize("part", ["objective", "process", "time"])
+def test_parts_of_a_line_are_strict_too(tmp_path: Path, part: str) -> None:
+    values = json.loads(json.dumps(written_row(tmp_path, ARRAYS, facts_of_batch(True)).to_json()))
+    values[part] |= {"renamed": 1.0}
+    with pytest.raises(ValidationError, match="renamed"):
+        BatchRow.model_validate(values)
+    (tmp_path / BatchRow.FILE).write_text(json.dumps(values) + "\n")
+    (row,) = run_files.read_lines(tmp_path, BatchRow)
+    assert "renamed" not in row.to_json()[part]  # type: ignore[operator]
 
 
-def test_lags_are_those_of_what_was_trained_and_what_was_masked_is_counted() -> None:
+def test_all_that_objectives_measure_is_declared_and_all_that_is_declared_is_measured(tmp_path: Path) -> None:
+    found: set[str] = set()
+    for number, method in enumerate(method_names()):
+        facts = facts_of(objective_of(method), random_batch(seed=number, dtype=torch.float32), True)
+        found |= written_row(tmp_path, ARRAYS, facts).objective.model_fields_set
+    law = make_row(objective=dict(MEASURES) | {"entropy_law": entropy_law.fit([0.1, 0.2, 0.3], [0.3, 0.2, 0.1])})
+    found |= law.objective.model_fields_set
+    assert Measures.model_fields.keys() <= found
+    undeclared = found - Measures.model_fields.keys()
+    assert {pattern for pattern in Measures.PATTERNS if filter_names(undeclared, pattern)} == Measures.PATTERNS.keys()
+
+
+def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path) -> None:
+    log = BatchLog(tmp_path, [], Stopwatch(), None)
+    for number in range(entropy_law.FEWEST):
+        facts = facts_of(objective_of("grpo"), random_batch(seed=number, dtype=torch.float32), True)
+        log.write(replace(ARRAYS, number=np.array(number)), facts, AROUND)
+    *early, last = run_files.read_lines(tmp_path, BatchRow)
+    assert all(row.objective.entropy_law is None for row in early)
+    fitted = entropy_law.fit([row.entropy for row in (*early, last)], [row.reward for row in (*early, last)])
+    assert fitted is not None and last.objective.entropy_law == fitted
+
+
+def test_lags_are_those_of_what_was_trained_and_what_was_masked_is_counted(tmp_path: Path) -> None:
     lag = np.full_like(ARRAYS.lag, 1)
     lag[0] = 3
     old = int(ARRAYS.length[0])
     arrays = replace(ARRAYS, lag=lag, mask=ARRAYS.mask & (lag <= 2))
-    row = batch_row(arrays, facts_of_batch(True, arrays=arrays))
-    assert (row["lag_max"], row["lag_mean"], row["tokens_masked"]) == (1, 1.0, old)
-    assert row["lag_hist"] == {"1": row["tokens"]}
+    row = written_row(tmp_path, arrays, facts_of_batch(True, arrays=arrays))
+    assert (row.lag_max, row.lag_mean, row.tokens_masked) == (1, 1.0, old)
+    assert row.lag_hist == {1: row.tokens}
 
 
-def test_skipped_updates_are_counted_and_left_out_of_means() -> None:
-    row = row_of(True, False, True)
-    assert (row["updates"], row["skipped"], row["grad_norm"]) == (3, 1, 2.0)
-    whole = row_of(True)
-    assert (row["loss"], row["ratio_mean"]) == (whole["loss"], whole["ratio_mean"])
+def test_skipped_updates_are_counted_and_left_out_of_means(tmp_path: Path) -> None:
+    row = written_row(tmp_path, ARRAYS, facts_of_batch(True, False, True))
+    assert (row.updates, row.skipped, row.grad_norm) == (3, 1, 2.0)
+    whole = written_row(tmp_path, ARRAYS, facts_of_batch(True))
+    assert (row.loss, row.ratio_mean) == (whole.loss, whole.ratio_mean)
+
+
+def test_a_batch_without_an_update_or_a_token_has_a_line(tmp_path: Path) -> None:
+    assert written_row(tmp_path, ARRAYS, facts_of_batch(False)).ratio_mean == 1.0
+    nothing = replace(ARRAYS, mask=np.zeros_like(ARRAYS.mask))
+    row = written_row(tmp_path, nothing, facts_of_batch(False, arrays=nothing))
+    assert (row.tokens, row.lag_max, row.entropy_hist) == (0, 0, None)
+
+
+def test_a_pass_rate_counts_what_was_replaced() -> None:
+    drawn = Drawn(4, {"stale": 1, "all_correct": 2})
+    measured = {"pass_rate": 0.5, "responses": 8}
+    retired = {"stale": 3, "all_correct": 5, "none_correct": 1}
+    assert drawn.pass_rate(measured, retired) == (4 + 12) / (8 + 16)
+    assert drawn.pass_rate(measured, retired) == 0.5
+
+
+def test_a_line_says_the_pass_rate_of_what_was_drawn(tmp_path: Path) -> None:
+    drawn = Drawn(4, {"stale": 1})
+    row = written_row(tmp_path, ARRAYS, facts_of_batch(True), drawn)
+    assert row.process.pass_rate_drawn == pytest.approx(row.pass_rate)
 
 
 def test_numbers_of_nested_maps_have_joined_names() -> None:
@@ -95,17 +157,16 @@ def test_numbers_of_nested_maps_have_joined_names() -> None:
 
 
 def test_a_journal_forgets_what_is_trained_again(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    journal = Journal(path)
+    journal = Journal(tmp_path, BatchRow)
     journal.rewind(3)
     for batch in range(1, 6):
-        journal.append({"batch": batch})
-    with path.open("a") as file:
+        journal.append(make_row(batch))
+    with (tmp_path / BatchRow.FILE).open("a") as file:
         file.write('{"batch": 2, "cut o')
     journal.rewind(3)
-    assert [row["batch"] for row in rows(path)] == [1, 2, 3]
+    assert journal.rows() == [make_row(batch) for batch in range(1, 4)]
     journal.rewind(-1)
-    assert rows(path) == []
+    assert journal.rows() == []
 
 
 def test_prometheus_shows_the_newest_batch_on_the_loopback_address_only() -> None:

@@ -1,0 +1,118 @@
+"""What is measured of a batch besides its headlines: parts of a line of `metrics.jsonl`.
+
+A docstring below a key says what it means and in which unit; `Measures.PATTERNS` does for keys that are named after the
+stages of a run.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from isentrope.learner.run_files import JsonRecord
+
+
+class EntropyHistogram(JsonRecord):
+    """Entropies of the trained tokens of a batch, counted in bins."""
+
+    edges: tuple[float, ...]
+    """Edges of the bins in nats; one more than counts."""
+    counts: tuple[int, ...]
+    """Tokens in each bin; the outer bins hold what lies beyond their edges too."""
+
+
+class EntropyLaw(JsonRecord):
+    """The line R = -a exp(H) + b through entropy H and reward R of every batch since the reference was last renewed.
+
+    Where groups are replaced for their outcome, R is the pass rate of all that were drawn. The interval holds the
+    ceiling with 95 % confidence if residuals are independent and normal, which successive batches are not quite.
+    """
+
+    a: float
+    """Reward that a unit of exp(entropy) costs."""
+    b: float
+    """Reward of the line where exp(entropy) is 0, which no policy reaches."""
+    ceiling: float
+    """Reward of the line at entropy 0: `b` - `a`."""
+    ceiling_low: float
+    """Lower end of the ceiling's 95 % interval."""
+    ceiling_high: float
+    """Upper end of the ceiling's 95 % interval."""
+    r2: float
+    """Share of the reward's variance that the line explains."""
+    rmse: float
+    """Root mean square of what the line leaves, in units of reward."""
+    points: int
+    """Batches that were fitted."""
+
+
+class Measures(JsonRecord):
+    """What the stages and monitors of the objective measure beyond the headlines of a line.
+
+    A key is absent where the objective has no such stage, or where nothing was left to measure. Means are per trained
+    token; those of updates are of updates that were applied.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    PATTERNS: ClassVar[Mapping[str, str]] = {
+        "kept_*": "Share of the tokens to which the token, response or correction stage of this kind gives a weight.",
+        "loss_kl_*": "Part of the loss that this divergence makes; numbered as in `learner.objective.kl`.",
+        "loss_aux_*": "Part of the loss that the auxiliary term of this kind makes.",
+    }
+
+    groups_all_correct: float
+    """Share of the groups whose responses were all correct, before any filter."""
+    groups_all_wrong: float
+    """Share of the groups whose responses were all wrong, before any filter."""
+    kept_policy: float
+    """Share of the trained tokens that filters, selections and corrections left in the policy term."""
+    importance_mean: float
+    """Mean ratio of the learner's probability of a token to that of the engine that sampled it; 1 if they agree."""
+    importance_max: float
+    """Largest ratio of the learner's probability of a token to that of the engine that sampled it."""
+    importance_effective: float
+    """Effective share of the tokens under these ratios w: (sum w)^2 / (tokens sum w^2)."""
+    kl_rollout: float
+    """Divergence of the learner's policy from the engine's in nats per token, k3 estimate; 0 if they agree."""
+    kl_rollout_k1: float
+    """Mean of log-probability by the engine minus by the learner, nats per token (k1 estimate)."""
+    drift_quantiles: tuple[float, ...]
+    """Quantiles 0.5, 0.9 and 0.99 over responses of the mean log-probability by the engine minus by the learner,
+    nats."""
+    kl_ref: float | None = None
+    """Mean of log-probability by the policy minus by the reference model, nats per token, during the updates."""
+    kl_ref_k3: float | None = None
+    """Divergence from the reference model in nats per token before the first update, k3 estimate."""
+    entropy_by_position: tuple[float, ...] | None = None
+    """Mean entropy in nats in each tenth of a response."""
+    entropy_by_source: dict[str, float] | None = None
+    """Mean entropy in nats, by data set."""
+    entropy_policy: float | None = None
+    """Mean entropy in nats of the tokens that are left in the policy term."""
+    reward_shaped: float | None = None
+    """Mean reward after shaping, of the responses that filters kept."""
+    advantage_abs: float | None = None
+    """Mean absolute advantage per token, of the responses that filters kept."""
+    covariance: float | None = None
+    """Covariance of advantage and log-probability over tokens, which drives the change of entropy."""
+    clip_dual: float | None = None
+    """Share of tokens with a negative advantage and a ratio above 1 that the clip has cut off."""
+    selected: float | None = None
+    """Share of the tokens whose weight in the policy term was not 0 during the updates."""
+    kl_old: float | None = None
+    """Divergence in nats per token between the policy during the updates and the one before them, k3 estimate."""
+    advantage_positive: float | None = None
+    """Mean over tokens of the positive part of the advantage times the token's probability."""
+    advantage_negative: float | None = None
+    """Mean over tokens of the negative part of the advantage times the token's probability."""
+    effective_sample: float | None = None
+    """Effective share of the tokens under the weights w of the policy term: (sum w)^2 / (tokens sum w^2)."""
+    loss_policy: float | None = None
+    """Part of the loss that the policy term makes, mean of the updates."""
+    loss_entropy: float | None = None
+    """Part of the loss that the entropy term makes, mean of the updates; 0 without one."""
+    control: dict[str, float] | None = None
+    """Value that each controller sets, by kind."""
+    entropy_law: EntropyLaw | None = None
+    """The entropy law so far; absent in the first batches, which are too few for a line."""

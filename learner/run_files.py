@@ -1,0 +1,125 @@
+"""Files of a run folder that hold JSON records: how they are read and written, and how strict both are.
+
+A record is strict: it has all its keys and no other, so that a key that is renamed is an error and not a 0. `read` and
+`read_lines` are lenient on purpose, because a folder may be of an older version: they drop keys that are unknown, and
+give an empty value (0, "", {}) to a key that is missing. A key whose default is None is left out of the file where
+there is nothing to say. Knows pydantic and files, not what is recorded.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_origin
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, ValidationInfo, model_validator
+
+from isentrope.errors import StorageError
+from isentrope.rollout.wire.files import write_whole
+
+LENIENT = {"lenient": True}
+"""Validation context of files that another version may have written."""
+
+
+class JsonRecord(BaseModel):
+    """A JSON object with declared keys."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    INDISPENSABLE: ClassVar[frozenset[str]] = frozenset()
+    """Keys that no version may lack."""
+
+    PATTERNS: ClassVar[Mapping[str, str]] = {}
+    """Unit and meaning of keys that are named after what the run chose, by `fnmatch` pattern."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, values: Any, info: ValidationInfo) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if info.context == LENIENT:
+            missing = {
+                name: _empty(field.annotation)
+                for name, field in cls.model_fields.items()
+                if field.is_required() and name not in cls.INDISPENSABLE
+            }
+            return missing | {name: value for name, value in values.items() if cls.declares(name)}
+        if unknown := [name for name in values if not cls.declares(name)]:
+            raise ValueError(f"{cls.__name__} has no key {', '.join(unknown)}")
+        return values
+
+    @classmethod
+    def declares(cls, name: str) -> bool:
+        """Say whether a record may have this key."""
+        return name in cls.model_fields or any(fnmatchcase(name, pattern) for pattern in cls.PATTERNS)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the JSON object, without the optional keys that are not set."""
+        values: dict[str, JsonValue] = self.model_dump(mode="json", exclude_defaults=True)
+        return values
+
+
+def _empty(annotation: Any) -> Any:
+    kind = get_origin(annotation) or annotation
+    return {} if issubclass(kind, BaseModel) else kind()
+
+
+class FileRecord(JsonRecord):
+    """The whole of one file of a run folder, or one line of it."""
+
+    FILE: ClassVar[str]
+    """Name of the file in the run folder."""
+
+
+F = TypeVar("F", bound=FileRecord)
+
+
+def read(folder: Path, kind: type[F]) -> F | None:
+    """Return what a file of a run folder holds; None if there is none. StorageError if it holds something else."""
+    path = folder / kind.FILE
+    try:
+        return _parsed(str(path), path.read_bytes(), kind)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_lines(folder: Path, kind: type[F]) -> Iterator[F]:
+    """Return the whole lines of a file of a run folder: a last line without its end was cut off by a crash.
+
+    StorageError if a line is not of this kind.
+    """
+    path = folder / kind.FILE
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if line.endswith(b"\n"):
+            yield _parsed(f"{path}:{number}", line, kind)
+
+
+def parse(line: bytes, kind: type[F]) -> F:
+    """Return the record of one line, leniently. StorageError if it is not of this kind."""
+    return _parsed(kind.FILE, line, kind)
+
+
+def write(folder: Path, record: FileRecord) -> None:
+    """Write a file of a run folder; a reader finds all of it or what was there before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / record.FILE, json.dumps(record.to_json(), indent=1) + "\n", durable=False)
+
+
+def remove(folder: Path, kind: type[FileRecord]) -> None:
+    """Remove a file of a run folder, if it is there."""
+    (folder / kind.FILE).unlink(missing_ok=True)
+
+
+def _parsed(where: str, text: bytes, kind: type[F]) -> F:
+    try:
+        return kind.model_validate_json(text, context=LENIENT)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise StorageError(
+            f"not a record of this program: {key or 'the line'}: {first['msg']}",
+            where=where,
+            fix="move the file away; a report does without it",
+        ) from None

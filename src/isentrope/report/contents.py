@@ -1,0 +1,50 @@
+"""What a run left in its folder, as records. Reads the files; knows nothing of how they are shown.
+
+A run that was killed, or is still going, leaves files short or out: what is missing is None or empty here, and whoever
+shows it says so. A last line that a crash cut off in the middle is dropped.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from isentrope.learner import run_files
+from isentrope.learner.measures import EntropyLaw
+from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, SampleRow
+
+
+@dataclass(frozen=True, slots=True)
+class RunContents:
+    """Everything known of one run."""
+
+    run: RunRecord | None
+    outcome: Outcome | None
+    batches: tuple[BatchRow, ...]
+    evaluations: tuple[EvalRow, ...]
+    """Those in which something was answered."""
+    samples: tuple[SampleRow, ...]
+
+    @property
+    def before(self) -> EvalRow | None:
+        """The evaluation of the model as it came."""
+        return self.evaluations[0] if self.evaluations and self.evaluations[0].batch == 0 else None
+
+    @property
+    def after(self) -> EvalRow | None:
+        """The newest evaluation of a trained model."""
+        return self.evaluations[-1] if self.evaluations and self.evaluations[-1].batch > 0 else None
+
+    @property
+    def law(self) -> EntropyLaw | None:
+        """The entropy law of the newest batch, as the learner fitted it."""
+        return self.batches[-1].objective.entropy_law if self.batches else None
+
+
+def read_contents(folder: Path) -> RunContents:
+    """Read a run folder. StorageError if a file holds what this program does not write."""
+    return RunContents(
+        run=run_files.read(folder, RunRecord),
+        outcome=run_files.read(folder, Outcome),
+        batches=tuple(run_files.read_lines(folder, BatchRow)),
+        evaluations=tuple(row for row in run_files.read_lines(folder, EvalRow) if row.prompts),
+        samples=tuple(run_files.read_lines(folder, SampleRow)),
+    )
