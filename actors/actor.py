@@ -24,7 +24,7 @@ from isentrope.actors.orders import Changes, Orders
 from isentrope.errors import IsentropeError, StorageError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.reaper import SILENT_BEATS
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder
@@ -149,17 +149,17 @@ class Actor:
             last_error=self._last_error,
         )
 
-    def _stage(self) -> Stage:
+    def _stage(self) -> ActorStage:
         if self._grace_s is not None:
-            return Stage.DRAINING
+            return ActorStage.DRAINING
         if not self._tools.done():
-            return Stage.JOINING
+            return ActorStage.JOINING
         situation, control = self._situation(), self._seen.control
         if not situation.loaded:
-            return Stage.DIRTY if self._load_failures else Stage.SYNCING
+            return ActorStage.DIRTY if self._load_failures else ActorStage.SYNCING
         if control is not None and is_stale(situation.loaded, situation.newest, max_lag=control.lag):
-            return Stage.STALE
-        return Stage.SERVING
+            return ActorStage.STALE
+        return ActorStage.SERVING
 
     def _announce(self) -> None:
         """Send the next heartbeat now, because this actor's state has changed."""

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.types import batch_of
 
 REWARD_WINDOW = 200
@@ -57,11 +57,11 @@ def is_my_turn(actors: Sequence[ActorState], me: str, asked: int, *, limit_s: fl
 
     limit_s: an actor silent for longer is ignored.
     """
-    in_use = (Stage.SERVING, Stage.STALE, Stage.SYNCING)
+    in_use = (ActorStage.SERVING, ActorStage.STALE, ActorStage.SYNCING)
     able = [actor for actor in actors if actor.state in in_use and actor.silent_s <= limit_s]
     if any(actor.version == asked for actor in able):
         return False
-    return me == min((actor.id for actor in able if actor.state is Stage.SERVING), default="")
+    return me == min((actor.id for actor in able if actor.state is ActorStage.SERVING), default="")
 
 
 def is_stale(loaded: int, newest: int, *, max_lag: int) -> bool:

@@ -11,7 +11,7 @@ import torch
 from isentrope.errors import ArgumentError
 from isentrope.kernels import select
 from isentrope.kernels.checks import FLOAT_TYPES, check_not_empty, check_tokens, check_types
-from isentrope.kernels.policy import ACTIONS, Rules, Tokens, clipped_away
+from isentrope.kernels.policy import ACTIONS, LossRules, Tokens, clipped_away
 
 
 class PolicyLoss(NamedTuple):
@@ -60,7 +60,7 @@ class Options:
 class Call:
     """A checked call. random: [M] int32 or None. inverse_temperature: [M] or [1] float32. gradient: may be wanted."""
 
-    rules: Rules
+    rules: LossRules
     tokens: Tokens
     random: torch.Tensor | None
     inverse_temperature: torch.Tensor
@@ -99,7 +99,7 @@ class Call:
 
 
 def make_call(
-    advantage: torch.Tensor, logp_old: torch.Tensor, rules: Rules, tokens: TokenInputs | None, options: Options
+    advantage: torch.Tensor, logp_old: torch.Tensor, rules: LossRules, tokens: TokenInputs | None, options: Options
 ) -> Call:
     """Check the per-token inputs against `advantage` [M] and fill in what was left out."""
     count, device = advantage.numel(), advantage.device

@@ -16,7 +16,7 @@ import torch
 from isentrope.kernels import ops
 from isentrope.kernels.call import Call, Options, PolicyLoss, TokenInputs, inverse_temperature, make_call, spend
 from isentrope.kernels.checks import check_logits, check_not_empty, check_overwritable, check_tokens, check_types
-from isentrope.kernels.policy import Rules, coefficients
+from isentrope.kernels.policy import LossRules, coefficients
 
 
 def logp_entropy(
@@ -56,7 +56,7 @@ def fused_policy_loss(
     targets: torch.Tensor,
     advantage: torch.Tensor,
     logp_old: torch.Tensor,
-    rules: Rules,
+    rules: LossRules,
     *,
     tokens: TokenInputs | None = None,
     options: Options | None = None,

@@ -43,7 +43,7 @@ def fuse_rows(
     """Write d loss / d logits to `out` [M, V] (may be `logits`) for an upstream factor of 1.
 
     Args:
-        rules: `Rules.scalars()`. action: one of `policy.ACTIONS`.
+        rules: `LossRules.scalars()`. action: one of `policy.ACTIONS`.
 
     Returns [3, M] float32: loss, logp and entropy of every token. Tokens that must not count are not read: all zero.
     """

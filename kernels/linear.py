@@ -21,7 +21,7 @@ from isentrope.errors import ArgumentError
 from isentrope.kernels import ops
 from isentrope.kernels.call import Call, Options, PolicyLoss, TokenInputs, make_call, spend
 from isentrope.kernels.checks import LOGIT_TYPES, check_device, check_targets, check_tokens, check_types
-from isentrope.kernels.policy import ACTIONS, Rules, Tokens, coefficients
+from isentrope.kernels.policy import ACTIONS, LossRules, Tokens, coefficients
 from isentrope.kernels.row_list import compact
 
 CHUNK = 8192
@@ -34,7 +34,7 @@ def fused_linear_policy_loss(
     targets: torch.Tensor,
     advantage: torch.Tensor,
     logp_old: torch.Tensor,
-    rules: Rules,
+    rules: LossRules,
     *,
     tokens: TokenInputs | None = None,
     options: Options | None = None,

@@ -3,7 +3,7 @@
 """The rules of a policy loss that look at one token at a time: loss, and its derivatives by log-prob and entropy.
 
 The same formulas twice, side by side: for PyTorch (`coefficients`, any float type, the ground truth) and for a kernel
-(`token_policy`). Method names do not exist here; a method is a setting of `Rules`.
+(`token_policy`). Method names do not exist here; a method is a setting of `LossRules`.
 
 With x = clamp(logp - logp_old, +-c), r = e^x, A the advantage:
 
@@ -30,7 +30,7 @@ ACTIONS = {"none": 0, "drop": 1, "abs_kl": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class LossRules:
     """Generic rules of a policy loss.
 
     clip_low, clip_high: the ratio is clipped to [1 - low, 1 + high]; both None: not at all. clip_dual: bound on the
@@ -98,7 +98,7 @@ class Coefficients(NamedTuple):
     by_entropy: torch.Tensor
 
 
-def coefficients(logp: torch.Tensor, entropy: torch.Tensor, tokens: Tokens, rules: Rules) -> Coefficients:
+def coefficients(logp: torch.Tensor, entropy: torch.Tensor, tokens: Tokens, rules: LossRules) -> Coefficients:
     """Loss of every token and its derivatives; `logp`, `entropy`: [M]. No autograd is involved."""
     low, high, dual, kl_coef, entropy_coef, clamp = rules.scalars()
     difference = logp - tokens.logp_old
@@ -126,7 +126,7 @@ def coefficients(logp: torch.Tensor, entropy: torch.Tensor, tokens: Tokens, rule
     )
 
 
-def clipped_away(logp: torch.Tensor, tokens: Tokens, rules: Rules) -> torch.Tensor:
+def clipped_away(logp: torch.Tensor, tokens: Tokens, rules: LossRules) -> torch.Tensor:
     """[M] bool: tokens whose clipped branch is the larger one, so that their loss does not move with logp."""
     low, high, _, _, _, clamp = rules.scalars()
     ratio = (logp - tokens.logp_old).clamp(-clamp, clamp).exp()

@@ -98,3 +98,11 @@ class LearnerConfig(Section):
     """Write every number of `metrics.jsonl` to TensorBoard files in the run's folder too."""
     prometheus_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port on the loopback address at which Prometheus finds the newest batch's numbers; 0: none."""
+
+    def in_mode(self, mode: str) -> "LearnerConfig":
+        """Return what holds in `mode`, one of `Mode`: an on-policy batch is one update in one epoch, of lag 0."""
+        if mode != "on_policy":
+            return self.model_copy(update={"mode": mode})
+        staleness = self.staleness.model_copy(update={"max_lag": 0})
+        fixed = {"mode": mode, "updates_per_batch": 1, "epochs": 1, "staleness": staleness}
+        return self.model_copy(update=fixed)

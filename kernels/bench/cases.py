@@ -16,12 +16,12 @@ from isentrope.kernels.bench import peers
 from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
 from isentrope.kernels.linear import fused_linear_policy_loss
-from isentrope.kernels.policy import Rules
+from isentrope.kernels.policy import LossRules
 from isentrope.kernels.select import top_k_mask
 
-PPO = Rules()
-KL_COV = Rules(clip_low=None, clip_high=None, select="top_cov", action="abs_kl", share=0.002)
-TOP_ENTROPY = Rules(select="top_entropy", share=0.2)
+PPO = LossRules()
+KL_COV = LossRules(clip_low=None, clip_high=None, select="top_cov", action="abs_kl", share=0.002)
+TOP_ENTROPY = LossRules(select="top_entropy", share=0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def _verl_kl_cov_of(inputs: Inputs) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda logp: function(old, logp.view(shape), advantage, mask, config=config)[0]
 
 
-def _fused(rules: Rules) -> Build:
+def _fused(rules: LossRules) -> Build:
     def start(inputs: Inputs) -> Call:
         def call() -> Outcome:
             leaf, logits = inputs.variable()
@@ -205,7 +205,7 @@ def _liger(inputs: Inputs) -> Call:
     return call
 
 
-def _linear(rules: Rules) -> Build:
+def _linear(rules: LossRules) -> Build:
     def start(inputs: Inputs) -> Call:
         def call() -> Outcome:
             hidden, weight = inputs.heads()

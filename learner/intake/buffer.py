@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class AdmissionRules:
     """Which groups are not trained; lags are counted in batches."""
 
     token_max_lag: int
@@ -65,7 +65,7 @@ class ReadyBatch:
 class Buffer:
     """What one learner has in its hands. Not thread-safe."""
 
-    def __init__(self, ledger: Ledger, spec: RunSpec, incarnation: int, rules: Rules, mode: Mode) -> None:
+    def __init__(self, ledger: Ledger, spec: RunSpec, incarnation: int, rules: AdmissionRules, mode: Mode) -> None:
         self.ledger = ledger
         self.mode = mode
         self.cursor = ledger.cursor

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from isentrope.errors import BrokerChangedError
-from isentrope.learner.intake.buffer import Buffer, ReadyBatch, Rules
+from isentrope.learner.intake.buffer import AdmissionRules, Buffer, ReadyBatch
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
 from isentrope.rollout.broker.run_view import ActorState
@@ -39,7 +39,7 @@ class FeederOptions:
 
     batches: int
     """Batches of the whole run; no more groups are issued than they and the replacements need."""
-    rules: Rules
+    rules: AdmissionRules
     mode: Mode
     """Mode at the start."""
     newest_claim: Callable[[], int]

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from isentrope.learner.objective.batch import Batch
-from isentrope.learner.objective.schema import Dimension, Form, NonNegative, kinds
+from isentrope.learner.objective.schema import Dimension, Form, Function, Kind, NonNegative, kind_of, kinds
 from isentrope.learner.objective.stages import (
     advantage,
     auxiliary,
@@ -57,167 +57,165 @@ class KlKeys(BaseModel):
     """"k2": the value of the estimator with the gradient of `k2`, verl's "+" forms."""
 
 
-def _all() -> tuple[Dimension, ...]:
-    return (
-        Dimension(
-            "filter",
-            Form.BY_KIND,
-            kinds(
-                mixed_groups=filter.mixed_groups,
-                correct_only=filter.correct_only,
-                incorrect_only=filter.incorrect_only,
-                not_truncated=filter.not_truncated,
-            ),
+_TABLE = (
+    Dimension(
+        "filter",
+        Form.BY_KIND,
+        kinds(
+            mixed_groups=filter.mixed_groups,
+            correct_only=filter.correct_only,
+            incorrect_only=filter.incorrect_only,
+            not_truncated=filter.not_truncated,
         ),
-        Dimension(
-            "reward",
-            Form.BY_KIND,
-            kinds(
-                scheme=reward.scheme,
-                unlikeliness=reward.unlikeliness,
-                stop_properly=reward.stop_properly,
-                soft_overlong=reward.soft_overlong,
-                kl_penalty=reward.kl_penalty,
-            ),
+    ),
+    Dimension(
+        "reward",
+        Form.BY_KIND,
+        kinds(
+            scheme=reward.scheme,
+            unlikeliness=reward.unlikeliness,
+            stop_properly=reward.stop_properly,
+            soft_overlong=reward.soft_overlong,
+            kl_penalty=reward.kl_penalty,
         ),
-        Dimension(
-            "advantage.baseline",
-            Form.ONE,
-            kinds(
-                none=advantage.none,
-                constant=advantage.constant,
-                group_mean=advantage.group_mean,
-                leave_one_out=advantage.leave_one_out,
-                length_weighted=advantage.length_weighted,
-                token_optimal=advantage.token_optimal,
-                greedy=advantage.greedy,
-                best_of_group=advantage.best_of_group,
-                max_likelihood=advantage.max_likelihood,
-                returns=advantage.returns,
-                gae=advantage.gae,
-            ),
-            default="group_mean",
+    ),
+    Dimension(
+        "advantage.baseline",
+        Form.ONE,
+        kinds(
+            none=advantage.none,
+            constant=advantage.constant,
+            group_mean=advantage.group_mean,
+            leave_one_out=advantage.leave_one_out,
+            length_weighted=advantage.length_weighted,
+            token_optimal=advantage.token_optimal,
+            greedy=advantage.greedy,
+            best_of_group=advantage.best_of_group,
+            max_likelihood=advantage.max_likelihood,
+            returns=advantage.returns,
+            gae=advantage.gae,
         ),
-        Dimension(
-            "advantage.scale",
-            Form.ONE,
-            kinds(
-                none=advantage.unscaled,
-                group_std=advantage.group_std,
-                leave_one_out_std=advantage.leave_one_out_std,
-                whiten=advantage.whiten,
-                signs=advantage.signs,
-                nonzero_share=advantage.nonzero_share,
-            ),
-            default="group_std",
+        default="group_mean",
+    ),
+    Dimension(
+        "advantage.scale",
+        Form.ONE,
+        kinds(
+            none=advantage.unscaled,
+            group_std=advantage.group_std,
+            leave_one_out_std=advantage.leave_one_out_std,
+            whiten=advantage.whiten,
+            signs=advantage.signs,
+            nonzero_share=advantage.nonzero_share,
         ),
-        Dimension("modulation", Form.BY_KIND, kinds(semantic_entropy=modulation.semantic_entropy)),
-        Dimension(
-            "tokens",
-            Form.BY_KIND,
-            kinds(
-                positive_weight=tokens.positive_weight,
-                step_labels=tokens.step_labels,
-                entropy_change=tokens.entropy_change,
-                entropy_change_exact=tokens.entropy_change_exact,
-                top_entropy=tokens.top_entropy,
-                top_cov=tokens.top_cov,
-                band_cov=tokens.band_cov,
-            ),
+        default="group_std",
+    ),
+    Dimension("modulation", Form.BY_KIND, kinds(semantic_entropy=modulation.semantic_entropy)),
+    Dimension(
+        "tokens",
+        Form.BY_KIND,
+        kinds(
+            positive_weight=tokens.positive_weight,
+            step_labels=tokens.step_labels,
+            entropy_change=tokens.entropy_change,
+            entropy_change_exact=tokens.entropy_change_exact,
+            top_entropy=tokens.top_entropy,
+            top_cov=tokens.top_cov,
+            band_cov=tokens.band_cov,
         ),
-        Dimension(
-            "responses",
-            Form.BY_KIND,
-            kinds(sequence_divergence=responses.sequence_divergence, geometric_mask=responses.geometric_mask),
+    ),
+    Dimension(
+        "responses",
+        Form.BY_KIND,
+        kinds(sequence_divergence=responses.sequence_divergence, geometric_mask=responses.geometric_mask),
+    ),
+    Dimension(
+        "correction",
+        Form.ONE,
+        kinds(
+            none=correction.none,
+            truncate=correction.truncate,
+            truncate_current=correction.truncate_current,
+            band=correction.band,
+            reject=correction.reject,
+            second_moment=correction.second_moment,
         ),
-        Dimension(
-            "correction",
-            Form.ONE,
-            kinds(
-                none=correction.none,
-                truncate=correction.truncate,
-                truncate_current=correction.truncate_current,
-                band=correction.band,
-                reject=correction.reject,
-                second_moment=correction.second_moment,
-            ),
-            default="none",
+        default="none",
+    ),
+    Dimension(
+        "ratio.level",
+        Form.ONE,
+        kinds(none=ratio.none, token=ratio.token, sequence=ratio.sequence),
+        default="token",
+    ),
+    Dimension(
+        "ratio.anchor",
+        Form.ONE,
+        kinds(old=ratio.old, rollout=ratio.rollout, interpolated=ratio.interpolated),
+        default="old",
+    ),
+    Dimension(
+        "clip",
+        Form.ONE,
+        kinds(
+            ppo=clip.ppo,
+            none=clip.none,
+            mask=clip.mask,
+            truncated_ratio=clip.truncated_ratio,
+            soft_gate=clip.soft_gate,
+            geometric_mean=clip.geometric_mean,
+            total_variation=clip.total_variation,
+            divergence=clip.divergence,
+            score_function=clip.score_function,
         ),
-        Dimension(
-            "ratio.level",
-            Form.ONE,
-            kinds(none=ratio.none, token=ratio.token, sequence=ratio.sequence),
-            default="token",
+        default="ppo",
+    ),
+    Dimension(
+        "kl",
+        Form.WHOLE,
+        kinds(k1=kl.k1, abs=kl.absolute, k2=kl.k2, k3=kl.k3, sequence_k2=kl.sequence_k2),
+        keys=KlKeys,
+    ),
+    Dimension("entropy", Form.ONE, kinds(bonus=entropy.bonus), default="bonus"),
+    Dimension(
+        "aux",
+        Form.BY_KIND,
+        kinds(
+            positive_nll=auxiliary.positive_nll,
+            high_prob_push=auxiliary.high_prob_push,
+            shaped_demonstration=auxiliary.shaped_demonstration,
         ),
-        Dimension(
-            "ratio.anchor",
-            Form.ONE,
-            kinds(old=ratio.old, rollout=ratio.rollout, interpolated=ratio.interpolated),
-            default="old",
+    ),
+    Dimension(
+        "reduce",
+        Form.ONE,
+        kinds(
+            token_mean=reduce.token_mean,
+            group_token_mean=reduce.group_token_mean,
+            seq_token_mean=reduce.seq_token_mean,
+            seq_sum=reduce.seq_sum,
+            seq_sum_constant=reduce.seq_sum_constant,
+            sum_constant=reduce.sum_constant,
         ),
-        Dimension(
-            "clip",
-            Form.ONE,
-            kinds(
-                ppo=clip.ppo,
-                none=clip.none,
-                mask=clip.mask,
-                truncated_ratio=clip.truncated_ratio,
-                soft_gate=clip.soft_gate,
-                geometric_mean=clip.geometric_mean,
-                total_variation=clip.total_variation,
-                divergence=clip.divergence,
-                score_function=clip.score_function,
-            ),
-            default="ppo",
+        default="token_mean",
+    ),
+    Dimension(
+        "control",
+        Form.BY_KIND,
+        kinds(
+            entropy_step=control.entropy_step,
+            entropy_pi=control.entropy_pi,
+            positive_weight=control.positive_weight,
+            positive_weight_by_stage=control.positive_weight_by_stage,
+            positive_weight_by_epoch=control.positive_weight_by_epoch,
+            adaptive_kl=control.adaptive_kl,
         ),
-        Dimension(
-            "kl",
-            Form.WHOLE,
-            kinds(k1=kl.k1, abs=kl.absolute, k2=kl.k2, k3=kl.k3, sequence_k2=kl.sequence_k2),
-            keys=KlKeys,
-        ),
-        Dimension("entropy", Form.ONE, kinds(bonus=entropy.bonus), default="bonus"),
-        Dimension(
-            "aux",
-            Form.BY_KIND,
-            kinds(
-                positive_nll=auxiliary.positive_nll,
-                high_prob_push=auxiliary.high_prob_push,
-                shaped_demonstration=auxiliary.shaped_demonstration,
-            ),
-        ),
-        Dimension(
-            "reduce",
-            Form.ONE,
-            kinds(
-                token_mean=reduce.token_mean,
-                group_token_mean=reduce.group_token_mean,
-                seq_token_mean=reduce.seq_token_mean,
-                seq_sum=reduce.seq_sum,
-                seq_sum_constant=reduce.seq_sum_constant,
-                sum_constant=reduce.sum_constant,
-            ),
-            default="token_mean",
-        ),
-        Dimension(
-            "control",
-            Form.BY_KIND,
-            kinds(
-                entropy_step=control.entropy_step,
-                entropy_pi=control.entropy_pi,
-                positive_weight=control.positive_weight,
-                positive_weight_by_stage=control.positive_weight_by_stage,
-                positive_weight_by_epoch=control.positive_weight_by_epoch,
-                adaptive_kl=control.adaptive_kl,
-            ),
-        ),
-        Dimension("reset", Form.ONE, kinds(never=reset.never, on_stagnation=reset.on_stagnation), default="never"),
-        Dimension("critic", Form.ONE, kinds(none=critic.none, clipped=critic.clipped), default="none"),
-    )
+    ),
+    Dimension("reset", Form.ONE, kinds(never=reset.never, on_stagnation=reset.on_stagnation), default="never"),
+    Dimension("critic", Form.ONE, kinds(none=critic.none, clipped=critic.clipped), default="none"),
+)
 
-
-DIMENSIONS = {dimension.path: dimension for dimension in _all()}
+DIMENSIONS = {dimension.path: dimension for dimension in _TABLE}
 
 _BATCH = frozenset(field.name for field in fields(Batch)) - {"source_names", "seed", "number"}
 _STATISTICS = _BATCH | {"advantage", "logp", "entropy", "clipped", "uniform"}
@@ -252,5 +250,8 @@ KL_TOKENS = kinds(
 )
 """Token sets of a KL term, by kind."""
 
-AUX_SETS = kinds(positive_nll=auxiliary.positive_nll_set)
-"""Auxiliary terms that are a mean over their own tokens; the others share the policy term's denominators."""
+AUX_SETS: dict[Function, Kind] = {
+    auxiliary.positive_nll: kind_of("positive_nll", auxiliary.positive_nll_set),
+}
+"""Token sets of auxiliary terms that are a mean over their own tokens, by the terms' functions; the other terms share
+the policy term's denominators."""

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from isentrope.kernels.policy import Rules
+from isentrope.kernels.policy import LossRules
 from isentrope.learner.objective.batch import Prepared
 from isentrope.learner.objective.needs import acts
 from isentrope.learner.objective.objective import CURRENT, KlTerm, Objective
+from isentrope.learner.objective.stages import clip, kl, ratio, reduce, tokens
 
-UNIFORM = frozenset({"token_mean", "seq_sum", "seq_sum_constant", "sum_constant"})
+UNIFORM = (reduce.token_mean, reduce.seq_sum, reduce.seq_sum_constant, reduce.sum_constant)
 """Reductions that weigh every token of an update alike."""
 
 
@@ -28,7 +29,7 @@ class FusedInputs(NamedTuple):
     included.
     """
 
-    rules: Rules
+    rules: LossRules
     advantage: Tensor
     logp_old: Tensor
     mask: Tensor
@@ -37,7 +38,7 @@ class FusedInputs(NamedTuple):
     normalizer: float
 
 
-def rules_of(objective: Objective) -> Rules | None:
+def rules_of(objective: Objective) -> LossRules | None:
     """The rules that make a kernel's loss the objective's, or None where it needs the generic path."""
     terms = [term for term in objective.kl if acts(objective, term)]
     coef = float(objective.entropy.params["coef"])
@@ -45,35 +46,35 @@ def rules_of(objective: Objective) -> Rules | None:
         return None
     if coef and objective.entropy.params["tokens"] == "selected":
         return None
-    if (coef or terms) and objective.reduce.kind.name not in UNIFORM:
+    if (coef or terms) and not objective.reduce.runs(*UNIFORM):
         return None
-    clip = objective.clip.params if objective.clip.kind.name == "ppo" else {"low": None, "high": None, "dual": None}
+    bounds = objective.clip.params if objective.clip.runs(clip.ppo) else {"low": None, "high": None, "dual": None}
     penalty = {}
     if terms and terms[0].tokens is not None:
         penalty = {"select": "top_cov", "action": "abs_kl", "share": terms[0].tokens.params["share"]}
         penalty["kl_coef"] = float(terms[0].keys.coef)
-    return Rules(
-        clip_low=clip["low"],
-        clip_high=clip["high"],
-        clip_dual=clip["dual"],
+    return LossRules(
+        clip_low=bounds["low"],
+        clip_high=bounds["high"],
+        clip_dual=bounds["dual"],
         entropy_coef=coef,
         log_ratio_clamp=float(objective.level.params["clamp"]),
         **penalty,
     )
 
 
-def fused_inputs(objective: Objective, rules: Rules, prepared: Prepared, update: int, rows: Tensor) -> FusedInputs:
+def fused_inputs(objective: Objective, rules: LossRules, prepared: Prepared, update: int, rows: Tensor) -> FusedInputs:
     """The inputs for responses `rows` [n] of an update, for an objective that has these rules."""
     batch = prepared.batch
     mask, weight, reduce = prepared.mask[rows], prepared.weight[rows], prepared.reduce[update, rows]
     if batch.demonstration is not None:
         mask = mask & ~batch.demonstration[rows]
     normalizer = 1.0
-    if objective.reduce.kind.name in UNIFORM:
+    if objective.reduce.runs(*UNIFORM):
         normalizer = float(reduce[0])
     else:
         weight = weight * reduce[:, None].to(weight.dtype)
-    old = batch.logp_rollout if objective.anchor.kind.name == "rollout" or batch.logp_old is None else batch.logp_old
+    old = batch.logp_rollout if objective.anchor.runs(ratio.rollout) or batch.logp_old is None else batch.logp_old
     selected = [
         values[rows] != 0
         for term, values in zip(objective.kl, prepared.kl_weight, strict=True)
@@ -87,9 +88,9 @@ def _token_local(objective: Objective) -> bool:
     """Whether the loss of a token follows from its own numbers and what is fixed for the batch."""
     weights = (*objective.responses, objective.correction)
     return (
-        objective.clip.kind.name in ("ppo", "none")
-        and objective.level.kind.name == "token"
-        and objective.anchor.kind.name in ("old", "rollout")
+        objective.clip.runs(clip.ppo, clip.none)
+        and objective.level.runs(ratio.token)
+        and objective.anchor.runs(ratio.old, ratio.rollout)
         and objective.stats != "microbatch"
         and all(CURRENT.isdisjoint(stage.kind.reads) for stage in weights)
         and not objective.control
@@ -99,11 +100,12 @@ def _token_local(objective: Objective) -> bool:
 
 def _is_penalty(term: KlTerm, objective: Objective) -> bool:
     """Whether a divergence is the absolute log ratio of selected tokens, to the anchor of the ratio itself."""
+    of_ratio = {ratio.old: "old", ratio.rollout: "rollout"}.get(objective.anchor.kind.function)
     return (
-        term.estimator.kind.name == "abs"
-        and term.keys.anchor == objective.anchor.kind.name
+        term.estimator.runs(kl.absolute)
+        and term.keys.anchor == of_ratio
         and term.keys.importance == "none"
         and term.keys.gradient == "own"
         and term.tokens is not None
-        and term.tokens.kind.name == "top_cov"
+        and term.tokens.runs(tokens.top_covariance)
     )

@@ -26,10 +26,10 @@ from isentrope.learner.objective.stages import kl
 
 Scope = dict[str, Any]
 Overrides = Mapping[str, Mapping[str, float]]
-State = Mapping[str, Mapping[str, float]]
+ControllerStates = Mapping[str, Mapping[str, float]]
 """What a checkpoint holds of an objective: numbers of each controller, by its kind, and of the reset rule."""
 
-NO_STATE: State = {}
+NO_STATE: ControllerStates = {}
 CURRENT = frozenset({"logp", "log_ratio", "ratio"})
 """Names that mean the current policy: a response mask or correction that reads one is evaluated in every update."""
 
@@ -69,7 +69,7 @@ class Objective:
     reset: Stage
     critic: Stage
 
-    def prepare(self, batch: Batch, updates: Sequence[Tensor], state: State = NO_STATE) -> Prepared:
+    def prepare(self, batch: Batch, updates: Sequence[Tensor], state: ControllerStates = NO_STATE) -> Prepared:
         """Everything of `batch` that its updates do not change.
 
         Args:
@@ -125,7 +125,7 @@ class Objective:
         rows: Tensor,
         logp: Tensor,
         entropy: Tensor,
-        state: State = NO_STATE,
+        state: ControllerStates = NO_STATE,
     ) -> LossParts:
         """The part of an update's loss that responses `rows` make.
 
@@ -163,11 +163,11 @@ class Objective:
         sums, maxima = monitors.update_sums(scope, losses, moving)
         return LossParts(torch.stack(list(losses.values())).sum(), sums, maxima)
 
-    def start(self) -> State:
+    def start(self) -> ControllerStates:
         """The controllers' state before the first update."""
         return {stage.kind.name: {"value": float(stage.params["initial"])} for stage in self.control}
 
-    def after_update(self, state: State, sums: Mapping[str, float], progress: float) -> State:
+    def after_update(self, state: ControllerStates, sums: Mapping[str, float], progress: float) -> ControllerStates:
         """The controllers' state after an update that was applied; a skipped one leaves it as it is.
 
         Args:
@@ -179,7 +179,7 @@ class Objective:
         stepped = {stage.kind.name: stage(measured | {"state": state[stage.kind.name]}) for stage in self.control}
         return {**state, **stepped}
 
-    def after_evaluation(self, state: State, score: float, batch: int) -> tuple[State, bool]:
+    def after_evaluation(self, state: ControllerStates, score: float, batch: int) -> tuple[ControllerStates, bool]:
         """State after an evaluation that gave `score` behind `batch` batches, and whether the current policy now
         becomes the reference, with a fresh optimizer."""
         stepped: Mapping[str, float] = self.reset({"state": state.get("reset", {}), "score": score, "batch": batch})
@@ -190,12 +190,12 @@ class Objective:
         """How many batches' worth of groups of one outcome are replaced for one batch."""
         return max((int(stage.params.get("refill", 0)) for stage in self.filter), default=0)
 
-    def renewed_at(self, state: State) -> int | None:
+    def renewed_at(self, state: ControllerStates) -> int | None:
         """The batch behind which the reference was made last; None: it still is the model that the run began with."""
         last = state.get("reset", {}).get("last", -1.0)
         return int(last) if last >= 0 else None
 
-    def overrides(self, state: State) -> Overrides:
+    def overrides(self, state: ControllerStates) -> Overrides:
         """Values that controllers set, by the place they act on."""
         acting: dict[str, dict[str, float]] = {}
         for stage in self.control:
@@ -214,9 +214,9 @@ class Objective:
         self, stage: Stage, batch: Batch, mask: Tensor, updates: Sequence[Tensor], shared: Tensor
     ) -> Tensor:
         """As `_reduce`: a mean over the term's own tokens, if it has such, else the shared denominators."""
-        if stage.kind.name not in AUX_SETS:
+        own = AUX_SETS.get(stage.kind.function)
+        if own is None:
             return shared
-        own = AUX_SETS[stage.kind.name]
         scope = _scope_of(batch) | {"mask": mask}
         tokens: Tensor = own.function(**{name: scope[name] for name in own.reads})
         out = torch.zeros_like(shared)

@@ -245,8 +245,8 @@ class _Maker:
         """In the order of the kinds, then the user's own as they came."""
         dimension = DIMENSIONS[path]
         stages = [self._stage(dimension.kinds, table, f"{path}.{table['kind']}") for table in self._tables(path)]
-        known = list(dimension.kinds)
-        stages.sort(key=lambda stage: known.index(stage.kind.name) if stage.kind.name in known else len(known))
+        known = [kind.function for kind in dimension.kinds.values()]
+        stages.sort(key=lambda stage: known.index(stage.kind.function) if stage.runs(*known) else len(known))
         return tuple(stages)
 
     def kl_terms(self) -> tuple[KlTerm, ...]:

@@ -11,7 +11,8 @@ from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import Merged, build, load_objective
-from isentrope.learner.objective.rules import RunFacts, Verdict, check
+from isentrope.learner.objective.rules import Verdict, check
+from isentrope.learner.objective.run_facts import RunFacts, run_facts
 from isentrope.rollout.config import SamplingConfig
 
 
@@ -35,17 +36,9 @@ def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_fold
     cannot be built; what the rules refuse is in `verdict` (see `refusals`).
     """
     merged = load_objective(learner.method, learner.objective, run_folder)
-    learner, sampling, suggested = _take_suggestions(learner, sampling, merged)
+    learner, sampling, suggested = take_suggestions(learner, sampling, merged)
     objective = build(merged, run_folder, max_new_tokens=sampling.max_new_tokens)
-    facts = RunFacts(
-        updates=learner.updates_per_batch,
-        epochs=learner.epochs,
-        on_policy=learner.mode == "on_policy",
-        max_lag=learner.staleness.max_lag,
-        group_size=sampling.group_size,
-        truncated_sampling=sampling.top_p < 1 or sampling.top_k > 0,
-        evaluates=evaluates and learner.eval_every > 0,
-    )
+    facts = run_facts(learner, sampling, mode=learner.mode, evaluates=evaluates and learner.eval_every > 0)
     return Opened(learner, sampling, merged, objective, facts, check(objective, facts), suggested)
 
 
@@ -64,9 +57,11 @@ def warnings(opened: Opened) -> list[str]:
     return [*merged.replaced, *(f"{merged.place(f.key)}: {f.reason}; {f.remedy}" for f in found)]
 
 
-def _take_suggestions(
+def take_suggestions(
     learner: LearnerConfig, sampling: SamplingConfig, merged: Merged
 ) -> tuple[LearnerConfig, SamplingConfig, tuple[str, ...]]:
+    """Return both tables with the keys that they leave unset as the presets suggest them, and a line for each such
+    key."""
     lines = []
     for key, (value, method) in merged.suggested.items():
         table, name = _PLACES[key]

@@ -60,6 +60,10 @@ class Stage:
         tensors = {name: scope[name] for name in self.kind.reads}
         return self.kind.function(**tensors, **{**self.params, **(overrides or {})})
 
+    def runs(self, *functions: Function) -> bool:
+        """Return whether the stage computes one of `functions`, whatever its kind is called."""
+        return self.kind.function in functions
+
 
 @dataclass(frozen=True, slots=True)
 class Dimension:

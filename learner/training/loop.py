@@ -10,12 +10,13 @@ from pathlib import Path
 
 from isentrope.errors import FencedError, InternalError, IsentropeError
 from isentrope.learner import run_files
-from isentrope.learner.intake.buffer import ReadyBatch, Rules
+from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.packing import make_arrays
 from isentrope.learner.objective.objective import Objective
-from isentrope.learner.objective.rules import RunFacts, inert
+from isentrope.learner.objective.rules import inert
+from isentrope.learner.objective.run_facts import run_facts
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
@@ -30,7 +31,7 @@ from isentrope.learner.training.trainer import Schedule
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
-from isentrope.rollout.broker.run_view import Stage
+from isentrope.rollout.broker.run_view import ActorStage
 from isentrope.rollout.wire.control import Control, Mode, RunState
 
 MAX_NONFINITE = 3
@@ -91,7 +92,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
     port = LearnerPort.fence(broker, incarnation, ledger.lwm, ledger.cursor, spec, control)
     rank_group.build(start.folder, objective.renewed_at(start.state.controllers))
-    rules = Rules(
+    rules = AdmissionRules(
         token_max_lag=config.staleness.oldest_token,
         min_kept=config.staleness.min_kept,
         max_replaced=objective.refill * spec.prompts_per_batch,
@@ -206,7 +207,7 @@ class _Run:
         intake = feeder.status()  # before anything else is issued
         if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
             self._publish()
-        actors = sum(actor.state is Stage.SERVING for actor in feeder.actors())
+        actors = sum(actor.state is ActorStage.SERVING for actor in feeder.actors())
         version = self._parts.publisher.newest.version
         self._log.write(arrays, facts, Surroundings(ready.record.mode, intake, version, actors))
         if self._batch < self._config.batches:
@@ -230,13 +231,13 @@ class _Run:
         return None
 
     def _schedule(self, mode: Mode) -> Schedule:
-        on_policy = mode is Mode.ON_POLICY
+        config = self._config.in_mode(mode)
         return Schedule(
             seed=self._parts.job.spec.seed,
-            micro_batch_tokens=self._config.micro_batch_tokens,
-            updates_per_batch=1 if on_policy else self._config.updates_per_batch,
-            epochs=1 if on_policy else self._config.epochs,
-            progress=(self._batch + 1) / self._config.batches,
+            micro_batch_tokens=config.micro_batch_tokens,
+            updates_per_batch=config.updates_per_batch,
+            epochs=config.epochs,
+            progress=(self._batch + 1) / config.batches,
         )
 
     def _give_up(self, ready: ReadyBatch) -> None:
@@ -306,7 +307,8 @@ class _Run:
         return control.requested_stop
 
     def _switch(self, control: Control, mode: Mode) -> None:
-        refusal = inert(self._parts.objective, self._run_facts(mode))
+        facts = run_facts(self._config, self._parts.job.spec.sampling, mode=mode, evaluates=True)
+        refusal = inert(self._parts.objective, facts)
         if refusal:
             logger.warning("mode %s is refused: %s", mode, refusal)
         else:
@@ -316,15 +318,3 @@ class _Run:
                 self._publish()
         answer = {"mode": self._mode, "note": refusal, "requested_mode": None}
         self._parts.feeder.set_control(control.model_copy(update=answer))
-
-    def _run_facts(self, mode: Mode) -> RunFacts:
-        sampling = self._parts.job.spec.sampling
-        on_policy = mode is Mode.ON_POLICY
-        return RunFacts(
-            updates=1 if on_policy else self._config.updates_per_batch,
-            epochs=1 if on_policy else self._config.epochs,
-            on_policy=on_policy,
-            max_lag=0 if on_policy else self._config.staleness.max_lag,
-            group_size=sampling.group_size,
-            truncated_sampling=sampling.top_p < 1 or sampling.top_k > 0,
-        )

@@ -12,7 +12,7 @@ from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import Wait
 from isentrope.rollout.broker.reaper import SILENT_BEATS
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import version_of
 from isentrope.rollout.wire.weights import Manifest, prune
@@ -22,7 +22,7 @@ MAX_FAILURES = 3
 
 POLL_S = 0.05
 
-_IN_USE = {Stage.SERVING, Stage.SYNCING, Stage.STALE}
+_IN_USE = {ActorStage.SERVING, ActorStage.SYNCING, ActorStage.STALE}
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Publisher:
 
     def _prune(self, actors: Sequence[ActorState]) -> None:
         keep = {manifest.version for manifest in self._written[-self._keep :]}
-        prune(self._spec.output_dir, keep | {actor.version for actor in actors if actor.state is not Stage.GONE})
+        prune(self._spec.output_dir, keep | {actor.version for actor in actors if actor.state is not ActorStage.GONE})
 
 
 def _is_late(actor: ActorState, manifest: Manifest, gone_s: float) -> bool:

@@ -18,7 +18,7 @@ from isentrope.errors import ConfigError, InternalError, IsentropeError, Storage
 from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.packing import Arrays
 from isentrope.learner.objective.needs import Need, needs
-from isentrope.learner.objective.objective import Objective, State
+from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.training.checkpoint_store import FileFacts, facts_of, verify
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.deepspeed_engine import TrainingEngine
@@ -99,7 +99,7 @@ class RankGroup:
         if problem := self._give(BUILD, BuildArguments(checkpoint=checkpoint, reference=reference)):
             raise ConfigError(problem, where=f"model.path = {self._job.spec.model.path!r}")
 
-    def train(self, arrays: Arrays, schedule: Schedule, state: State) -> BatchFacts:
+    def train(self, arrays: Arrays, schedule: Schedule, state: ControllerStates) -> BatchFacts:
         """Train one batch."""
         return self._give(TRAIN, TrainArguments(arrays, schedule, state))
 

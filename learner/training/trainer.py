@@ -21,7 +21,7 @@ from isentrope.learner.intake.plan import Plan, Sweep, make_plan, make_sweep
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
 from isentrope.learner.objective.kernel_rules import fused_inputs, rules_of
 from isentrope.learner.objective.needs import Need, needs
-from isentrope.learner.objective.objective import Objective, State
+from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.deepspeed_engine import Step, TrainingEngine
 from isentrope.learner.training.micro_batch import Micro
@@ -60,7 +60,7 @@ class BatchFacts:
     """With the statistics of the policy before it."""
     prepared: Prepared
     updates: tuple[UpdateFacts, ...]
-    state: State
+    state: ControllerStates
     """Of the objective's controllers, after the batch."""
     statistics_s: float
     updates_s: float
@@ -96,7 +96,7 @@ class Trainer:
         lengths, rows = arrays.packed_length, range(len(arrays.length))
         return self._statistics(arrays, make_sweep(lengths, rows, self._ranks.size, micro_batch_tokens))
 
-    def train(self, arrays: Arrays, schedule: Schedule, state: State) -> BatchFacts:
+    def train(self, arrays: Arrays, schedule: Schedule, state: ControllerStates) -> BatchFacts:
         """Train one batch; `state` is that of the controllers before it."""
         if self._wants_answers and (arrays.answer < 0).all():
             raise RewardError(
@@ -148,13 +148,17 @@ class Trainer:
             whole[list(rows)] = frozen.logp(pack(arrays, rows, self._stepper.device))
         return self._ranks.sum(whole)
 
-    def _update(self, arrays: Arrays, prepared: Prepared, number: int, sweep: Sweep, state: State) -> UpdateFacts:
+    def _update(
+        self, arrays: Arrays, prepared: Prepared, number: int, sweep: Sweep, state: ControllerStates
+    ) -> UpdateFacts:
         shares = sweep.shares[self._ranks.rank]
         step = self._stepper.update([self._micro(arrays, prepared, number, rows, state) for rows in shares])
         sums, maxima = _measured(self._ranks, step)
         return UpdateFacts(step.applied, step.grad_norm, sums, maxima)
 
-    def _micro(self, arrays: Arrays, prepared: Prepared, number: int, rows: Sequence[int], state: State) -> Micro:
+    def _micro(
+        self, arrays: Arrays, prepared: Prepared, number: int, rows: Sequence[int], state: ControllerStates
+    ) -> Micro:
         chosen = torch.tensor(rows, dtype=torch.int64)
         rules = self._rules
         return Micro(
@@ -164,7 +168,7 @@ class Trainer:
         )
 
     def _surrogate(  # noqa: PLR0913  (as `Objective.token_loss`)
-        self, prepared: Prepared, number: int, rows: Tensor, state: State, logp: Tensor, entropy: Tensor
+        self, prepared: Prepared, number: int, rows: Tensor, state: ControllerStates, logp: Tensor, entropy: Tensor
     ) -> LossParts:
         """The part of update `number`'s loss that responses `rows` make."""
         return self._objective.token_loss(prepared, number, rows, logp, entropy, state)

@@ -25,7 +25,7 @@ GONE = "!"
 """First character of the record of an actor whose leases were revoked; its heartbeats do not overwrite it."""
 
 
-class Stage(StrEnum):
+class ActorStage(StrEnum):
     """State of an actor; it returns from `gone` only as a new actor."""
 
     JOINING = "joining"
@@ -45,7 +45,7 @@ class ActorState(BaseModel):
     id: str
     host: str = ""
     pid: int = 0
-    state: Stage = Stage.JOINING
+    state: ActorStage = ActorStage.JOINING
     version: int = 0
     """Version of the weights it serves; 0: none yet."""
     digest: str = ""
@@ -187,5 +187,5 @@ def _actor(name: str, record: str, silent_s: float) -> ActorState:
         state = ActorState.model_validate_json(record.removeprefix(GONE))
     except ValidationError:
         state = ActorState(id=name, last_error="unreadable heartbeat")
-    stage = Stage.GONE if record.startswith(GONE) else state.state
+    stage = ActorStage.GONE if record.startswith(GONE) else state.state
     return state.model_copy(update={"id": name, "state": stage, "silent_s": silent_s})

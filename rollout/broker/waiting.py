@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from isentrope.rollout.broker.reaper import SILENT_BEATS
-from isentrope.rollout.broker.run_view import ActorState, RunView, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
 
@@ -82,14 +82,14 @@ def _culprit(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
     full = _no_room(snapshot, spec)
     if full:
         return full
-    alive = [actor for actor in snapshot.actors if actor.state is not Stage.GONE]
+    alive = [actor for actor in snapshot.actors if actor.state is not ActorStage.GONE]
     if not alive:
         gone = ", ".join(f"{actor.id} is gone" for actor in snapshot.actors)
         return f"no actor has joined{' again: ' + gone if gone else ''}"
     silent = [actor for actor in alive if actor.silent_s > (SILENT_BEATS - 1) * spec.heartbeat_s]
     if silent:
         return ", ".join(f"{actor.id} is silent for {actor.silent_s:.0f} s" for actor in silent)
-    if not any(actor.state is Stage.SERVING for actor in alive):
+    if not any(actor.state is ActorStage.SERVING for actor in alive):
         return ", ".join(_describe(actor) for actor in alive)
     if snapshot.under_way == 0:
         return "learner has issued no orders"
@@ -109,11 +109,11 @@ def _no_room(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
 
 def _describe(actor: ActorState) -> str:
     doing = {
-        Stage.JOINING: "is starting its engine",
-        Stage.SYNCING: "is loading weights",
-        Stage.STALE: "has weights that are too old",
-        Stage.DRAINING: "is leaving",
-        Stage.DIRTY: "failed to load weights",
+        ActorStage.JOINING: "is starting its engine",
+        ActorStage.SYNCING: "is loading weights",
+        ActorStage.STALE: "has weights that are too old",
+        ActorStage.DRAINING: "is leaving",
+        ActorStage.DIRTY: "failed to load weights",
     }
     error = f" ({actor.last_error})" if actor.last_error else ""
     return f"actor {actor.id} {doing[actor.state]}{error}"

@@ -1,14 +1,18 @@
 """Texts about methods: the list, one objective with its sources, the pairs that can be merged."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.needs import PROVIDED, Need, needs, stages_of
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import DEFAULT, Merged, build, load_objective, method_names, read_preset
-from isentrope.learner.objective.rules import RunFacts, check
+from isentrope.learner.objective.rules import check
+from isentrope.learner.objective.run import take_suggestions
+from isentrope.learner.objective.run_facts import RunFacts, run_facts
+from isentrope.rollout.config import SamplingConfig
 
 LONGEST = 1024
 """Value of `max_new_tokens` where there is no run."""
@@ -96,15 +100,9 @@ def _judged(first: str, second: str) -> Pair:
 
 
 def _facts(merged: Merged) -> RunFacts:
-    """Return the facts of an asynchronous run that follows the presets' suggestions and supplies all their needs."""
-    suggested = {key: value for key, (value, _) in merged.suggested.items()}
-    return RunFacts(
-        updates=int(suggested.get("updates_per_batch", 1)),
-        epochs=int(suggested.get("epochs", 1)),
-        max_lag=int(suggested.get("max_lag", 2)),
-        group_size=int(suggested.get("group_size", 8)),
-        provided=frozenset(Need),
-    )
+    """Return those of an asynchronous run that does as the presets suggest, and supplies whatever they need."""
+    learner, sampling, _ = take_suggestions(LearnerConfig(), SamplingConfig(), merged)
+    return replace(run_facts(learner, sampling, mode="async", evaluates=True), provided=frozenset(Need))
 
 
 def _keys(objective: Objective) -> Iterator[tuple[str, Any]]:

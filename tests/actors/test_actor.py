@@ -14,7 +14,7 @@ from isentrope.actors.actor import LeasesLost
 from isentrope.actors.config import ActorsConfig
 from isentrope.errors import RewardError, StorageError
 from isentrope.redis_server import RedisServer
-from isentrope.rollout.broker.run_view import Stage
+from isentrope.rollout.broker.run_view import ActorStage
 from isentrope.rollout.data.prompts import PromptTooLongError
 from isentrope.rollout.wire.control import RunState
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
@@ -42,7 +42,7 @@ def test_every_order_becomes_one_group_while_versions_change(start: Start, play:
             await run.until(lambda states: states["a1"].version == versions[1].manifest.version)
             groups += await run.groups(count // 2)
             state = run.states()["a1"]
-            assert (state.state, state.digest) == (Stage.SERVING, versions[1].manifest.digest)
+            assert (state.state, state.digest) == (ActorStage.SERVING, versions[1].manifest.digest)
         assert sorted(group.seq for group in groups) == list(range(count))
         for group in groups:
             least = versions[group.seq // (count // 2)].manifest.version
@@ -173,7 +173,7 @@ def test_weights_that_cannot_be_loaded_are_tried_again(
             try:
                 run.learner.announce(new)
                 run.issue(4, batch=1)
-                await run.until(lambda states: states["a1"].state is Stage.DIRTY)
+                await run.until(lambda states: states["a1"].state is ActorStage.DIRTY)
                 assert run.states()["a1"].last_error
                 assert run.learner.view.queues()["unread"] == 0
             finally:
@@ -213,7 +213,7 @@ def test_draining_finishes_what_is_held_and_hands_back_the_rest(
         async with run.actor() as life:
             await run.leased(4)
             run.drain.set()
-            await run.until(lambda states: states["a1"].state is Stage.DRAINING)
+            await run.until(lambda states: states["a1"].state is ActorStage.DRAINING)
             run.maker.let()
             await life
         queues = run.learner.view.queues()
@@ -284,7 +284,7 @@ def test_a_full_broker_is_waited_for_and_nothing_is_lost(
                 await run.refused(1)
                 run.maker.let()
                 await run.refused(20)
-                assert run.states()["a1"].state is Stage.SERVING  # it still shows that it lives
+                assert run.states()["a1"].state is ActorStage.SERVING  # it still shows that it lives
                 assert run.leases() in (4, 5)  # one may have been taken before the first was refused
                 limit(0)
                 seqs = [entry.seq for entry in await run.entries(32)]

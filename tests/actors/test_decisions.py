@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isentrope.actors.decisions import ActorSituation, RewardHealth, is_my_turn, is_stale, next_load, takes_groups
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.types import version_of
 
 OLD, NOW, NEW = version_of(1, 3), version_of(1, 4), version_of(2, 1)
@@ -68,7 +68,7 @@ def test_an_actor_comes_back_from_any_detour(situation: ActorSituation) -> None:
     assert next_load(after) == after.newest or after.loaded >= after.newest
 
 
-def _state(name: str, version: int, *, stage: Stage = Stage.SERVING, silent_s: float = 0.0) -> ActorState:
+def _state(name: str, version: int, *, stage: ActorStage = ActorStage.SERVING, silent_s: float = 0.0) -> ActorState:
     return ActorState(id=name, version=version, state=stage, silent_s=silent_s)
 
 
@@ -78,11 +78,11 @@ def _state(name: str, version: int, *, stage: Stage = Stage.SERVING, silent_s: f
         ([_state("a1", NOW)], ["a1"]),
         ([_state("a1", NOW), _state("a2", NOW)], ["a1"]),
         ([_state("a1", OLD), _state("a2", NOW)], []),
-        ([_state("a1", OLD, stage=Stage.STALE), _state("a2", NOW)], []),
+        ([_state("a1", OLD, stage=ActorStage.STALE), _state("a2", NOW)], []),
         ([_state("a1", OLD, silent_s=20.0), _state("a2", NOW)], ["a2"]),
-        ([_state("a1", OLD, stage=Stage.GONE), _state("a2", NOW)], ["a2"]),
-        ([_state("a1", NOW, stage=Stage.DRAINING), _state("a2", NOW)], ["a2"]),
-        ([_state("a1", 0, stage=Stage.SYNCING), _state("a2", NOW)], ["a2"]),
+        ([_state("a1", OLD, stage=ActorStage.GONE), _state("a2", NOW)], ["a2"]),
+        ([_state("a1", NOW, stage=ActorStage.DRAINING), _state("a2", NOW)], ["a2"]),
+        ([_state("a1", 0, stage=ActorStage.SYNCING), _state("a2", NOW)], ["a2"]),
         ([], []),
     ],
 )

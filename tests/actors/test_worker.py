@@ -16,7 +16,7 @@ from isentrope.actors.worker import prompts_of
 from isentrope.errors import DataError
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
 from isentrope.rollout.data.prompts import open_prompts
 from isentrope.rollout.wire.spec import RunSpec
@@ -127,7 +127,7 @@ def _states(learner: LearnerPort) -> dict[str, ActorState]:
 
 def _serving(learner: LearnerPort, name: str) -> bool:
     states = _states(learner)
-    return name in states and states[name].state is Stage.SERVING
+    return name in states and states[name].state is ActorStage.SERVING
 
 
 def _publishes(learner: LearnerPort, count: int, log: Path) -> None:
@@ -143,7 +143,7 @@ def test_an_actor_joins_serves_comes_back_under_a_new_id_and_drains(
 ) -> None:
     log = tmp_path / "log"
     _wait("does not join", lambda: "a1" in _states(learner), log)
-    assert _states(learner)["a1"].state is Stage.JOINING  # it shows itself before its engine has started
+    assert _states(learner)["a1"].state is ActorStage.JOINING  # it shows itself before its engine has started
     (tmp_path / "allowed").touch()
     _wait("does not serve", lambda: _serving(learner, "a1"), log)
     _publishes(learner, 40, log)

@@ -275,7 +275,7 @@ def controllers(case: Case) -> Computed:
         rmse = (predicted - rewards).square().mean().sqrt()
         return {"a": fitted.a, "b": fitted.b, "ceiling": fitted.ceiling, "pred": predicted, "rmse_all": rmse}
     if "kl" in case.outputs:
-        state: control.State = {"value": p["init_kl_coef"]}
+        state: control.ControllerState = {"value": p["init_kl_coef"]}
         values = []
         for kl in case["kl"].tolist():
             state = control.adaptive_kl(state, kl, p["n_steps"], target=p["target_kl"], horizon=p["horizon"])
@@ -301,7 +301,7 @@ def stepped_bonus(case: Case, measured: list[float]) -> Computed:
         else ("target_ent", "delta_ent_coef", "min_ent_coef", "max_ent_coef", "init_ent_coef")
     )
     target, delta, low, high, initial = (p[key] for key in keys)
-    state: control.State = {"value": initial}
+    state: control.ControllerState = {"value": initial}
     after, enabled, used = [], [], []
     for entropy in measured:
         used.append(state["value"])
@@ -322,7 +322,7 @@ def stepped_bonus(case: Case, measured: list[float]) -> Computed:
 def proportional_integral(case: Case) -> Computed:
     """One controller step per measurement; the transcribed code averages its integral over micro-batches."""
     p = case.params
-    state: control.State = {}
+    state: control.ControllerState = {}
     alphas, integrals = [], []
     for entropy in case["entropy"].tolist():
         state = control.entropy_pi(

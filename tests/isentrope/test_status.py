@@ -19,7 +19,7 @@ from isentrope.learner.records import BatchRow
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.types import version_of
 from isentrope.runfolder import RunFolder
@@ -62,7 +62,9 @@ def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPor
     learner.issue(trained_batches=0, retired=0, limit=1000)
     broker = Broker.connect(redis_server, learner.spec.run)
     actor = ActorPort(broker, "a1")
-    actor.heartbeat(ActorState(id="a1", host="box", pid=7, state=Stage.SERVING, version=version_of(1, 0), leases=3))
+    actor.heartbeat(
+        ActorState(id="a1", host="box", pid=7, state=ActorStage.SERVING, version=version_of(1, 0), leases=3)
+    )
     broker.close()
     (folder / BatchRow.FILE).write_text(json.dumps(make_row(4).to_json()) + "\n")
     status = read_status(folder)

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from isentrope.kernels.call import TokenInputs
-from isentrope.kernels.policy import Rules
+from isentrope.kernels.policy import LossRules
 
 RULES = {
-    "plain": Rules(),
-    "dual": Rules(clip_high=0.28, clip_dual=3.0, entropy_coef=0.01),
-    "no_clip": Rules(clip_low=None, clip_high=None),
-    "kl_cov": Rules(clip_low=None, clip_high=None, select="top_cov", action="abs_kl", share=0.1),
-    "clip_cov": Rules(select="band_cov", share=0.2, band=(-0.2, 2.0)),
-    "top_entropy": Rules(select="top_entropy", share=0.3),
-    "top_entropy_kl": Rules(select="top_entropy", action="abs_kl", share=0.3),
-    "top_entropy_bonus": Rules(select="top_entropy", share=0.3, entropy_coef=0.1, max_lag=2),
+    "plain": LossRules(),
+    "dual": LossRules(clip_high=0.28, clip_dual=3.0, entropy_coef=0.01),
+    "no_clip": LossRules(clip_low=None, clip_high=None),
+    "kl_cov": LossRules(clip_low=None, clip_high=None, select="top_cov", action="abs_kl", share=0.1),
+    "clip_cov": LossRules(select="band_cov", share=0.2, band=(-0.2, 2.0)),
+    "top_entropy": LossRules(select="top_entropy", share=0.3),
+    "top_entropy_kl": LossRules(select="top_entropy", action="abs_kl", share=0.3),
+    "top_entropy_bonus": LossRules(select="top_entropy", share=0.3, entropy_coef=0.1, max_lag=2),
 }
 
 
@@ -70,7 +70,7 @@ class Sample:
         advantage = torch.randn(count) * (torch.rand(count) > 0.1)
         return cls(logits, targets, advantage, (logp + 0.3 * torch.randn(count)).float(), tokens)
 
-    def loss(self, logits: Tensor, rules: Rules, selected: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, rules: LossRules, selected: Tensor) -> Tensor:
         """Autograd's answer for `logits` float64, given the selected tokens."""
         logp, entropy = statistics(logits, self.targets, self.temperature)
         assert self.tokens.mask is not None and self.tokens.weight is not None and self.tokens.lag is not None

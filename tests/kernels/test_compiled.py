@@ -12,7 +12,7 @@ import torch
 COMPILE = """
 import torch
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
-from isentrope.kernels.policy import Rules
+from isentrope.kernels.policy import LossRules
 
 torch.manual_seed(0)
 ids, numbers = torch.randint(30, (8,)), torch.randn(8)
@@ -22,10 +22,10 @@ def statistics(z):
     return logp.sum() - entropy.sum()
 
 def policy(z):
-    return fused_policy_loss(z * 1.0, ids, numbers, numbers - 3, Rules()).loss
+    return fused_policy_loss(z * 1.0, ids, numbers, numbers - 3, LossRules()).loss
 
 def selection(z):
-    rules = Rules(select="top_cov", action="abs_kl", share=0.3)
+    rules = LossRules(select="top_cov", action="abs_kl", share=0.3)
     return fused_policy_loss(z * 1.0, ids, numbers, numbers - 3, rules).loss
 
 for function in (statistics, policy, selection):
@@ -99,13 +99,13 @@ def test_code_for_ampere_and_hopper_stays_within_its_budget() -> None:
 def test_ten_new_lengths_compile_nothing(tmp_path: Path) -> None:
     from isentrope.kernels import stats
     from isentrope.kernels.fused import fused_policy_loss
-    from isentrope.kernels.policy import Rules
+    from isentrope.kernels.policy import LossRules
 
     def step(count: int) -> None:
         logits = torch.randn(count, 4096, device="cuda", requires_grad=True)
         numbers = torch.randn(count, device="cuda")
         ids = torch.randint(4096, (count,), device="cuda")
-        rules = Rules(select="top_cov", action="abs_kl", share=0.1)
+        rules = LossRules(select="top_cov", action="abs_kl", share=0.1)
         fused_policy_loss(logits * 1, ids, numbers, numbers, rules).loss.backward()
 
     step(64)

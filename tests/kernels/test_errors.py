@@ -11,20 +11,20 @@ from isentrope.kernels import checks, select
 from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
 from isentrope.kernels.linear import fused_linear_policy_loss
-from isentrope.kernels.policy import Rules
+from isentrope.kernels.policy import LossRules
 
 N, V = 3, 5
 LOGITS, IDS, NUMBERS = torch.randn(N, V), torch.tensor([0, 1, 2]), torch.randn(N)
 
 
 def fused(**changes: Any) -> object:
-    arguments = {"logits": LOGITS, "targets": IDS, "advantage": NUMBERS, "logp_old": NUMBERS, "rules": Rules()}
+    arguments = {"logits": LOGITS, "targets": IDS, "advantage": NUMBERS, "logp_old": NUMBERS, "rules": LossRules()}
     return fused_policy_loss(**(arguments | changes))  # type: ignore[arg-type]
 
 
 def linear(**changes: Any) -> object:
     arguments = {"hidden": torch.randn(N, 2), "weight": torch.randn(V, 2), "targets": IDS}
-    arguments |= {"advantage": NUMBERS, "logp_old": NUMBERS, "rules": Rules()}
+    arguments |= {"advantage": NUMBERS, "logp_old": NUMBERS, "rules": LossRules()}
     return fused_linear_policy_loss(**(arguments | changes))  # type: ignore[arg-type]
 
 
@@ -46,14 +46,14 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "old log-prob shape": (lambda: fused(logp_old=NUMBERS[:2]), "logp_old: shape"),
     "mask type": (lambda: fused(tokens=TokenInputs(mask=NUMBERS)), "mask: torch.float32, torch.bool"),
     "lag type": (lambda: fused(tokens=TokenInputs(lag=NUMBERS)), "lag: torch.float32"),
-    "no random bits": (lambda: fused(rules=Rules(select="band_cov", share=0.1)), "random: missing"),
+    "no random bits": (lambda: fused(rules=LossRules(select="band_cov", share=0.1)), "random: missing"),
     "temperature 0": (lambda: logp_entropy(LOGITS, IDS, 0.0), "temperature: 0.0"),
     "temperature shape": (lambda: logp_entropy(LOGITS, IDS, NUMBERS[:2]), "temperature: shape"),
     "negative softcap": (lambda: fused(options=Options(softcap=-1.0)), "softcap: -1.0"),
     "two normalizers": (lambda: fused(options=Options(normalizer=NUMBERS)), "normalizer: "),
-    "one clip bound": (lambda: Rules(clip_low=None), "clip_low None and clip_high 0.2"),
-    "dual clip below 1": (lambda: Rules(clip_dual=0.5), "clip_dual 0.5"),
-    "share 0": (lambda: Rules(select="top_cov"), "share 0.0"),
+    "one clip bound": (lambda: LossRules(clip_low=None), "clip_low None and clip_high 0.2"),
+    "dual clip below 1": (lambda: LossRules(clip_dual=0.5), "clip_dual 0.5"),
+    "share 0": (lambda: LossRules(select="top_cov"), "share 0.0"),
     "hidden against weight": (lambda: linear(weight=torch.randn(V, 3)), r"hidden \(3, 2\) and weight \(5, 3\)"),
     "mixed types": (lambda: linear(weight=torch.randn(V, 2).half()), "hidden torch.float32 and weight torch.float16"),
     "chunk 0": (lambda: linear(chunk=0), "chunk: 0"),

@@ -9,7 +9,7 @@ from kernel_truth import RULES, Sample, relative
 from isentrope.errors import ArgumentError
 from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
-from isentrope.kernels.policy import Rules, Tokens, coefficients
+from isentrope.kernels.policy import LossRules, Tokens, coefficients
 
 UPSTREAM = 3.0
 
@@ -82,7 +82,7 @@ def test_nothing_is_overwritten_where_no_gradient_is_wanted() -> None:
     leaf = sample.logits.clone().requires_grad_()
     logits = leaf * 1
     with torch.no_grad():
-        fused_policy_loss(logits, sample.targets, sample.advantage, sample.logp_old, Rules())
+        fused_policy_loss(logits, sample.targets, sample.advantage, sample.logp_old, LossRules())
     assert torch.equal(logits.detach(), sample.logits)
 
 
@@ -114,7 +114,7 @@ def test_a_second_backward_pass_is_refused(function: str) -> None:
     if function == "logp_entropy":
         loss = logp_entropy(logits, sample.targets, inplace=False)[0].sum()
     else:
-        loss = fused_policy_loss(logits, sample.targets, sample.advantage, sample.logp_old, Rules()).loss
+        loss = fused_policy_loss(logits, sample.targets, sample.advantage, sample.logp_old, LossRules()).loss
     loss.backward(retain_graph=True)
     with pytest.raises(ArgumentError, match="second backward"):
         loss.backward()

@@ -20,7 +20,7 @@ from torch import Tensor
 from isentrope.kernels import plain, select
 from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
-from isentrope.kernels.policy import Rules, Tokens, coefficients
+from isentrope.kernels.policy import LossRules, Tokens, coefficients
 
 FUSED, PLAIN = 2e-5, 1e-9
 VANILLA, KL_COV, CLIP_COV = (f"compute_policy_loss_{name}" for name in ("vanilla", "kl_cov", "clip_cov"))
@@ -56,7 +56,7 @@ class Problem:
     advantage: Tensor
     mask: Tensor
     weight: Tensor
-    rules: Rules
+    rules: LossRules
     selected: Tensor | None
     normalizer: float
     loss: float
@@ -72,14 +72,14 @@ def problems(case: Case) -> Iterator[Problem]:
     weight = case["rollout_is_weights"] if "rollout_is_weights" in case.inputs else torch.ones_like(given["logp"])
     low, high = p.get("clip_ratio_low", p.get("clip_ratio", 0.2)), p.get("clip_ratio_high", p.get("clip_ratio", 0.2))
     dual = p.get("clip_ratio_c", 3.0)
-    rules, selected = Rules(clip_low=low, clip_high=high, clip_dual=None if dual == NO_DUAL else dual), None
+    rules, selected = LossRules(clip_low=low, clip_high=high, clip_dual=None if dual == NO_DUAL else dual), None
     if name == KL_COV:
         share = p["kl_cov_ratio"] if "kl_cov_ratio" in p else p["k_percent"] / 100
-        rules = Rules(
+        rules = LossRules(
             clip_low=None, clip_high=None, select="top_cov", action="abs_kl", share=share, kl_coef=p["ppo_kl_coef"]
         )
     elif name == CLIP_COV:
-        rules = Rules(clip_low=p["clip_low"], clip_high=p["clip_high"], select="band_cov", share=p["ratio"])
+        rules = LossRules(clip_low=p["clip_low"], clip_high=p["clip_high"], select="band_cov", share=p["ratio"])
         selected = _drawn(case)
     modes = {FORCED.get(name) or p.get("loss_agg_mode", "token-mean"): ""}
     if "micro_batches" in p:

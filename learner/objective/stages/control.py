@@ -11,11 +11,11 @@ from typing import Literal
 
 from isentrope.learner.objective.schema import Count, Finite, Fraction, NonNegative, Positive
 
-State = Mapping[str, float]
+ControllerState = Mapping[str, float]
 
 
 def entropy_step(
-    state: State,
+    state: ControllerState,
     sampled_entropy: float,
     *,
     target: NonNegative,
@@ -47,7 +47,7 @@ def entropy_step(
 
 
 def entropy_pi(
-    state: State,
+    state: ControllerState,
     entropy: float,
     *,
     target: NonNegative,
@@ -86,7 +86,7 @@ def entropy_pi(
 
 
 def positive_weight(
-    state: State,
+    state: ControllerState,
     entropy: float,
     *,
     target: NonNegative,
@@ -111,7 +111,7 @@ def positive_weight(
 
 
 def positive_weight_by_stage(
-    state: State,
+    state: ControllerState,
     progress: float,
     *,
     start: Fraction = 0.5,
@@ -130,7 +130,7 @@ def positive_weight_by_stage(
 
 
 def positive_weight_by_epoch(
-    state: State,
+    state: ControllerState,
     progress: float,
     *,
     epochs: Count,
@@ -149,7 +149,7 @@ def positive_weight_by_epoch(
 
 
 def adaptive_kl(
-    state: State,
+    state: ControllerState,
     kl: float,
     responses: float,
     *,

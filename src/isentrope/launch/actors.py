@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError, UnreachableError
 from isentrope.launch import logs
 from isentrope.launch.interrupts import SIGNALS
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 
 if TYPE_CHECKING:
     from isentrope.actors.worker import ActorOptions
@@ -102,8 +102,8 @@ class Actors:
                 if time.monotonic() >= slot.retry_at:
                     self._start(slot)
                 continue
-            stage = by_name.get(slot.name, Stage.JOINING)
-            slot.served = slot.served or stage is Stage.SERVING
+            stage = by_name.get(slot.name, ActorStage.JOINING)
+            slot.served = slot.served or stage is ActorStage.SERVING
             if self._has_ended(slot):
                 yield self._clean_up(slot)
             elif self._is_late(slot, stage):
@@ -116,9 +116,9 @@ class Actors:
     def unready(self, states: Sequence[ActorState]) -> list[str]:
         """Return what each actor that has not served yet is doing."""
         by_name = {state.id: state.state for state in states}
-        doing = {Stage.SYNCING: "has its engine, waits for weights", Stage.DIRTY: "failed to load weights"}
+        doing = {ActorStage.SYNCING: "has its engine, waits for weights", ActorStage.DIRTY: "failed to load weights"}
         return [
-            f"actor {slot.name} {doing.get(by_name.get(slot.name, Stage.JOINING), 'boots its engine')}"
+            f"actor {slot.name} {doing.get(by_name.get(slot.name, ActorStage.JOINING), 'boots its engine')}"
             for slot in self._slots
             if slot.future is not None and not slot.served
         ]
@@ -145,10 +145,10 @@ class Actors:
             dataclasses.replace(self._plan.options, actor_id=slot.name), self._log(slot)
         )
 
-    def _is_late(self, slot: _Slot, stage: Stage) -> bool:
+    def _is_late(self, slot: _Slot, stage: ActorStage) -> bool:
         """Return True if the actor has not started in time; one that has served may go on under another id."""
         too_long = time.monotonic() - slot.started > self._plan.start_timeout_s
-        return stage is Stage.JOINING and too_long and not slot.served
+        return stage is ActorStage.JOINING and too_long and not slot.served
 
     def _log(self, slot: _Slot) -> Path:
         return self._plan.log_folder / f"actor-{slot.name}.log"

@@ -8,7 +8,7 @@ from typing import Any
 from waits import DEADLINE_S, wait_until
 from wire_records import answer, make_spec
 
-from isentrope.learner.intake.buffer import ReadyBatch, Rules
+from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import CommitFacts, Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
@@ -124,7 +124,7 @@ class Run:
         ledger = Ledger(self.checkpoint.facts.ledger if self.checkpoint else None)
         spec = make_spec(self.name, prompts_per_batch=P, **self.spec)
         port = WatchedPort.fence(self.broker(), number, ledger.lwm, ledger.cursor, spec, self.control(mode))
-        rules = Rules(token_max_lag=self.max_lag, min_kept=0.5)
+        rules = AdmissionRules(token_max_lag=self.max_lag, min_kept=0.5)
         facts = FeederOptions(self.batches, rules, mode, newest_claim=lambda: self.claims, **options)
         lineage = list(self.checkpoint.lineage) if self.checkpoint else []
         learner = Learner(number, port, ledger, Feeder(port, ledger, facts), lineage)

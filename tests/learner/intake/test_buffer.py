@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_records import make_group, make_response, make_spec
 
-from isentrope.learner.intake.buffer import Buffer, Rules
+from isentrope.learner.intake.buffer import AdmissionRules, Buffer
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.rollout.broker.learner_port import Entry
 from isentrope.rollout.wire.codec import encode_group
@@ -35,7 +35,7 @@ def make_buffer(
     ledger = Ledger()
     ledger.batches = batches
     spec = make_spec("run", prompts_per_batch=P)
-    buffer = Buffer(ledger, spec, 1, Rules(LAG, min_kept, max_replaced), mode)
+    buffer = Buffer(ledger, spec, 1, AdmissionRules(LAG, min_kept, max_replaced), mode)
     buffer.cursor = cursor
     buffer.newest_version = version_of(1, batches)
     return buffer
@@ -180,7 +180,7 @@ def test_replays_come_first_and_are_not_judged_again() -> None:
         first.add(entry(seq))
     batch = first.take()
     assert batch is not None
-    again = Buffer(Ledger(), make_spec("run", prompts_per_batch=P), 2, Rules(LAG, 0.5), Mode.ON_POLICY)
+    again = Buffer(Ledger(), make_spec("run", prompts_per_batch=P), 2, AdmissionRules(LAG, 0.5), Mode.ON_POLICY)
     again.cursor, again.newest_version = 2 * P, version_of(2, 0)
     for seq in range(2 * P):
         again.add(entry(seq))

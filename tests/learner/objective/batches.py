@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.batch import Batch
-from isentrope.learner.objective.objective import Objective, State
+from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.run import open_objective
 from isentrope.rollout.config import SamplingConfig
 
@@ -106,7 +106,7 @@ def gradient(
     objective: Objective,
     batch: Batch,
     micro_batches: Sequence[Sequence[Tensor]],
-    state: State | None = None,
+    state: ControllerStates | None = None,
     policy: tuple[Tensor, Tensor] | None = None,
     updates: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, float, dict[str, float]]:

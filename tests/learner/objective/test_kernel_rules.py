@@ -1,6 +1,7 @@
 """Which objectives may run fused follows from their dimensions; where one does, kernels give the generic result."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from batches import halves, objective_of, random_batch, without_demonstrations
 from isentrope.kernels import plain
 from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss
+from isentrope.learner.objective import presets
+from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS
 from isentrope.learner.objective.kernel_rules import fused_inputs, rules_of
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import method_names
+from isentrope.learner.objective.schema import Kind
 
 METHODS = method_names()
 FUSED = [method for method in METHODS if rules_of(objective_of(method)) is not None]
@@ -35,6 +39,20 @@ def test_the_plain_methods_and_those_of_the_entropy_survey_run_fused() -> None:
 )
 def test_what_looks_beyond_a_token_takes_the_generic_path(method: str, own: dict[str, object]) -> None:
     assert rules_of(objective_of(method, **own)) is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_rename_of_kinds_does_not_switch_the_fused_path_off(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = rules_of(objective_of(method))
+
+    def renamed(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+        return {key: dataclasses.replace(kind, name=f"other_{kind.name}") for key, kind in kinds.items()}
+
+    table = {path: dataclasses.replace(each, kinds=renamed(each.kinds)) for path, each in DIMENSIONS.items()}
+    monkeypatch.setattr(presets, "DIMENSIONS", table)
+    monkeypatch.setattr(presets, "KL_TOKENS", renamed(KL_TOKENS))
+    assert objective_of(method).clip.kind.name.startswith("other_")
+    assert rules_of(objective_of(method)) == expected
 
 
 def compare(objective: Objective) -> None:

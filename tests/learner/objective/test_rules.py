@@ -1,15 +1,25 @@
 """Every rule refuses what it is for and nothing near it; messages carry reason and remedy."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from batches import objective_of
 
-from isentrope.learner.config import LearnerConfig
+from isentrope.learner.config import LearnerConfig, StalenessConfig
+from isentrope.learner.objective import presets
+from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS
 from isentrope.learner.objective.needs import Need
-from isentrope.learner.objective.rules import RunFacts, check, inert
+from isentrope.learner.objective.rules import check, inert
 from isentrope.learner.objective.run import open_objective, refusals, warnings
+from isentrope.learner.objective.run_facts import RunFacts, run_facts
+from isentrope.learner.objective.schema import Kind
 from isentrope.rollout.config import SamplingConfig
+
+Case: TypeAlias = tuple[list[str], dict[str, object], dict[str, object], str]
+"""Methods, own keys, facts of the run, and the key that is found wrong."""
 
 ALL = frozenset(Need)
 MANY = {"updates": 4, "provided": ALL}
@@ -25,58 +35,58 @@ def doubted(facts: RunFacts, *methods: str, **own: object) -> set[str]:
     return {finding.key for finding in check(objective_of(*methods, **own), facts).warnings}
 
 
-@pytest.mark.parametrize(
-    ("methods", "own", "facts", "key"),
-    [
-        (["kl_cov"], {}, {"updates": 1}, "kl.0"),
-        (["kl_cov"], {}, {"updates": 4, "on_policy": True}, "kl.0"),
-        (["kl_cov"], {"stats": "rollout"}, {"updates": 1, "on_policy": True}, "kl.0"),
-        ([], {"kl": [{"kind": "k1", "coef": 1.0}]}, MANY, "kl.0"),
-        (["dapo"], {"kl": OLD}, MANY, "clip"),
-        ([], {"kl": [{"kind": "sequence_k2", "coef": 1.0}]}, MANY, "clip"),
-        (["gspo", "top_entropy"], {}, MANY, "tokens.top_entropy"),
-        (["gspo", "steer"], {}, MANY, "tokens.entropy_change"),
-        (["gspo", "clip_cov"], {}, MANY, "tokens.band_cov"),
-        (["gmpo", "top_entropy"], {}, MANY, "tokens.top_entropy"),
-        (["ppo", "gspo"], {}, MANY, "advantage.baseline"),
-        (["gspo", "dapo"], {}, MANY, "reduce"),
-        (["cispo"], {"ratio": {"level": "sequence"}, "reduce": "seq_token_mean"}, MANY, "ratio.level"),
-        (["cispo"], {"ratio": {"level": "none"}}, MANY, "clip"),
-        (["cispo", "tis"], {"ratio": {"anchor": "rollout"}}, MANY, "correction"),
-        (["dapo"], {"correction": "truncate_current"}, MANY, "correction"),
-        (["m2po"], {"ratio": {"anchor": "interpolated"}}, MANY, "correction"),
-        (["tis"], {"ratio": {"anchor": "interpolated"}, "correction": {"normalize": True}}, MANY, "correction"),
-        (["w_reinforce"], {"advantage": {"scale": "group_std"}}, MANY, "advantage.scale"),
-        (["unlikely", "w_reinforce"], {}, MANY, "reward.unlikeliness"),
-        (["seed_grpo", "nsr"], {}, MANY, "modulation.semantic_entropy"),
-        (["psr", "rloo"], {}, MANY, "filter"),
-        (["psr", "nsr"], {}, MANY, "filter"),
-        (["entropic", "skywork"], {}, MANY, "control"),
-        (["skywork", "positive_weight"], {}, MANY, "control"),
-        (["skywork"], {"entropy": {"coef": 0.1}}, MANY, "entropy"),
-        ([], {"control": [{"kind": "positive_weight", "target": 0.3}]}, MANY, "control.positive_weight"),
-        (["dapo"], {"filter": ["not_truncated"]}, MANY, "filter"),
-        (["dapo"], {"reward": [{"kind": "stop_properly", "coef": 0.5}]}, MANY, "reward"),
-        (["opo"], {}, {"updates": 1, "max_lag": 2}, "advantage.baseline"),
-        (["opo"], {}, {"updates": 2, "max_lag": 0}, "advantage.baseline"),
-        (["seed_grpo", "ppo"], {}, MANY, "modulation.semantic_entropy"),
-        ([], {"advantage": {"baseline": "gae"}}, MANY, "critic"),
-        (["ppo", "rloo"], {}, MANY, "critic"),
-        (["grpo"], {}, {"truncated_sampling": True}, "ratio.sampling_mask"),
-        (["minirl"], {}, {"experts": True}, "ratio.routing"),
-        ([], {"reward": [{"kind": "kl_penalty", "coef": 0.1}], "kl": HELD}, MANY, "reward.kl_penalty"),
-        (["top_entropy"], {"stats": "rollout"}, MANY, "stats"),
-        (["tis"], {"stats": "rollout"}, MANY, "correction"),
-        (["grpo"], {}, {"group_size": 1}, "advantage.baseline"),
-        (["dapo"], {"advantage": {"baseline": "none", "scale": "none"}}, {**MANY, "group_size": 1}, "filter"),
-        (["prorl"], {}, {**MANY, "evaluates": False}, "reset"),
-        (["prorl"], {"kl": []}, MANY, "reset"),
-        (["ppo"], {}, {"updates": 4}, "advantage.baseline"),
-        (["luffy"], {}, {"updates": 4}, "aux.shaped_demonstration"),
-        (["bcpg_nsa"], {}, {"updates": 4}, "tokens.step_labels"),
-        (["remax"], {}, {"updates": 4}, "advantage.baseline"),
-    ],
-)
+REFUSED: list[Case] = [
+    (["kl_cov"], {}, {"updates": 1}, "kl.0"),
+    (["kl_cov"], {}, {"updates": 4, "on_policy": True}, "kl.0"),
+    (["kl_cov"], {"stats": "rollout"}, {"updates": 1, "on_policy": True}, "kl.0"),
+    ([], {"kl": [{"kind": "k1", "coef": 1.0}]}, MANY, "kl.0"),
+    (["dapo"], {"kl": OLD}, MANY, "clip"),
+    ([], {"kl": [{"kind": "sequence_k2", "coef": 1.0}]}, MANY, "clip"),
+    (["gspo", "top_entropy"], {}, MANY, "tokens.top_entropy"),
+    (["gspo", "steer"], {}, MANY, "tokens.entropy_change"),
+    (["gspo", "clip_cov"], {}, MANY, "tokens.band_cov"),
+    (["gmpo", "top_entropy"], {}, MANY, "tokens.top_entropy"),
+    (["ppo", "gspo"], {}, MANY, "advantage.baseline"),
+    (["gspo", "dapo"], {}, MANY, "reduce"),
+    (["cispo"], {"ratio": {"level": "sequence"}, "reduce": "seq_token_mean"}, MANY, "ratio.level"),
+    (["cispo"], {"ratio": {"level": "none"}}, MANY, "clip"),
+    (["cispo", "tis"], {"ratio": {"anchor": "rollout"}}, MANY, "correction"),
+    (["dapo"], {"correction": "truncate_current"}, MANY, "correction"),
+    (["m2po"], {"ratio": {"anchor": "interpolated"}}, MANY, "correction"),
+    (["tis"], {"ratio": {"anchor": "interpolated"}, "correction": {"normalize": True}}, MANY, "correction"),
+    (["w_reinforce"], {"advantage": {"scale": "group_std"}}, MANY, "advantage.scale"),
+    (["unlikely", "w_reinforce"], {}, MANY, "reward.unlikeliness"),
+    (["seed_grpo", "nsr"], {}, MANY, "modulation.semantic_entropy"),
+    (["psr", "rloo"], {}, MANY, "filter"),
+    (["psr", "nsr"], {}, MANY, "filter"),
+    (["entropic", "skywork"], {}, MANY, "control"),
+    (["skywork", "positive_weight"], {}, MANY, "control"),
+    (["skywork"], {"entropy": {"coef": 0.1}}, MANY, "entropy"),
+    ([], {"control": [{"kind": "positive_weight", "target": 0.3}]}, MANY, "control.positive_weight"),
+    (["dapo"], {"filter": ["not_truncated"]}, MANY, "filter"),
+    (["dapo"], {"reward": [{"kind": "stop_properly", "coef": 0.5}]}, MANY, "reward"),
+    (["opo"], {}, {"updates": 1, "max_lag": 2}, "advantage.baseline"),
+    (["opo"], {}, {"updates": 2, "max_lag": 0}, "advantage.baseline"),
+    (["seed_grpo", "ppo"], {}, MANY, "modulation.semantic_entropy"),
+    ([], {"advantage": {"baseline": "gae"}}, MANY, "critic"),
+    (["ppo", "rloo"], {}, MANY, "critic"),
+    (["grpo"], {}, {"truncated_sampling": True}, "ratio.sampling_mask"),
+    (["minirl"], {}, {"experts": True}, "ratio.routing"),
+    ([], {"reward": [{"kind": "kl_penalty", "coef": 0.1}], "kl": HELD}, MANY, "reward.kl_penalty"),
+    (["top_entropy"], {"stats": "rollout"}, MANY, "stats"),
+    (["tis"], {"stats": "rollout"}, MANY, "correction"),
+    (["grpo"], {}, {"group_size": 1}, "advantage.baseline"),
+    (["dapo"], {"advantage": {"baseline": "none", "scale": "none"}}, {**MANY, "group_size": 1}, "filter"),
+    (["prorl"], {}, {**MANY, "evaluates": False}, "reset"),
+    (["prorl"], {"kl": []}, MANY, "reset"),
+    (["ppo"], {}, {"updates": 4}, "advantage.baseline"),
+    (["luffy"], {}, {"updates": 4}, "aux.shaped_demonstration"),
+    (["bcpg_nsa"], {}, {"updates": 4}, "tokens.step_labels"),
+    (["remax"], {}, {"updates": 4}, "advantage.baseline"),
+]
+
+
+@pytest.mark.parametrize(("methods", "own", "facts", "key"), REFUSED)
 def test_refused(methods: list[str], own: dict[str, object], facts: dict[str, object], key: str) -> None:
     assert key in refused(RunFacts(**facts), *methods, **own)  # type: ignore[arg-type]
 
@@ -105,20 +115,20 @@ def test_accepted(methods: list[str], own: dict[str, object], facts: dict[str, o
     assert refused(RunFacts(**facts), *methods, **own) == set()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("methods", "own", "facts", "key"),
-    [
-        (["top_entropy", "steer"], {}, MANY, "tokens"),
-        (["clip_cov"], {"advantage": {"scale": "none"}}, MANY, "tokens.band_cov"),
-        (["kl_cov"], {"stats": "microbatch"}, MANY, "stats"),
-        (["dapo", "w_reinforce"], {}, MANY, "filter"),
-        (["unlikely"], {}, {"updates": 1, "provided": ALL}, "reward.unlikeliness"),
-        (["seed_grpo"], {"advantage": {"scale": "whiten"}}, MANY, "advantage.scale"),
-        (["vapo"], {}, MANY, "aux.positive_nll"),
-        (["grpo"], {}, {"updates": 1}, "clip"),
-        (["prorl"], {}, MANY, "reset"),
-    ],
-)
+DOUBTED: list[Case] = [
+    (["top_entropy", "steer"], {}, MANY, "tokens"),
+    (["clip_cov"], {"advantage": {"scale": "none"}}, MANY, "tokens.band_cov"),
+    (["kl_cov"], {"stats": "microbatch"}, MANY, "stats"),
+    (["dapo", "w_reinforce"], {}, MANY, "filter"),
+    (["unlikely"], {}, {"updates": 1, "provided": ALL}, "reward.unlikeliness"),
+    (["seed_grpo"], {"advantage": {"scale": "whiten"}}, MANY, "advantage.scale"),
+    (["vapo"], {}, MANY, "aux.positive_nll"),
+    (["grpo"], {}, {"updates": 1}, "clip"),
+    (["prorl"], {}, MANY, "reset"),
+]
+
+
+@pytest.mark.parametrize(("methods", "own", "facts", "key"), DOUBTED)
 def test_doubted(methods: list[str], own: dict[str, object], facts: dict[str, object], key: str) -> None:
     assert key in doubted(RunFacts(**facts), *methods, **own)  # type: ignore[arg-type]
 
@@ -173,3 +183,45 @@ def test_doubts_about_what_nobody_set_are_not_told() -> None:
         evaluates=True,
     )
     assert any("never acts" in line for line in warnings(opened))
+
+
+def test_on_policy_a_batch_is_one_update_of_no_lag_whatever_is_configured() -> None:
+    learner = LearnerConfig(updates_per_batch=4, epochs=2, staleness=StalenessConfig(max_lag=3))
+    facts = run_facts(learner, SamplingConfig(), mode="on_policy", evaluates=True)
+    assert (facts.updates, facts.epochs, facts.max_lag, facts.single) == (1, 1, 0, True)
+    back = run_facts(learner.in_mode("on_policy"), SamplingConfig(), mode="async", evaluates=True)
+    kept = run_facts(learner, SamplingConfig(), mode="async", evaluates=True)
+    assert (kept.updates, kept.epochs, kept.max_lag, kept.single) == (4, 2, 3, False)
+    assert not back.on_policy
+
+
+@pytest.fixture
+def other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of the dimension table is called otherwise, but for those that controllers point at by name."""
+
+    def renamed(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+        pointed_at = {"positive_weight", "high_prob_push"}
+        return {
+            key: kind if key in pointed_at else dataclasses.replace(kind, name=f"other_{kind.name}")
+            for key, kind in kinds.items()
+        }
+
+    table = {path: dataclasses.replace(each, kinds=renamed(each.kinds)) for path, each in DIMENSIONS.items()}
+    monkeypatch.setattr(presets, "DIMENSIONS", table)
+    monkeypatch.setattr(presets, "KL_TOKENS", renamed(KL_TOKENS))
+
+
+@pytest.mark.usefixtures("other_names")
+@pytest.mark.parametrize(("methods", "own", "facts", "key"), REFUSED + DOUBTED)
+def test_rules_hold_under_other_names(
+    methods: list[str], own: dict[str, object], facts: dict[str, object], key: str
+) -> None:
+    verdict = check(objective_of(*methods, **own), RunFacts(**facts))  # type: ignore[arg-type]
+    found = {finding.key.replace("other_", "") for finding in (*verdict.refusals, *verdict.warnings)}
+    assert key in found
+
+
+@pytest.mark.usefixtures("other_names")
+def test_the_accepted_are_accepted_under_other_names() -> None:
+    for methods in (["dapo", "kl_cov"], ["dapo", "steer", "tis"], ["dr_grpo", "decoupled", "deepseek_v32"]):
+        assert refused(RunFacts(updates=4, provided=ALL), *methods) == set()

@@ -15,7 +15,7 @@ from toy_log import written_row
 from isentrope.errors import RewardError
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.needs import PROVIDED, Need, needs
-from isentrope.learner.objective.objective import Objective, State
+from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.presets import build, load_objective, method_names
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.deepspeed_engine import TrainingEngine
@@ -59,7 +59,7 @@ def test_it_moves_the_weights_and_says_how(
     reference = ReferencePolicy(policy_of(toy_model), 1.0, CPU) if Need.REFERENCE in needs(objective) else None
     trainer = Trainer(alone, engine, objective, reference)
     engine.forget_moments()
-    state: State = objective.start()
+    state: ControllerStates = objective.start()
     before = {name: value.clone() for name, value in engine.parameters()}
     for number, arrays in enumerate(ARRAYS):
         schedule = Schedule(seed=1, micro_batch_tokens=120, updates_per_batch=2, epochs=1, progress=number / 2)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from isentrope.errors import UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.data.prompts import open_prompts, tokenize
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.wire.control import RunState
@@ -70,10 +70,10 @@ class ToyActor(threading.Thread):
         if newest is not None and newest != self._manifest:
             self._load(newest)
         if self._manifest is None or self._port.control().state is RunState.STOP:
-            self._heartbeat(Stage.JOINING)
+            self._heartbeat(ActorStage.JOINING)
             self._stopped.wait(0.02)
             return
-        self._heartbeat(Stage.SERVING)
+        self._heartbeat(ActorStage.SERVING)
         for order in self._port.take_eval(1, 0.0, self._manifest.version):
             self._port.publish_eval(self._evaluate(order, spec), order)
         self._waiting += self._port.take(1, 0.02) if not self._waiting else []
@@ -89,7 +89,7 @@ class ToyActor(threading.Thread):
         assert set(missing) <= {"lm_head.weight"} and not unexpected, (missing, unexpected)
         self._manifest = manifest
 
-    def _heartbeat(self, stage: Stage) -> None:
+    def _heartbeat(self, stage: ActorStage) -> None:
         version, digest = (self._manifest.version, self._manifest.digest) if self._manifest else (0, "")
         self._port.heartbeat(ActorState(id=self._port.actor, state=stage, version=version, digest=digest))
 

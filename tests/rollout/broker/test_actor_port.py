@@ -11,7 +11,7 @@ from isentrope.errors import InternalError, RecordError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
@@ -240,9 +240,9 @@ def test_an_evaluation_order_that_fails_ends_without_responses(learner: LearnerP
 
 def test_a_heartbeat_counts_up_and_shows(learner: LearnerPort, actor: ActorPort) -> None:
     for _ in range(2):
-        assert actor.heartbeat(ActorState(id="ignored", state=Stage.SERVING, version=VERSION, digest="1.0"))
+        assert actor.heartbeat(ActorState(id="ignored", state=ActorStage.SERVING, version=VERSION, digest="1.0"))
     (state,) = learner.actors()
-    assert (state.id, state.beat, state.state, state.version) == ("a1", 2, Stage.SERVING, VERSION)
+    assert (state.id, state.beat, state.state, state.version) == ("a1", 2, ActorStage.SERVING, VERSION)
 
 
 def test_an_actor_whose_leases_were_taken_away_learns_it(learner: LearnerPort, actor: ActorPort) -> None:
@@ -250,7 +250,7 @@ def test_an_actor_whose_leases_were_taken_away_learns_it(learner: LearnerPort, a
     record = actor.broker.run(lambda client: client.hget(actor.broker.keys.actors, "a1"))
     actor.broker.call("reap", "a1", record, 5)
     assert not actor.heartbeat(ActorState(id="a1"))
-    assert learner.actors()[0].state is Stage.GONE
+    assert learner.actors()[0].state is ActorStage.GONE
 
 
 def test_an_actor_of_a_spec_with_its_own_interval(learner: LearnerPort, actor: ActorPort, run_name: str) -> None:

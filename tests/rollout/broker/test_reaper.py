@@ -10,7 +10,7 @@ from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.reaper import FORGET_BEATS, SILENT_BEATS, Reaper
-from isentrope.rollout.broker.run_view import ActorState, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.types import EvalOrder
 
 BEAT = 5.0
@@ -69,7 +69,7 @@ def test_a_silent_actor_is_reaped_after_three_intervals(
         assert wait(1) == 2
     assert "a3 GONE: no heartbeat for 20 s, 2 leases re-queued" in caplog.text
     assert learner.view.queues() == {**learner.view.queues(), "leased": 0, "waiting": 2}
-    assert learner.actors()[0].state is Stage.GONE
+    assert learner.actors()[0].state is ActorStage.GONE
     assert wait(10) == 0, "once is enough"
 
 
@@ -176,7 +176,7 @@ def test_records_of_the_dead_are_forgotten_in_the_end(
     busy_actor(learner, broker, "a1")
     reaper.reap()
     wait(FORGET_BEATS)
-    assert [state.state for state in learner.actors()] == [Stage.GONE]
+    assert [state.state for state in learner.actors()] == [ActorStage.GONE]
     wait(SILENT_BEATS + 3)
     assert learner.actors() == []
 

@@ -9,12 +9,12 @@ from wire_records import ASYNC, answer, make_spec, make_weights
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
-from isentrope.rollout.broker.run_view import ActorState, RunView, Stage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.broker.waiting import BrokerSnapshot, explain, why_waiting
 from isentrope.rollout.wire.control import RunState
 
 SPEC = make_spec("r", max_bytes=2_000_000)  # four groups per batch
-SERVING = ActorState(id="a1", state=Stage.SERVING)
+SERVING = ActorState(id="a1", state=ActorStage.SERVING)
 IDLE = BrokerSnapshot(
     control=ASYNC,
     announced=True,
@@ -39,19 +39,19 @@ NOTHING = {"waiting": 0, "leased": 0, "unread": 0, "uncommitted": 6, "eval": 0}
         ({}, "batch 2: 2 of 4 groups; generating: 2 orders leased, 1 waiting"),
         ({"actors": []}, "batch 2: 2 of 4 groups; no actor has joined"),
         (
-            {"actors": [ActorState(id="a1", state=Stage.GONE)]},
+            {"actors": [ActorState(id="a1", state=ActorStage.GONE)]},
             "batch 2: 2 of 4 groups; no actor has joined again: a1 is gone",
         ),
         (
-            {"actors": [SERVING, ActorState(id="a2", state=Stage.SERVING, silent_s=12)]},
+            {"actors": [SERVING, ActorState(id="a2", state=ActorStage.SERVING, silent_s=12)]},
             "batch 2: 2 of 4 groups; a2 is silent for 12 s",
         ),
         (
-            {"actors": [ActorState(id="a1", state=Stage.SYNCING), ActorState(id="a2")]},
+            {"actors": [ActorState(id="a1", state=ActorStage.SYNCING), ActorState(id="a2")]},
             "batch 2: 2 of 4 groups; actor a1 is loading weights, actor a2 is starting its engine",
         ),
         (
-            {"actors": [ActorState(id="a1", state=Stage.DIRTY, last_error="digest")]},
+            {"actors": [ActorState(id="a1", state=ActorStage.DIRTY, last_error="digest")]},
             "batch 2: 2 of 4 groups; actor a1 failed to load weights (digest)",
         ),
         ({"queues": NOTHING, "cursor": 5}, "batch 2: 0 of 4 groups; learner has issued no orders"),
@@ -75,7 +75,7 @@ def test_the_culprit_is_named(changes: dict[str, Any], line: str) -> None:
 
 
 def test_every_stage_of_an_actor_has_words() -> None:
-    for stage in set(Stage) - {Stage.SERVING, Stage.GONE}:
+    for stage in set(ActorStage) - {ActorStage.SERVING, ActorStage.GONE}:
         assert "actor a1" in explain(replace(IDLE, actors=[ActorState(id="a1", state=stage)]), SPEC)
 
 
@@ -88,7 +88,7 @@ def test_a_real_run_from_its_opening_to_its_first_batch(broker: Broker, run_name
     learner.issue(trained_batches=0, retired=0, limit=100)
     assert why_waiting(view, spec) == "batch 1: 0 of 4 groups; no actor has joined"
     actor = ActorPort(broker, "a1")
-    actor.heartbeat(ActorState(id="a1", state=Stage.SERVING))
+    actor.heartbeat(ActorState(id="a1", state=ActorStage.SERVING))
     for order in actor.take(3, 0.0):
         actor.publish(answer(order), order)
     actor.take(1, 0.0)

@@ -19,7 +19,7 @@ from isentrope.rollout.wire.control import Mode
 
 def test_entropy_step_acts_one_step_later_and_only_below_its_target() -> None:
     keys: dict[str, Any] = {"target": 0.2, "delta": 0.001, "high": 0.0015}
-    state: control.State = {}
+    state: control.ControllerState = {}
     values = []
     for entropy in (0.1, 0.1, 0.3, 0.1):
         state = control.entropy_step(state, entropy, **keys)
@@ -37,7 +37,7 @@ def test_entropy_pi_pushes_likely_tokens_up_above_its_target_and_pays_a_bonus_be
 
 
 def test_the_integral_does_not_wind_up() -> None:
-    state: control.State = {}
+    state: control.ControllerState = {}
     for _ in range(1000):
         state = control.entropy_pi(state, 5.0, target=0.1, ki=0.01, integral_limit=1.0)
     assert state["integral"] == pytest.approx(100.0)

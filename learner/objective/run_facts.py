@@ -1,0 +1,55 @@
+"""What the rules must know of a run, and the one place that finds it in a configuration."""
+
+from dataclasses import dataclass
+
+from isentrope.learner.config import LearnerConfig
+from isentrope.learner.objective.needs import PROVIDED, Need
+from isentrope.rollout.config import SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """The run that an objective is judged for."""
+
+    updates: int = 1
+    """Optimizer updates in one pass over a batch."""
+    epochs: int = 1
+    """Passes over a batch."""
+    on_policy: bool = False
+    max_lag: int = 2
+    """In batches."""
+    group_size: int = 8
+    truncated_sampling: bool = False
+    """Top-p or top-k cut the distribution."""
+    experts: bool = False
+    """The model is a mixture of experts."""
+    evaluates: bool = True
+    """There is held-out data, scored at intervals."""
+    provided: frozenset[Need] = PROVIDED
+    """What the run supplies."""
+
+    @property
+    def single(self) -> bool:
+        """Whether the only update of a batch starts from the policy that log p_old is of: log p equals it."""
+        return self.on_policy or self.updates * self.epochs == 1
+
+
+def run_facts(learner: LearnerConfig, sampling: SamplingConfig, *, mode: str, evaluates: bool) -> RunFacts:
+    """Return the facts of a run with this configuration.
+
+    Args:
+        learner: as configured; what `mode` fixes is taken from there.
+        sampling: as configured.
+        mode: the mode to judge, which need not be the one that the run begins in.
+        evaluates: there is held-out data, scored at intervals.
+    """
+    learner = learner.in_mode(mode)
+    return RunFacts(
+        updates=learner.updates_per_batch,
+        epochs=learner.epochs,
+        on_policy=learner.mode == "on_policy",
+        max_lag=learner.staleness.max_lag,
+        group_size=sampling.group_size,
+        truncated_sampling=sampling.top_p < 1 or sampling.top_k > 0,
+        evaluates=evaluates,
+    )
