@@ -44,22 +44,23 @@ class AdmissionRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Buffered:
-    """A decoded group, the entry it came in, and how many trainable tokens it has of each version."""
-
-    entry: str
-    group: Group
-    tokens: Mapping[int, int]
-
-
-@dataclass(frozen=True, slots=True)
 class ReadyBatch:
     """The batch to be trained now: whole groups, ascending by seq."""
 
     record: PlanRecord
-    groups: tuple[Buffered, ...]
+    """Also names the entry that each group came in."""
+    groups: tuple[Group, ...]
     replayed: bool
     """The plan is that of a learner which died after it; the weights it started from are the present ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is known of a group beside itself."""
+
+    entry: str
+    tokens: Mapping[int, int]
+    """By version: trainable tokens that it generated."""
 
 
 class Buffer:
@@ -79,9 +80,9 @@ class Buffer:
         self._rules = rules
         self._strict_from = 0
         self._replaced = 0  # for the next batch
-        self._groups: dict[int, Buffered] = {}
+        self._groups: dict[int, Group] = {}
         self._replays: list[ReadyBatch] = []
-        self._entries: dict[int, str] = {}  # of every group here, also those in a batch
+        self._held: dict[int, _Held] = {}  # of every group here, also those in a batch
         self._uncommitted: set[str] = set()
         self._plans: set[int] = set()
 
@@ -89,9 +90,10 @@ class Buffer:
 
     def add(self, entry: Entry) -> bool:
         """Take an entry in. False: a duplicate, which needs no further trace and is to be deleted."""
-        if entry.id in self._uncommitted or self._entries.get(entry.seq) == entry.id:
+        held = self._held.get(entry.seq)
+        if entry.id in self._uncommitted or (held is not None and held.entry == entry.id):
             return True  # read again after the broker changed
-        if entry.seq >= self.cursor or self.ledger.known(entry.seq) or entry.seq in self._entries:
+        if entry.seq >= self.cursor or self.ledger.known(entry.seq) or held is not None:
             return False
         if entry.kind == "tombstone":
             logger.warning("seq %d given up (%s): %s, by %s", entry.seq, entry.reason, entry.detail, entry.actor)
@@ -103,8 +105,8 @@ class Buffer:
             logger.warning("group %d of %s is invalid: %s (%s)", entry.seq, entry.actor, error.what, error.where)
             self._retire(entry.seq, entry.id, INVALID)
             return True
-        self._groups[entry.seq] = Buffered(entry.id, group, _trainable(group))
-        self._entries[entry.seq] = entry.id
+        self._groups[entry.seq] = group
+        self._held[entry.seq] = _Held(entry.id, _trainable(group))
         return True
 
     def clear(self) -> None:
@@ -113,7 +115,7 @@ class Buffer:
         self._groups.clear()
         self._replays.clear()
         training = () if self.in_hand is None else self.in_hand.groups
-        self._entries = {buffered.group.seq: buffered.entry for buffered in training}
+        self._held = {group.seq: self._held[group.seq] for group in training}
 
     def queue_replays(self, plans: Mapping[int, bytes]) -> int:
         """Line up the stored plans that follow from the present state without a gap, and whose very entries are here;
@@ -135,11 +137,11 @@ class Buffer:
         """Retire the groups that will not be trained: those that are too old by now, and those whose outcome teaches
         nothing; returns how many. Planned ones are not judged again."""
         held = len(self._groups)
-        for seq, buffered in sorted(self._groups.items()):
-            if self._is_stale(seq, buffered):
-                self._retire(seq, self._groups.pop(seq).entry, STALE)
-            elif self._replaced < self._rules.max_replaced and (outcome := self._only_outcome(buffered.group)):
-                self._retire(seq, self._groups.pop(seq).entry, outcome)
+        for seq, group in sorted(self._groups.items()):
+            if self._is_stale(seq):
+                self._retire_held(seq, STALE)
+            elif self._replaced < self._rules.max_replaced and (outcome := self._only_outcome(group)):
+                self._retire_held(seq, outcome)
                 self._replaced += 1
                 if self._replaced == self._rules.max_replaced:
                     logger.warning("%d groups were all right or all wrong: the batch takes what comes", self._replaced)
@@ -171,27 +173,27 @@ class Buffer:
     def put_back(self) -> None:
         """The batch in hand will not be trained as it is; its groups are free again."""
         assert self.in_hand is not None
-        self._groups.update({buffered.group.seq: buffered for buffered in self.in_hand.groups})
+        self._groups.update({group.seq: group for group in self.in_hand.groups})
         self.in_hand = None
 
     def retire(self, seqs: Iterable[int], reason: str) -> None:
         """Groups that are here will not be trained."""
         for seq in seqs:
-            self._retire(seq, self._groups.pop(seq).entry, reason)
+            self._retire_held(seq, reason)
 
     def trained(self) -> None:
         """The batch in hand was trained."""
         assert self.in_hand is not None
         self.ledger.train(self.in_hand.record)
-        for buffered in self.in_hand.groups:
-            self._uncommitted.add(self._entries.pop(buffered.group.seq))
+        for group in self.in_hand.groups:
+            self._uncommitted.add(self._held.pop(group.seq).entry)
         self.in_hand = None
 
     def retire_rest(self) -> None:
         """The run is complete: retire all that was issued and is not done, whether it is here or not."""
         for seq in self.outstanding():
             if seq in self._groups:
-                self._retire(seq, self._groups.pop(seq).entry, SURPLUS)
+                self._retire_held(seq, SURPLUS)
             else:
                 self.ledger.retire(seq, SURPLUS)
 
@@ -208,7 +210,7 @@ class Buffer:
 
     def known_from(self, low: int) -> set[int]:
         """Seqs from `low` on that are done or here."""
-        return self.ledger.known_from(low) | self._entries.keys()
+        return self.ledger.known_from(low) | self._held.keys()
 
     def uncommitted(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Entries and plans that a checkpoint of the ledger, as it is now, covers."""
@@ -235,24 +237,26 @@ class Buffer:
     def _retire(self, seq: int, entry: str, reason: str) -> None:
         """The entry stays in the broker until a checkpoint knows that the seq is retired."""
         self.ledger.retire(seq, reason)
-        self._entries.pop(seq, None)
         self._uncommitted.add(entry)
+
+    def _retire_held(self, seq: int, reason: str) -> None:
+        """Retire a group that waits for training."""
+        del self._groups[seq]
+        self._retire(seq, self._held.pop(seq).entry, reason)
 
     def _only_outcome(self, group: Group) -> str | None:
         """What all responses of a group are; None: they differ."""
         correct = {response.reward > self._spec.data.correct_above for response in group.responses}
         return None if len(correct) == 2 else ALL_CORRECT if correct.pop() else NONE_CORRECT
 
-    def _is_stale(self, seq: int, buffered: Buffered) -> bool:
-        batches = self.ledger.batches
+    def _is_stale(self, seq: int) -> bool:
+        batches, tokens = self.ledger.batches, self._held[seq].tokens
         if self.mode is Mode.ON_POLICY and seq >= self._strict_from:
-            return buffered.tokens.keys() != {version_of(self._incarnation, batches)}
+            return tokens.keys() != {version_of(self._incarnation, batches)}
         kept = sum(
-            count
-            for version, count in buffered.tokens.items()
-            if batches - batch_of(version) <= self._rules.token_max_lag
+            count for version, count in tokens.items() if batches - batch_of(version) <= self._rules.token_max_lag
         )
-        return kept < self._rules.min_kept * sum(buffered.tokens.values())
+        return kept < self._rules.min_kept * sum(tokens.values())
 
     def _choose(self) -> tuple[Mode, list[int]] | None:
         """Which groups make the next batch, and the rule they are trained by.
@@ -276,13 +280,16 @@ class Buffer:
             return None
         return (Mode.ASYNC if before else Mode.ON_POLICY), first
 
-    def _record(self, mode: Mode, groups: Iterable[Buffered]) -> PlanRecord:
+    def _record(self, mode: Mode, groups: Iterable[Group]) -> PlanRecord:
         return PlanRecord(
             batch=self.ledger.batches + 1,
             mode=mode,
             chain=self.ledger.chain,
-            groups=tuple(PlannedGroup(each.group.seq, each.group.attempt, each.entry) for each in groups),
+            groups=tuple(map(self._planned, groups)),
         )
+
+    def _planned(self, group: Group) -> PlannedGroup:
+        return PlannedGroup(group.seq, group.attempt, self._held[group.seq].entry)
 
     def _fitting(self, blob: bytes, batch: int, chain: str) -> ReadyBatch | None:
         """The batch of a stored plan, its groups taken out of the buffer; None if it does not fit."""
@@ -294,8 +301,8 @@ class Buffer:
             return None
         groups = [self._groups.get(planned.seq) for planned in record.groups]
         if not all(
-            buffered is not None and PlannedGroup(planned.seq, buffered.group.attempt, buffered.entry) == planned
-            for planned, buffered in zip(record.groups, groups, strict=True)
+            group is not None and self._planned(group) == planned
+            for planned, group in zip(record.groups, groups, strict=True)
         ):
             return None
         taken = tuple(self._groups.pop(planned.seq) for planned in record.groups)

@@ -4,12 +4,11 @@ Knows the stage functions by name; nothing of presets or of how stages are compo
 in the order in which their kinds stand here, whatever the order of the tables.
 """
 
-from dataclasses import fields
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from isentrope.learner.objective.batch import Batch
+from isentrope.learner.objective.batch import BATCH_NAMES
 from isentrope.learner.objective.schema import Dimension, Form, Function, Kind, NonNegative, kind_of, kinds
 from isentrope.learner.objective.stages import (
     advantage,
@@ -217,16 +216,15 @@ _TABLE = (
 
 DIMENSIONS = {dimension.path: dimension for dimension in _TABLE}
 
-_BATCH = frozenset(field.name for field in fields(Batch)) - {"source_names", "seed", "number"}
-_STATISTICS = _BATCH | {"advantage", "logp", "entropy", "clipped", "uniform"}
+_STATISTICS = BATCH_NAMES | {"advantage", "logp", "entropy", "clipped", "uniform"}
 _UPDATE = _STATISTICS | {"logp_anchor", "log_ratio", "ratio"}
 
 READABLE: dict[str, frozenset[str]] = {
-    "filter": _BATCH,
-    "reward": _BATCH,
-    "advantage.baseline": _BATCH | {"token_reward"},
-    "advantage.scale": _BATCH | {"token_reward", "advantage"},
-    "modulation": _BATCH | {"token_reward", "advantage"},
+    "filter": BATCH_NAMES,
+    "reward": BATCH_NAMES,
+    "advantage.baseline": BATCH_NAMES | {"token_reward"},
+    "advantage.scale": BATCH_NAMES | {"token_reward", "advantage"},
+    "modulation": BATCH_NAMES | {"token_reward", "advantage"},
     "tokens": _STATISTICS,
     "responses": _UPDATE,
     "correction": _UPDATE,

@@ -67,14 +67,14 @@ def fused_inputs(objective: Objective, rules: LossRules, prepared: Prepared, upd
     """The inputs for responses `rows` [n] of an update, for an objective that has these rules."""
     batch = prepared.batch
     mask, weight, reduce = prepared.mask[rows], prepared.weight[rows], prepared.reduce[update, rows]
-    if batch.demonstration is not None:
-        mask = mask & ~batch.demonstration[rows]
+    if "demonstration" in batch.supplied:
+        mask = mask & ~batch.supplied["demonstration"][rows]
     normalizer = 1.0
     if objective.reduce.runs(*UNIFORM):
         normalizer = float(reduce[0])
     else:
         weight = weight * reduce[:, None].to(weight.dtype)
-    old = batch.logp_rollout if objective.anchor.runs(ratio.rollout) or batch.logp_old is None else batch.logp_old
+    old = batch.logp_rollout if objective.anchor.runs(ratio.rollout) else batch.statistics.logp
     selected = [
         values[rows] != 0
         for term, values in zip(objective.kl, prepared.kl_weight, strict=True)

@@ -126,14 +126,13 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
     Entropies are of the full next-token distribution before the first update, over all trained tokens. pass_rate and
     the shares of groups are on raw correctness, so that a filter does not bias them.
     """
-    assert batch.logp_old is not None
-    mask = batch.mask
+    mask, statistics = batch.mask, batch.statistics
     tokens = mask.sum().clamp_min(1)
     right = selection.group_sum(batch.correct.double(), batch.group)
     size = selection.group_size(batch.group)
-    gap = (batch.logp_old - batch.logp_rollout)[mask].double()
+    gap = (statistics.logp - batch.logp_rollout)[mask].double()
     importance = gap.clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP).exp()
-    drift = ((batch.logp_rollout - batch.logp_old) * mask).sum(1) / mask.sum(1).clamp_min(1)
+    drift = ((batch.logp_rollout - statistics.logp) * mask).sum(1) / mask.sum(1).clamp_min(1)
     metrics: dict[str, Any] = {
         "reward": _mean(batch.reward),
         "reward_std": float(batch.reward.double().std(unbiased=False)),
@@ -155,11 +154,10 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
         "drift_quantiles": _quantiles(drift[mask.any(1)], (0.5, 0.9, 0.99)),
     }
     if batch.logp_ref is not None:
-        x = (batch.logp_old - batch.logp_ref)[mask].double()
+        x = (statistics.logp - batch.logp_ref)[mask].double()
         metrics |= {"kl_ref": _mean(x), "kl_ref_k3": _mean((-x).exp() - 1 + x)}
-    if batch.entropy_old is not None:
-        metrics |= entropy_metrics(batch.entropy_old, mask, batch.source, batch.source_names)
-        metrics["entropy_policy"] = _mean(batch.entropy_old[prepared.mask & (prepared.weight != 0)])
+    metrics |= entropy_metrics(statistics.entropy, mask, batch.source, batch.source_names)
+    metrics["entropy_policy"] = _mean(statistics.entropy[prepared.mask & (prepared.weight != 0)])
     return metrics | dict(prepared.metrics)
 
 

@@ -10,7 +10,7 @@ responses make; the parts of all micro-batches of all ranks add up to the loss, 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,10 +78,10 @@ class Objective:
             state: of the controllers.
         """
         if self.stats == "rollout":
-            batch = replace(batch, logp_old=batch.logp_rollout)
+            batch = replace(batch, statistics=batch.statistics._replace(logp=batch.logp_rollout))
         kept = torch.ones_like(batch.correct)
         for stage in self.filter:
-            kept = kept & stage(_scope_of(batch))
+            kept = kept & stage(batch.named())
         mask = batch.mask & kept[:, None]
         # selections and sums see responses in the order of their ids, not in that of their arrival
         order = _by_id(batch)
@@ -102,7 +102,7 @@ class Objective:
         if not mask.any():
             return prepared
         part = batch.take(rows)
-        scope = _scope_of(part)
+        scope = part.named()
         self._set_advantage(scope, self.overrides(state))
         self._set_statistics(scope, part)
         factors = self._fixed_weights(scope)
@@ -217,7 +217,7 @@ class Objective:
         own = AUX_SETS.get(stage.kind.function)
         if own is None:
             return shared
-        scope = _scope_of(batch) | {"mask": mask}
+        scope = batch.named() | {"mask": mask}
         tokens: Tensor = own.function(**{name: scope[name] for name in own.reads})
         out = torch.zeros_like(shared)
         for update, rows in enumerate(updates):
@@ -246,10 +246,10 @@ class Objective:
 
     def _set_statistics(self, scope: Scope, batch: Batch) -> None:
         """Sets what selections read. Demonstrations have no log-probabilities and take part in no statistic."""
-        if batch.demonstration is not None:
-            scope["mask"] = scope["mask"] & ~batch.demonstration
+        if "demonstration" in scope:
+            scope["mask"] = scope["mask"] & ~scope["demonstration"]
         scope["logp"] = scope["logp_old"]
-        scope["entropy"] = batch.entropy_old
+        scope["entropy"] = scope["entropy_old"]
         scope["clipped"] = torch.zeros_like(batch.mask)  # before the first update every ratio is 1
         scope["uniform"] = self._uniform(batch, update=0)
 
@@ -297,13 +297,13 @@ class Objective:
 
     def _update_scope(self, prepared: Prepared, rows: Tensor, logp: Tensor, entropy: Tensor) -> Scope:
         part, whole = prepared.batch.take(rows), prepared.mask[rows]
-        scope = _scope_of(part)
+        scope = part.named()
         # off the mask everything is 0, so that no value there can reach a sum, not even as 0 times infinity
         for name, value in scope.items():
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 2:
                 scope[name] = value.masked_fill(~whole, 0.0)
         scope |= {
-            "mask": whole if part.demonstration is None else whole & ~part.demonstration,
+            "mask": whole & ~scope["demonstration"] if "demonstration" in scope else whole,
             "advantage": prepared.advantage[rows],
             "logp": torch.where(whole, logp, 0.0),
             "entropy": torch.where(whole, entropy, 0.0),
@@ -326,12 +326,6 @@ def _divergence(term: KlTerm, scope: Scope, overrides: Overrides) -> Tensor:
         sampled = logp.detach() if keys.importance == "score" else scope[f"logp_{keys.importance}"]
         value = kl.importance_weighted(value, logp, sampled)
     return value * overrides.get(f"kl.{keys.anchor}", {}).get("coef", keys.coef)
-
-
-def _scope_of(batch: Batch) -> Scope:
-    """The batch's fields by name; those it lacks are left out."""
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _detached(scope: Scope) -> Scope:

@@ -9,7 +9,7 @@ or the broker.
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,20 +25,23 @@ from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.packing import Packed
 from isentrope.learner.objective.batch import LossParts
 from isentrope.learner.training.deepspeed_files import ShardFiles, load_random_state
-from isentrope.learner.training.micro_batch import Micro, loss_of
+from isentrope.learner.training.micro_batch import Loss
 from isentrope.learner.training.model import Policy
 
 BUCKET_ELEMENTS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One update. parts: of each of this rank's micro-batches, without gradient."""
+class UpdateFacts:
+    """What one update measured: on this rank as the engine returns it, over all ranks from the trainer on."""
 
     applied: bool
     """False: loss or gradient was not finite, and the weights are unchanged on every rank."""
     grad_norm: float
-    parts: tuple[LossParts, ...]
+    sums: dict[str, float]
+    """`LossParts.sums`, added up."""
+    maxima: dict[str, float]
+    """`LossParts.maxima`, the largest of each."""
 
 
 class TrainingEngine:
@@ -67,19 +70,19 @@ class TrainingEngine:
         moments = self._engine(packed, self._moments)
         return plain.Moments(*(packed.to_padded(values).cpu() for values in moments))
 
-    def update(self, micros: Sequence[Micro]) -> Step:
+    def update(self, micro_batches: Sequence[Packed], loss: Loss) -> UpdateFacts:
         """Accumulate the gradient of all micro-batches of all ranks, as many on each, and apply it once."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         parts: list[LossParts] = []
-        for place, micro in enumerate(micros):
-            self._engine.set_gradient_accumulation_boundary(place == len(micros) - 1)
-            loss, part = self._engine(micro.packed, self._loss_of(micro))
-            self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
-            parts.append(LossParts(part.loss.detach(), part.sums, part.maxima))
+        for place, packed in enumerate(micro_batches):
+            self._engine.set_gradient_accumulation_boundary(place == len(micro_batches) - 1)
+            value, part = self._engine(packed, self._guarded(loss, packed))
+            self._engine.backward(value * dist.get_world_size(), scale_wrt_gas=False)
+            parts.append(part)
         applied, norm = self._apply()
         self.updates += applied
-        return Step(applied, norm, tuple(parts))
+        return UpdateFacts(applied, norm, _added([part.sums for part in parts]), _largest([p.maxima for p in parts]))
 
     def forget_moments(self) -> None:
         """Make the optimizer as new; its parameters stay."""
@@ -110,13 +113,13 @@ class TrainingEngine:
         self.updates = state["updates"]
         load_random_state(folder / _random_file())
 
-    def _loss_of(self, micro: Micro) -> Callable[[Tensor, Tensor], tuple[Tensor, LossParts]]:
-        def loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
-            value, part = loss_of(micro, self._temperature, logits, targets)
+    def _guarded(self, loss: Loss, packed: Packed) -> Callable[[Tensor, Tensor], tuple[Tensor, LossParts]]:
+        def guarded(logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
+            value, part = loss(packed, self._temperature, logits, targets)
             # A loss that is not finite must spoil the gradient on every rank, or only some would skip the update.
             return value * torch.where(value.detach().isfinite(), 1.0, math.nan), part
 
-        return loss
+        return guarded
 
     def _moments(self, logits: Tensor, targets: Tensor) -> plain.Moments:
         return plain.moments(logits, targets, self._temperature)
@@ -145,6 +148,16 @@ class TrainingEngine:
 
         gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter])
         return gathered
+
+
+def _added(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    names = sorted(sums[0])
+    total = torch.stack([torch.stack([each[name].double() for name in names]) for each in sums]).sum(0)
+    return dict(zip(names, total.tolist(), strict=True))
+
+
+def _largest(maxima: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    return {name: float(torch.stack([each[name].double() for each in maxima]).amax()) for name in sorted(maxima[0])}
 
 
 def _random_file() -> str:

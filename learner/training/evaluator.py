@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from isentrope.learner.intake.feeder import Feeder
-from isentrope.learner.intake.packing import make_arrays
+from isentrope.learner.intake.ragged import make_ragged
 from isentrope.learner.records import EvalRow, SampleRow
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.rank_group import RankGroup
@@ -79,14 +79,14 @@ class Evaluator:
     def _show(self, results: Sequence[EvalResult]) -> float:
         """Write a few responses down, with the learner's own entropy of each token; return its mean."""
         groups = [result.group for result in results]
-        arrays = make_arrays(
+        ragged = make_ragged(
             groups, number=batch_of(results[0].version), token_max_lag=0, correct_above=self._spec.data.correct_above
         )
-        entropy = self._rank_group.score(arrays).entropy
-        for number in range(len(arrays.length)):
-            if arrays.index[number] < SHOWN_RESPONSES:
-                group = groups[arrays.group[number]]
-                tokens = group.responses[arrays.index[number]].tokens
+        entropy = self._rank_group.score(ragged).entropy
+        for number in range(len(ragged.length)):
+            if ragged.index[number] < SHOWN_RESPONSES:
+                group = groups[ragged.group[number]]
+                tokens = group.responses[ragged.index[number]].tokens
                 self._samples.append(
                     SampleRow(
                         batch=batch_of(results[0].version),
@@ -94,10 +94,10 @@ class Evaluator:
                         prompt=self._tokenizer.decode(group.prompt),
                         tokens=tuple(self._tokenizer.decode([token]) for token in tokens),
                         entropy=tuple(entropy[number, : len(tokens)].tolist()),
-                        reward=group.responses[arrays.index[number]].reward,
+                        reward=group.responses[ragged.index[number]].reward,
                     )
                 )
-        return float(entropy.sum() / arrays.length.sum())
+        return float(entropy.sum() / ragged.length.sum())
 
 
 def orders(version: int, prompts: int, samples: int) -> list[EvalOrder]:

@@ -13,7 +13,7 @@ from isentrope.learner import run_files
 from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
-from isentrope.learner.intake.packing import make_arrays
+from isentrope.learner.intake.ragged import make_ragged
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.rules import inert
 from isentrope.learner.objective.run_facts import run_facts
@@ -188,13 +188,13 @@ class _Run:
         if ready is None:
             return False
         spec = self._parts.job.spec
-        arrays = make_arrays(
-            [buffered.group for buffered in ready.groups],
+        ragged = make_ragged(
+            ready.groups,
             number=self._batch,
             token_max_lag=self._config.staleness.oldest_token,
             correct_above=spec.data.correct_above,
         )
-        facts = self._parts.rank_group.train(arrays, self._schedule(ready.record.mode), self._controllers)
+        facts = self._parts.rank_group.train(ragged, self._schedule(ready.record.mode), self._controllers)
         if facts.failed:
             self._give_up(ready)
             return True
@@ -209,7 +209,7 @@ class _Run:
             self._publish()
         actors = sum(actor.state is ActorStage.SERVING for actor in feeder.actors())
         version = self._parts.publisher.newest.version
-        self._log.write(arrays, facts, Surroundings(ready.record.mode, intake, version, actors))
+        self._log.write(ragged, facts, Surroundings(ready.record.mode, intake, version, actors))
         if self._batch < self._config.batches:
             evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
             renewed = evaluated and self._evaluate()
@@ -244,7 +244,7 @@ class _Run:
         """No update of the batch had a finite loss and gradient."""
         self._nonfinite += 1
         logger.warning("batch %d has no finite update; its groups are retired", self._batch + 1)
-        self._parts.feeder.give_up([buffered.group.seq for buffered in ready.groups], "nonfinite")
+        self._parts.feeder.give_up([group.seq for group in ready.groups], "nonfinite")
         if self._nonfinite == MAX_NONFINITE:
             raise InternalError(
                 f"{MAX_NONFINITE} batches in a row had no update with finite loss and gradient",

@@ -11,14 +11,15 @@ import numpy as np
 
 from isentrope.learner.intake.buffer import ALL_CORRECT, NONE_CORRECT
 from isentrope.learner.intake.feeder import FeederStatus
-from isentrope.learner.intake.packing import Arrays
+from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.objective.monitors import batch_metrics, update_metrics
 from isentrope.learner.records import BatchProcess, BatchRow, BatchTime
+from isentrope.learner.training.deepspeed_engine import UpdateFacts
 from isentrope.learner.training.entropy_law import RunningFit
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.sinks import Sink
 from isentrope.learner.training.stopwatch import Stopwatch
-from isentrope.learner.training.trainer import BatchFacts, UpdateFacts
+from isentrope.learner.training.trainer import BatchFacts
 from isentrope.rollout.wire.control import Mode
 
 
@@ -57,9 +58,9 @@ class BatchLog:
         """Fit only what comes from here on: the reference is renewed."""
         self._law.restart()
 
-    def write(self, arrays: Arrays, facts: BatchFacts, around: Surroundings) -> None:
+    def write(self, ragged: RaggedBatch, facts: BatchFacts, around: Surroundings) -> None:
         """Write the line of a batch that was trained."""
-        measured = measure(arrays, facts)
+        measured = measure(ragged, facts)
         drawn = self._drawn.pass_rate(measured, around.intake.retired) if self._drawn else None
         law = self._law.add(measured["entropy"], measured["reward"] if drawn is None else drawn)
         if law is not None:
@@ -85,24 +86,24 @@ class BatchLog:
         )
 
 
-def measure(arrays: Arrays, facts: BatchFacts) -> dict[str, Any]:
+def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
     """Return everything about a trained batch that depends on nothing but what was trained, by name."""
     measured = batch_metrics(facts.batch, facts.prepared) | _updates(facts.updates)
     if facts.state:
         measured["control"] = {kind: numbers["value"] for kind, numbers in facts.state.items() if "value" in numbers}
-    lag = arrays.lag[arrays.mask]
+    lag = ragged.lag[ragged.mask]
     norms = [update.grad_norm for update in facts.updates if update.applied]
     return measured | {
-        "batch": int(arrays.number) + 1,
+        "batch": ragged.number + 1,
         "grad_norm": float(np.mean(norms)) if norms else 0.0,
         "updates": len(facts.updates),
         "skipped": len(facts.updates) - facts.applied,
-        "groups": len(arrays.prompt_length),
-        "responses": len(arrays.length),
+        "groups": len(ragged.prompt_length),
+        "responses": len(ragged.length),
         "lag_mean": float(lag.mean()) if lag.size else 0.0,
         "lag_max": int(lag.max()) if lag.size else 0,
         "lag_hist": dict(sorted(Counter(lag.tolist()).items())),
-        "tokens_masked": int(arrays.length.sum()) - lag.size,
+        "tokens_masked": int(ragged.length.sum()) - lag.size,
     }
 
 

@@ -1,4 +1,4 @@
-"""From the logits of a micro-batch to its part of the loss.
+"""From the logits of a micro-batch to its part of an update's loss.
 
 On a CPU, plain PyTorch gives log-probabilities and entropies, from which the objective makes the loss. On a GPU a
 fused kernel gives them; for an objective that has rules for the kernels, one call gives the loss and its gradient as
@@ -7,65 +7,79 @@ the longest, V vocabulary.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from isentrope.kernels import fused, plain
 from isentrope.kernels.call import Options, TokenInputs
+from isentrope.kernels.policy import LossRules
 from isentrope.learner.intake.packing import Packed
-from isentrope.learner.objective.batch import LossParts
-from isentrope.learner.objective.kernel_rules import FusedInputs
+from isentrope.learner.objective.batch import LossParts, Prepared
+from isentrope.learner.objective.kernel_rules import fused_inputs
+from isentrope.learner.objective.objective import ControllerStates, Objective
 
-Surrogate = Callable[[Tensor, Tensor], LossParts]
-"""(logp [n, T], entropy [n, T]) -> their part of the loss; both on the CPU, as everything an objective sees."""
-
-
-@dataclass(frozen=True, slots=True)
-class Micro:
-    """A micro-batch and what becomes of its log-probabilities. fused: None for an objective without rules."""
-
-    packed: Packed
-    surrogate: Surrogate
-    fused: FusedInputs | None = None
+Loss = Callable[[Packed, float, Tensor, Tensor], tuple[Tensor, LossParts]]
+"""(micro-batch, temperature, logits [K, V], targets [K]) -> loss with gradient, and what there is to report."""
 
 
-def loss_of(micro: Micro, temperature: float, logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
-    """Loss with gradient, and what there is to report: logits [K, V], which the gradient may replace; targets [K]."""
-    if not logits.is_cuda or not len(targets):  # a rank without work predicts nothing
-        return _by_surrogate(micro, *plain.logp_entropy(logits, targets, temperature))
-    if micro.fused is None:
-        return _by_surrogate(micro, *fused.logp_entropy(logits, targets, temperature))
-    return by_kernel(micro, micro.fused, temperature, logits, targets)
+class UpdateLoss:
+    """The loss of one update, a function of any of its micro-batches."""
 
+    def __init__(
+        self,
+        objective: Objective,
+        rules: LossRules | None,
+        prepared: Prepared,
+        update: int,
+        state: ControllerStates,
+    ) -> None:
+        """`rules` are the kernels' of the objective, None if it has none; `state` is the controllers' before it."""
+        self._objective = objective
+        self._rules = rules
+        self._prepared = prepared
+        self._update = update
+        self._state = state
 
-def by_kernel(
-    micro: Micro, given: FusedInputs, temperature: float, logits: Tensor, targets: Tensor
-) -> tuple[Tensor, LossParts]:
-    """`loss_of` in one call. The surrogate sees the same statistics; its own loss and gradient are not used."""
-    packed, device = micro.packed, logits.device
+    def __call__(self, packed: Packed, temperature: float, logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
+        """Return the loss, and what there is to report; the gradient may replace the logits."""
+        if not logits.is_cuda or not len(targets):  # a rank without work predicts nothing
+            return self._of_statistics(packed, *plain.logp_entropy(logits, targets, temperature))
+        if self._rules is None:
+            return self._of_statistics(packed, *fused.logp_entropy(logits, targets, temperature))
+        return self.by_kernel(packed, self._rules, temperature, logits, targets)
 
-    def placed(values: Tensor) -> Tensor:
-        return packed.to_packed(values.to(device))
+    def by_kernel(
+        self, packed: Packed, rules: LossRules, temperature: float, logits: Tensor, targets: Tensor
+    ) -> tuple[Tensor, LossParts]:
+        """Return the same by one call. The objective sees the same statistics; its own loss is not used."""
+        device = logits.device
+        given = fused_inputs(self._objective, rules, self._prepared, self._update, packed.rows)
 
-    tokens = TokenInputs(
-        mask=placed(given.mask),
-        weight=placed(given.weight),
-        selected=None if given.selected is None else placed(given.selected),
-    )
-    found = fused.fused_policy_loss(
-        logits,
-        targets,
-        placed(given.advantage),
-        placed(given.logp_old),
-        given.rules,
-        tokens=tokens,
-        options=Options(normalizer=given.normalizer, temperature=temperature),
-    )
-    logp, entropy = packed.to_padded(found.logp).cpu(), packed.to_padded(found.entropy).cpu()
-    return found.loss, micro.surrogate(logp.requires_grad_(), entropy)  # which tokens are clipped shows in the gradient
+        def placed(values: Tensor) -> Tensor:
+            return packed.to_packed(values.to(device))
 
+        tokens = TokenInputs(
+            mask=placed(given.mask),
+            weight=placed(given.weight),
+            selected=None if given.selected is None else placed(given.selected),
+        )
+        found = fused.fused_policy_loss(
+            logits,
+            targets,
+            placed(given.advantage),
+            placed(given.logp_old),
+            given.rules,
+            tokens=tokens,
+            options=Options(normalizer=given.normalizer, temperature=temperature),
+        )
+        logp, entropy = packed.to_padded(found.logp).cpu(), packed.to_padded(found.entropy).cpu()
+        logp.requires_grad_()  # which tokens are clipped shows in the gradient
+        return found.loss, self._parts(packed, logp, entropy)
 
-def _by_surrogate(micro: Micro, logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossParts]:
-    part = micro.surrogate(micro.packed.to_padded(logp).cpu(), micro.packed.to_padded(entropy).cpu())
-    return part.loss.to(logp.device), part
+    def _of_statistics(self, packed: Packed, logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossParts]:
+        parts = self._parts(packed, packed.to_padded(logp).cpu(), packed.to_padded(entropy).cpu())
+        return parts.loss.to(logp.device), parts
+
+    def _parts(self, packed: Packed, logp: Tensor, entropy: Tensor) -> LossParts:
+        """The objective's own part for these statistics [n, T]; both on the CPU, as everything an objective sees."""
+        return self._objective.token_loss(self._prepared, self._update, packed.rows, logp, entropy, self._state)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isentrope.errors import ConfigError, InternalError, IsentropeError, StorageError
 from isentrope.kernels.plain import Moments
-from isentrope.learner.intake.packing import Arrays
+from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.training.checkpoint_store import FileFacts, facts_of, verify
@@ -99,13 +99,13 @@ class RankGroup:
         if problem := self._give(BUILD, BuildArguments(checkpoint=checkpoint, reference=reference)):
             raise ConfigError(problem, where=f"model.path = {self._job.spec.model.path!r}")
 
-    def train(self, arrays: Arrays, schedule: Schedule, state: ControllerStates) -> BatchFacts:
+    def train(self, ragged: RaggedBatch, schedule: Schedule, state: ControllerStates) -> BatchFacts:
         """Train one batch."""
-        return self._give(TRAIN, TrainArguments(arrays, schedule, state))
+        return self._give(TRAIN, TrainArguments(ragged, schedule, state))
 
-    def score(self, arrays: Arrays) -> Moments:
+    def score(self, ragged: RaggedBatch) -> Moments:
         """Return statistics of the present policy on some responses: each field [N, T]."""
-        return self._give(SCORE, arrays)
+        return self._give(SCORE, ragged)
 
     def publish(self, version: int) -> Manifest:
         """Write the present weights as `version`. StorageError: they could not be written, and nothing else changed."""
@@ -182,10 +182,10 @@ class RankGroup:
         return ""
 
     def _train(self, told: TrainArguments) -> BatchFacts:
-        return self._built.trainer.train(told.arrays, told.schedule, told.state)
+        return self._built.trainer.train(told.ragged, told.schedule, told.state)
 
-    def _score(self, arrays: Arrays) -> Moments:
-        return self._built.trainer.statistics(arrays, self._job.config.micro_batch_tokens)
+    def _score(self, ragged: RaggedBatch) -> Moments:
+        return self._built.trainer.statistics(ragged, self._job.config.micro_batch_tokens)
 
     def _publish(self, told: VersionArguments) -> Manifest | None:
         """Every rank takes part in gathering the weights; rank 0 writes them."""
@@ -247,7 +247,7 @@ IDLE = Order("idle", JsonArguments, RankGroup._nothing)
 CHECK = Order("check", CheckArguments, RankGroup._check)
 BUILD = Order("build", BuildArguments, RankGroup._build)
 TRAIN = Order("train", TrainArguments, RankGroup._train)
-SCORE = Order("score", Arrays, RankGroup._score)
+SCORE = Order("score", RaggedBatch, RankGroup._score)
 PUBLISH = Order("publish", VersionArguments, RankGroup._publish)
 RENEW = Order("renew", VersionArguments, RankGroup._renew)
 SAVE = Order("save", SaveArguments, RankGroup._save)

@@ -7,14 +7,14 @@ from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from isentrope.learner.intake.packing import Arrays
-from isentrope.learner.objective.objective import State
+from isentrope.learner.intake.ragged import RaggedBatch
+from isentrope.learner.objective.objective import ControllerStates
 from isentrope.learner.training.checkpoint_store import FileFacts
 from isentrope.learner.training.trainer import Schedule
 
 
 class Arguments(Protocol):
-    """What every record here can do; `Arrays` can too."""
+    """What every record here can do; `RaggedBatch` can too."""
 
     def to_bytes(self) -> bytes: ...
 
@@ -71,17 +71,17 @@ class SaveArguments(JsonArguments):
 class TrainArguments:
     """A batch, how it is divided, and the state of the objective's controllers before it."""
 
-    arrays: Arrays
+    ragged: RaggedBatch
     schedule: Schedule
-    state: State
+    state: ControllerStates
 
     def to_bytes(self) -> bytes:
-        """Return schedule and state as a line of JSON, and the arrays after it."""
-        return json.dumps([asdict(self.schedule), self.state]).encode() + b"\n" + self.arrays.to_bytes()
+        """Return schedule and state as a line of JSON, and the batch after it."""
+        return json.dumps([asdict(self.schedule), self.state]).encode() + b"\n" + self.ragged.to_bytes()
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Self:
         """Return what `to_bytes` wrote."""
-        head, _, arrays = blob.partition(b"\n")
+        head, _, batch = blob.partition(b"\n")
         schedule, state = json.loads(head)
-        return cls(Arrays.from_bytes(arrays), Schedule(**schedule), state)
+        return cls(RaggedBatch.from_bytes(batch), Schedule(**schedule), state)

@@ -7,24 +7,23 @@ method. N responses, T tokens of the longest, n responses of a micro-batch.
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from isentrope.errors import RewardError
 from isentrope.kernels.plain import Moments
-from isentrope.learner.intake.packing import Arrays, pack, to_batch
+from isentrope.learner.intake.packing import make_batch, pack
 from isentrope.learner.intake.plan import Plan, Sweep, make_plan, make_sweep
-from isentrope.learner.objective.batch import Batch, LossParts, Prepared
-from isentrope.learner.objective.kernel_rules import fused_inputs, rules_of
+from isentrope.learner.intake.ragged import RaggedBatch
+from isentrope.learner.objective.batch import Batch, Prepared
+from isentrope.learner.objective.kernel_rules import rules_of
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.training.collectives import Collectives
-from isentrope.learner.training.deepspeed_engine import Step, TrainingEngine
-from isentrope.learner.training.micro_batch import Micro
+from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts
+from isentrope.learner.training.micro_batch import UpdateLoss
 from isentrope.learner.training.reference_policy import ReferencePolicy
 
 logger = logging.getLogger(__name__)
@@ -40,16 +39,6 @@ class Schedule:
     epochs: int
     progress: float
     """Share of the run that is done when the batch is."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateFacts:
-    """What one update measured, over all ranks."""
-
-    applied: bool
-    grad_norm: float
-    sums: dict[str, float]
-    maxima: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,35 +69,38 @@ class Trainer:
     """One rank's part in training and scoring. All methods are collective."""
 
     def __init__(
-        self, ranks: Collectives, stepper: TrainingEngine, objective: Objective, frozen: ReferencePolicy | None
+        self, collectives: Collectives, engine: TrainingEngine, objective: Objective, reference: ReferencePolicy | None
     ) -> None:
-        self._ranks = ranks
-        self._stepper = stepper
+        self._collectives = collectives
+        self._engine = engine
         self._objective = objective
-        self._frozen = frozen
-        self._rules = rules_of(objective) if stepper.device.type == "cuda" else None
-        if stepper.device.type == "cuda":
+        self._reference = reference
+        self._rules = rules_of(objective) if engine.device.type == "cuda" else None
+        if engine.device.type == "cuda":
             logger.info("loss and gradient: %s", "one fused call" if self._rules else "from fused log-probabilities")
         self._wants_answers = Need.ANSWERS in needs(objective)
 
-    def statistics(self, arrays: Arrays, micro_batch_tokens: int) -> Moments:
-        """Of the present policy over all responses, on every rank: each field [N, T], 0 off the responses."""
-        lengths, rows = arrays.packed_length, range(len(arrays.length))
-        return self._statistics(arrays, make_sweep(lengths, rows, self._ranks.size, micro_batch_tokens))
+    def statistics(self, ragged: RaggedBatch, micro_batch_tokens: int) -> Moments:
+        """Return those of the present policy over all responses, on every rank: [N, T] each, 0 off the responses."""
+        lengths, rows = ragged.packed_length, range(len(ragged.length))
+        return self._statistics(ragged, make_sweep(lengths, rows, self._collectives.size, micro_batch_tokens))
 
-    def train(self, arrays: Arrays, schedule: Schedule, state: ControllerStates) -> BatchFacts:
-        """Train one batch; `state` is that of the controllers before it."""
-        if self._wants_answers and (arrays.answer < 0).all():
+    def train(self, ragged: RaggedBatch, schedule: Schedule, state: ControllerStates) -> BatchFacts:
+        """Train one batch; `state` is that of the controllers before it.
+
+        Raises:
+            RewardError: the method needs final answers, and the reward gives none.
+        """
+        if self._wants_answers and (ragged.answer < 0).all():
             raise RewardError(
                 "the method tells responses apart by their final answers, and the reward gives none",
                 where="data.reward",
                 fix='return {"reward": ..., "answer": ...} for each response',
             )
         began = time.monotonic()
-        plan = self._plan(arrays, schedule)
-        batch = _with_statistics(to_batch(arrays, seed=schedule.seed), self._statistics(arrays, plan.statistics))
-        if self._frozen is not None:
-            batch = replace(batch, logp_ref=self._logp_ref(self._frozen, arrays, plan.statistics))
+        plan = self._plan(ragged, schedule)
+        statistics, logp_ref = self._statistics(ragged, plan.statistics), self._logp_ref(ragged, plan.statistics)
+        batch = make_batch(ragged, statistics, seed=schedule.seed, logp_ref=logp_ref)
         measured = time.monotonic()
         prepared = self._objective.prepare(batch, [torch.tensor(sweep.rows) for sweep in plan.updates], state)
         updates: list[UpdateFacts] = []
@@ -117,83 +109,52 @@ class Trainer:
                 # Filters left nothing: a step would be one of the optimizer's moments alone.
                 updates.append(UpdateFacts(applied=False, grad_norm=0.0, sums={}, maxima={}))
                 continue
-            facts = self._update(arrays, prepared, number, sweep, state)
+            loss = UpdateLoss(self._objective, self._rules, prepared, number, state)
+            shares = [pack(ragged, rows, self._engine.device) for rows in sweep.shares[self._collectives.rank]]
+            facts = _over_ranks(self._collectives, self._engine.update(shares, loss))
             if facts.applied:
                 state = self._objective.after_update(state, facts.sums, schedule.progress)
             updates.append(facts)
         return BatchFacts(batch, prepared, tuple(updates), state, measured - began, time.monotonic() - measured)
 
-    def _plan(self, arrays: Arrays, schedule: Schedule) -> Plan:
+    def _plan(self, ragged: RaggedBatch, schedule: Schedule) -> Plan:
         return make_plan(
-            arrays.packed_length,
-            arrays.group,
-            ranks=self._ranks.size,
+            ragged.packed_length,
+            ragged.group,
+            ranks=self._collectives.size,
             micro_batch_tokens=schedule.micro_batch_tokens,
             updates_per_batch=schedule.updates_per_batch,
             epochs=schedule.epochs,
         )
 
-    def _statistics(self, arrays: Arrays, sweep: Sweep) -> Moments:
+    def _statistics(self, ragged: RaggedBatch, sweep: Sweep) -> Moments:
         """Every response is computed by one rank and zero on the others, so their sum is exact."""
-        whole = torch.zeros(len(Moments._fields), *arrays.tokens.shape)
-        for rows in sweep.shares[self._ranks.rank]:
-            moments = self._stepper.statistics(pack(arrays, rows, self._stepper.device))
+        whole = torch.zeros(len(Moments._fields), *ragged.shape)
+        for rows in sweep.shares[self._collectives.rank]:
+            moments = self._engine.statistics(pack(ragged, rows, self._engine.device))
             whole[:, list(rows)] = torch.stack(list(moments))
-        return Moments(*self._ranks.sum(whole))
+        return Moments(*self._collectives.sum(whole))
 
-    def _logp_ref(self, frozen: ReferencePolicy, arrays: Arrays, sweep: Sweep) -> Tensor:
-        """[N, T], shared out like the statistics."""
-        whole = torch.zeros(arrays.tokens.shape)
-        for rows in sweep.shares[self._ranks.rank]:
-            whole[list(rows)] = frozen.logp(pack(arrays, rows, self._stepper.device))
-        return self._ranks.sum(whole)
-
-    def _update(
-        self, arrays: Arrays, prepared: Prepared, number: int, sweep: Sweep, state: ControllerStates
-    ) -> UpdateFacts:
-        shares = sweep.shares[self._ranks.rank]
-        step = self._stepper.update([self._micro(arrays, prepared, number, rows, state) for rows in shares])
-        sums, maxima = _measured(self._ranks, step)
-        return UpdateFacts(step.applied, step.grad_norm, sums, maxima)
-
-    def _micro(
-        self, arrays: Arrays, prepared: Prepared, number: int, rows: Sequence[int], state: ControllerStates
-    ) -> Micro:
-        chosen = torch.tensor(rows, dtype=torch.int64)
-        rules = self._rules
-        return Micro(
-            pack(arrays, rows, self._stepper.device),
-            partial(self._surrogate, prepared, number, chosen, state),
-            None if rules is None else fused_inputs(self._objective, rules, prepared, number, chosen),
-        )
-
-    def _surrogate(  # noqa: PLR0913  (as `Objective.token_loss`)
-        self, prepared: Prepared, number: int, rows: Tensor, state: ControllerStates, logp: Tensor, entropy: Tensor
-    ) -> LossParts:
-        """The part of update `number`'s loss that responses `rows` make."""
-        return self._objective.token_loss(prepared, number, rows, logp, entropy, state)
+    def _logp_ref(self, ragged: RaggedBatch, sweep: Sweep) -> Tensor | None:
+        """[N, T], shared out like the statistics; None without a reference."""
+        if self._reference is None:
+            return None
+        whole = torch.zeros(ragged.shape)
+        for rows in sweep.shares[self._collectives.rank]:
+            whole[list(rows)] = self._reference.logp(pack(ragged, rows, self._engine.device))
+        return self._collectives.sum(whole)
 
 
-def _with_statistics(batch: Batch, moments: Moments) -> Batch:
+def _over_ranks(collectives: Collectives, facts: UpdateFacts) -> UpdateFacts:
+    """Return the facts of this rank's micro-batches for those of all, by one collective: every rank has a place for its
+    maxima."""
+    total = torch.tensor(list(facts.sums.values()), dtype=torch.float64)
+    largest = torch.zeros(collectives.size, len(facts.maxima), dtype=torch.float64)
+    largest[collectives.rank] = torch.tensor(list(facts.maxima.values()), dtype=torch.float64)
+    everywhere = collectives.sum(torch.cat([total, largest.flatten()]))
+    highest = everywhere[len(total) :].view_as(largest).amax(0)
     return replace(
-        batch,
-        logp_old=moments.logp,
-        entropy_old=moments.entropy,
-        sum_p2=moments.sum_p2,
-        sum_p2_logp=moments.sum_p2_logp,
-    )
-
-
-def _measured(ranks: Collectives, step: Step) -> tuple[dict[str, float], dict[str, float]]:
-    """Sums and maxima over the micro-batches of all ranks, by one collective: every rank has a place for its maxima."""
-    sums, maxima = sorted(step.parts[0].sums), sorted(step.parts[0].maxima)
-    total = torch.stack([torch.stack([part.sums[name].double() for name in sums]) for part in step.parts]).sum(0)
-    largest = torch.zeros(ranks.size, len(maxima), dtype=torch.float64)
-    for place, name in enumerate(maxima):
-        largest[ranks.rank, place] = torch.stack([part.maxima[name].double() for part in step.parts]).amax()
-    everywhere = ranks.sum(torch.cat([total, largest.flatten()]))
-    highest = everywhere[len(sums) :].view_as(largest).amax(0)
-    return (
-        dict(zip(sums, everywhere[: len(sums)].tolist(), strict=True)),
-        dict(zip(maxima, highest.tolist(), strict=True)),
+        facts,
+        sums=dict(zip(facts.sums, everywhere[: len(total)].tolist(), strict=True)),
+        maxima=dict(zip(facts.maxima, highest.tolist(), strict=True)),
     )

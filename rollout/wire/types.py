@@ -6,7 +6,7 @@ nats.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import TypeVar
 
 import numpy as np
@@ -48,6 +48,13 @@ class Finish(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+
+
+class MissingReason(IntEnum):
+    """Why a response that was asked for is not in its group, where a group holds fewer than it should."""
+
+    UNSTATED = 0
+    """Nobody said."""
 
 
 @dataclass(frozen=True, slots=True)

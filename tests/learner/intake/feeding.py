@@ -34,7 +34,7 @@ def weights(incarnation: int, batch: int) -> Manifest:
 
 
 def seqs(batch: ReadyBatch) -> list[int]:
-    return [buffered.group.seq for buffered in batch.groups]
+    return [group.seq for group in batch.groups]
 
 
 class WatchedPort(LearnerPort):

@@ -251,7 +251,8 @@ def test_on_policy_trains_only_the_present_version_and_by_seq(run: Run) -> None:
         ready = learner.next()
         assert ready.record.mode is Mode.ON_POLICY
         assert seqs(ready) == [order.seq for order in orders]
-        assert {each for buffered in ready.groups for each in buffered.tokens} == {version}
+        tokens = [response.versions() for group in ready.groups for response in group.responses]
+        assert {int(each) for versions in tokens for each in versions} == {version}
         learner.train(ready)
     assert_exactly_once(run, learner)
 

@@ -122,7 +122,7 @@ def test_a_plan_is_repeated_by_the_next_learner(run: Run) -> None:
     batch = after.next()
     assert batch.replayed
     assert batch.record == planned.record
-    assert [each.group.seq for each in batch.groups] == [1, 2, 3, 4]
+    assert [group.seq for group in batch.groups] == [1, 2, 3, 4]
 
 
 def test_all_batches_since_the_checkpoint_are_repeated_with_the_same_groups(run: Run) -> None:

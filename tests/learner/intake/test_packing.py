@@ -1,5 +1,6 @@
-"""The arrays of a batch, and that packed and padded form are two views of the same tokens."""
+"""The ragged rows of a batch, and that packed and padded form are two views of the same tokens."""
 
+import io
 from random import Random
 
 import numpy as np
@@ -8,8 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isentrope.learner.intake.packing import Arrays, make_arrays, pack, to_batch
-from isentrope.rollout.wire.types import Finish, Group, Response, version_of
+from isentrope.kernels.plain import Moments
+from isentrope.learner.intake.packing import make_batch, pack
+from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
+from isentrope.learner.objective.batch import Batch
+from isentrope.rollout.wire.types import Finish, Group, MissingReason, Response, version_of
 
 LAG = 2
 few = settings(max_examples=40)
@@ -42,58 +46,74 @@ def groups(draw: st.DrawFn) -> list[Group]:
     return [group(seq, draw(ids), *(response(draw(ids)) for _ in range(size))) for seq in seqs]
 
 
-def arrays_of(found: list[Group], number: int = 0) -> Arrays:
-    return make_arrays(found, number=number, token_max_lag=LAG, correct_above=0.5)
+def ragged_of(found: list[Group], number: int = 0) -> RaggedBatch:
+    return make_ragged(found, number=number, token_max_lag=LAG, correct_above=0.5)
+
+
+def batch_of(ragged: RaggedBatch, dtype: torch.dtype = torch.float32) -> Batch:
+    return make_batch(ragged, Moments(*torch.zeros(4, *ragged.shape)), seed=0, dtype=dtype)
+
+
+def tokens_of(ragged: RaggedBatch, row: int) -> list[int]:
+    start = starts_of(ragged.length)[row]
+    return ragged.tokens[start : start + ragged.length[row]].tolist()
+
+
+def prompt_of(ragged: RaggedBatch, row: int) -> list[int]:
+    group = ragged.group[row]
+    start = starts_of(ragged.prompt_length)[group]
+    return ragged.prompt[start : start + ragged.prompt_length[group]].tolist()
 
 
 @few
 @given(groups(), st.randoms(use_true_random=False))
-def test_arrays_do_not_depend_on_the_order_of_arrival(found: list[Group], random: Random) -> None:
+def test_columns_do_not_depend_on_the_order_of_arrival(found: list[Group], random: Random) -> None:
     mixed = list(found)
     random.shuffle(mixed)
-    assert arrays_of(mixed).to_bytes() == arrays_of(found).to_bytes()
+    assert ragged_of(mixed).to_bytes() == ragged_of(found).to_bytes()
 
 
 @few
 @given(groups())
-def test_arrays_survive_the_way_to_the_other_ranks(found: list[Group]) -> None:
-    arrays = arrays_of(found, number=3)
-    back = Arrays.from_bytes(arrays.to_bytes())
-    assert back.to_bytes() == arrays.to_bytes()
+def test_columns_survive_the_way_to_the_other_ranks(found: list[Group]) -> None:
+    ragged = ragged_of(found, number=3)
+    back = RaggedBatch.from_bytes(ragged.to_bytes())
+    assert back.to_bytes() == ragged.to_bytes()
     assert back.logp_rollout.dtype == np.float32
-    assert to_batch(back, seed=1).number == 3
+    assert back.number == 3 and back.source_names == ragged.source_names
 
 
 @few
 @given(groups())
-def test_arrays_hold_every_response_of_every_group_by_seq(found: list[Group]) -> None:
-    arrays = arrays_of(found)
+def test_columns_hold_every_response_of_every_group_by_seq(found: list[Group]) -> None:
+    ragged = ragged_of(found)
     expected = [
         (owner.seq, place, list(answer.tokens))
         for owner in sorted(found, key=lambda owner: owner.seq)
         for place, answer in enumerate(owner.responses)
     ]
-    got = [
-        (int(arrays.seq[row]), int(arrays.index[row]), arrays.tokens[row, : arrays.length[row]].tolist())
-        for row in range(len(arrays.seq))
-    ]
+    got = [(int(ragged.seq[row]), int(ragged.index[row]), tokens_of(ragged, row)) for row in range(len(ragged.seq))]
     assert got == expected
-    batch = to_batch(arrays, seed=0)
+    batch = batch_of(ragged)
     assert torch.equal(batch.valid.sum(1), batch.length)
-    assert not arrays.logp_rollout[~batch.valid.numpy()].any()
+    assert torch.equal(batch.logp_rollout[batch.valid], torch.from_numpy(ragged.logp_rollout))
+    assert torch.equal(batch.lag[batch.valid], torch.from_numpy(ragged.lag))
+    assert torch.equal(batch.mask[batch.valid], torch.from_numpy(ragged.mask))
+    for padding in (batch.logp_rollout, batch.lag, batch.mask):
+        assert not padding[~batch.valid].any()
 
 
 @few
 @given(groups(), st.data())
 def test_packing_and_padding_are_inverse(found: list[Group], data: st.DataObject) -> None:
-    arrays = arrays_of(found)
-    rows = data.draw(st.lists(st.integers(0, len(arrays.seq) - 1), unique=True))
-    packed = pack(arrays, rows)
+    ragged = ragged_of(found)
+    rows = data.draw(st.lists(st.integers(0, len(ragged.seq) - 1), unique=True))
+    packed = pack(ragged, rows)
     values = torch.arange(1.0, len(packed.target) + 1, dtype=torch.float64)
     padded = packed.to_padded(values)
-    assert padded.shape == (len(rows), arrays.tokens.shape[1])
+    assert padded.shape == (len(rows), ragged.shape[1])
     assert torch.equal(packed.to_packed(padded), values)
-    assert torch.equal(padded != 0, to_batch(arrays, seed=0).valid[rows])
+    assert torch.equal(padded != 0, batch_of(ragged).valid[rows])
 
 
 @few
@@ -101,15 +121,14 @@ def test_packing_and_padding_are_inverse(found: list[Group], data: st.DataObject
 def test_every_target_is_predicted_from_its_own_prompt_and_the_tokens_before_it(
     found: list[Group], data: st.DataObject
 ) -> None:
-    arrays = arrays_of(found)
-    rows = data.draw(st.lists(st.integers(0, len(arrays.seq) - 1), unique=True, min_size=1))
-    packed = pack(arrays, rows)
+    ragged = ragged_of(found)
+    rows = data.draw(st.lists(st.integers(0, len(ragged.seq) - 1), unique=True, min_size=1))
+    packed = pack(ragged, rows)
     row_of = torch.bucketize(packed.source, packed.starts[1:].long(), right=True)
     for source, target, slot, row in zip(packed.source, packed.target, packed.slot, row_of, strict=True):
         index = rows[int(row)]
-        prompt = arrays.prompt[arrays.group[index], : arrays.prompt_length[arrays.group[index]]].tolist()
-        place = int(slot) - int(row) * arrays.tokens.shape[1]
-        tokens = arrays.tokens[index].tolist()
+        prompt, tokens = prompt_of(ragged, index), tokens_of(ragged, index)
+        place = int(slot) - int(row) * ragged.shape[1]
         context = packed.ids[int(packed.starts[int(row)]) : int(source) + 1].tolist()
         assert context == prompt + tokens[:place]
         assert int(target) == tokens[place]
@@ -119,9 +138,9 @@ def test_every_target_is_predicted_from_its_own_prompt_and_the_tokens_before_it(
 @few
 @given(groups(), st.data())
 def test_the_rectangle_holds_the_packed_tokens(found: list[Group], data: st.DataObject) -> None:
-    arrays = arrays_of(found)
-    rows = data.draw(st.lists(st.integers(0, len(arrays.seq) - 1), unique=True))
-    packed = pack(arrays, rows)
+    ragged = ragged_of(found)
+    rows = data.draw(st.lists(st.integers(0, len(ragged.seq) - 1), unique=True))
+    packed = pack(ragged, rows)
     ids, cell = packed.rectangle()
     assert torch.equal(ids.reshape(-1)[cell], packed.ids)
     assert torch.equal(cell % ids.shape[1], packed.position)
@@ -131,13 +150,13 @@ def test_the_rectangle_holds_the_packed_tokens(found: list[Group], data: st.Data
 @few
 @given(groups())
 def test_packed_length_is_what_packing_makes(found: list[Group]) -> None:
-    arrays = arrays_of(found)
-    packed = pack(arrays, range(len(arrays.seq)))
-    assert packed.starts.diff().tolist() == arrays.packed_length.tolist()
+    ragged = ragged_of(found)
+    packed = pack(ragged, range(len(ragged.seq)))
+    assert packed.starts.diff().tolist() == ragged.packed_length.tolist()
 
 
 def test_an_empty_micro_batch_takes_part_and_adds_a_zero_gradient() -> None:
-    packed = pack(arrays_of([group(0, [1], response([2, 3]))]), ())
+    packed = pack(ragged_of([group(0, [1], response([2, 3]))]), ())
     weight = torch.ones(1, requires_grad=True)
     logits = packed.ids * weight
     loss = packed.to_padded(logits[packed.source]).sum()
@@ -148,7 +167,7 @@ def test_an_empty_micro_batch_takes_part_and_adds_a_zero_gradient() -> None:
 @few
 @given(groups())
 def test_the_gradient_of_a_padded_sum_reaches_each_target_once(found: list[Group]) -> None:
-    packed = pack(arrays_of(found), (0,))
+    packed = pack(ragged_of(found), (0,))
     values = torch.zeros(len(packed.target), requires_grad=True)
     gradient = torch.autograd.grad(packed.to_padded(values).sum(), values)[0]
     assert torch.equal(gradient, torch.ones_like(values))
@@ -165,28 +184,45 @@ def test_tokens_older_than_allowed_are_masked_and_later_ones_are_current() -> No
         reward=0.0,
         seed=0,
     )
-    arrays = arrays_of([group(0, [1], mixed)], number=5)
-    assert arrays.lag.tolist() == [[3, 2, 0, 0]]
-    assert arrays.mask.tolist() == [[False, True, True, False]]
-    assert arrays.truncated.tolist() == [True]
+    ragged = ragged_of([group(0, [1], mixed)], number=5)
+    assert ragged.lag.tolist() == [3, 2, 0, 0]
+    assert ragged.mask.tolist() == [False, True, True, False]
+    assert ragged.truncated.tolist() == [True]
 
 
 def test_answers_are_numbered_and_no_answer_is_minus_one() -> None:
-    arrays = arrays_of([group(0, [1], *(response([1], answer=answer) for answer in ("7", "", "5", "7")))])
-    assert arrays.answer[1] == -1
-    assert arrays.answer[0] == arrays.answer[3] >= 0
-    assert arrays.answer[2] >= 0 and arrays.answer[2] != arrays.answer[0]
+    ragged = ragged_of([group(0, [1], *(response([1], answer=answer) for answer in ("7", "", "5", "7")))])
+    assert ragged.answer[1] == -1
+    assert ragged.answer[0] == ragged.answer[3] >= 0
+    assert ragged.answer[2] >= 0 and ragged.answer[2] != ragged.answer[0]
 
 
 def test_sources_are_named() -> None:
-    arrays = arrays_of([group(0, [1], response([1]), source="b"), group(1, [1], response([1]), source="a")])
-    batch = to_batch(arrays, seed=0)
+    ragged = ragged_of([group(0, [1], response([1]), source="b"), group(1, [1], response([1]), source="a")])
+    batch = batch_of(ragged)
     assert [batch.source_names[place] for place in batch.source.tolist()] == ["b", "a"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rewards_are_judged_before_they_are_rounded(dtype: torch.dtype) -> None:
-    arrays = arrays_of([group(0, [1], response([1], reward=0.5), response([1], reward=0.5 + 1e-12))])
-    batch = to_batch(arrays, seed=0, dtype=dtype)
+    ragged = ragged_of([group(0, [1], response([1], reward=0.5), response([1], reward=0.5 + 1e-12))])
+    batch = batch_of(ragged, dtype)
     assert batch.correct.tolist() == [False, True]
     assert batch.reward.dtype == batch.logp_rollout.dtype == dtype
+
+
+def test_a_missing_response_has_a_reason_of_its_own() -> None:
+    found = [group(7, [1], response([2])), group(3, [1], response([2]), response([3]))]
+    assert len(ragged_of(found).missing_group) == 0
+    missing = {7: [MissingReason.UNSTATED]}
+    ragged = make_ragged(found, number=0, token_max_lag=LAG, correct_above=0.5, missing=missing)
+    back = RaggedBatch.from_bytes(ragged.to_bytes())
+    assert back.missing_group.tolist() == [1]  # the second by seq
+    assert [MissingReason(reason) for reason in back.missing_reason] == [MissingReason.UNSTATED]
+
+
+def test_bytes_that_hold_code_are_refused() -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, number=np.array([object()]))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        RaggedBatch.from_bytes(buffer.getvalue())

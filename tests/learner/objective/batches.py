@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from isentrope.kernels.plain import Moments
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.batch import Batch
 from isentrope.learner.objective.objective import ControllerStates, Objective
@@ -53,6 +54,10 @@ def random_batch(seed: int = 0, *, prompts: int = 6, group: int = 4, dtype: torc
     logp_rollout = -positive(3.0)
     demonstration = torch.zeros(n, T, dtype=torch.bool)
     demonstration[0] = valid[0]
+    lag = torch.randint(0, 3, (n, T), generator=draw)
+    answer = torch.randint(-1, 3, (n,), generator=draw)
+    logp_old, entropy_old = logp_rollout + noise(0.05), positive(2.0)
+    logp_ref = logp_rollout + noise(0.3)
     return Batch(
         mask=valid & ~stale,
         valid=valid,
@@ -64,35 +69,35 @@ def random_batch(seed: int = 0, *, prompts: int = 6, group: int = 4, dtype: torc
         length=length,
         truncated=length == T,
         logp_rollout=logp_rollout,
-        lag=torch.randint(0, 3, (n, T), generator=draw),
+        lag=lag,
         source=owner % 2,
         source_names=("easy", "hard"),
-        answer=torch.randint(-1, 3, (n,), generator=draw),
+        answer=answer,
         seed=7,
         number=3,
-        logp_old=logp_rollout + noise(0.05),
-        entropy_old=positive(2.0),
-        logp_ref=logp_rollout + noise(0.3),
-        sum_p2=positive(0.5),
-        sum_p2_logp=-positive(0.5),
-        values=noise(0.5),
-        greedy_reward=torch.rand(n, generator=draw, dtype=dtype),
-        step_correct=torch.rand(n, T, generator=draw) < 0.5,
-        demonstration=demonstration,
+        statistics=Moments(logp_old, entropy_old, positive(0.5), -positive(0.5)),
+        logp_ref=logp_ref,
+        supplied={
+            "values": noise(0.5),
+            "greedy_reward": torch.rand(n, generator=draw, dtype=dtype),
+            "step_correct": torch.rand(n, T, generator=draw) < 0.5,
+            "demonstration": demonstration,
+        },
     )
 
 
 def without_demonstrations(batch: Batch) -> Batch:
     """The batch as a run without a demonstrator makes it."""
-    return dataclasses.replace(batch, demonstration=None)
+    supplied = {name: column for name, column in batch.supplied.items() if name != "demonstration"}
+    return dataclasses.replace(batch, supplied=supplied)
 
 
 def current_policy(batch: Batch, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Log-probabilities [N, T] and entropies [N, T] of a policy some updates after `logp_old`."""
     draw = torch.Generator().manual_seed(seed)
-    assert batch.logp_old is not None and batch.entropy_old is not None
-    moved = torch.randn(batch.logp_old.shape, generator=draw, dtype=batch.logp_old.dtype) * 0.3
-    return batch.logp_old + moved, batch.entropy_old * 1.1
+    logp, entropy = batch.statistics.logp, batch.statistics.entropy
+    moved = torch.randn(logp.shape, generator=draw, dtype=logp.dtype) * 0.3
+    return logp + moved, entropy * 1.1
 
 
 def halves(batch: Batch) -> list[Tensor]:

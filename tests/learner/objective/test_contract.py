@@ -52,10 +52,9 @@ def test_says_what_it_is(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_on_policy_the_gradient_is_minus_advantage_times_weight(method: str) -> None:
     batch = without_demonstrations(random_batch())
-    batch = dataclasses.replace(batch, logp_rollout=batch.logp_old, lag=torch.zeros_like(batch.lag))
+    batch = dataclasses.replace(batch, logp_rollout=batch.statistics.logp, lag=torch.zeros_like(batch.lag))
     objective = policy_only(objective_of(method))
-    assert batch.logp_old is not None and batch.entropy_old is not None
-    found, _, _ = gradient(objective, batch, one_each(batch), policy=(batch.logp_old, batch.entropy_old))
+    found, _, _ = gradient(objective, batch, one_each(batch), policy=batch.statistics[:2])
     prepared = objective.prepare(batch, halves(batch), objective.start())
     expected = -prepared.advantage * prepared.weight * prepared.reduce.sum(0)[:, None] * prepared.mask
     assert expected.abs().sum() > 0
@@ -116,10 +115,10 @@ def test_gradient_does_not_depend_on_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_extreme_ratios_stay_finite(method: str) -> None:
     batch, objective = random_batch(), objective_of(method)
-    assert batch.logp_old is not None and batch.entropy_old is not None
-    far = torch.where(torch.arange(batch.logp_old.shape[1]) % 2 == 0, 80.0, -80.0)
-    for policy in (batch.logp_old + far, batch.logp_old - far, torch.full_like(batch.logp_old, -1000.0)):
-        found, loss, _ = gradient(objective, batch, one_each(batch), policy=(policy, batch.entropy_old))
+    old, entropy, *_ = batch.statistics
+    far = torch.where(torch.arange(old.shape[1]) % 2 == 0, 80.0, -80.0)
+    for policy in (old + far, old - far, torch.full_like(old, -1000.0)):
+        found, loss, _ = gradient(objective, batch, one_each(batch), policy=(policy, entropy))
         assert found.isfinite().all() and abs(loss) < float("inf")
 
 

@@ -65,7 +65,8 @@ def compare(objective: Objective) -> None:
     targets = torch.randint(VOCABULARY, batch.mask.shape)
     now, _ = plain.logp_entropy(logits.flatten(0, 1), targets.flatten())
     old = (now.view_as(batch.logp_rollout) + 0.2 * torch.randn(batch.mask.shape, dtype=torch.float64)) * batch.valid
-    prepared = objective.prepare(dataclasses.replace(batch, logp_old=old, logp_rollout=old), halves(batch))
+    statistics = batch.statistics._replace(logp=old)
+    prepared = objective.prepare(dataclasses.replace(batch, statistics=statistics, logp_rollout=old), halves(batch))
     generic, fused = logits.clone().requires_grad_(), logits.float().requires_grad_()
     losses = torch.zeros(2)
     for update, rows in enumerate(halves(batch)):

@@ -16,8 +16,8 @@ def test_update_metrics_are_means_over_the_tokens_of_the_update() -> None:
     _, loss, sums = gradient(objective, batch, [[rows] for rows in halves(batch)])
     prepared = objective.prepare(batch, halves(batch))
     mask = prepared.mask
-    assert batch.logp_old is not None and batch.logp_ref is not None
-    ratio, a = (logp - batch.logp_old).exp()[mask], prepared.advantage[mask]
+    assert batch.logp_ref is not None
+    ratio, a = (logp - batch.statistics.logp).exp()[mask], prepared.advantage[mask]
     found = monitors.update_metrics(sums, {})
     assert found["loss"] == pytest.approx(loss)
     assert found["ratio_mean"] == pytest.approx(float(ratio.mean()))
@@ -61,8 +61,7 @@ def test_batch_metrics_are_of_the_raw_batch() -> None:
     assert found["groups_all_correct"] == pytest.approx(float((rates == 1).double().mean()))
     assert found["groups_all_wrong"] == pytest.approx(float((rates == 0).double().mean()))
     assert found["kept"] < 1 and found["tokens"] == int(batch.mask.sum())
-    assert batch.logp_old is not None
-    gap = (batch.logp_old - batch.logp_rollout)[batch.mask]
+    gap = (batch.statistics.logp - batch.logp_rollout)[batch.mask]
     assert found["logp_gap_mean"] == pytest.approx(float(gap.abs().mean()))
     w = gap.exp()
     assert found["importance_effective"] == pytest.approx(float(w.sum() ** 2 / (len(w) * w.square().sum())))
@@ -70,7 +69,7 @@ def test_batch_metrics_are_of_the_raw_batch() -> None:
     assert found["kl_rollout_k1"] == pytest.approx(float(-gap.mean()))
     assert found["kl_rollout"] == pytest.approx(float((w - 1 - gap).mean()))
     assert batch.logp_ref is not None
-    x = (batch.logp_old - batch.logp_ref)[batch.mask]
+    x = (batch.statistics.logp - batch.logp_ref)[batch.mask]
     assert found["kl_ref"] == pytest.approx(float(x.mean()))
     assert found["kl_ref_k3"] == pytest.approx(float(((-x).exp() - 1 + x).mean()))
 

@@ -7,6 +7,7 @@ import torch
 from batches import current_policy, gradient, halves, objective_of, random_batch, shared_out, without_demonstrations
 from torch import Tensor
 
+from isentrope.kernels.plain import Moments
 from isentrope.learner.objective.batch import Batch
 
 
@@ -40,9 +41,9 @@ def test_a_filter_changes_the_baseline_of_what_is_left() -> None:
 def test_denominators_are_of_the_update_statistics_of_the_batch() -> None:
     objective = objective_of("top_entropy")
     prepared = objective.prepare(BATCH, halves(BATCH))
-    assert BATCH.entropy_old is not None
-    threshold = torch.quantile(BATCH.entropy_old[BATCH.mask], 0.8)
-    torch.testing.assert_close(prepared.weight[BATCH.mask], (BATCH.entropy_old[BATCH.mask] >= threshold).double())
+    entropy = BATCH.statistics.entropy[BATCH.mask]
+    threshold = torch.quantile(entropy, 0.8)
+    torch.testing.assert_close(prepared.weight[BATCH.mask], (entropy >= threshold).double())
     for update, rows in enumerate(halves(BATCH)):
         assert prepared.reduce[update, rows][0] == pytest.approx(1 / int(BATCH.mask[rows].sum()))
 
@@ -82,8 +83,7 @@ def test_a_divergence_on_selected_tokens_touches_no_other() -> None:
 
 def test_the_reference_does_not_feel_a_divergence_to_the_old_policy_on_policy() -> None:
     """With log p equal to log p_old the method without clip does nothing more than policy gradient."""
-    assert BATCH.logp_old is not None and BATCH.entropy_old is not None
-    policy = (BATCH.logp_old, BATCH.entropy_old)
+    policy = BATCH.statistics[:2]
     with_term, _, _ = gradient(objective_of("kl_cov"), BATCH, whole(BATCH), policy=policy)
     without, _, _ = gradient(objective_of("kl_cov", kl=[]), BATCH, whole(BATCH), policy=policy)
     assert torch.equal(with_term, without)
@@ -115,22 +115,23 @@ def test_the_bonus_is_paid_on_all_or_on_selected_tokens(tokens: str) -> None:
 
 def test_demonstrations_take_part_in_no_statistic_and_in_no_policy_term() -> None:
     batch = random_batch()
-    assert batch.demonstration is not None and batch.demonstration.any()
+    demonstration = batch.supplied["demonstration"]
+    assert demonstration.any()
     objective = objective_of("kl_cov", "top_entropy")
     expected, _, _ = gradient(objective, batch, whole(batch))
-    assert not expected[0][batch.demonstration].any()
-    assert batch.entropy_old is not None
-    wild = torch.where(batch.demonstration, 1e6, batch.entropy_old)
-    found, _, _ = gradient(objective, dataclasses.replace(batch, entropy_old=wild), whole(batch))
+    assert not expected[0][demonstration].any()
+    wild = batch.statistics._replace(entropy=torch.where(demonstration, 1e6, batch.statistics.entropy))
+    found, _, _ = gradient(objective, dataclasses.replace(batch, statistics=wild), whole(batch))
     assert torch.equal(found, expected)
 
 
 def test_statistics_of_the_engine_need_no_pass_of_the_learner() -> None:
-    batch = dataclasses.replace(BATCH, logp_old=None, entropy_old=None)
+    nothing = torch.full_like(BATCH.logp_rollout, torch.nan)
+    batch = dataclasses.replace(BATCH, statistics=Moments(nothing, nothing, nothing, nothing))
     objective = objective_of("kl_cov", stats="rollout")
     prepared = objective.prepare(batch, halves(batch))
-    assert prepared.batch.logp_old is batch.logp_rollout
-    shifted = dataclasses.replace(BATCH, logp_old=BATCH.logp_rollout)
+    assert prepared.batch.statistics.logp is batch.logp_rollout
+    shifted = dataclasses.replace(BATCH, statistics=BATCH.statistics._replace(logp=BATCH.logp_rollout))
     expected = objective_of("kl_cov").prepare(shifted, halves(shifted))
     assert torch.equal(prepared.kl_weight[0], expected.kl_weight[0])  # type: ignore[arg-type]
 
@@ -183,8 +184,8 @@ def test_kl_in_the_reward_is_spread_over_the_tokens_and_counted_in_the_return() 
         reward=[{"kind": "kl_penalty", "coef": 0.5}], advantage={"baseline": "returns", "scale": "none"}
     )
     prepared = objective.prepare(BATCH, halves(BATCH))
-    assert BATCH.logp_old is not None and BATCH.logp_ref is not None
-    penalty = -0.5 * (BATCH.logp_old - BATCH.logp_ref) * BATCH.mask
+    assert BATCH.logp_ref is not None
+    penalty = -0.5 * (BATCH.statistics.logp - BATCH.logp_ref) * BATCH.mask
     row = int(torch.where(BATCH.mask.sum(1) > 2)[0][0])
     first = int(torch.where(BATCH.mask[row])[0][0])
     assert prepared.advantage[row, first] == pytest.approx(float(BATCH.reward[row] + penalty[row].sum()))

@@ -5,8 +5,9 @@ import math
 import resource
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from isentrope import environment
 
@@ -15,49 +16,54 @@ environment.set_defaults(offline=True)
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from torch import Tensor  # noqa: E402
-from toy_batch import make_toy_arrays  # noqa: E402
+from toy_batch import make_toy_rows, padded  # noqa: E402
 
+from isentrope.kernels import plain  # noqa: E402
 from isentrope.learner.config import LearnerConfig  # noqa: E402
-from isentrope.learner.intake.packing import pack  # noqa: E402
+from isentrope.learner.intake.packing import Packed, pack  # noqa: E402
 from isentrope.learner.objective.batch import LossParts  # noqa: E402
 from isentrope.learner.training.collectives import Collectives  # noqa: E402
-from isentrope.learner.training.deepspeed_engine import Step, TrainingEngine  # noqa: E402
-from isentrope.learner.training.micro_batch import Micro  # noqa: E402
+from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts  # noqa: E402
 from isentrope.learner.training.model import load_policy  # noqa: E402
 
-ARRAYS = make_toy_arrays(groups=6, group_size=4)
+ARRAYS = make_toy_rows(groups=6, group_size=4)
 ADVANTAGE = torch.randn(24, generator=torch.Generator().manual_seed(0))
 TOKENS = float(ARRAYS.mask.sum())
+MASK = padded(ARRAYS).mask
 SHARES = [
     [(0, 1, 2), (3, 4, 5, 6, 7, 8, 9), (10,)],
     [(11, 12, 13, 14, 15, 16, 17, 18, 19), (20, 21, 22, 23), ()],
 ]
 """Micro-batches of each rank: uneven, and one without responses."""
 CPU = torch.device("cpu")
+Reported: TypeAlias = tuple[Tensor, LossParts]
 
 
-def micro(rows: tuple[int, ...], *, factor: float = 1.0) -> Micro:
-    mask = torch.from_numpy(ARRAYS.mask[list(rows)])
-    weight = ADVANTAGE[list(rows)][:, None] * mask
+def parts_of(packed: Packed, factor: float, logp: Tensor, entropy: Tensor) -> LossParts:
+    """The part of a loss that some responses make; logp, entropy: [n, T]."""
+    mask = MASK[packed.rows]
+    weight = ADVANTAGE[packed.rows][:, None] * mask
+    loss = -(weight * logp + 0.01 * mask * entropy).sum() / TOKENS * factor
+    return LossParts(loss, {"entropy": (entropy.detach() * mask).sum()}, {})
 
-    def surrogate(logp: Tensor, entropy: Tensor) -> LossParts:
-        loss = -(weight * logp + 0.01 * mask * entropy).sum() / TOKENS * factor
-        return LossParts(loss, {"entropy": (entropy.detach() * mask).sum()}, {})
 
-    return Micro(pack(ARRAYS, rows), surrogate)
+def loss_of(packed: Packed, temperature: float, logits: Tensor, targets: Tensor, factor: float = 1.0) -> Reported:
+    logp, entropy = plain.logp_entropy(logits, targets, temperature)
+    parts = parts_of(packed, factor, packed.to_padded(logp), packed.to_padded(entropy))
+    return parts.loss, parts
 
 
 def reference(model: str) -> dict[str, Tensor]:
     """The gradient by plain PyTorch, in one process and one micro-batch."""
     policy = load_policy(model, dtype=torch.float32, device=CPU, gradient_checkpointing=False)
-    whole = micro(tuple(range(24)))
+    whole = pack(ARRAYS, range(24))
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         y = torch.log_softmax(logits / 0.7, 1)
         logp, entropy = y.gather(1, targets[:, None])[:, 0], -(y.exp() * y).sum(1)
-        return whole.surrogate(whole.packed.to_padded(logp), whole.packed.to_padded(entropy)).loss
+        return parts_of(whole, 1.0, whole.to_padded(logp), whole.to_padded(entropy)).loss
 
-    policy(whole.packed, loss).backward()
+    policy(whole, loss).backward()
     return {name: parameter.grad for name, parameter in policy.named_parameters() if parameter.grad is not None}
 
 
@@ -67,15 +73,16 @@ def make_engine(model: str, stage: int) -> TrainingEngine:
     return TrainingEngine(policy, 0.7, config, CPU)
 
 
-def update(engine: TrainingEngine, *, factor: float = 1.0) -> Step:
-    return engine.update([micro(rows, factor=factor) for rows in SHARES[dist.get_rank()]])
+def update(engine: TrainingEngine, *, factor: float = 1.0) -> UpdateFacts:
+    shares = [pack(ARRAYS, rows) for rows in SHARES[dist.get_rank()]]
+    return engine.update(shares, partial(loss_of, factor=factor))
 
 
 def weights(engine: TrainingEngine) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in engine.parameters()}
 
 
-def capture_gradient(engine: TrainingEngine) -> tuple[dict[str, Tensor], Step]:
+def capture_gradient(engine: TrainingEngine) -> tuple[dict[str, Tensor], UpdateFacts]:
     """The summed gradient at the moment it is applied, and the update."""
     from deepspeed.utils import safe_get_full_grad
 

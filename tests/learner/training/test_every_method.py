@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_batch import LONGEST, make_toy_arrays
+from toy_batch import LONGEST, make_toy_rows
 from toy_log import written_row
 
 from isentrope.errors import RewardError
@@ -29,7 +29,7 @@ RIGHT = np.arange(16) % 5 == 1
 """One right answer in each of three groups, none in the fourth."""
 ARRAYS = [
     replace(arrays, answer=np.arange(16) % 3, reward=RIGHT.astype(np.float64), correct=RIGHT)
-    for arrays in (make_toy_arrays(groups=4, group_size=4, seed=number, number=number) for number in range(2))
+    for arrays in (make_toy_rows(groups=4, group_size=4, seed=number, number=number) for number in range(2))
 ]
 
 
@@ -90,7 +90,7 @@ def test_a_skipped_update_leaves_the_controllers_as_they_are(
     trainer = Trainer(alone, engine, objective, None)
     schedule, start = Schedule(1, 120, 2, 1, 0.5), objective.start()
     moved = trainer.train(ARRAYS[0], schedule, start)
-    monkeypatch.setattr(engine, "update", lambda micros: replace(update(micros), applied=False))
+    monkeypatch.setattr(engine, "update", lambda *given: replace(update(*given), applied=False))
     skipped = trainer.train(ARRAYS[0], schedule, start)
     assert moved.applied == 2 and moved.state != start
     assert skipped.applied == 0 and skipped.state == start

@@ -12,44 +12,43 @@ import torch
 from batches import objective_of, random_batch
 from pydantic import ValidationError
 from run_records import MEASURES, make_row
-from toy_batch import make_toy_arrays
+from toy_batch import make_toy_rows, padded
 from toy_log import AROUND, written_row
 
 from isentrope.errors import ConfigError
 from isentrope.learner import run_files
 from isentrope.learner.config import LearnerConfig
-from isentrope.learner.intake.packing import Arrays, to_batch
+from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.measures import Measures
 from isentrope.learner.objective.batch import Batch
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import method_names
 from isentrope.learner.records import BatchRow
 from isentrope.learner.training import entropy_law
+from isentrope.learner.training.deepspeed_engine import UpdateFacts
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.metrics import BatchLog, Drawn, scalars
 from isentrope.learner.training.sinks import Prometheus, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
-from isentrope.learner.training.trainer import BatchFacts, UpdateFacts
+from isentrope.learner.training.trainer import BatchFacts
 
-ARRAYS = make_toy_arrays(groups=3, group_size=4, number=6)
+ARRAYS = make_toy_rows(groups=3, group_size=4, number=6)
 
 
-def facts_of_batch(*applied: bool, arrays: Arrays = ARRAYS) -> BatchFacts:
+def facts_of_batch(*applied: bool, arrays: RaggedBatch = ARRAYS) -> BatchFacts:
     """A batch whose policy is the one that sampled, after updates of which some were applied."""
-    batch = to_batch(arrays, seed=0)
-    shape = batch.mask.shape
-    entropy = torch.linspace(0.01, 3.0, shape.numel()).view(shape)
-    measured = replace(batch, logp_old=batch.logp_rollout + 0.5, entropy_old=entropy)
+    rows, longest = arrays.shape
+    entropy = torch.linspace(0.01, 3.0, rows * longest).view(rows, longest)
+    measured = padded(arrays, padded(arrays).logp_rollout + 0.5, entropy)
     return facts_of(objective_of("grpo"), measured, *applied)
 
 
 def facts_of(objective: Objective, batch: Batch, *applied: bool) -> BatchFacts:
     """What is known of a batch after updates of all its responses, of which some were applied."""
-    assert batch.entropy_old is not None
     everything, state = torch.arange(len(batch.group)), objective.start()
     prepared = objective.prepare(batch, [everything] * len(applied), state)
     logp = batch.logp_rollout.clone().requires_grad_()
-    parts = objective.token_loss(prepared, 0, everything, logp, batch.entropy_old, state)
+    parts = objective.token_loss(prepared, 0, everything, logp, batch.statistics.entropy, state)
     sums = {name: float(value) for name, value in parts.sums.items()}
     maxima = {name: float(value) for name, value in parts.maxima.items()}
     updates = [UpdateFacts(each, 2.0 if each else float("inf"), sums, maxima) for each in applied]
@@ -106,7 +105,7 @@ def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path
     log = BatchLog(tmp_path, [], Stopwatch(), None)
     for number in range(entropy_law.FEWEST):
         facts = facts_of(objective_of("grpo"), random_batch(seed=number, dtype=torch.float32), True)
-        log.write(replace(ARRAYS, number=np.array(number)), facts, AROUND)
+        log.write(replace(ARRAYS, number=number), facts, AROUND)
     *early, last = run_files.read_lines(tmp_path, BatchRow)
     assert all(row.objective.entropy_law is None for row in early)
     fitted = entropy_law.fit([row.entropy for row in (*early, last)], [row.reward for row in (*early, last)])
@@ -115,7 +114,7 @@ def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path
 
 def test_lags_are_those_of_what_was_trained_and_what_was_masked_is_counted(tmp_path: Path) -> None:
     lag = np.full_like(ARRAYS.lag, 1)
-    lag[0] = 3
+    lag[: ARRAYS.length[0]] = 3
     old = int(ARRAYS.length[0])
     arrays = replace(ARRAYS, lag=lag, mask=ARRAYS.mask & (lag <= 2))
     row = written_row(tmp_path, arrays, facts_of_batch(True, arrays=arrays))

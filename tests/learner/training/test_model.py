@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from toy_batch import make_toy_arrays
+from toy_batch import make_toy_rows, prompt_of, tokens_of
 from transformers import AutoConfig, AutoModelForCausalLM, GraniteConfig, PreTrainedModel
 
 from isentrope.errors import ConfigError
-from isentrope.learner.intake.packing import Arrays, pack
+from isentrope.learner.intake.packing import pack
+from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.training.model import Policy, load_policy
 
 CPU = torch.device("cpu")
-ARRAYS = make_toy_arrays(groups=3, group_size=4)
+ARRAYS = make_toy_rows(groups=3, group_size=4)
 
 
 def load(folder: Path, *, gradient_checkpointing: bool = False) -> Policy:
@@ -25,11 +26,10 @@ def logits_of(policy: Policy, rows: tuple[int, ...]) -> Tensor:
     return policy(pack(ARRAYS, rows), lambda logits, targets: logits)
 
 
-def row_by_row(network: PreTrainedModel, arrays: Arrays, row: int) -> Tensor:
+def row_by_row(network: PreTrainedModel, ragged: RaggedBatch, row: int) -> Tensor:
     """Logits of one response, by the network as it is, alone and unpadded."""
-    group, length = arrays.group[row], arrays.length[row]
-    prompt = arrays.prompt[group, : arrays.prompt_length[group]]
-    ids = torch.tensor([*prompt, *arrays.tokens[row, :length]])[None].long()
+    prompt, tokens = prompt_of(ragged, row), tokens_of(ragged, row)
+    ids = torch.tensor([*prompt, *tokens])[None].long()
     return network(input_ids=ids).logits[0, len(prompt) - 1 : -1]
 
 
@@ -43,7 +43,7 @@ def test_logits_are_those_of_each_response_alone(toy_model: Path) -> None:
 @torch.no_grad()
 def test_targets_are_the_tokens_that_were_sampled(toy_model: Path) -> None:
     targets = load(toy_model)(pack(ARRAYS, (2, 5)), lambda logits, targets: targets)
-    sampled = [ARRAYS.tokens[row, : ARRAYS.length[row]].tolist() for row in (2, 5)]
+    sampled = [tokens_of(ARRAYS, row) for row in (2, 5)]
     assert targets.tolist() == [*sampled[0], *sampled[1]]
 
 

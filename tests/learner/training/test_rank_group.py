@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_batch import make_toy_arrays
+from toy_batch import make_toy_rows
 from toy_run import dump, launch, make_job
 
 from isentrope.errors import InternalError
@@ -62,7 +62,7 @@ def test_the_others_carry_out_what_rank_0_has_sent(
     sent: list[bytes] = []
     job = make_job("run", "unix:///nowhere", toy_model, tmp_path)
     objective = build(load_objective("prorl", {}, tmp_path), tmp_path, max_new_tokens=8)
-    arrays = make_toy_arrays(groups=4, group_size=4)
+    arrays = make_toy_rows(groups=4, group_size=4)
     schedule = Schedule(seed=1, micro_batch_tokens=200, updates_per_batch=2, epochs=1, progress=0.5)
     folder = tmp_path / "checkpoint"
     folder.mkdir()

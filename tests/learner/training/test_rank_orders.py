@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_batch import make_toy_arrays
+from toy_batch import make_toy_rows
 
 from isentrope.learner.training.checkpoint_store import FileFacts
 from isentrope.learner.training.rank_orders import (
@@ -39,9 +39,9 @@ def test_json_arguments_survive(told: JsonArguments) -> None:
 def test_a_batch_survives_with_every_bit() -> None:
     schedule = Schedule(seed=3, micro_batch_tokens=64, updates_per_batch=2, epochs=1, progress=1 / 3)
     controllers = {"entropy": {"weight": 0.1 + 0.2, "bound": math.inf}}
-    told = TrainArguments(make_toy_arrays(groups=2, group_size=4), schedule, controllers)
+    told = TrainArguments(make_toy_rows(groups=2, group_size=4), schedule, controllers)
     there = TrainArguments.from_bytes(told.to_bytes())
     assert (there.schedule, there.state) == (told.schedule, told.state)
-    for field in fields(told.arrays):
-        ours, theirs = getattr(told.arrays, field.name), getattr(there.arrays, field.name)
+    for field in fields(told.ragged):
+        ours, theirs = (np.asarray(getattr(each.ragged, field.name)) for each in (told, there))
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)

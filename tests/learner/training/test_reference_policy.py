@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_batch import make_toy_arrays
+from toy_batch import make_toy_rows, padded
 
 from isentrope.errors import StorageError
 from isentrope.kernels import plain
@@ -13,7 +13,7 @@ from isentrope.learner.training.model import Policy, load_policy
 from isentrope.learner.training.reference_policy import KEPT, ReferencePolicy, reference_folder, write
 from isentrope.rollout.wire.types import version_of
 
-ARRAYS = make_toy_arrays(groups=2, group_size=3)
+ARRAYS = make_toy_rows(groups=2, group_size=3)
 PACKED = pack(ARRAYS, range(6))
 CPU = torch.device("cpu")
 
@@ -35,9 +35,7 @@ def test_it_gives_the_tempered_log_probabilities_of_its_network(toy_model: Path)
     frozen = ReferencePolicy(policy_of(toy_model), 0.7, CPU)
     direct = policy_of(toy_model)(PACKED, lambda logits, targets: plain.logp_entropy(logits, targets, 0.7)[0])
     torch.testing.assert_close(frozen.logp(PACKED), PACKED.to_padded(direct).detach())
-    assert not frozen.logp(PACKED)[
-        ~(torch.arange(ARRAYS.tokens.shape[1]) < torch.from_numpy(ARRAYS.length)[:, None])
-    ].any()
+    assert not frozen.logp(PACKED)[~padded(ARRAYS).valid].any()
 
 
 def test_a_renewed_reference_is_the_policy_and_is_handed_on(toy_model: Path) -> None:

@@ -1,0 +1,130 @@
+"""One batch as it travels: from the groups as they were decoded to the ranks, without padding.
+
+Rank 0 makes a `RaggedBatch` of groups and sends it to the other ranks as bytes. Knows records and NumPy; no tensors,
+and not what is computed from them.
+
+P prompts, L tokens of all prompts, N responses, S tokens of all responses, R responses that are missing.
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isentrope.learner.objective.batch import Responses
+from isentrope.rollout.wire.types import Finish, Group, Int64, MissingReason, Response, batch_of
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaggedBatch(Responses[Array]):
+    """All that training needs to know of one batch, the same on every rank."""
+
+    prompt: Array
+    """[L] int32: tokens of all prompts, end to end."""
+    prompt_length: Int64
+    """[P]: tokens of each prompt."""
+    tokens: Array
+    """[S] int32: tokens of all responses, end to end."""
+    missing_group: Int64
+    """[R]: number of the group that lacks a response which was asked for."""
+    missing_reason: Int64
+    """[R]: why, a `MissingReason`."""
+
+    @property
+    def packed_length(self) -> Int64:
+        """[N]: tokens that the network sees of each response; what plans count."""
+        packed: Int64 = self.prompt_length[self.group] + self.length - 1
+        return packed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N responses, T tokens of the longest: the shape of a padded column."""
+        return len(self.length), int(self.length.max())
+
+    def to_bytes(self) -> bytes:
+        """Return all columns in NumPy's own format."""
+        columns: dict[str, Any] = {each.name: np.asarray(getattr(self, each.name)) for each in fields(self)}
+        buffer = io.BytesIO()
+        np.savez(buffer, **columns)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> "RaggedBatch":
+        """Return what `to_bytes` wrote; no code of the sender runs."""
+        with np.load(io.BytesIO(blob), allow_pickle=False) as table:
+            columns: dict[str, Any] = {each.name: table[each.name] for each in fields(cls)}
+        columns["number"] = int(columns["number"])
+        columns["source_names"] = tuple(str(name) for name in columns["source_names"])
+        return cls(**columns)
+
+
+def make_ragged(
+    groups: Iterable[Group],
+    *,
+    number: int,
+    token_max_lag: int,
+    correct_above: float,
+    missing: Mapping[int, Sequence[MissingReason]] | None = None,
+) -> RaggedBatch:
+    """Lay the responses of `groups` end to end; the order in which groups are given does not matter.
+
+    Args:
+        groups: whole groups of distinct seqs.
+        number: batches trained before this one. Versions of an abandoned lineage may be ahead of it: their lag is 0.
+        token_max_lag: older tokens are masked.
+        correct_above: a response with a higher reward counts as correct.
+        missing: by seq, why each response is missing that was asked for and is not in the group.
+    """
+    groups = sorted(groups, key=lambda group: group.seq)
+    responses = [response for group in groups for response in group.responses]
+    count = [len(group.responses) for group in groups]
+    owner = np.repeat(np.arange(len(groups)), count)
+    lag = np.concatenate([_lag(response, number) for response in responses])
+    reward = np.array([response.reward for response in responses], np.float64)
+    names, source = np.unique([group.source for group in groups], return_inverse=True)
+    answers = [response.answer for response in responses]
+    answer = np.unique(answers, return_inverse=True)[1]
+    lacking = [(place, reason) for place, group in enumerate(groups) for reason in (missing or {}).get(group.seq, ())]
+    return RaggedBatch(
+        number=number,
+        source_names=tuple(str(name) for name in names),
+        group=owner,
+        seq=np.array([group.seq for group in groups], np.int64)[owner],
+        index=np.concatenate([np.arange(size) for size in count]),
+        reward=reward,
+        correct=reward > correct_above,
+        length=np.array([len(response.tokens) for response in responses], np.int64),
+        truncated=np.array([response.finish is Finish.LENGTH for response in responses], np.bool_),
+        source=source.astype(np.int64)[owner],
+        answer=np.where(np.array(answers) == "", -1, answer).astype(np.int64),
+        mask=np.concatenate([response.mask for response in responses]) & (lag <= token_max_lag),
+        lag=lag,
+        logp_rollout=np.concatenate([response.logp_rollout for response in responses]),
+        prompt=np.concatenate([group.prompt for group in groups]),
+        prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
+        tokens=np.concatenate([response.tokens for response in responses]),
+        missing_group=np.array([place for place, _ in lacking], np.int64),
+        missing_reason=np.array([reason for _, reason in lacking], np.int64),
+    )
+
+
+def starts_of(lengths: Int64) -> Int64:
+    """Return where each row begins when rows of these lengths lie end to end."""
+    starts: Int64 = np.cumsum(lengths) - lengths
+    return starts
+
+
+def places_of(lengths: Int64) -> tuple[Int64, Int64]:
+    """Return row and place in the row of every element when rows of these lengths lie end to end."""
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    return row, np.arange(len(row)) - starts_of(lengths)[row]
+
+
+def _lag(response: Response, number: int) -> Int64:
+    """[T]: batches trained since the policy that generated each token."""
+    return np.maximum(number - batch_of(response.versions()), 0)
