@@ -1,9 +1,9 @@
-"""What one call of a fused loss carries besides logits and targets, checked and put on the device. Computes no loss.
+"""What a call of a fused loss takes and gives: inputs per token, checked and completed, and results. Computes no loss.
 
 Shapes: M tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from isentrope.errors import ArgumentError
 from isentrope.kernels import select
 from isentrope.kernels.checks import FLOAT_TYPES, check_not_empty, check_tokens, check_types
-from isentrope.kernels.policy import ACTIONS, LossRules, Tokens, clipped_away
+from isentrope.kernels.policy import ACTIONS, LossRules, TokenInputs, clipped_away
 
 
 class PolicyLoss(NamedTuple):
@@ -25,114 +25,57 @@ class PolicyLoss(NamedTuple):
     selected: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenInputs:
-    """Optional inputs per token, each [M] on the device of the logits.
+def completed(tokens: TokenInputs, rules: LossRules, count: int, device: torch.device) -> TokenInputs:
+    """Return checked inputs of `count` tokens as the kernels take them: contiguous float32, and no token in the mask
+    that is too old.
 
-    mask: bool, may carry loss. weight: float32, factor of the policy part (corrections). lag: integer, batches since
-    the token was sampled. selected: bool, verdicts made elsewhere, as over a whole batch; the rules then select
-    nothing. random: int32 random bits, needed by `band_cov`.
+    Raises:
+        ArgumentError: shapes, types, devices; `band_cov` without random bits.
     """
-
-    mask: torch.Tensor | None = None
-    weight: torch.Tensor | None = None
-    lag: torch.Tensor | None = None
-    selected: torch.Tensor | None = None
-    random: torch.Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What applies to all tokens of a call.
-
-    normalizer: factor of the sum over tokens, a number or [1] on the device; None: 1 / number of tokens in the mask.
-    temperature: divides the logits; a number, or [M] float32. softcap: c > 0 replaces logits z by c tanh(z / c) before
-    the temperature. inplace: the gradient replaces the logits.
-    """
-
-    normalizer: "float | torch.Tensor | None" = None
-    temperature: "float | torch.Tensor" = 1.0
-    softcap: float = 0.0
-    inplace: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A checked call. random: [M] int32 or None. inverse_temperature: [M] or [1] float32. gradient: may be wanted."""
-
-    rules: LossRules
-    tokens: Tokens
-    random: torch.Tensor | None
-    inverse_temperature: torch.Tensor
-    softcap: float
-    inplace: bool
-    gradient: bool
-
-    @property
-    def action(self) -> int:
-        """What a kernel does to selected tokens, one of `policy.ACTIONS`; nothing while none are known."""
-        return 0 if self.tokens.selected is None else ACTIONS[self.rules.action]
-
-    @property
-    def decided(self) -> bool:
-        """Every token's rule is known from its own row."""
-        return self.rules.row_local or self.tokens.selected is not None
-
-    def with_selection(self, logp: torch.Tensor, entropy: torch.Tensor) -> Tokens:
-        """The tokens with the verdicts that the selection rule makes on these statistics [M]."""
-        if self.decided:
-            return self.tokens
-        return self.tokens._replace(selected=self._select(logp, entropy))
-
-    def _select(self, logp: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        rules, tokens = self.rules, self.tokens
-        if rules.select == "top_entropy":  # chooses those it does not keep
-            return tokens.keep & ~select.top_entropy_mask(entropy, rules.share, tokens.keep)
-        covariance = select.covariance(logp, tokens.advantage, tokens.keep)
-        k = select.share_of(tokens.keep, rules.share)
-        if rules.select == "top_cov":
-            return select.top_k_mask(covariance, k, candidates=tokens.keep)
-        assert self.random is not None, "checked when the call was made"
-        low, high = rules.band
-        inside = tokens.keep & (covariance > low) & (covariance < high) & ~clipped_away(logp, tokens, rules)
-        return select.smallest_random_mask(self.random, k, candidates=inside)
-
-
-def make_call(
-    advantage: torch.Tensor, logp_old: torch.Tensor, rules: LossRules, tokens: TokenInputs | None, options: Options
-) -> Call:
-    """Check the per-token inputs against `advantage` [M] and fill in what was left out."""
-    count, device = advantage.numel(), advantage.device
     check_not_empty(count)
-    extra = tokens if tokens is not None else TokenInputs()
-    check_tokens(count, device, {"logp_old": logp_old, "mask": extra.mask, "lag": extra.lag, "weight": extra.weight})
-    check_tokens(count, device, {"selected": extra.selected, "random": extra.random})
-    check_types({"advantage": advantage, "logp_old": logp_old, "weight": extra.weight}, allowed=FLOAT_TYPES)
-    check_types({"mask": extra.mask, "selected": extra.selected}, allowed=(torch.bool,))
-    check_types({"random": extra.random}, allowed=(torch.int32,))
-    check_types({"lag": extra.lag}, allowed=(torch.int64, torch.int32))
-    if options.softcap < 0:
-        raise ArgumentError(f"softcap: {options.softcap}, 0 (none) or more is needed")
-    if rules.select == "band_cov" and extra.selected is None and extra.random is None:
+    numbers = {"advantage": tokens.advantage, "logp_old": tokens.logp_old, "weight": tokens.weight}
+    verdicts = {"mask": tokens.mask, "selected": tokens.selected}
+    check_tokens(count, device, {**numbers, **verdicts, "lag": tokens.lag, "random": tokens.random})
+    check_types(numbers, allowed=FLOAT_TYPES)
+    check_types(verdicts, allowed=(torch.bool,))
+    check_types({"random": tokens.random}, allowed=(torch.int32,))
+    check_types({"lag": tokens.lag}, allowed=(torch.int64, torch.int32))
+    if tokens.normalizer.numel() != 1 or tokens.normalizer.device != device:
+        given = f"{tuple(tokens.normalizer.shape)} on {tokens.normalizer.device}"
+        raise ArgumentError(f"normalizer: {given}, [1] on {device} is needed")
+    if rules.select == "band_cov" and tokens.selected is None and tokens.random is None:
         raise ArgumentError("random: missing, band_cov draws its tokens by it", fix="pass TokenInputs(random=…)")
-    everything = torch.ones(count, dtype=torch.bool, device=device)
-    mask = everything if extra.mask is None else extra.mask
-    keep = mask if extra.lag is None or rules.max_lag is None else mask & (extra.lag <= rules.max_lag)
-    record = Tokens(
-        advantage=advantage.float().contiguous(),
-        logp_old=logp_old.float().contiguous(),
-        weight=everything.float() if extra.weight is None else extra.weight.float().contiguous(),
-        keep=keep.contiguous(),
-        selected=None if extra.selected is None else extra.selected.contiguous(),
-        normalizer=_normalizer(options.normalizer, mask),
+    old = tokens.lag is not None and rules.max_lag is not None
+    return TokenInputs(
+        advantage=tokens.advantage.float().contiguous(),
+        logp_old=tokens.logp_old.float().contiguous(),
+        mask=(tokens.mask & (tokens.lag <= rules.max_lag) if old else tokens.mask).contiguous(),
+        weight=tokens.weight.float().contiguous(),
+        normalizer=tokens.normalizer.float().reshape(1),
+        selected=None if tokens.selected is None else tokens.selected.contiguous(),
+        random=tokens.random,
+        temperature=tokens.temperature,
     )
-    inverse = inverse_temperature(options.temperature, count, device)
-    gradient = torch.is_grad_enabled()  # inside of an autograd function it never is
-    return Call(rules, record, extra.random, inverse, float(options.softcap), options.inplace, gradient)
+
+
+def action_of(tokens: TokenInputs, rules: LossRules) -> int:
+    """Return what a kernel does to selected tokens, one of `policy.ACTIONS`; nothing while none are known."""
+    return 0 if tokens.selected is None else ACTIONS[rules.action]
+
+
+def decided(tokens: TokenInputs, rules: LossRules) -> bool:
+    """Return whether every token's rule is known from its own row."""
+    return rules.row_local or tokens.selected is not None
+
+
+def with_selection(tokens: TokenInputs, rules: LossRules, logp: torch.Tensor, entropy: torch.Tensor) -> TokenInputs:
+    """Return the tokens with the verdicts that the selection rule makes on these statistics [M]."""
+    return tokens if decided(tokens, rules) else replace(tokens, selected=_selected(tokens, rules, logp, entropy))
 
 
 def inverse_temperature(temperature: "float | torch.Tensor", count: int, device: torch.device) -> torch.Tensor:
-    """1 / T as [1] or [M] float32 on the device: a run-time value, so that no temperature causes a compilation."""
+    """Return 1 / T as [1] or [M] float32 on the device: a run-time value, so that no temperature causes a
+    compilation."""
     if isinstance(temperature, torch.Tensor):
         check_tokens(count, device, {"temperature": temperature})
         check_types({"temperature": temperature}, allowed=FLOAT_TYPES)
@@ -140,6 +83,12 @@ def inverse_temperature(temperature: "float | torch.Tensor", count: int, device:
     if not temperature > 0:
         raise ArgumentError(f"temperature: {temperature}, above 0 is needed")
     return torch.full((1,), 1.0 / temperature, dtype=torch.float32, device=device)
+
+
+def check_softcap(softcap: float) -> None:
+    """0, or more."""
+    if softcap < 0:
+        raise ArgumentError(f"softcap: {softcap}, 0 (none) or more is needed")
 
 
 def spend(ctx: Any) -> None:
@@ -152,12 +101,14 @@ def spend(ctx: Any) -> None:
     ctx.spent = True
 
 
-def _normalizer(normalizer: "float | torch.Tensor | None", mask: torch.Tensor) -> torch.Tensor:
-    if isinstance(normalizer, torch.Tensor):
-        if normalizer.numel() != 1 or normalizer.device != mask.device:
-            given = f"{tuple(normalizer.shape)} on {normalizer.device}"
-            raise ArgumentError(f"normalizer: {given}, [1] on {mask.device} is needed")
-        return normalizer.float().reshape(1)
-    if normalizer is not None:
-        return torch.full((1,), normalizer, dtype=torch.float32, device=mask.device)
-    return mask.sum(dtype=torch.float32).clamp(min=1).reciprocal().reshape(1)
+def _selected(tokens: TokenInputs, rules: LossRules, logp: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+    if rules.select == "top_entropy":  # chooses those it does not keep
+        return tokens.mask & ~select.top_entropy_mask(entropy, rules.share, tokens.mask)
+    covariance = select.covariance(logp, tokens.advantage, tokens.mask)
+    k = select.share_of(tokens.mask, rules.share)
+    if rules.select == "top_cov":
+        return select.top_k_mask(covariance, k, candidates=tokens.mask)
+    assert tokens.random is not None, "checked when the call was made"
+    low, high = rules.band
+    inside = tokens.mask & (covariance > low) & (covariance < high) & ~clipped_away(logp, tokens, rules)
+    return select.smallest_random_mask(tokens.random, k, candidates=inside)

@@ -14,9 +14,17 @@ from typing import Any
 import torch
 
 from isentrope.kernels import ops
-from isentrope.kernels.call import Call, Options, PolicyLoss, TokenInputs, inverse_temperature, make_call, spend
+from isentrope.kernels.call import (
+    PolicyLoss,
+    check_softcap,
+    completed,
+    decided,
+    inverse_temperature,
+    spend,
+    with_selection,
+)
 from isentrope.kernels.checks import check_logits, check_not_empty, check_overwritable, check_tokens, check_types
-from isentrope.kernels.policy import LossRules, coefficients
+from isentrope.kernels.policy import LossRules, TokenInputs, coefficients
 
 
 def logp_entropy(
@@ -33,7 +41,9 @@ def logp_entropy(
     Args:
         logits: [M, V] float32, bfloat16 or float16, any row stride; -inf is allowed.
         targets: [M] int64.
-        temperature, softcap, inplace: as in `Options`.
+        temperature: divides the logits; a number, or [M] float32.
+        softcap: c > 0 replaces logits z by c tanh(z / c) before the temperature.
+        inplace: the gradient replaces the logits.
         mask: [M] bool; rows outside are not read, give 0 and get no gradient.
 
     Raises:
@@ -54,19 +64,19 @@ def logp_entropy(
 def fused_policy_loss(
     logits: torch.Tensor,
     targets: torch.Tensor,
-    advantage: torch.Tensor,
-    logp_old: torch.Tensor,
+    tokens: TokenInputs,
     rules: LossRules,
     *,
-    tokens: TokenInputs | None = None,
-    options: Options | None = None,
+    softcap: float = 0.0,
+    inplace: bool = True,
 ) -> PolicyLoss:
     """Policy loss of M tokens and its gradient by the logits, by the formulas of `policy.py`.
 
     Args:
         logits, targets: as in `logp_entropy`.
-        advantage, logp_old: [M] float32.
+        tokens: what there is per token.
         rules: what is clipped, selected and added.
+        softcap, inplace: as in `logp_entropy`.
 
     A selection rule looks at all tokens of this call. To select over several micro-batches or ranks, decide first
     (`select.py`) and pass `TokenInputs(selected=…)`.
@@ -75,10 +85,11 @@ def fused_policy_loss(
         ArgumentError: shapes, types, devices; a second backward pass; `band_cov` without random bits.
     """
     check_logits(logits, targets)
-    check_tokens(logits.shape[0], logits.device, {"advantage": advantage})
-    call = make_call(advantage, logp_old, rules, tokens, options if options is not None else Options())
-    check_overwritable(logits, call.inplace)
-    return PolicyLoss(*_PolicyLoss.apply(logits, targets.contiguous(), call))  # type: ignore[no-untyped-call]
+    check_softcap(softcap)
+    tokens = completed(tokens, rules, logits.shape[0], logits.device)
+    check_overwritable(logits, inplace)
+    leaf = logits if torch.is_grad_enabled() else logits.detach()  # inside of an autograd function it never is
+    return PolicyLoss(*_PolicyLoss.apply(leaf, targets.contiguous(), tokens, rules, float(softcap), inplace))  # type: ignore[no-untyped-call]
 
 
 class _LogpEntropy(torch.autograd.Function):
@@ -111,25 +122,29 @@ class _LogpEntropy(torch.autograd.Function):
 
 class _PolicyLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor, call: Call) -> tuple[torch.Tensor, ...]:
-        ctx.call, ctx.spent = call, False
-        tokens = call.tokens
-        ctx.row_fused = call.gradient and call.decided and ctx.needs_input_grad[0]
+    def forward(
+        ctx: Any,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        tokens: TokenInputs,
+        rules: LossRules,
+        softcap: float,
+        inplace: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.softcap, ctx.inplace, ctx.spent = softcap, inplace, False
+        inverse = inverse_temperature(tokens.temperature, logits.shape[0], logits.device)
+        ctx.row_fused = decided(tokens, rules) and ctx.needs_input_grad[0]
         if ctx.row_fused:
-            out = logits.detach() if call.inplace else torch.empty_like(logits)
-            loss, logp, entropy = ops.fuse_rows(
-                logits.detach(), targets, tokens.advantage, tokens.logp_old, tokens.weight, tokens.keep,
-                tokens.selected, tokens.normalizer, call.rules.scalars(), call.action,
-                call.inverse_temperature, call.softcap, out,
-            )  # fmt: skip
+            out = logits.detach() if inplace else torch.empty_like(logits)
+            loss, logp, entropy = ops.fuse_rows(logits.detach(), targets, tokens, rules, inverse, softcap, out)
             ctx.gradient = out
         else:
-            stats = ops.row_stats(logits, targets, call.inverse_temperature, call.softcap, tokens.keep)
+            stats = ops.row_stats(logits, targets, inverse, softcap, tokens.mask)
             logp, entropy = stats[0], stats[1]
-            tokens = call.with_selection(logp, entropy)
-            loss, by_logp, by_entropy = coefficients(logp, entropy, tokens, call.rules)
-            ctx.save_for_backward(logits, targets, stats, by_logp, by_entropy)
-        selected = torch.zeros_like(tokens.keep) if tokens.selected is None else tokens.selected.clone()
+            tokens = with_selection(tokens, rules, logp, entropy)
+            loss, by_logp, by_entropy = coefficients(logp, entropy, tokens, rules)
+            ctx.save_for_backward(logits, targets, stats, by_logp, by_entropy, inverse)
+        selected = torch.zeros_like(tokens.mask) if tokens.selected is None else tokens.selected.clone()
         results = (loss.sum(), loss, logp, entropy, selected)
         ctx.mark_non_differentiable(*results[1:])
         return results
@@ -137,13 +152,11 @@ class _PolicyLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[Any, ...]:
         spend(ctx)
-        call: Call = ctx.call
         factor = upstream[0].reshape(1)
         if ctx.row_fused:
             ops.scale_gradient(ctx.gradient, factor)
-            return ctx.gradient, None, None
-        logits, targets, stats, by_logp, by_entropy = ctx.saved_tensors
-        out = logits.detach() if call.inplace else torch.empty_like(logits)
-        inverse, softcap = call.inverse_temperature, call.softcap
-        ops.write_gradient(logits.detach(), targets, stats, by_logp, by_entropy, factor, inverse, softcap, out)
-        return out, None, None
+            return ctx.gradient, None, None, None, None, None
+        logits, targets, stats, by_logp, by_entropy, inverse = ctx.saved_tensors
+        out = logits.detach() if ctx.inplace else torch.empty_like(logits)
+        ops.write_gradient(logits.detach(), targets, stats, by_logp, by_entropy, factor, inverse, ctx.softcap, out)
+        return out, None, None, None, None, None

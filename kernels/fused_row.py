@@ -15,7 +15,7 @@ import triton.language as tl
 
 from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.gradient import clear_row, write_row
-from isentrope.kernels.policy import Tokens, token_policy
+from isentrope.kernels.policy import TokenInputs, token_policy
 from isentrope.kernels.row_list import compact
 from isentrope.kernels.stats import Tile, positive, target_logit, walk
 
@@ -33,7 +33,7 @@ def tile_for(vocabulary: int, dtype: torch.dtype) -> Tile:
 def fuse_rows(
     logits: torch.Tensor,
     targets: torch.Tensor,
-    tokens: Tokens,
+    tokens: TokenInputs,
     rules: tuple[float, float, float, float, float, float],
     action: int,
     inverse_temperature: torch.Tensor,
@@ -48,10 +48,10 @@ def fuse_rows(
     Returns [3, M] float32: loss, logp and entropy of every token. Tokens that must not count are not read: all zero.
     """
     count, vocabulary = logits.shape
-    rows = compact(tokens.keep)
+    rows = compact(tokens.mask)
     result = torch.zeros(3, count, dtype=torch.float32, device=logits.device)
     tile = tile_for(vocabulary, logits.dtype)
-    selected = tokens.keep if tokens.selected is None else tokens.selected  # not read where action is 0
+    selected = tokens.mask if tokens.selected is None else tokens.selected  # not read where action is 0
     _row[(max(1, min(count, PROGRAMS)),)](
         logits, out, targets, tokens.advantage, tokens.logp_old, tokens.weight, selected.view(torch.uint8),
         tokens.normalizer, inverse_temperature, rows.order, rows.active, result,

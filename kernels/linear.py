@@ -13,15 +13,24 @@ Shapes: M tokens, D hidden, V vocabulary, C tokens of a chunk.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from isentrope.errors import ArgumentError
 from isentrope.kernels import ops
-from isentrope.kernels.call import Call, Options, PolicyLoss, TokenInputs, make_call, spend
+from isentrope.kernels.call import (
+    PolicyLoss,
+    check_softcap,
+    completed,
+    decided,
+    inverse_temperature,
+    spend,
+    with_selection,
+)
 from isentrope.kernels.checks import LOGIT_TYPES, check_device, check_targets, check_tokens, check_types
-from isentrope.kernels.policy import ACTIONS, LossRules, Tokens, coefficients
+from isentrope.kernels.policy import Coefficients, LossRules, TokenInputs, coefficients
 from isentrope.kernels.row_list import compact
 
 CHUNK = 8192
@@ -32,29 +41,29 @@ def fused_linear_policy_loss(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
-    advantage: torch.Tensor,
-    logp_old: torch.Tensor,
+    tokens: TokenInputs,
     rules: LossRules,
     *,
-    tokens: TokenInputs | None = None,
-    options: Options | None = None,
+    softcap: float = 0.0,
     chunk: int = CHUNK,
 ) -> PolicyLoss:
     """Return `fused.fused_policy_loss` of the logits `hidden @ weight.T`, differentiable in both.
 
     Args:
         hidden: [M, D]; weight: [V, D]; both of one type. The weight's gradient is summed in float32.
-        targets: [M] int64; advantage, logp_old: [M] float32.
-        options: `inplace` is ignored: the inputs are never written to.
+        targets, tokens, rules, softcap: as there; the inputs are never written to.
         chunk: C; beyond the gradients, 4 C V bytes are in use.
 
     Raises:
         ArgumentError: shapes, types, devices; a second backward pass; `band_cov` without random bits.
     """
     _check(hidden, weight, targets, chunk)
-    check_tokens(hidden.shape[0], hidden.device, {"advantage": advantage})
-    call = make_call(advantage, logp_old, rules, tokens, options if options is not None else Options())
-    return PolicyLoss(*_LinearPolicyLoss.apply(hidden, weight, targets.contiguous(), call, chunk))  # type: ignore[no-untyped-call]
+    check_softcap(softcap)
+    tokens = completed(tokens, rules, hidden.shape[0], hidden.device)
+    if not torch.is_grad_enabled():  # inside of an autograd function it never is
+        hidden, weight = hidden.detach(), weight.detach()
+    head = (hidden, weight, targets.contiguous())
+    return PolicyLoss(*_LinearPolicyLoss.apply(*head, tokens, rules, float(softcap), chunk))  # type: ignore[no-untyped-call]
 
 
 def _check(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk: int) -> None:
@@ -84,9 +93,11 @@ def _matmul32(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> tor
 class _Chunks:
     """Buffers for the logits of one chunk and their gradient, and the sums over chunks."""
 
-    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> None:
+    def __init__(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float, chunk: int
+    ) -> None:
         rows, vocabulary = min(chunk, hidden.shape[0]), weight.shape[0]
-        self.hidden, self.weight = hidden, weight
+        self.hidden, self.weight, self.targets, self.softcap = hidden, weight, targets, softcap
         self._logits = torch.empty(rows, vocabulary, dtype=torch.float32, device=hidden.device)
         narrow = hidden.dtype != torch.float32
         # The 16-bit gradient of a row lies in the upper half of the row's own bytes.
@@ -116,17 +127,23 @@ class _Chunks:
 class _LinearPolicyLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, call: Call, chunk: int
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        tokens: TokenInputs,
+        rules: LossRules,
+        softcap: float,
+        chunk: int,
     ) -> tuple[torch.Tensor, ...]:
         ctx.spent = False
-        chunks = _Chunks(hidden.detach(), weight.detach(), chunk)
-        needs_gradient = call.gradient and (ctx.needs_input_grad[0] or ctx.needs_input_grad[1])
-        if needs_gradient and not call.decided and call.rules.select == "top_entropy":
-            results = _kept_rows(chunks, targets, call)
-        elif needs_gradient:
-            results = _all_rows(chunks, targets, call)
+        chunks = _Chunks(hidden.detach(), weight.detach(), targets, softcap, chunk)
+        if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
+            results = _forward_only(chunks, tokens, rules)
+        elif not decided(tokens, rules) and rules.select == "top_entropy":
+            results = _kept_rows(chunks, tokens, rules)
         else:
-            results = _forward_only(chunks, targets, call)
+            results = _all_rows(chunks, tokens, rules)
         ctx.by_hidden, ctx.by_weight = chunks.by_hidden, chunks.by_weight.to(weight.dtype)
         loss, logp, entropy, selected = results
         outputs = (loss.sum(), loss, logp, entropy, selected)
@@ -139,95 +156,76 @@ class _LinearPolicyLoss(torch.autograd.Function):
         factor = upstream[0].reshape(1)
         ops.scale_gradient(ctx.by_hidden, factor)
         ops.scale_gradient(ctx.by_weight, factor)
-        return ctx.by_hidden, ctx.by_weight, None, None, None
+        return ctx.by_hidden, ctx.by_weight, None, None, None, None, None
 
 
 _Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """loss, logp, entropy [M] float32, selected [M] bool."""
 
 
-def _all_rows(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
+def _all_rows(chunks: _Chunks, tokens: TokenInputs, rules: LossRules) -> _Results:
     """Do one pass with the coefficients that depend on a row alone, then again the rows that a selection changes."""
-    tokens = call.tokens
-    result = torch.empty(3, len(targets), dtype=torch.float32, device=targets.device)
-    for span in chunks.spans(len(targets)):
-        result[:, span] = _fused_span(chunks, targets, call, span)
+    count = len(chunks.targets)
+    result = torch.empty(3, count, dtype=torch.float32, device=chunks.targets.device)
+    for span in chunks.spans(count):
+        result[:, span] = _fused(chunks, tokens, rules, span)
     loss, logp, entropy = result
-    chosen = call.with_selection(logp, entropy)
+    chosen = with_selection(tokens, rules, logp, entropy)
     if tokens.selected is None and chosen.selected is not None:
-        loss = _correct(chunks, targets, call, chosen, logp, entropy)
-    selected = torch.zeros_like(tokens.keep) if chosen.selected is None else chosen.selected
+        before, after = (coefficients(logp, entropy, each, rules) for each in (tokens, chosen))
+        most = max(1, math.floor(rules.share * count))  # as many rows at most, known without asking the device
+        _correct(chunks, chosen, before, after, most)
+        loss = after.loss
+    selected = torch.zeros_like(tokens.mask) if chosen.selected is None else chosen.selected
     return loss, logp, entropy, selected
 
 
-def _fused_span(chunks: _Chunks, targets: torch.Tensor, call: Call, span: slice) -> torch.Tensor:
-    hidden, tokens = chunks.hidden[span], call.tokens
+def _fused(chunks: _Chunks, tokens: TokenInputs, rules: LossRules, rows: "slice | torch.Tensor") -> torch.Tensor:
+    """[3, C]: loss, logp and entropy of some rows, whose gradient is taken back."""
+    hidden, part = chunks.hidden[rows], tokens.take(rows)
     logits, gradient = chunks.logits(hidden)
-    result: torch.Tensor = ops.fuse_rows(
-        logits, targets[span], tokens.advantage[span], tokens.logp_old[span], tokens.weight[span], tokens.keep[span],
-        None if tokens.selected is None else tokens.selected[span], tokens.normalizer, call.rules.scalars(),
-        call.action, _of(call.inverse_temperature, span), call.softcap, gradient,
-    )  # fmt: skip
-    chunks.by_hidden[span] = chunks.take_back(hidden, gradient)
+    inverse = inverse_temperature(part.temperature, len(hidden), hidden.device)
+    result = ops.fuse_rows(logits, chunks.targets[rows], part, rules, inverse, chunks.softcap, gradient)
+    chunks.by_hidden[rows] = chunks.take_back(hidden, gradient)
     return result
 
 
-def _correct(
-    chunks: _Chunks, targets: torch.Tensor, call: Call, chosen: Tokens, logp: torch.Tensor, entropy: torch.Tensor
-) -> torch.Tensor:
-    """Add what the selection changes, on the selected rows alone; return the loss of all tokens."""
-    before = coefficients(logp, entropy, call.tokens, call.rules)
-    after = coefficients(logp, entropy, chosen, call.rules)
-    most = max(
-        1, math.floor(call.rules.share * len(targets))
-    )  # upper bound of the rows, known without reading from the device
+def _correct(chunks: _Chunks, chosen: TokenInputs, before: Coefficients, after: Coefficients, most: int) -> None:
+    """Add what the selection changes, on the selected rows alone, which are `most` or fewer."""
     assert chosen.selected is not None
     order = compact(chosen.selected).order.long()
     for span in chunks.spans(most):
         rows = order[span]
-        hidden = chunks.hidden[rows]
+        hidden, targets, part = chunks.hidden[rows], chunks.targets[rows], chosen.take(rows)
         logits, gradient = chunks.logits(hidden)
-        inverse = _of(call.inverse_temperature, rows)
-        stats = ops.row_stats(logits, targets[rows], inverse, call.softcap, torch.ones_like(chosen.keep[rows]))
+        inverse = inverse_temperature(part.temperature, len(rows), hidden.device)
+        stats = ops.row_stats(logits, targets, inverse, chunks.softcap, torch.ones_like(part.mask))
         g, h = (after.by_logp - before.by_logp)[rows], (after.by_entropy - before.by_entropy)[rows]
         one = torch.ones(1, dtype=torch.float32, device=logits.device)
-        ops.write_gradient(logits, targets[rows], stats, g, h, one, inverse, call.softcap, gradient)
+        ops.write_gradient(logits, targets, stats, g, h, one, inverse, chunks.softcap, gradient)
         chunks.by_hidden.index_add_(0, rows, chunks.take_back(hidden, gradient))
-    return after.loss
 
 
-def _kept_rows(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
-    """Decide with a pass of one matmul, then train on the kept rows. Reads their number from the device."""
-    loss, logp, entropy, selected = _forward_only(chunks, targets, call)
-    tokens = call.tokens
-    dropped = call.rules.action == "drop" and not call.rules.entropy_coef
-    wanted = tokens.keep & ~selected if dropped else tokens.keep
-    rows = wanted.nonzero().squeeze(1)
+def _kept_rows(chunks: _Chunks, tokens: TokenInputs, rules: LossRules) -> _Results:
+    """Decide with a pass of one matmul, then train on the rows that are kept. Reads their number from the device."""
+    loss, logp, entropy, selected = _forward_only(chunks, tokens, rules)
+    dropped = rules.action == "drop" and not rules.entropy_coef
+    rows = (tokens.mask & ~selected if dropped else tokens.mask).nonzero().squeeze(1)
+    verdicts = replace(tokens, selected=selected)
     for span in chunks.spans(len(rows)):
-        part = rows[span]
-        hidden = chunks.hidden[part]
-        logits, gradient = chunks.logits(hidden)
-        ops.fuse_rows(
-            logits, targets[part], tokens.advantage[part], tokens.logp_old[part], tokens.weight[part],
-            tokens.keep[part], selected[part], tokens.normalizer, call.rules.scalars(), ACTIONS[call.rules.action],
-            _of(call.inverse_temperature, part), call.softcap, gradient,
-        )  # fmt: skip
-        chunks.by_hidden[part] = chunks.take_back(hidden, gradient)
+        _fused(chunks, verdicts, rules, rows[span])
     return loss, logp, entropy, selected
 
 
-def _forward_only(chunks: _Chunks, targets: torch.Tensor, call: Call) -> _Results:
-    stats = torch.empty(4, len(targets), dtype=torch.float32, device=targets.device)
-    for span in chunks.spans(len(targets)):
+def _forward_only(chunks: _Chunks, tokens: TokenInputs, rules: LossRules) -> _Results:
+    count, device = len(chunks.targets), chunks.targets.device
+    stats = torch.empty(4, count, dtype=torch.float32, device=device)
+    for span in chunks.spans(count):
         logits, _ = chunks.logits(chunks.hidden[span])
-        inverse = _of(call.inverse_temperature, span)
-        stats[:, span] = ops.row_stats(logits, targets[span], inverse, call.softcap, call.tokens.keep[span])
-    tokens = call.with_selection(stats[0], stats[1])
-    loss = coefficients(stats[0], stats[1], tokens, call.rules).loss
-    selected = torch.zeros_like(tokens.keep) if tokens.selected is None else tokens.selected
+        part = tokens.take(span)
+        inverse = inverse_temperature(part.temperature, len(logits), device)
+        stats[:, span] = ops.row_stats(logits, chunks.targets[span], inverse, chunks.softcap, part.mask)
+    chosen = with_selection(tokens, rules, stats[0], stats[1])
+    loss = coefficients(stats[0], stats[1], chosen, rules).loss
+    selected = torch.zeros_like(tokens.mask) if chosen.selected is None else chosen.selected
     return loss, stats[0], stats[1], selected
-
-
-def _of(inverse_temperature: torch.Tensor, rows: "slice | torch.Tensor") -> torch.Tensor:
-    """Return the inverse temperature of some rows: [1] stays [1]."""
-    return inverse_temperature if inverse_temperature.numel() == 1 else inverse_temperature[rows]

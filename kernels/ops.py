@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from isentrope.kernels import fused_row, gradient, stats
+from isentrope.kernels.call import action_of
 from isentrope.kernels.checks import check_targets
-from isentrope.kernels.policy import Tokens
+from isentrope.kernels.policy import LossRules, TokenInputs
 from isentrope.kernels.row_list import compact
 
 
@@ -47,14 +48,33 @@ def write_gradient(
     )
 
 
-@torch.library.custom_op("isentrope::fuse_rows", mutates_args=("out",))
 def fuse_rows(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    tokens: TokenInputs,
+    rules: LossRules,
+    inverse_temperature: torch.Tensor,
+    softcap: float,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """`fused_row.fuse_rows` as an operator: [3, M] float32, loss, logp and entropy; the gradient goes to `out`, which
+    may be `logits`. An operator takes tensors and numbers only, so the records are taken apart here, and nowhere
+    else."""
+    result: torch.Tensor = _fuse_rows(
+        logits, targets, tokens.advantage, tokens.logp_old, tokens.weight, tokens.mask, tokens.selected,
+        tokens.normalizer, rules.scalars(), action_of(tokens, rules), inverse_temperature, softcap, out,
+    )  # fmt: skip
+    return result
+
+
+@torch.library.custom_op("isentrope::fuse_rows", mutates_args=("out",))
+def _fuse_rows(
     logits: torch.Tensor,
     targets: torch.Tensor,
     advantage: torch.Tensor,
     logp_old: torch.Tensor,
     weight: torch.Tensor,
-    keep: torch.Tensor,
+    mask: torch.Tensor,
     selected: torch.Tensor | None,
     normalizer: torch.Tensor,
     rules: Sequence[float],
@@ -63,22 +83,23 @@ def fuse_rows(
     softcap: float,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """`row.fuse_rows`: [3, M] float32, loss, logp and entropy; the gradient goes to `out`, which may be `logits`."""
     check_targets(targets, logits.shape[1])
-    tokens = Tokens(advantage, logp_old, weight, keep, selected, normalizer)
+    tokens = TokenInputs(
+        advantage=advantage, logp_old=logp_old, mask=mask, weight=weight, normalizer=normalizer, selected=selected
+    )
     low, high, dual, kl_coef, entropy_coef, clamp = rules
     scalars = (low, high, dual, kl_coef, entropy_coef, clamp)
     return fused_row.fuse_rows(logits, targets, tokens, scalars, action, inverse_temperature, softcap, out)
 
 
-@fuse_rows.register_fake
+@_fuse_rows.register_fake
 def _fake_fuse_rows(
     logits: torch.Tensor,
     targets: torch.Tensor,
     advantage: torch.Tensor,
     logp_old: torch.Tensor,
     weight: torch.Tensor,
-    keep: torch.Tensor,
+    mask: torch.Tensor,
     selected: torch.Tensor | None,
     normalizer: torch.Tensor,
     rules: Sequence[float],
@@ -92,5 +113,5 @@ def _fake_fuse_rows(
 
 @torch.library.custom_op("isentrope::scale_gradient", mutates_args=("gradient",))
 def scale_gradient(gradient: torch.Tensor, upstream: torch.Tensor) -> None:
-    """`row.scale_gradient`."""
+    """`fused_row.scale_gradient`."""
     fused_row.scale_gradient(gradient, upstream)

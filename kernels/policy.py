@@ -10,9 +10,10 @@ With x = clamp(logp - logp_old, +-c), r = e^x, A the advantage:
     l1 = -A r,  l2 = -A clip(r, 1 - low, 1 + high),  l = max(l1, l2);  A < 0: l = min(l, -A dual)       PPO, dual clip
     drop on selected tokens:    l = 0                                                                    Clip-Cov
     abs_kl on selected tokens:  l + kl_coef |logp - logp_old|                                            KL-Cov
-    loss = normalizer * keep * (weight * l [+ penalty] - entropy_coef * H),   keep = lag <= max_lag
+    loss = normalizer * mask * (weight * l [+ penalty] - entropy_coef * H),   mask without lag > max_lag
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -75,19 +76,63 @@ class LossRules:
         return low, high, dual, float(self.kl_coef), float(self.entropy_coef), float(self.log_ratio_clamp)
 
 
-class Tokens(NamedTuple):
-    """Per-token inputs of the rules, each [M].
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenInputs:
+    """Everything that a policy loss takes per token besides logits and targets.
 
-    advantage. logp_old: nats. weight: factor of the policy part (masks, corrections). selected: bool, verdicts that are
-    already known; None: none. keep: bool, may carry loss at all. normalizer: [1], factor of everything.
+    On the device of the logits and [M] for a kernel; wherever they are and of any shape for whoever prepares them.
     """
 
     advantage: torch.Tensor
+    """[M]"""
     logp_old: torch.Tensor
+    """[M], nats."""
+    mask: torch.Tensor
+    """[M] bool: may carry loss."""
     weight: torch.Tensor
-    keep: torch.Tensor
-    selected: torch.Tensor | None
+    """[M]: factor of the policy part (masks, corrections)."""
     normalizer: torch.Tensor
+    """[1]: factor of everything, global denominators included."""
+    selected: torch.Tensor | None = None
+    """[M] bool: verdicts made elsewhere, as over a whole batch; the rules then select nothing."""
+    lag: torch.Tensor | None = None
+    """[M] integer: batches since the token was sampled."""
+    random: torch.Tensor | None = None
+    """[M] int32 random bits, needed by `band_cov`."""
+    temperature: float | torch.Tensor = 1.0
+    """Divides the logits: a number, or [M]."""
+
+    @classmethod
+    def averaged(
+        cls, advantage: torch.Tensor, logp_old: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> "TokenInputs":
+        """Return the inputs of a loss that is the plain mean over the tokens of `mask` [M] bool; None: over all."""
+        mask = torch.ones_like(advantage, dtype=torch.bool) if mask is None else mask
+        normalizer = mask.sum(dtype=torch.float32).clamp(min=1).reciprocal().reshape(1)
+        weight = torch.ones_like(advantage, dtype=torch.float32)
+        return cls(advantage=advantage, logp_old=logp_old, mask=mask, weight=weight, normalizer=normalizer)
+
+    def take(self, rows: "slice | torch.Tensor") -> "TokenInputs":
+        """Return the inputs of some tokens; the normalizer stays that of all."""
+        return self.changed(lambda values: values[rows])
+
+    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "TokenInputs":
+        """Return the inputs with `change` applied to whatever there is per token."""
+
+        def of(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else change(values)
+
+        return TokenInputs(
+            advantage=change(self.advantage),
+            logp_old=change(self.logp_old),
+            mask=change(self.mask),
+            weight=change(self.weight),
+            normalizer=self.normalizer,
+            selected=of(self.selected),
+            lag=of(self.lag),
+            random=of(self.random),
+            temperature=change(self.temperature) if isinstance(self.temperature, torch.Tensor) else self.temperature,
+        )
 
 
 class Coefficients(NamedTuple):
@@ -98,7 +143,7 @@ class Coefficients(NamedTuple):
     by_entropy: torch.Tensor
 
 
-def coefficients(logp: torch.Tensor, entropy: torch.Tensor, tokens: Tokens, rules: LossRules) -> Coefficients:
+def coefficients(logp: torch.Tensor, entropy: torch.Tensor, tokens: TokenInputs, rules: LossRules) -> Coefficients:
     """Loss of every token and its derivatives; `logp`, `entropy`: [M]. No autograd is involved."""
     low, high, dual, kl_coef, entropy_coef, clamp = rules.scalars()
     difference = logp - tokens.logp_old
@@ -117,16 +162,16 @@ def coefficients(logp: torch.Tensor, entropy: torch.Tensor, tokens: Tokens, rule
         else:
             loss = loss + chosen * kl_coef * difference.abs()
             by_logp = by_logp + chosen * kl_coef * difference.sign()
-    scale = torch.where(tokens.keep, tokens.normalizer, 0.0)
+    scale = torch.where(tokens.mask, tokens.normalizer, 0.0)
     zero = torch.zeros_like(loss)
     return Coefficients(
-        torch.where(tokens.keep, scale * (loss - entropy_coef * entropy), zero),
-        torch.where(tokens.keep, scale * by_logp, zero),
-        torch.where(tokens.keep, -scale * entropy_coef, zero),
+        torch.where(tokens.mask, scale * (loss - entropy_coef * entropy), zero),
+        torch.where(tokens.mask, scale * by_logp, zero),
+        torch.where(tokens.mask, -scale * entropy_coef, zero),
     )
 
 
-def clipped_away(logp: torch.Tensor, tokens: Tokens, rules: LossRules) -> torch.Tensor:
+def clipped_away(logp: torch.Tensor, tokens: TokenInputs, rules: LossRules) -> torch.Tensor:
     """[M] bool: tokens whose clipped branch is the larger one, so that their loss does not move with logp."""
     low, high, _, _, _, clamp = rules.scalars()
     ratio = (logp - tokens.logp_old).clamp(-clamp, clamp).exp()

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from isentrope.kernels.bench import peers
-from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
 from isentrope.kernels.linear import fused_linear_policy_loss
-from isentrope.kernels.policy import LossRules
+from isentrope.kernels.policy import LossRules, TokenInputs
 from isentrope.kernels.select import top_k_mask
 
 PPO = LossRules()
@@ -175,10 +174,8 @@ def _fused(rules: LossRules) -> Build:
     def start(inputs: Inputs) -> Call:
         def call() -> Outcome:
             leaf, logits = inputs.variable()
-            tokens = TokenInputs(mask=inputs.mask)
-            found = fused_policy_loss(
-                logits, inputs.targets, inputs.advantage, inputs.logp_old, rules, tokens=tokens, options=Options()
-            )
+            tokens = TokenInputs.averaged(inputs.advantage, inputs.logp_old, inputs.mask)
+            found = fused_policy_loss(logits, inputs.targets, tokens, rules)
             (gradient,) = torch.autograd.grad(found.loss, leaf)
             return Outcome(found.logp, found.entropy, gradient)
 
@@ -209,10 +206,8 @@ def _linear(rules: LossRules) -> Build:
     def start(inputs: Inputs) -> Call:
         def call() -> Outcome:
             hidden, weight = inputs.heads()
-            tokens = TokenInputs(mask=inputs.mask)
-            found = fused_linear_policy_loss(
-                hidden, weight, inputs.targets, inputs.advantage, inputs.logp_old, rules, tokens=tokens
-            )
+            tokens = TokenInputs.averaged(inputs.advantage, inputs.logp_old, inputs.mask)
+            found = fused_linear_policy_loss(hidden, weight, inputs.targets, tokens, rules)
             gradient, _ = torch.autograd.grad(found.loss, (hidden, weight))
             return Outcome(found.logp, found.entropy, gradient)
 

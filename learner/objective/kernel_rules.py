@@ -8,11 +8,10 @@ the log-probabilities and entropies that `kernels` gives.
 A kernel does not clamp log ratios of the penalty: beyond +-20 its gradient goes on where the generic one ends.
 """
 
-from typing import NamedTuple
-
+import torch
 from torch import Tensor
 
-from isentrope.kernels.policy import LossRules
+from isentrope.kernels.policy import LossRules, TokenInputs
 from isentrope.learner.objective.batch import Prepared
 from isentrope.learner.objective.needs import acts
 from isentrope.learner.objective.objective import CURRENT, KlTerm, Objective
@@ -20,22 +19,6 @@ from isentrope.learner.objective.stages import clip, kl, ratio, reduce, tokens
 
 UNIFORM = (reduce.token_mean, reduce.seq_sum, reduce.seq_sum_constant, reduce.sum_constant)
 """Reductions that weigh every token of an update alike."""
-
-
-class FusedInputs(NamedTuple):
-    """What `fused_policy_loss` takes for n responses, each tensor [n, T] on the CPU.
-
-    selected: None: the rules do nothing to single tokens. normalizer: factor of the whole, global denominators
-    included.
-    """
-
-    rules: LossRules
-    advantage: Tensor
-    logp_old: Tensor
-    mask: Tensor
-    weight: Tensor
-    selected: Tensor | None
-    normalizer: float
 
 
 def rules_of(objective: Objective) -> LossRules | None:
@@ -63,25 +46,27 @@ def rules_of(objective: Objective) -> LossRules | None:
     )
 
 
-def fused_inputs(objective: Objective, rules: LossRules, prepared: Prepared, update: int, rows: Tensor) -> FusedInputs:
-    """The inputs for responses `rows` [n] of an update, for an objective that has these rules."""
+def token_inputs(objective: Objective, prepared: Prepared, update: int, rows: Tensor) -> TokenInputs:
+    """Return what kernels take for responses `rows` [n] of an update, for an objective that has rules for them: each
+    field [n, T], on the CPU."""
     batch = prepared.batch
     mask, weight, reduce = prepared.mask[rows], prepared.weight[rows], prepared.reduce[update, rows]
     if "demonstration" in batch.supplied:
         mask = mask & ~batch.supplied["demonstration"][rows]
-    normalizer = 1.0
-    if objective.reduce.runs(*UNIFORM):
-        normalizer = float(reduce[0])
-    else:
-        weight = weight * reduce[:, None].to(weight.dtype)
-    old = batch.logp_rollout if objective.anchor.runs(ratio.rollout) else batch.statistics.logp
+    uniform = objective.reduce.runs(*UNIFORM)
     selected = [
         values[rows] != 0
         for term, values in zip(objective.kl, prepared.kl_weight, strict=True)
         if values is not None and acts(objective, term)
     ]
-    only = selected[0] if selected else None
-    return FusedInputs(rules, prepared.advantage[rows], old[rows], mask, weight, only, normalizer)
+    return TokenInputs(
+        advantage=prepared.advantage[rows],
+        logp_old=(batch.logp_rollout if objective.anchor.runs(ratio.rollout) else batch.statistics.logp)[rows],
+        mask=mask,
+        weight=weight if uniform else weight * reduce[:, None].to(weight.dtype),
+        normalizer=reduce[:1].float() if uniform else torch.ones(1),
+        selected=selected[0] if selected else None,
+    )
 
 
 def _token_local(objective: Objective) -> bool:

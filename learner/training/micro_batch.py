@@ -7,15 +7,15 @@ the longest, V vocabulary.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
 from isentrope.kernels import fused, plain
-from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.policy import LossRules
 from isentrope.learner.intake.packing import Packed
 from isentrope.learner.objective.batch import LossParts, Prepared
-from isentrope.learner.objective.kernel_rules import fused_inputs
+from isentrope.learner.objective.kernel_rules import token_inputs
 from isentrope.learner.objective.objective import ControllerStates, Objective
 
 Loss = Callable[[Packed, float, Tensor, Tensor], tuple[Tensor, LossParts]]
@@ -53,25 +53,11 @@ class UpdateLoss:
     ) -> tuple[Tensor, LossParts]:
         """Return the same by one call. The objective sees the same statistics; its own loss is not used."""
         device = logits.device
-        given = fused_inputs(self._objective, rules, self._prepared, self._update, packed.rows)
-
-        def placed(values: Tensor) -> Tensor:
-            return packed.to_packed(values.to(device))
-
-        tokens = TokenInputs(
-            mask=placed(given.mask),
-            weight=placed(given.weight),
-            selected=None if given.selected is None else placed(given.selected),
-        )
-        found = fused.fused_policy_loss(
-            logits,
-            targets,
-            placed(given.advantage),
-            placed(given.logp_old),
-            given.rules,
-            tokens=tokens,
-            options=Options(normalizer=given.normalizer, temperature=temperature),
-        )
+        tokens = token_inputs(self._objective, self._prepared, self._update, packed.rows)
+        normalizer = tokens.normalizer.to(device)
+        tokens = tokens.changed(lambda values: packed.to_packed(values.to(device)))
+        tokens = replace(tokens, normalizer=normalizer, temperature=temperature)
+        found = fused.fused_policy_loss(logits, targets, tokens, rules)
         logp, entropy = packed.to_padded(found.logp).cpu(), packed.to_padded(found.entropy).cpu()
         logp.requires_grad_()  # which tokens are clipped shows in the gradient
         return found.loss, self._parts(packed, logp, entropy)

@@ -1,12 +1,11 @@
 """What the kernels should compute, in float64 by autograd, and inputs for them. Knows formulas, no kernel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from isentrope.kernels.call import TokenInputs
-from isentrope.kernels.policy import LossRules
+from isentrope.kernels.policy import LossRules, TokenInputs
 
 RULES = {
     "plain": LossRules(),
@@ -50,10 +49,19 @@ class Sample:
 
     logits: Tensor
     targets: Tensor
-    advantage: Tensor
-    logp_old: Tensor
     tokens: TokenInputs
+    """With a temperature of 1, every mask, weight and age."""
     temperature: float = 0.8
+
+    @property
+    def tempered(self) -> TokenInputs:
+        """The tokens at the sample's temperature."""
+        return replace(self.tokens, temperature=self.temperature)
+
+    @property
+    def bare(self) -> TokenInputs:
+        """The tokens as they count without mask, weights and ages."""
+        return TokenInputs.averaged(self.tokens.advantage, self.tokens.logp_old)
 
     @classmethod
     def draw(cls, count: int = 24, vocabulary: int = 50, seed: int = 0) -> "Sample":
@@ -61,21 +69,18 @@ class Sample:
         torch.manual_seed(seed)
         logits, targets = 3 * torch.randn(count, vocabulary), torch.randint(vocabulary, (count,))
         logp, _ = statistics(logits, targets, cls.temperature)
-        tokens = TokenInputs(
-            mask=torch.rand(count) > 0.3,
-            weight=torch.rand(count),
-            lag=torch.randint(5, (count,)),
-            random=torch.randint(-(2**31), 2**31 - 1, (count,), dtype=torch.int32),
-        )
+        mask, weight, lag = torch.rand(count) > 0.3, torch.rand(count), torch.randint(5, (count,))
+        random = torch.randint(-(2**31), 2**31 - 1, (count,), dtype=torch.int32)
         advantage = torch.randn(count) * (torch.rand(count) > 0.1)
-        return cls(logits, targets, advantage, (logp + 0.3 * torch.randn(count)).float(), tokens)
+        tokens = TokenInputs.averaged(advantage, (logp + 0.3 * torch.randn(count)).float(), mask)
+        return cls(logits, targets, replace(tokens, weight=weight, lag=lag, random=random))
 
     def loss(self, logits: Tensor, rules: LossRules, selected: Tensor) -> Tensor:
         """Autograd's answer for `logits` float64, given the selected tokens."""
         logp, entropy = statistics(logits, self.targets, self.temperature)
-        assert self.tokens.mask is not None and self.tokens.weight is not None and self.tokens.lag is not None
-        difference = logp - self.logp_old.double()
-        ratio, advantage = difference.exp(), self.advantage.double()
+        assert self.tokens.lag is not None
+        difference = logp - self.tokens.logp_old.double()
+        ratio, advantage = difference.exp(), self.tokens.advantage.double()
         loss = -advantage * ratio
         if rules.clip_low is not None and rules.clip_high is not None:
             loss = torch.maximum(loss, -advantage * ratio.clamp(1 - rules.clip_low, 1 + rules.clip_high))

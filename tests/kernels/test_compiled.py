@@ -12,7 +12,7 @@ import torch
 COMPILE = """
 import torch
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
-from isentrope.kernels.policy import LossRules
+from isentrope.kernels.policy import LossRules, TokenInputs
 
 torch.manual_seed(0)
 ids, numbers = torch.randint(30, (8,)), torch.randn(8)
@@ -22,11 +22,11 @@ def statistics(z):
     return logp.sum() - entropy.sum()
 
 def policy(z):
-    return fused_policy_loss(z * 1.0, ids, numbers, numbers - 3, LossRules()).loss
+    return fused_policy_loss(z * 1.0, ids, TokenInputs.averaged(numbers, numbers - 3), LossRules()).loss
 
 def selection(z):
     rules = LossRules(select="top_cov", action="abs_kl", share=0.3)
-    return fused_policy_loss(z * 1.0, ids, numbers, numbers - 3, rules).loss
+    return fused_policy_loss(z * 1.0, ids, TokenInputs.averaged(numbers, numbers - 3), rules).loss
 
 for function in (statistics, policy, selection):
     z = torch.randn(8, 30, requires_grad=True)
@@ -99,14 +99,14 @@ def test_code_for_ampere_and_hopper_stays_within_its_budget() -> None:
 def test_ten_new_lengths_compile_nothing(tmp_path: Path) -> None:
     from isentrope.kernels import stats
     from isentrope.kernels.fused import fused_policy_loss
-    from isentrope.kernels.policy import LossRules
+    from isentrope.kernels.policy import LossRules, TokenInputs
 
     def step(count: int) -> None:
         logits = torch.randn(count, 4096, device="cuda", requires_grad=True)
         numbers = torch.randn(count, device="cuda")
         ids = torch.randint(4096, (count,), device="cuda")
         rules = LossRules(select="top_cov", action="abs_kl", share=0.1)
-        fused_policy_loss(logits * 1, ids, numbers, numbers, rules).loss.backward()
+        fused_policy_loss(logits * 1, ids, TokenInputs.averaged(numbers, numbers), rules).loss.backward()
 
     step(64)
     before = len(stats._stats.device_caches[0][0])

@@ -1,6 +1,7 @@
 """Every bad input is one typed error that names the argument, what was given and what is allowed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,23 +9,29 @@ import torch
 
 from isentrope.errors import ArgumentError
 from isentrope.kernels import checks, select
-from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
 from isentrope.kernels.linear import fused_linear_policy_loss
-from isentrope.kernels.policy import LossRules
+from isentrope.kernels.policy import LossRules, TokenInputs
 
 N, V = 3, 5
 LOGITS, IDS, NUMBERS = torch.randn(N, V), torch.tensor([0, 1, 2]), torch.randn(N)
 
 
+TOKENS = TokenInputs.averaged(NUMBERS, NUMBERS)
+
+
+def tokens(**changes: Any) -> TokenInputs:
+    return replace(TOKENS, **changes)
+
+
 def fused(**changes: Any) -> object:
-    arguments = {"logits": LOGITS, "targets": IDS, "advantage": NUMBERS, "logp_old": NUMBERS, "rules": LossRules()}
+    arguments = {"logits": LOGITS, "targets": IDS, "tokens": TOKENS, "rules": LossRules()}
     return fused_policy_loss(**(arguments | changes))  # type: ignore[arg-type]
 
 
 def linear(**changes: Any) -> object:
-    arguments = {"hidden": torch.randn(N, 2), "weight": torch.randn(V, 2), "targets": IDS}
-    arguments |= {"advantage": NUMBERS, "logp_old": NUMBERS, "rules": LossRules()}
+    arguments: dict[str, object] = {"hidden": torch.randn(N, 2), "weight": torch.randn(V, 2), "targets": IDS}
+    arguments |= {"tokens": TOKENS, "rules": LossRules()}
     return fused_linear_policy_loss(**(arguments | changes))  # type: ignore[arg-type]
 
 
@@ -41,16 +48,16 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "leaf in place": (lambda: logp_entropy(LOGITS.clone().requires_grad_(), IDS), "logits: a leaf"),
     "empty batch": (lambda: logp_entropy(LOGITS[:0], IDS[:0]), "logits: no tokens"),
     "empty vocabulary": (lambda: logp_entropy(LOGITS[:, :0], IDS), "logits: an empty vocabulary"),
-    "other device": (lambda: fused(advantage=NUMBERS.to("meta")), "advantage: on meta, cpu is needed"),
-    "advantage shape": (lambda: fused(advantage=NUMBERS[:2]), "advantage: shape"),
-    "old log-prob shape": (lambda: fused(logp_old=NUMBERS[:2]), "logp_old: shape"),
-    "mask type": (lambda: fused(tokens=TokenInputs(mask=NUMBERS)), "mask: torch.float32, torch.bool"),
-    "lag type": (lambda: fused(tokens=TokenInputs(lag=NUMBERS)), "lag: torch.float32"),
+    "other device": (lambda: fused(tokens=tokens(advantage=NUMBERS.to("meta"))), "advantage: on meta, cpu is needed"),
+    "advantage shape": (lambda: fused(tokens=tokens(advantage=NUMBERS[:2])), "advantage: shape"),
+    "old log-prob shape": (lambda: fused(tokens=tokens(logp_old=NUMBERS[:2])), "logp_old: shape"),
+    "mask type": (lambda: fused(tokens=tokens(mask=NUMBERS)), "mask: torch.float32, torch.bool"),
+    "lag type": (lambda: fused(tokens=tokens(lag=NUMBERS)), "lag: torch.float32"),
     "no random bits": (lambda: fused(rules=LossRules(select="band_cov", share=0.1)), "random: missing"),
     "temperature 0": (lambda: logp_entropy(LOGITS, IDS, 0.0), "temperature: 0.0"),
     "temperature shape": (lambda: logp_entropy(LOGITS, IDS, NUMBERS[:2]), "temperature: shape"),
-    "negative softcap": (lambda: fused(options=Options(softcap=-1.0)), "softcap: -1.0"),
-    "two normalizers": (lambda: fused(options=Options(normalizer=NUMBERS)), "normalizer: "),
+    "negative softcap": (lambda: fused(softcap=-1.0), "softcap: -1.0"),
+    "two normalizers": (lambda: fused(tokens=tokens(normalizer=NUMBERS)), "normalizer: "),
     "one clip bound": (lambda: LossRules(clip_low=None), "clip_low None and clip_high 0.2"),
     "dual clip below 1": (lambda: LossRules(clip_dual=0.5), "clip_dual 0.5"),
     "share 0": (lambda: LossRules(select="top_cov"), "share 0.0"),

@@ -7,9 +7,8 @@ import torch
 from kernel_truth import RULES, Sample, relative
 
 from isentrope.errors import ArgumentError
-from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
-from isentrope.kernels.policy import LossRules, Tokens, coefficients
+from isentrope.kernels.policy import LossRules, TokenInputs, coefficients
 
 UPSTREAM = 3.0
 
@@ -18,11 +17,8 @@ UPSTREAM = 3.0
 @pytest.mark.parametrize("name", RULES)
 def test_loss_and_gradient_are_those_of_autograd(name: str, inplace: bool) -> None:
     sample, rules = Sample.draw(seed=len(name)), RULES[name]
-    options = Options(temperature=sample.temperature, inplace=inplace)
     leaf = sample.logits.clone().requires_grad_()
-    found = fused_policy_loss(
-        leaf * 1, sample.targets, sample.advantage, sample.logp_old, rules, tokens=sample.tokens, options=options
-    )
+    found = fused_policy_loss(leaf * 1, sample.targets, sample.tempered, rules, inplace=inplace)
     (UPSTREAM * found.loss).backward()
     exact = sample.logits.double().requires_grad_()
     expected = sample.loss(exact, rules, found.selected)
@@ -37,22 +33,14 @@ def test_loss_and_gradient_are_those_of_autograd(name: str, inplace: bool) -> No
 def test_verdicts_of_the_whole_batch_give_its_loss_in_any_number_of_micro_batches(name: str) -> None:
     sample, rules = Sample.draw(), RULES[name]
     leaf = sample.logits.clone().requires_grad_()
-    whole = fused_policy_loss(leaf * 1, sample.targets, sample.advantage, sample.logp_old, rules, tokens=sample.tokens)
+    whole = fused_policy_loss(leaf * 1, sample.targets, sample.tokens, rules)
     whole.loss.backward()
-    assert leaf.grad is not None and sample.tokens.mask is not None
+    assert leaf.grad is not None
+    verdicts = dataclasses.replace(sample.tokens, selected=whole.selected)
     for parts in (1, 5, 16):
         again, total = sample.logits.clone().requires_grad_(), torch.zeros(())
         for rows in torch.arange(len(leaf)).tensor_split(parts):
-            tokens = {
-                field.name: getattr(sample.tokens, field.name)[rows]
-                for field in dataclasses.fields(sample.tokens)
-                if field.name != "selected"
-            }
-            part = fused_policy_loss(
-                again[rows], sample.targets[rows], sample.advantage[rows], sample.logp_old[rows], rules,
-                tokens=TokenInputs(**tokens, selected=whole.selected[rows]),
-                options=Options(normalizer=1 / float(sample.tokens.mask.sum())),
-            )  # fmt: skip
+            part = fused_policy_loss(again[rows], sample.targets[rows], verdicts.take(rows), rules)
             part.loss.backward()
             total += part.loss.detach()
         assert again.grad is not None
@@ -62,13 +50,16 @@ def test_verdicts_of_the_whole_batch_give_its_loss_in_any_number_of_micro_batche
 
 def test_coefficients_are_the_derivatives_of_their_loss() -> None:
     sample = Sample.draw(200, seed=8)
-    logp = (sample.logp_old + 0.4 * torch.randn(200)).double().requires_grad_()
+    logp = (sample.tokens.logp_old + 0.4 * torch.randn(200)).double().requires_grad_()
     entropy = torch.rand(200, dtype=torch.float64, requires_grad=True)
-    assert sample.tokens.mask is not None
-    tokens = Tokens(
-        sample.advantage.double(), sample.logp_old.double(), torch.rand(200).double(), sample.tokens.mask,
-        torch.rand(200) > 0.6, torch.tensor([0.25], dtype=torch.float64),
-    )  # fmt: skip
+    tokens = TokenInputs(
+        advantage=sample.tokens.advantage.double(),
+        logp_old=sample.tokens.logp_old.double(),
+        mask=sample.tokens.mask,
+        weight=torch.rand(200).double(),
+        normalizer=torch.tensor([0.25], dtype=torch.float64),
+        selected=torch.rand(200) > 0.6,
+    )
     for rules in RULES.values():
         loss, by_logp, by_entropy = coefficients(logp, entropy, tokens, rules)
         found = torch.autograd.grad(loss.sum(), (logp, entropy), allow_unused=True)
@@ -82,7 +73,7 @@ def test_nothing_is_overwritten_where_no_gradient_is_wanted() -> None:
     leaf = sample.logits.clone().requires_grad_()
     logits = leaf * 1
     with torch.no_grad():
-        fused_policy_loss(logits, sample.targets, sample.advantage, sample.logp_old, LossRules())
+        fused_policy_loss(logits, sample.targets, sample.bare, LossRules())
     assert torch.equal(logits.detach(), sample.logits)
 
 
@@ -92,7 +83,7 @@ def test_a_nan_reaches_the_loss(name: str) -> None:
     leaf = sample.logits.clone()
     leaf[4, 7] = torch.nan
     leaf.requires_grad_()
-    found = fused_policy_loss(leaf * 1, sample.targets, sample.advantage, sample.logp_old, RULES[name])
+    found = fused_policy_loss(leaf * 1, sample.targets, sample.bare, RULES[name])
     assert found.loss.isnan() and found.token_loss[4].isnan() and found.token_loss[3].isfinite()
 
 
@@ -114,7 +105,7 @@ def test_a_second_backward_pass_is_refused(function: str) -> None:
     if function == "logp_entropy":
         loss = logp_entropy(logits, sample.targets, inplace=False)[0].sum()
     else:
-        loss = fused_policy_loss(logits, sample.targets, sample.advantage, sample.logp_old, LossRules()).loss
+        loss = fused_policy_loss(logits, sample.targets, sample.bare, LossRules()).loss
     loss.backward(retain_graph=True)
     with pytest.raises(ArgumentError, match="second backward"):
         loss.backward()

@@ -18,9 +18,8 @@ from kernel_truth import relative
 from torch import Tensor
 
 from isentrope.kernels import plain, select
-from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss, logp_entropy
-from isentrope.kernels.policy import LossRules, Tokens, coefficients
+from isentrope.kernels.policy import LossRules, TokenInputs, coefficients
 
 FUSED, PLAIN = 2e-5, 1e-9
 VANILLA, KL_COV, CLIP_COV = (f"compute_policy_loss_{name}" for name in ("vanilla", "kl_cov", "clip_cov"))
@@ -135,11 +134,15 @@ def check_fused(case: Case, problem: Problem) -> None:
     leaf = torch.stack([logp, rest], dim=1).float().requires_grad_()
     flat = {name: getattr(problem, name).flatten()[kept].float() for name in ("old", "advantage", "weight")}
     selected = None if problem.selected is None else problem.selected.flatten()[kept]
-    found = fused_policy_loss(
-        leaf * 1, torch.zeros(len(leaf), dtype=torch.int64), flat["advantage"], flat["old"], problem.rules,
-        tokens=TokenInputs(weight=flat["weight"], selected=selected),
-        options=Options(normalizer=problem.normalizer),
-    )  # fmt: skip
+    tokens = TokenInputs(
+        advantage=flat["advantage"],
+        logp_old=flat["old"],
+        mask=torch.ones(len(leaf), dtype=torch.bool),
+        weight=flat["weight"],
+        normalizer=torch.tensor([problem.normalizer], dtype=torch.float32),
+        selected=selected,
+    )
+    found = fused_policy_loss(leaf * 1, torch.zeros(len(leaf), dtype=torch.int64), tokens, problem.rules)
     found.loss.backward()
     terms = float(found.token_loss.abs().sum())
     assert abs(found.loss.item() - problem.loss) <= FUSED * max(terms, abs(problem.loss)), case.id
@@ -157,10 +160,14 @@ def check_plain(case: Case, problem: Problem) -> None:
         keep = problem.mask.flatten()
         covariance = select.covariance(problem.logp.flatten(), problem.advantage.flatten(), keep)
         chosen = select.top_k_mask(covariance, select.share_of(keep, problem.rules.share), candidates=keep)
-    tokens = Tokens(
-        problem.advantage.flatten(), problem.old.flatten(), problem.weight.flatten(), problem.mask.flatten(),
-        chosen, torch.tensor([problem.normalizer], dtype=problem.logp.dtype),
-    )  # fmt: skip
+    tokens = TokenInputs(
+        advantage=problem.advantage.flatten(),
+        logp_old=problem.old.flatten(),
+        mask=problem.mask.flatten(),
+        weight=problem.weight.flatten(),
+        normalizer=torch.tensor([problem.normalizer], dtype=problem.logp.dtype),
+        selected=chosen,
+    )
     loss, by_logp, _ = coefficients(problem.logp.flatten(), torch.zeros_like(tokens.advantage), tokens, problem.rules)
     allowed = max(PLAIN, scope.tolerance(case))
     assert abs(float(loss.sum()) - problem.loss) <= allowed * max(float(loss.abs().sum()), abs(problem.loss)), case.id

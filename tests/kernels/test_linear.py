@@ -5,7 +5,6 @@ import torch
 from kernel_truth import RULES, Sample, relative
 
 from isentrope.errors import ArgumentError
-from isentrope.kernels.call import Options
 from isentrope.kernels.fused import fused_policy_loss
 from isentrope.kernels.linear import fused_linear_policy_loss
 
@@ -13,14 +12,14 @@ from isentrope.kernels.linear import fused_linear_policy_loss
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize(("dtype", "chunk"), [(torch.float32, 16), (torch.bfloat16, 7)])
 def test_linear_is_fused_of_the_product(name: str, dtype: torch.dtype, chunk: int) -> None:
-    sample, rules, options = Sample.draw(vocabulary=40, seed=3), RULES[name], Options(temperature=0.8)
+    sample, rules = Sample.draw(vocabulary=40, seed=3), RULES[name]
     hidden, weight = torch.randn(24, 8).to(dtype), torch.randn(40, 8).to(dtype)
-    arguments = (sample.targets, sample.advantage, sample.logp_old, rules)
+    arguments = (sample.targets, sample.tempered, rules)
     wide = [hidden.double().requires_grad_(), weight.double().requires_grad_()]
-    expected = fused_policy_loss((wide[0] @ wide[1].T).float(), *arguments, tokens=sample.tokens, options=options)
+    expected = fused_policy_loss((wide[0] @ wide[1].T).float(), *arguments)
     (3 * expected.loss).backward()
     own = (hidden.clone().requires_grad_(), weight.clone().requires_grad_())
-    found = fused_linear_policy_loss(*own, *arguments, tokens=sample.tokens, options=options, chunk=chunk)
+    found = fused_linear_policy_loss(*own, *arguments, chunk=chunk)
     (3 * found.loss).backward()
     torch.testing.assert_close(found.loss, expected.loss, rtol=2e-6, atol=1e-6)
     assert torch.equal(found.selected, expected.selected)
@@ -33,10 +32,10 @@ def test_linear_is_fused_of_the_product(name: str, dtype: torch.dtype, chunk: in
 def test_without_gradient_there_is_one_matmul_and_the_same_loss() -> None:
     sample = Sample.draw(vocabulary=40, seed=4)
     hidden, weight = torch.randn(24, 8), torch.randn(40, 8, requires_grad=True)
-    arguments = (sample.targets, sample.advantage, sample.logp_old, RULES["kl_cov"])
+    arguments = (sample.targets, sample.tokens, RULES["kl_cov"])
     with torch.no_grad():
-        found = fused_linear_policy_loss(hidden, weight, *arguments, tokens=sample.tokens)
-    expected = fused_policy_loss(hidden @ weight.detach().T, *arguments, tokens=sample.tokens)
+        found = fused_linear_policy_loss(hidden, weight, *arguments)
+    expected = fused_policy_loss(hidden @ weight.detach().T, *arguments)
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-6, atol=1e-6)
     assert not found.loss.requires_grad
 
@@ -44,7 +43,7 @@ def test_without_gradient_there_is_one_matmul_and_the_same_loss() -> None:
 def test_a_second_backward_pass_is_refused() -> None:
     sample = Sample.draw(vocabulary=40)
     hidden, weight = torch.randn(24, 8, requires_grad=True), torch.randn(40, 8)
-    loss = fused_linear_policy_loss(hidden, weight, sample.targets, sample.advantage, sample.logp_old, RULES["plain"])
+    loss = fused_linear_policy_loss(hidden, weight, sample.targets, sample.bare, RULES["plain"])
     loss.loss.backward(retain_graph=True)
     with pytest.raises(ArgumentError, match="second backward"):
         loss.loss.backward()

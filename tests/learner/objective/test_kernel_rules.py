@@ -8,11 +8,10 @@ import torch
 from batches import halves, objective_of, random_batch, without_demonstrations
 
 from isentrope.kernels import plain
-from isentrope.kernels.call import Options, TokenInputs
 from isentrope.kernels.fused import fused_policy_loss
 from isentrope.learner.objective import presets
 from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS
-from isentrope.learner.objective.kernel_rules import fused_inputs, rules_of
+from isentrope.learner.objective.kernel_rules import rules_of, token_inputs
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import method_names
 from isentrope.learner.objective.schema import Kind
@@ -74,16 +73,8 @@ def compare(objective: Objective) -> None:
         shape = (len(rows), -1)
         part = objective.token_loss(prepared, update, rows, logp.view(shape), entropy.view(shape))
         part.loss.backward()
-        given = fused_inputs(objective, rules, prepared, update, rows)
-        tokens = TokenInputs(
-            mask=given.mask.flatten(),
-            weight=given.weight.flatten(),
-            selected=None if given.selected is None else given.selected.flatten(),
-        )
-        found = fused_policy_loss(
-            fused[rows].flatten(0, 1), targets[rows].flatten(), given.advantage.flatten(), given.logp_old.flatten(),
-            rules, tokens=tokens, options=Options(normalizer=given.normalizer),
-        )  # fmt: skip
+        tokens = token_inputs(objective, prepared, update, rows).changed(torch.flatten)
+        found = fused_policy_loss(fused[rows].flatten(0, 1), targets[rows].flatten(), tokens, rules)
         found.loss.backward()
         losses += torch.stack([part.loss.detach().float(), found.loss.detach()])
     assert generic.grad is not None and fused.grad is not None and generic.grad.any()
