@@ -45,11 +45,13 @@ def completed(tokens: TokenInputs, rules: LossRules, count: int, device: torch.d
         raise ArgumentError(f"normalizer: {given}, [1] on {device} is needed")
     if rules.select == "band_cov" and tokens.selected is None and tokens.random is None:
         raise ArgumentError("random: missing, band_cov draws its tokens by it", fix="pass TokenInputs(random=…)")
-    old = tokens.lag is not None and rules.max_lag is not None
+    mask = tokens.mask
+    if tokens.lag is not None and rules.max_lag is not None:
+        mask = mask & (tokens.lag <= rules.max_lag)
     return TokenInputs(
         advantage=tokens.advantage.float().contiguous(),
         logp_old=tokens.logp_old.float().contiguous(),
-        mask=(tokens.mask & (tokens.lag <= rules.max_lag) if old else tokens.mask).contiguous(),
+        mask=mask.contiguous(),
         weight=tokens.weight.float().contiguous(),
         normalizer=tokens.normalizer.float().reshape(1),
         selected=None if tokens.selected is None else tokens.selected.contiguous(),
