@@ -87,12 +87,6 @@ def inverse_temperature(temperature: "float | torch.Tensor", count: int, device:
     return torch.full((1,), 1.0 / temperature, dtype=torch.float32, device=device)
 
 
-def check_softcap(softcap: float) -> None:
-    """0, or more."""
-    if softcap < 0:
-        raise ArgumentError(f"softcap: {softcap}, 0 (none) or more is needed")
-
-
 def spend(ctx: Any) -> None:
     """Let one backward pass through: its gradient replaces what it is computed from."""
     if ctx.spent:

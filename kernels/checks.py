@@ -73,6 +73,12 @@ def check_tokens(count: int, device: torch.device, tensors: Mapping[str, torch.T
             raise ArgumentError(f"{name}: on {tensor.device}, {device} is needed")
 
 
+def check_softcap(softcap: float) -> None:
+    """Require a cap of 0 (none) or more."""
+    if softcap < 0:
+        raise ArgumentError(f"softcap: {softcap}, 0 (none) or more is needed")
+
+
 def check_overwritable(logits: torch.Tensor, inplace: bool) -> None:
     """Require that the gradient may replace `logits`: not a leaf that the caller differentiates by."""
     if inplace and logits.is_leaf and logits.requires_grad and torch.is_grad_enabled():

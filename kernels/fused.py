@@ -16,14 +16,20 @@ import torch
 from isentrope.kernels import ops
 from isentrope.kernels.call import (
     PolicyLoss,
-    check_softcap,
     completed,
     decided,
     inverse_temperature,
     spend,
     with_selection,
 )
-from isentrope.kernels.checks import check_logits, check_not_empty, check_overwritable, check_tokens, check_types
+from isentrope.kernels.checks import (
+    check_logits,
+    check_not_empty,
+    check_overwritable,
+    check_softcap,
+    check_tokens,
+    check_types,
+)
 from isentrope.kernels.policy import LossRules, TokenInputs, coefficients
 
 

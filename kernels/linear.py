@@ -22,14 +22,13 @@ from isentrope.errors import ArgumentError
 from isentrope.kernels import ops
 from isentrope.kernels.call import (
     PolicyLoss,
-    check_softcap,
     completed,
     decided,
     inverse_temperature,
     spend,
     with_selection,
 )
-from isentrope.kernels.checks import LOGIT_TYPES, check_device, check_targets, check_tokens, check_types
+from isentrope.kernels.checks import LOGIT_TYPES, check_device, check_softcap, check_targets, check_tokens, check_types
 from isentrope.kernels.policy import Coefficients, LossRules, TokenInputs, coefficients
 from isentrope.kernels.row_list import compact
 

@@ -20,6 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one small shape, few repetitions")
     parser.add_argument("--aot", action="store_true", help="compile for sm_80 and sm_90 instead of running")
     options = parser.parse_args(arguments)
-    from isentrope.kernels.bench.run import Options, run
+    from isentrope.kernels.bench.run import BenchOptions, run
 
-    return run(Options(options.json, options.check, options.quick, options.aot), sys.stdout.write)
+    return run(BenchOptions(options.json, options.check, options.quick, options.aot), sys.stdout.write)

@@ -24,7 +24,7 @@ TOP_ENTROPY = LossRules(select="top_entropy", share=0.2)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CaseResult:
     """logp, entropy: [M]. gradient: of the logits [M, V] or of the hidden states [M, D]."""
 
     logp: torch.Tensor | None = None
@@ -32,7 +32,7 @@ class Outcome:
     gradient: torch.Tensor | None = None
 
 
-Call = Callable[[], Outcome]
+Call = Callable[[], CaseResult]
 
 
 @dataclass(slots=True)
@@ -132,9 +132,9 @@ def _forward(build: BuildStatistics) -> Build:
     def start(inputs: Inputs) -> Call:
         function = build(inputs)
 
-        def call() -> Outcome:
+        def call() -> CaseResult:
             with torch.no_grad():
-                return Outcome(*function(inputs.logits))
+                return CaseResult(*function(inputs.logits))
 
         return call
 
@@ -145,11 +145,11 @@ def _step(build: BuildStatistics, loss_of: Callable[[Inputs], Callable[[torch.Te
     def start(inputs: Inputs) -> Call:
         function, loss = build(inputs), loss_of(inputs)
 
-        def call() -> Outcome:
+        def call() -> CaseResult:
             leaf, logits = inputs.variable()
             logp, entropy = function(logits)
             (gradient,) = torch.autograd.grad(loss(logp), leaf)
-            return Outcome(logp.detach(), entropy.detach(), gradient)
+            return CaseResult(logp.detach(), entropy.detach(), gradient)
 
         return call
 
@@ -172,12 +172,12 @@ def _verl_kl_cov_of(inputs: Inputs) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _fused(rules: LossRules) -> Build:
     def start(inputs: Inputs) -> Call:
-        def call() -> Outcome:
+        def call() -> CaseResult:
             leaf, logits = inputs.variable()
             tokens = TokenInputs.averaged(inputs.advantage, inputs.logp_old, inputs.mask)
             found = fused_policy_loss(logits, inputs.targets, tokens, rules)
             (gradient,) = torch.autograd.grad(found.loss, leaf)
-            return Outcome(found.logp, found.entropy, gradient)
+            return CaseResult(found.logp, found.entropy, gradient)
 
         return call
 
@@ -192,24 +192,24 @@ def _liger(inputs: Inputs) -> Call:
     )
     advantage = inputs.advantage.view(shape)[:, 0].contiguous()
 
-    def call() -> Outcome:
+    def call() -> CaseResult:
         leaf, logits = inputs.variable()
         whole = logits.view(*ids.shape[:1], -1, logits.shape[1])
         loss = apply(whole, old, None, ids, advantage, mask, 1.0, 0.0, 0.2, 0.2, True, "bnpo")[0]
         (gradient,) = torch.autograd.grad(loss, leaf)
-        return Outcome(gradient=gradient)
+        return CaseResult(gradient=gradient)
 
     return call
 
 
 def _linear(rules: LossRules) -> Build:
     def start(inputs: Inputs) -> Call:
-        def call() -> Outcome:
+        def call() -> CaseResult:
             hidden, weight = inputs.heads()
             tokens = TokenInputs.averaged(inputs.advantage, inputs.logp_old, inputs.mask)
             found = fused_linear_policy_loss(hidden, weight, inputs.targets, tokens, rules)
             gradient, _ = torch.autograd.grad(found.loss, (hidden, weight))
-            return Outcome(found.logp, found.entropy, gradient)
+            return CaseResult(found.logp, found.entropy, gradient)
 
         return call
 
@@ -220,11 +220,11 @@ def _linear_peer(build: Callable[[Inputs], Callable[..., Any]]) -> Build:
     def start(inputs: Inputs) -> Call:
         function = build(inputs)
 
-        def call() -> Outcome:
+        def call() -> CaseResult:
             hidden, weight = inputs.heads()
             logp, entropy, *_ = function(hidden, weight)
             gradient, _ = torch.autograd.grad(ppo(logp, inputs), (hidden, weight))
-            return Outcome(logp.detach(), None if entropy is None else entropy.detach(), gradient)
+            return CaseResult(logp.detach(), None if entropy is None else entropy.detach(), gradient)
 
         return call
 
@@ -256,11 +256,11 @@ def _linear_liger(inputs: Inputs) -> Call:
     ids, old = inputs.targets.view(shape), inputs.logp_old.view(shape)
     mask, advantage = inputs.mask.view(shape).float(), inputs.advantage.view(shape)[:, 0].contiguous()
 
-    def call() -> Outcome:
+    def call() -> CaseResult:
         hidden, weight = inputs.heads()
         loss = loss_of(hidden.view(*ids.shape, -1), weight, ids, mask, advantage, old_per_token_logps=old)[0]
         gradient, _ = torch.autograd.grad(loss, (hidden, weight))
-        return Outcome(gradient=gradient)
+        return CaseResult(gradient=gradient)
 
     return call
 
@@ -269,9 +269,9 @@ def _select_ours(inputs: Inputs) -> Call:
     count = max(1, len(inputs.logp_old) // 500)
     k = torch.tensor([count], dtype=torch.int32, device=inputs.mask.device)
 
-    def call() -> Outcome:
+    def call() -> CaseResult:
         top_k_mask(inputs.logp_old, k, candidates=inputs.mask)
-        return Outcome()
+        return CaseResult()
 
     return call
 
@@ -279,10 +279,10 @@ def _select_ours(inputs: Inputs) -> Call:
 def _select_topk(inputs: Inputs) -> Call:
     count = max(1, len(inputs.logp_old) // 500)
 
-    def call() -> Outcome:
+    def call() -> CaseResult:
         values = torch.where(inputs.mask, inputs.logp_old, -torch.inf)
         torch.zeros_like(inputs.mask).scatter_(0, values.topk(count).indices, True)
-        return Outcome()
+        return CaseResult()
 
     return call
 

@@ -22,7 +22,7 @@ Write = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BenchOptions:
     """Options of the command line."""
 
     json: Path | None
@@ -32,7 +32,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """Shapes and repetitions. logits: (M, V); widths: hidden sizes."""
 
     sequence: int
@@ -43,13 +43,13 @@ class Plan:
     warmups: int
 
 
-FULL = Plan(2048, ((4096, 151936), (16384, 151936), (16384, 32000)), 16384, (896, 3584), 50, 10)
-QUICK = Plan(1024, ((4096, 151936),), 4096, (896,), 10, 3)
+FULL = BenchPlan(2048, ((4096, 151936), (16384, 151936), (16384, 32000)), 16384, (896, 3584), 50, 10)
+QUICK = BenchPlan(1024, ((4096, 151936),), 4096, (896,), 10, 3)
 LENGTHS = (100, 200, 333, 512, 777, 1024, 1500, 1999, 2048, 3000)
 """New numbers of tokens, for which nothing may be compiled."""
 
 
-def run(options: Options, write: Write) -> int:
+def run(options: BenchOptions, write: Write) -> int:
     """Run the benchmark, write its results, and return the exit code."""
     if INTERPRETED:
         raise ConfigError("TRITON_INTERPRET is set: kernels are interpreted", fix="unset TRITON_INTERPRET")
@@ -70,7 +70,7 @@ def run(options: Options, write: Write) -> int:
     return int(options.check and bool(missed))
 
 
-def _compiled(options: Options, write: Write) -> int:
+def _compiled(options: BenchOptions, write: Write) -> int:
     theirs, missing = peer_kernels.peer_kernels()
     reports = [asdict(each) for each in aot.reports([*aot.kernels(), *theirs])]
     write(report.compiled_table(reports, missing))
@@ -84,12 +84,12 @@ def versions() -> dict[str, str]:
     return own | peers.versions()
 
 
-def _save(options: Options, results: Mapping[str, Any]) -> None:
+def _save(options: BenchOptions, results: Mapping[str, Any]) -> None:
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def _measured(plan: Plan) -> dict[str, Any]:
+def _measured(plan: BenchPlan) -> dict[str, Any]:
     torch.manual_seed(0)
     rates = {"copy_bytes_per_s": measure.copy_rate(), "matmul_flop_per_s": measure.matmul_rate()}
     rows = [*_logit_rows(plan), *_selection_rows(plan), *_linear_rows(plan)]
@@ -103,7 +103,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _logit_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+def _logit_rows(plan: BenchPlan) -> Iterator[dict[str, Any]]:
     for count, vocabulary in plan.logits:
         sequences = count // plan.sequence
         inputs = cases.Inputs.draw(sequences, plan.sequence, vocabulary, torch.bfloat16, "cuda")
@@ -114,13 +114,13 @@ def _logit_rows(plan: Plan) -> Iterator[dict[str, Any]]:
             yield from _rows(common, builds, inputs, plan)
 
 
-def _selection_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+def _selection_rows(plan: BenchPlan) -> Iterator[dict[str, Any]]:
     inputs = cases.Inputs.draw(32, 2048, 2, torch.bfloat16, "cuda")
     common = {"quantity": "selection", "tokens": 65536, "bytes": 5 * 65536}
     yield from _rows(common, cases.SELECTION, inputs, plan)
 
 
-def _linear_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+def _linear_rows(plan: BenchPlan) -> Iterator[dict[str, Any]]:
     vocabulary = 151936
     for width in plan.widths:
         sequences = plan.linear_rows // plan.sequence
@@ -132,7 +132,7 @@ def _linear_rows(plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def _rows(
-    common: Mapping[str, object], builds: Mapping[str, cases.Build], inputs: cases.Inputs, plan: Plan
+    common: Mapping[str, object], builds: Mapping[str, cases.Build], inputs: cases.Inputs, plan: BenchPlan
 ) -> Iterator[dict[str, Any]]:
     """Yield a row of the results for every provider.
 
@@ -154,7 +154,7 @@ def _rows(
             yield {**common, "provider": provider, "failed": timing}
 
 
-def deviations(outcome: cases.Outcome, inputs: cases.Inputs) -> dict[str, float]:
+def deviations(outcome: cases.CaseResult, inputs: cases.Inputs) -> dict[str, float]:
     """Return the largest difference of log-prob and entropy from float64 over the first rows."""
     rows = slice(0, CHECKED_ROWS)
     if inputs.hidden is not None and inputs.weight is not None:

@@ -13,6 +13,7 @@ from isentrope.launch.actors import Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
+from isentrope.learner import run_files
 from isentrope.learner.records import Outcome
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
