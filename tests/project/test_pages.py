@@ -77,6 +77,7 @@ BY_OTHERS = {
 """Commands that another test, or CI, runs with the same or smaller arguments; of `.ci/run` a line is named."""
 
 NOT_RUN = {
+    "isentrope report": "needs the folder of a run; tests/isentrope/report writes the report of many",
     "make aot-3.6": "installs an older Triton from the network",
     "make bench": "installs the public kernels from the network",
     "make lock": "asks the package index and rewrites the lock files",

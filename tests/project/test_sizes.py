@@ -9,7 +9,6 @@ FUNCTION_LINES = 60
 
 LONGER = {
     ("kernels/bench/aot.py", "kernels"): "a list of kernels with their arguments",
-    ("learner/objective/dimensions.py", "_all"): "the table of all dimensions",
 }
 """Functions that may be longer, and why."""
 
