@@ -287,8 +287,8 @@ class SampleRow(FileRecord):
 
 
 class Summary(FileRecord):
-    """A run in a few numbers: `summary.json`. Written with the report, by the command that runs or by `isentrope
-    report`. null: not known, because a part of the run has not happened yet or left no record."""
+    """A run in a few numbers: `summary.json`. Written with the report, by the command that runs. null: not known,
+    because a part of the run has not happened yet or left no record."""
 
     FILE = "summary.json"
 

@@ -8,7 +8,7 @@ from isentrope.learner.records import FILES
 from isentrope.learner.run_files import JsonRecord
 from isentrope.reference.docstrings import field_docstrings, unwrapped
 from isentrope.reference.entry import Entry, Sort
-from isentrope.reference.values import values_of
+from isentrope.reference.values import UNSET, values_of
 
 
 def files() -> dict[str, str]:
@@ -26,7 +26,8 @@ def _keys(file: str, path: str, record: type[JsonRecord]) -> Iterator[Entry]:
     for name, field in record.model_fields.items():
         below = [each for each in _types(field.annotation) if issubclass(each, JsonRecord)]
         if not below:
-            yield Entry(Sort.OUTPUT, path + name, texts.get(name, ""), file, values[name])
+            value = values[name].replace(UNSET, "null" if field.is_required() else "absent")
+            yield Entry(Sort.OUTPUT, path + name, texts.get(name, ""), file, value)
         for each in below:
             yield from _keys(file, f"{path}{name}.", each)
     for pattern, text in record.PATTERNS.items():
