@@ -74,7 +74,7 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
     _needed: frozenset[str]
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def start_weight_update(self) -> None:
         """Put the model into the form in which weights are loaded."""
@@ -98,7 +98,7 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
         _process_tied_heads(self.model)
 
     def shutdown(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 def _tensors(paths: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:

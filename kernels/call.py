@@ -1,4 +1,4 @@
-"""What a call of a fused loss takes and gives: inputs per token, checked and completed, and results. Computes no loss.
+"""Inputs and results of a call of a fused loss: inputs per token, checked and completed.
 
 Shapes: M tokens.
 """
@@ -61,7 +61,7 @@ def completed(tokens: TokenInputs, rules: LossRules, count: int, device: torch.d
 
 
 def action_of(tokens: TokenInputs, rules: LossRules) -> int:
-    """Return what a kernel does to selected tokens, one of `policy.ACTIONS`; nothing while none are known."""
+    """Action of a kernel on selected tokens, one of `policy.ACTIONS`; 0 while none are known."""
     return 0 if tokens.selected is None else ACTIONS[rules.action]
 
 
@@ -71,7 +71,7 @@ def decided(tokens: TokenInputs, rules: LossRules) -> bool:
 
 
 def with_selection(tokens: TokenInputs, rules: LossRules, logp: torch.Tensor, entropy: torch.Tensor) -> TokenInputs:
-    """Return the tokens with the verdicts that the selection rule makes on these statistics [M]."""
+    """Return the tokens with the verdicts of the selection rule on these statistics [M]."""
     return tokens if decided(tokens, rules) else replace(tokens, selected=_selected(tokens, rules, logp, entropy))
 
 

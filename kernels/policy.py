@@ -68,7 +68,7 @@ class LossRules:
         return self.select == "none"
 
     def scalars(self) -> tuple[float, float, float, float, float, float]:
-        """What a kernel takes: low bound, high bound, dual bound, kl_coef, entropy_coef, log-ratio clamp."""
+        """Return a kernel's arguments: low bound, high bound, dual bound, kl_coef, entropy_coef, log-ratio clamp."""
         low = -UNBOUNDED if self.clip_low is None else 1.0 - self.clip_low
         high = UNBOUNDED if self.clip_high is None else 1.0 + self.clip_high
         dual = UNBOUNDED if self.clip_dual is None else float(self.clip_dual)

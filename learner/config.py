@@ -41,7 +41,7 @@ class LearnerConfig(Section):
     """Processes that train together, each with its own GPU if there are any. More than there is work for wait for each
     other at every update. A run continues with as many as it began with."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """What DeepSpeed's ZeRO splits over the ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights.
+    """DeepSpeed's ZeRO stage; splits over the ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights.
     Higher saves memory per rank and costs communication."""
     prompts_per_batch: PositiveInt = 32
     """Groups in a batch, that is prompts. Too few and gradients are noisy; too many and the policy is updated rarely
@@ -85,13 +85,13 @@ class LearnerConfig(Section):
     """Batches between two evaluations on held-out prompts, during which training waits; 0: only before and after the
     run, and only if there is held-out data."""
     stall_timeout_s: PositiveFloat = 1800.0
-    """Seconds without progress after which the run ends with exit code 78 and names who was waited for. Too low ends
-    runs whose groups simply take long; too high keeps machines waiting for somebody who is gone."""
+    """Seconds without progress after which the run ends with exit code 78 and names what was waited for. Too low ends
+    runs whose groups simply take long; too high keeps machines waiting for a process that is gone."""
     collective_timeout_s: PositiveFloat = 600.0
     """Seconds a rank waits for the others in one step that all take together. Too low ends the run while one rank
     compiles or writes; too high notices a dead rank late."""
     staleness: StalenessConfig = StalenessConfig()
-    """How old tokens may be."""
+    """Bounds on the age of tokens."""
     objective: dict[str, object] = Field(default_factory=dict)
     """Stages and their keys, `[learner.objective.*]`, put over the presets of `method`; see the stages."""
     tensorboard: bool = False

@@ -1,7 +1,7 @@
-"""What is measured of a batch besides its headlines: parts of a line of `metrics.jsonl`.
+"""Measures of a batch besides its headlines: parts of a line of `metrics.jsonl`.
 
-A docstring below a key says what it means and in which unit; `Measures.PATTERNS` does for keys that are named after the
-stages of a run.
+The docstring below a key states its meaning and unit; `Measures.PATTERNS` does for keys named after the stages of a
+run.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class EntropyLaw(JsonRecord):
 
 
 class Measures(JsonRecord):
-    """What the stages and monitors of the objective measure beyond the headlines of a line.
+    """Measures of the objective's stages and monitors beyond the headlines of a line.
 
     A key is absent where the objective has no such stage, or where nothing was left to measure. Means are per trained
     token; those of updates are of updates that were applied.

@@ -1,6 +1,6 @@
-"""What a run writes into its folder: for each file its name, and the type of the file or of its lines.
+"""The files of a run's folder: for each its name, and the type of the file or of its lines.
 
-Writers and readers share these types. A docstring below a key says what it means and in which unit.
+Writers and readers share these types. The docstring below a key states its meaning and unit.
 """
 
 from typing import Literal, Self
@@ -11,24 +11,24 @@ from isentrope.learner.run_files import FileRecord, JsonRecord
 
 
 class Outcome(FileRecord):
-    """How a run ended: `outcome.json`. Written by rank 0 of the learner as its last act, and by the command where the
-    run ends by an error that the learner does not know of."""
+    """End of a run: `outcome.json`. Written by rank 0 of the learner as its last act, and by the command where the
+    run ends by an error outside the learner."""
 
     FILE = "outcome.json"
     INDISPENSABLE = frozenset({"status", "exit_code"})
 
     status: Literal["finished", "stopped", "error"]
-    """How it ended: all batches are trained, an operator asked for it, or by the error of `what`, `where` and `fix`."""
+    """End of the run: all batches are trained, an operator asked for it, or the error of `what`, `where` and `fix`."""
     exit_code: int
     """Exit code of the command; 0 without an error."""
     what: str
-    """What is wrong; empty without an error."""
+    """Message of the error; empty without one."""
     where: str
     """File, key or process of the error; may be empty."""
     fix: str
-    """What to do about the error; may be empty."""
+    """Advice about the error; may be empty."""
     incarnation: int
-    """How many learners the run has had; each start or restart is one."""
+    """Number of learners the run has had; each start or restart is one."""
     batches: int
     """Trained batches, over the whole run."""
     version: int
@@ -73,7 +73,7 @@ class Outcome(FileRecord):
 
 
 class RunRecord(FileRecord):
-    """What runs in a folder, and how to reach it: `run.json`. Written by the command that runs; holds no secrets."""
+    """The run in a folder, and how to reach it: `run.json`. Written by the command that runs; holds no secrets."""
 
     FILE = "run.json"
     INDISPENSABLE = frozenset(
@@ -101,7 +101,7 @@ class RunRecord(FileRecord):
     run_file: str
     """Path of the run file."""
     started: float
-    """When the newest command began, seconds of Unix time."""
+    """Start of the newest command, in seconds of Unix time."""
     versions: dict[str, str]
     """Versions of this program, of Python and of the libraries that matter, by name."""
     host: str
@@ -113,14 +113,14 @@ class RunRecord(FileRecord):
     url_env: str
     """Environment variable that holds the broker's URL; used where `socket` is empty."""
     insecure: bool
-    """Whether a connection to the broker without TLS is allowed."""
+    """True if a connection to the broker without TLS is allowed."""
 
 
 class BatchTime(JsonRecord):
-    """When a batch was trained, and what the learner's time since the line before went to."""
+    """Time at which a batch was trained, and the learner's time since the line before, by activity."""
 
     at: float
-    """When the line was written, seconds of Unix time."""
+    """Time at which the line was written, seconds of Unix time."""
     seconds_total: float
     """Seconds since this learner began."""
     wait_s: float
@@ -140,7 +140,7 @@ class BatchTime(JsonRecord):
 
 
 class BatchProcess(JsonRecord):
-    """What depends on who was there and how fast they were; equal runs may differ in it."""
+    """Values that depend on the processes and their speed; equal runs may differ in them."""
 
     ready_groups: int
     """Complete groups that waited for training when the batch was done."""
@@ -220,21 +220,21 @@ class BatchRow(FileRecord):
     tokens_masked: int
     """Tokens that were too old to be trained."""
     objective: Measures
-    """What the stages and monitors of the objective measure."""
+    """Measures of the objective's stages and monitors."""
     mode: Literal["async", "on_policy"]
     """Mode that the batch was planned in."""
     trained: int
     """Groups that were trained so far."""
     retired: int
-    """Groups that were issued and given up so far."""
+    """Groups that were issued and retired so far."""
     issued: int
     """Groups that were ordered so far."""
     process: BatchProcess
-    """What depends on who was there."""
+    """Values that depend on the processes."""
     version: int
-    """Newest published version of the weights behind the batch."""
+    """Newest published version of the weights after the batch."""
     time: BatchTime
-    """Where the time went."""
+    """Time by activity."""
 
 
 class EvalRow(FileRecord):
@@ -244,7 +244,7 @@ class EvalRow(FileRecord):
     INDISPENSABLE = frozenset({"batch", "prompts", "samples", "pass_at"})
 
     batch: int
-    """Trained batches behind which the model was evaluated; 0: the model as it came."""
+    """Trained batches after which the model was evaluated; 0: the model before training."""
     version: int
     """Version of the weights."""
     name: str
@@ -262,7 +262,7 @@ class EvalRow(FileRecord):
     truncated: float
     """Share of the responses that the length limit ended."""
     entropy: float | None = None
-    """Mean entropy in nats per token of the responses that `samples.jsonl` shows and their siblings; absent if nothing
+    """Mean entropy in nats per token of all responses to the prompts that `samples.jsonl` shows; absent if nothing
     was answered."""
 
 
@@ -273,7 +273,7 @@ class SampleRow(FileRecord):
     INDISPENSABLE = frozenset({"batch", "index", "prompt", "tokens", "entropy", "reward"})
 
     batch: int
-    """Trained batches behind which the response was generated."""
+    """Trained batches after which the response was generated."""
     index: int
     """Place of the prompt among the held-out ones."""
     prompt: str
@@ -293,7 +293,7 @@ class Summary(FileRecord):
     FILE = "summary.json"
 
     status: str | None
-    """How the run ended: `finished`, `stopped` or `error`."""
+    """End of the run: `finished`, `stopped` or `error`."""
     mode: str | None
     """Mode of the newest batch: `async` or `on_policy`."""
     method: str | None
@@ -323,9 +323,9 @@ class Summary(FileRecord):
     groups_trained: int | None
     """Groups that were trained."""
     groups_retired: int | None
-    """Groups that were issued and given up."""
+    """Groups that were issued and retired."""
     retired: dict[str, int]
-    """Groups that were issued and given up, by reason."""
+    """Groups that were issued and retired, by reason."""
     tokens_trained: int
     """Trained tokens."""
     max_token_lag: int | None
@@ -335,7 +335,7 @@ class Summary(FileRecord):
     seconds_total: float | None
     """Seconds from the start of the newest command to the learner's end."""
     seconds_startup: float | None
-    """Seconds of it until the first batch was there to be trained, with the first evaluation."""
+    """Seconds of it until the first batch could be trained, with the first evaluation."""
     tokens_per_second: float | None
     """Trained tokens by the time after start-up, evaluations left out."""
     learner_idle_share: float | None

@@ -3,7 +3,7 @@
 A record is strict: it has all its keys and no other, so that a key that is renamed is an error and not a 0. `read` and
 `read_lines` are lenient on purpose, because a folder may be of an older version: they drop keys that are unknown, and
 give an empty value (0, "", {}) to a key that is missing. A key whose default is None is left out of the file where
-there is nothing to say. Knows pydantic and files, not what is recorded.
+there is nothing to say.
 """
 
 import json

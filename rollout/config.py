@@ -60,7 +60,7 @@ class DataConfig(Section):
     columns: dict[str, str] = {}
     """Renamed columns: name that the reward expects = name in the file."""
     too_long: Literal["error", "skip"] = "error"
-    """What happens to a prompt that leaves no room for `sampling.max_new_tokens`: the run ends, or its group is retired
+    """Treatment of a prompt that leaves no room for `sampling.max_new_tokens`: the run ends, or its group is retired
     as `too_long`."""
     correct_above: float = 0.5
     """Reward above which a response counts as correct, before any shaping. It decides about pass rates, pass@k and

@@ -1,1 +1,1 @@
-"""From published groups to the batch that is trained: what was trained, what comes next, who computes which part."""
+"""Intake: from published groups to the next batch, with the ledger of trained groups and the plan of the work."""

@@ -1,7 +1,7 @@
 """Groups between the broker and training: which are kept, which are too old, and which make the next batch.
 
-Plain state and rules: no broker, no threads, no clocks. The ledger in it says what is done; everything else here can be
-thrown away and read again from the broker.
+Plain state and rules: no broker, no threads, no clocks. The ledger in it says which seqs are done; everything else here
+can be deleted and read again from the broker.
 """
 
 import logging
@@ -26,21 +26,21 @@ INVALID = "invalid"
 ALL_CORRECT = "all_correct"
 NONE_CORRECT = "none_correct"
 SURPLUS = "surplus"
-"""Reason of what is still out when the last batch was trained: a restart may find fewer groups retired than before."""
+"""Reason of groups still missing after the last batch: a restart may find fewer groups retired than before."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRules:
-    """Which groups are not trained; lags are counted in batches."""
+    """Rules by which groups are not trained; lags are in batches."""
 
     token_max_lag: int
-    """`async`: older tokens are masked."""
+    """`async`: tokens with a larger lag are masked."""
     min_kept: float
     """A group with a smaller share of its tokens left is stale."""
     max_replaced: int = 0
-    """So many groups that are all right or all wrong are replaced for one batch; further ones are trained."""
+    """Maximum number of all-correct or all-wrong groups replaced per batch; further ones are trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ class ReadyBatch:
     """Also names the entry that each group came in."""
     groups: tuple[Group, ...]
     replayed: bool
-    """The plan is that of a learner which died after it; the weights it started from are the present ones."""
+    """True if the plan is that of a learner which died after it; it starts from the present weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What is known of a group beside itself."""
+    """Facts of a group besides its record."""
 
     entry: str
     tokens: Mapping[int, int]
@@ -64,15 +64,15 @@ class _Held:
 
 
 class Buffer:
-    """What one learner has in its hands. Not thread-safe."""
+    """The groups that one learner holds. Not thread-safe."""
 
     def __init__(self, ledger: Ledger, spec: RunSpec, incarnation: int, rules: AdmissionRules, mode: Mode) -> None:
         self.ledger = ledger
         self.mode = mode
         self.cursor = ledger.cursor
-        """Seqs from here on were never issued."""
+        """First seq that was never issued."""
         self.newest_version = 0
-        """No token can be from a later version."""
+        """Newest published version; no token can be from a later one."""
         self.in_hand: ReadyBatch | None = None
         """The batch that is being trained."""
         self._spec = spec
@@ -86,17 +86,17 @@ class Buffer:
         self._uncommitted: set[str] = set()
         self._plans: set[int] = set()
 
-    # --- what comes in
+    # --- admission
 
     def add(self, entry: Entry) -> bool:
-        """Take an entry in. False: a duplicate, which needs no further trace and is to be deleted."""
+        """Add an entry. False: a duplicate, which the caller must delete."""
         held = self._held.get(entry.seq)
         if entry.id in self._uncommitted or (held is not None and held.entry == entry.id):
             return True  # read again after the broker changed
         if entry.seq >= self.cursor or self.ledger.known(entry.seq) or held is not None:
             return False
         if entry.kind == "tombstone":
-            logger.warning("seq %d given up (%s): %s, by %s", entry.seq, entry.reason, entry.detail, entry.actor)
+            logger.warning("seq %d abandoned (%s): %s, by %s", entry.seq, entry.reason, entry.detail, entry.actor)
             self._retire(entry.seq, entry.id, entry.reason)
             return True
         try:
@@ -110,16 +110,16 @@ class Buffer:
         return True
 
     def clear(self) -> None:
-        """Forget every group that is not being trained: the broker may have lost them, and then nobody could repeat
-        a batch they are in."""
+        """Drop every group that is not being trained: the broker may have lost them, and then a batch with them could
+        not be repeated."""
         self._groups.clear()
         self._replays.clear()
         training = () if self.in_hand is None else self.in_hand.groups
         self._held = {group.seq: self._held[group.seq] for group in training}
 
     def queue_replays(self, plans: Mapping[int, bytes]) -> int:
-        """Line up the stored plans that follow from the present state without a gap, and whose very entries are here;
-        returns how many. The others are void: their groups are free again."""
+        """Queue the stored plans that follow from the present state without a gap and whose exact entries are here;
+        return their number. The others are dropped, and their groups are free again."""
         self._plans.update(plans)
         batch, chain = self.ledger.batches, self.ledger.chain
         if self.in_hand is not None:
@@ -134,8 +134,8 @@ class Buffer:
         return len(self._replays)
 
     def retire_unfit(self) -> int:
-        """Retire the groups that will not be trained: those that are too old by now, and those whose outcome teaches
-        nothing; returns how many. Planned ones are not judged again."""
+        """Retire the groups that will not be trained: stale ones, and those whose outcome has no signal; return their
+        number. Planned groups are not judged again."""
         held = len(self._groups)
         for seq, group in sorted(self._groups.items()):
             if self._is_stale(seq):
@@ -144,22 +144,24 @@ class Buffer:
                 self._retire_held(seq, outcome)
                 self._replaced += 1
                 if self._replaced == self._rules.max_replaced:
-                    logger.warning("%d groups were all right or all wrong: the batch takes what comes", self._replaced)
+                    logger.warning(
+                        "%d groups were all right or all wrong: the batch takes further ones", self._replaced
+                    )
         return held - len(self._groups)
 
     # --- modes
 
     def switch(self, mode: Mode) -> None:
-        """From now on choose by `mode`. What was issued before a switch to `on_policy` is still trained as `async`."""
+        """Choose by `mode` from now on. Groups issued before a switch to `on_policy` are still trained as `async`."""
         if mode is Mode.ON_POLICY and self.mode is Mode.ASYNC:
             self._strict_from = self.cursor
         self.mode = mode
 
-    # --- what goes out
+    # --- batches
 
     def take(self) -> ReadyBatch | None:
-        """The next batch, now in hand; None: not all of its groups are here."""
-        assert self.in_hand is None, "the batch in hand was neither trained nor given up"
+        """Return the next batch, which becomes the current one; None: some of its groups are missing."""
+        assert self.in_hand is None, "the current batch was neither trained nor released"
         if self._replays:
             self.in_hand = self._replays.pop(0)
         elif (chosen := self._choose()) is not None:
@@ -171,18 +173,18 @@ class Buffer:
         return self.in_hand
 
     def put_back(self) -> None:
-        """The batch in hand will not be trained as it is; its groups are free again."""
+        """Release the current batch without training it; its groups are free again."""
         assert self.in_hand is not None
         self._groups.update({group.seq: group for group in self.in_hand.groups})
         self.in_hand = None
 
     def retire(self, seqs: Iterable[int], reason: str) -> None:
-        """Groups that are here will not be trained."""
+        """Retire buffered groups."""
         for seq in seqs:
             self._retire_held(seq, reason)
 
     def trained(self) -> None:
-        """The batch in hand was trained."""
+        """Record that the current batch was trained."""
         assert self.in_hand is not None
         self.ledger.train(self.in_hand.record)
         for group in self.in_hand.groups:
@@ -190,14 +192,14 @@ class Buffer:
         self.in_hand = None
 
     def retire_rest(self) -> None:
-        """The run is complete: retire all that was issued and is not done, whether it is here or not."""
+        """Retire, at the end of the run, every seq that was issued and is not done, buffered or not."""
         for seq in self.outstanding():
             if seq in self._groups:
                 self._retire_held(seq, SURPLUS)
             else:
                 self.ledger.retire(seq, SURPLUS)
 
-    # --- what is where
+    # --- state
 
     @property
     def ready(self) -> int:
@@ -205,24 +207,24 @@ class Buffer:
         return len(self._groups) + sum(len(batch.groups) for batch in self._replays)
 
     def outstanding(self) -> list[int]:
-        """Seqs that were issued and are not done, ascending."""
+        """Return the seqs that were issued and are not done, ascending."""
         return [seq for seq in range(self.ledger.lwm, self.cursor) if not self.ledger.known(seq)]
 
     def known_from(self, low: int) -> set[int]:
-        """Seqs from `low` on that are done or here."""
+        """Return the seqs from `low` on that are done or buffered."""
         return self.ledger.known_from(low) | self._held.keys()
 
     def uncommitted(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Entries and plans that a checkpoint of the ledger, as it is now, covers."""
+        """Return the entries and plans that a checkpoint of the present ledger covers."""
         plans = tuple(sorted(batch for batch in self._plans if batch <= self.ledger.batches))
         return tuple(sorted(self._uncommitted)), plans
 
     def committed(self, entries: Iterable[str], plans: Iterable[int]) -> None:
-        """The broker has deleted these."""
+        """Drop the entries and plans that the broker has deleted."""
         self._uncommitted.difference_update(entries)
         self._plans.difference_update(plans)
 
-    # --- inside
+    # --- private
 
     def _decode(self, entry: Entry) -> Group:
         return decode_group(
@@ -235,7 +237,7 @@ class Buffer:
         )
 
     def _retire(self, seq: int, entry: str, reason: str) -> None:
-        """The entry stays in the broker until a checkpoint knows that the seq is retired."""
+        """Retire a seq; its entry stays in the broker until a checkpoint covers it."""
         self.ledger.retire(seq, reason)
         self._uncommitted.add(entry)
 
@@ -245,7 +247,7 @@ class Buffer:
         self._retire(seq, self._held.pop(seq).entry, reason)
 
     def _only_outcome(self, group: Group) -> str | None:
-        """What all responses of a group are; None: they differ."""
+        """Return the reason to replace a group whose responses are all correct or all wrong; None: they differ."""
         correct = {response.reward > self._spec.data.correct_above for response in group.responses}
         return None if len(correct) == 2 else ALL_CORRECT if correct.pop() else NONE_CORRECT
 
@@ -259,10 +261,10 @@ class Buffer:
         return kept < self._rules.min_kept * sum(tokens.values())
 
     def _choose(self) -> tuple[Mode, list[int]] | None:
-        """Which groups make the next batch, and the rule they are trained by.
+        """Return the seqs of the next batch, and the mode it is trained by.
 
-        `async`: the oldest that are here. `on_policy`: the oldest that were issued, so that the batch does not depend
-        on what arrives first; but as long as a whole batch from before the switch is out, it goes first, as `async`.
+        `async`: the oldest buffered groups. `on_policy`: the oldest issued ones, so that the batch does not depend on
+        which arrives first; but a whole batch issued before the switch is trained first, as `async`.
         """
         size = self._spec.prompts_per_batch
         if len(self._groups) < size:
@@ -292,7 +294,7 @@ class Buffer:
         return PlannedGroup(group.seq, group.attempt, self._held[group.seq].entry)
 
     def _fitting(self, blob: bytes, batch: int, chain: str) -> ReadyBatch | None:
-        """The batch of a stored plan, its groups taken out of the buffer; None if it does not fit."""
+        """Return the batch of a stored plan, its groups taken out of the buffer; None if it does not fit."""
         try:
             record = PlanRecord.model_validate_json(blob)
         except ValidationError:
@@ -310,7 +312,7 @@ class Buffer:
 
 
 def _trainable(group: Group) -> dict[int, int]:
-    """Version -> tokens it generated that are not another's (tools, environment)."""
+    """Return, by version, the number of tokens it generated (without those of tools and environment)."""
     tokens: Counter[int] = Counter()
     for response in group.responses:
         versions = response.versions()

@@ -1,10 +1,10 @@
-"""Keeps work flowing: issues orders, takes in what comes back, and hands out batches. The heart of exactly-once.
+"""The feeder: issues orders, admits groups, and provides batches, so that every order is trained exactly once.
 
-One thread of rank 0 talks to the broker; the training loop calls the methods below. What may be lost and what may not
-is in `README.md`. Knows the protocol's calls and the order they are made in; the rules for groups are in `buffer.py`.
+One thread of rank 0 talks to the broker; the training loop calls the methods below. `README.md` says what may be lost.
+The rules for groups are in `buffer.py`.
 
-Errors of the thread end it and are raised by the next call: a newer learner took over (`FencedError`), the broker is
-out of reach for longer than its deadline, or a fault of ours.
+An error of the thread ends it and is raised by the next call: a newer learner took over (`FencedError`), the broker was
+unreachable for longer than its deadline, or a bug.
 """
 
 import logging
@@ -28,14 +28,14 @@ T = TypeVar("T")
 ADMIT_COUNT = 64
 ADMIT_BLOCK_S = 0.2
 PENDING_EVERY_S = 3.0
-"""How often to look for entries whose reply was lost."""
+"""Interval of the search for entries whose reply was lost."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class FeederOptions:
-    """What the feeder must know of the run, beside its `RunSpec`."""
+    """Facts of the run that the feeder needs, besides its `RunSpec`."""
 
     batches: int
     """Batches of the whole run; no more groups are issued than they and the replacements need."""
@@ -43,14 +43,14 @@ class FeederOptions:
     mode: Mode
     """Mode at the start."""
     newest_claim: Callable[[], int]
-    """The newest incarnation claimed on the checkpoint storage, read anew."""
+    """Reads the newest incarnation claimed on the checkpoint storage."""
     reconcile_after_s: float = 60.0
-    """After this long without progress look for groups that are nowhere."""
+    """Time without progress after which lost groups are searched for."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommitFacts:
-    """What a checkpoint has to hold of the intake, and what may be deleted once it is durable. Taken at one moment."""
+    """The intake's part of a checkpoint, and the entries to delete once it is durable. Taken at one moment."""
 
     ledger: LedgerState
     lwm: int
@@ -60,14 +60,14 @@ class CommitFacts:
 
 @dataclass(frozen=True, slots=True)
 class FeederStatus:
-    """Where the run is, at one moment."""
+    """Progress of the run at one moment."""
 
     ready: int
     """Complete groups that wait for training."""
     issued: int
     trained: int
     retired: dict[str, int]
-    """By reason."""
+    """Retired groups by reason."""
     idle_s: float
     """Seconds the training loop waited for batches."""
     quiet_s: float
@@ -78,7 +78,7 @@ class Feeder:
     """The intake of one learner. One thread may call the methods, beside the feeder's own."""
 
     def __init__(self, port: LearnerPort, ledger: Ledger, options: FeederOptions) -> None:
-        """`port` was fenced with the low watermark and cursor of `ledger`, which is a checkpoint's or new."""
+        """Prepare; `port` was fenced with the low watermark and cursor of `ledger`, which is a checkpoint's or new."""
         self._port = port
         self._options = options
         self._ledger = ledger
@@ -89,7 +89,7 @@ class Feeder:
         self._published = 0
         self._durable_lwm = ledger.lwm
         self._failure: Exception | None = None
-        self._lost = False  # the broker changed, and was not met again yet
+        self._lost = False  # the broker changed, and this learner has not fenced it again yet
         self._calling = False  # the training loop is in a call, which must end before that
         self._idle_s = 0.0
         self._clocks = _Clocks()
@@ -97,11 +97,10 @@ class Feeder:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="feeder", daemon=True)
 
-    # --- life
+    # --- start and stop
 
     def start(self, manifest: Manifest) -> None:
-        """Announce the weights to begin with, read back what the broker holds, line up stored plans, start the
-        thread."""
+        """Announce the first weights, read back the broker's entries, queue stored plans, start the thread."""
         self._buffer.newest_version = manifest.version
         self._published = manifest.batch
         with self._changed:
@@ -118,7 +117,7 @@ class Feeder:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; harmless when repeated. What it was busy with it finishes."""
+        """End the thread after its present step; harmless when repeated."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -126,9 +125,9 @@ class Feeder:
     # --- batches
 
     def next_batch(self, timeout_s: float) -> ReadyBatch | None:
-        """The next batch, its plan stored; None: it is not complete after `timeout_s` seconds.
+        """Return the next batch, its plan stored; None: it is not complete after `timeout_s` seconds.
 
-        Report it with `trained`, or give it up with `give_up`, before asking again.
+        Report it with `trained`, or abandon it with `give_up`, before asking again.
         """
         began = time.monotonic()
         with self._changed:
@@ -145,7 +144,7 @@ class Feeder:
                 self._idle_s += time.monotonic() - began
 
     def trained(self) -> None:
-        """The batch in hand was trained. After the run's last batch, what is still out is retired as surplus."""
+        """Record that the current batch was trained. After the last batch, missing groups are retired as surplus."""
         with self._changed:
             self._check()
             self._buffer.trained()
@@ -155,7 +154,7 @@ class Feeder:
             self._clocks.progress()
 
     def give_up(self, seqs: Collection[int], reason: str) -> None:
-        """The batch in hand cannot be trained: retire its groups `seqs` with `reason`; the others are free again."""
+        """Abandon the current batch: retire its groups `seqs` with `reason`; the others are free again."""
         with self._changed:
             self._buffer.put_back()
             self._buffer.retire(seqs, reason)
@@ -165,7 +164,7 @@ class Feeder:
     def announce(self, manifest: Manifest, before_issuing: Callable[[], None] = lambda: None) -> None:
         """Make `manifest` the newest weights, and issue the orders that this admits once `before_issuing` returns."""
         with self._changed:
-            self._buffer.newest_version = manifest.version  # first: an actor may answer with it at once
+            self._buffer.newest_version = manifest.version  # first: an actor may publish with it at once
         self.call(lambda port: port.announce(manifest))
         before_issuing()
         with self._changed:
@@ -180,7 +179,7 @@ class Feeder:
             self._buffer.retire_unfit()
 
     def call(self, operation: Callable[[LearnerPort], T]) -> T:
-        """What `operation` returns; repeated after the feeder has met a broker that came back."""
+        """Return what `operation` returns; it is repeated after the broker came back and was fenced again."""
         while True:
             with self._changed:
                 while self._lost:
@@ -212,24 +211,24 @@ class Feeder:
     # --- checkpoints
 
     def commit_facts(self) -> CommitFacts:
-        """For a checkpoint of the present state; no batch may be in hand."""
+        """Return the facts for a checkpoint of the present state; there must be no current batch."""
         with self._changed:
             assert self._buffer.in_hand is None
             entries, plans = self._buffer.uncommitted()
             return CommitFacts(self._ledger.state(), self._ledger.lwm, entries, plans)
 
     def commit(self, facts: CommitFacts, ckpt: str) -> None:
-        """The checkpoint that holds `facts` is durable; `ckpt` describes it to people and to the next learner."""
+        """Record that the checkpoint of `facts` is durable; `ckpt` describes it, for operators and the next learner."""
         with self._changed:
             self._durable_lwm = facts.lwm
         self.call(lambda port: port.commit(entries=facts.entries, lwm=facts.lwm, ckpt=ckpt, plans=facts.plans))
         with self._changed:
             self._buffer.committed(facts.entries, facts.plans)
 
-    # --- what to show
+    # --- status
 
     def status(self) -> FeederStatus:
-        """Where the run is."""
+        """Return the progress of the run."""
         with self._changed:
             return FeederStatus(
                 ready=self._buffer.ready,
@@ -241,7 +240,7 @@ class Feeder:
             )
 
     def why_waiting(self) -> str:
-        """One line that names who is waited for."""
+        """Return one line that names what is waited for."""
         return self.call(lambda port: why_waiting(port.view, port.spec))
 
     # --- the thread
@@ -280,11 +279,11 @@ class Feeder:
         self._report()
 
     def _meet_again(self) -> None:
-        """The broker came back, maybe with an older state: nothing counts that is only in memory, but the ledger."""
+        """Fence a broker that came back, maybe with an older state: in memory only the ledger stays valid."""
         with self._changed:
             if not self._lost:
                 return
-            while self._calling:  # or it might write, to the broker that came back, what the port repeats there
+            while self._calling:  # else it might write to the new broker what the port repeats there
                 self._changed.wait()
             self._refence()
             self._collect()
@@ -300,7 +299,7 @@ class Feeder:
         assert self._thread.is_alive(), "the feeder was stopped"
 
     def _take(self) -> ReadyBatch | None:
-        """The next batch, its plan stored; None: not now."""
+        """Return the next batch, its plan stored; None: not now."""
         if self._lost or (batch := self._buffer.take()) is None:
             return None
         if not batch.replayed:
@@ -324,7 +323,7 @@ class Feeder:
             self._clocks.progress()
 
     def _collect(self) -> None:
-        """Read everything the broker holds, line up stored plans, and re-issue what is nowhere."""
+        """Read everything the broker holds, queue stored plans, and re-issue lost seqs."""
         self._buffer.clear()
         self._buffer.cursor = max(self._buffer.cursor, self._port.view.cursor())
         self._take_in(self._port.pending())
@@ -343,7 +342,7 @@ class Feeder:
         self._port.refence(newest_claim=claim, lwm=self._durable_lwm, cursor=self._buffer.cursor)
 
     def _report(self) -> None:
-        """The learner's own counters, for everyone who looks at the run."""
+        """Write the learner's own counters, for those who watch the run."""
         with self._changed:
             counts = {"trained": self._ledger.trained, "retired": self._ledger.retired}
         if counts != self._reported:
@@ -353,7 +352,7 @@ class Feeder:
 
 @dataclass(slots=True)
 class _Clocks:
-    """When things were last done."""
+    """Times of the last run of each periodic step."""
 
     progressed_at: float = field(default_factory=time.monotonic)
     done_at: dict[str, float] = field(default_factory=dict)
@@ -365,7 +364,7 @@ class _Clocks:
         return time.monotonic() - self.progressed_at
 
     def due(self, what: str, every_s: float) -> bool:
-        """Is it time again for `what`? If so, its clock starts anew."""
+        """Return True if it is time again for `what`; if so, restart its clock."""
         now = time.monotonic()
         if now - self.done_at.get(what, -every_s) < every_s:
             return False

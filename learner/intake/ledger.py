@@ -1,6 +1,6 @@
-"""What became of every seq: trained once, or retired with a reason. The part of exactly-once that a checkpoint keeps.
+"""The fate of every seq: trained once, or retired with a reason. The part of exactly-once that a checkpoint keeps.
 
-Seqs below the low watermark are all done; above it a set says which are. Knows no groups, no broker and no weights.
+Seqs below the low watermark are all done; above it a set holds the ones that are.
 """
 
 from typing import Annotated, TypeAlias
@@ -22,11 +22,11 @@ class LedgerState(BaseModel):
     above: tuple[int, ...] = ()
     """Other seqs that are trained or retired, ascending."""
     trained: Count = 0
-    """How many seqs were trained."""
+    """Number of trained seqs."""
     retired: dict[str, Count] = {}
-    """How many seqs were retired, by reason."""
+    """Number of retired seqs, by reason."""
     batches: Count = 0
-    """How many batches were trained."""
+    """Number of trained batches."""
     chain: str = ""
     """Digest of the records of these batches, in their order."""
 
@@ -45,7 +45,7 @@ class Ledger:
         assert self.lwm + len(self._above) == self.trained + self.retired, "every seq is done once"
 
     def state(self) -> LedgerState:
-        """All of it, as it is now."""
+        """Return the present state."""
         return LedgerState(
             lwm=self.lwm,
             above=tuple(sorted(self._above)),
@@ -57,7 +57,7 @@ class Ledger:
 
     @property
     def retired(self) -> int:
-        """How many seqs were retired; each is replaced by a later one."""
+        """Number of retired seqs; each is replaced by a later one."""
         return sum(self.reasons.values())
 
     @property
@@ -66,15 +66,15 @@ class Ledger:
         return max(self._above, default=self.lwm - 1) + 1
 
     def known(self, seq: int) -> bool:
-        """Is `seq` trained or retired?"""
+        """Return True if `seq` is trained or retired."""
         return seq < self.lwm or seq in self._above
 
     def known_from(self, low: int) -> set[int]:
-        """All seqs from `low` on that are trained or retired."""
+        """Return all seqs from `low` on that are trained or retired."""
         return {*range(low, self.lwm), *(seq for seq in self._above if seq >= low)}
 
     def train(self, record: PlanRecord) -> None:
-        """The batch of `record` was trained, from the state that it names."""
+        """Record that the batch of `record` was trained, from the state that it names."""
         assert (record.batch, record.chain) == (self.batches + 1, self.chain), "batches follow each other"
         for group in record.groups:
             self._add(group.seq)
@@ -83,7 +83,7 @@ class Ledger:
         self.chain = record.after
 
     def retire(self, seq: int, reason: str) -> None:
-        """`seq` will not be trained."""
+        """Record that `seq` will not be trained."""
         self._add(seq)
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 

@@ -1,11 +1,10 @@
 """From ragged rows to tensors: packed `[M]` for the network, padded `[N, T]` for the objective, and the one index map
 between both.
 
-Every rank makes the same `Batch` of a `RaggedBatch`, and packs its own micro-batches. Knows arrays and tensors; not who
-computes what (`plan.py`), nor the model.
+Every rank makes the same `Batch` of a `RaggedBatch`, and packs its own micro-batches by `plan.py`.
 
 N responses, T tokens of the longest. A packed row is a prompt and its response without the last token, whose successor
-nobody asks for: M tokens in all, K of which predict a token of a response.
+is not needed: M tokens in all, K of which predict a token of a response.
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from isentrope.learner.objective.batch import COLUMNS, PER_TOKEN, Batch
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Some responses end to end, and where each of their tokens is in the padded form.
+    """Some responses end to end, and the place of each of their tokens in the padded form.
 
     Without responses there is one dummy token in one row, and nothing is predicted.
     """
@@ -36,7 +35,7 @@ class Packed:
     position: Tensor
     """[M] int64: place of the token in its row; begins again with every row."""
     starts: Tensor
-    """[rows + 1] int32: where rows begin, and M; the `cu_seqlens` of attention kernels."""
+    """[rows + 1] int32: starts of rows, and M; the `cu_seqlens` of attention kernels."""
     source: Tensor
     """[K] int64: the packed token after which each target comes."""
     target: Tensor
@@ -73,7 +72,7 @@ def make_batch(
     logp_ref: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Batch:
-    """Return the batch as the objective wants it, on the CPU.
+    """Return the batch in the objective's form, on the CPU.
 
     Args:
         ragged: the whole batch.
@@ -103,10 +102,9 @@ def make_batch(
 
 
 def pack(ragged: RaggedBatch, rows: Sequence[int], device: torch.device | str = "cpu") -> Packed:
-    """Return the responses `rows` of the batch, end to end in this order.
+    """Pack the responses `rows` of the batch, end to end in this order.
 
-    With none, a rank whose micro-batch is empty still runs the same network and the same collectives as the others,
-    and adds exactly zero.
+    Without rows, a rank still runs the same network and the same collectives as the others, and adds exactly zero.
     """
     chosen, longest = np.asarray(rows, np.int64), ragged.shape[1]
     if len(chosen) == 0:

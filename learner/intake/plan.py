@@ -1,8 +1,7 @@
-"""Who computes what: splits a batch into optimizer updates and shares each of them out to ranks and micro-batches.
+"""The plan of a batch: its optimizer updates, each divided over ranks and micro-batches.
 
-A pure function of lengths and groups, so every rank computes the same plan without talking to the others. It decides
-about speed and memory only: losses are sums over responses with global denominators, so the gradient does not depend
-on it. Knows no tensors, no network and no broker.
+A pure function of lengths and groups, so every rank computes the same plan without communication. It affects speed and
+memory only: losses are sums over responses with global denominators, so the gradient does not depend on it.
 """
 
 import heapq
@@ -20,7 +19,7 @@ Rows: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One pass over some responses, shared out to the ranks.
+    """One pass over some responses, divided over the ranks.
 
     rows: the responses. shares: [rank][micro-batch] -> responses; every rank has the same number of micro-batches, so
     that all run the same collectives; the last ones of a rank may be empty.
@@ -31,13 +30,13 @@ class Sweep:
 
     @property
     def micro_batches(self) -> int:
-        """How many micro-batches every rank runs."""
+        """Number of micro-batches of every rank."""
         return len(self.shares[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run for one batch: `statistics` without gradient over all responses, then the optimizer updates."""
+    """The passes of one batch: `statistics` without gradient over all responses, then the optimizer updates."""
 
     statistics: Sweep
     updates: tuple[Sweep, ...]
@@ -52,15 +51,15 @@ def make_plan(  # noqa: PLR0913  (two arrays, and four numbers from three owners
     updates_per_batch: int,
     epochs: int,
 ) -> Plan:
-    """The plan of one batch.
+    """Return the plan of one batch.
 
     Args:
         lengths: [N], tokens the network sees of each response.
         groups: [N], group of each response. Updates are made of whole groups in ascending order.
         ranks: data-parallel ranks.
         micro_batch_tokens: no micro-batch has more, unless it is a single response.
-        updates_per_batch: optimizer updates in one pass over the batch. With fewer groups than that, every group is an
-            update: an update without data would still move the weights, by momentum and decay.
+        updates_per_batch: optimizer updates in one pass over the batch. With fewer groups than updates, every group is
+            an update: an update without data would still change the weights, by momentum and decay.
         epochs: passes over the batch.
     """
     assert len(lengths) == len(groups) > 0
@@ -72,7 +71,7 @@ def make_plan(  # noqa: PLR0913  (two arrays, and four numbers from three owners
 
 
 def make_sweep(lengths: Int64, rows: Iterable[int], ranks: int, micro_batch_tokens: int) -> Sweep:
-    """One pass over `rows`: token counts of any two ranks differ by at most the longest response."""
+    """Divide one pass over `rows`: token counts of any two ranks differ by at most the longest response."""
     size = [int(length) for length in lengths]
     shares = _balance(size, rows, ranks)
     count = _fewest(size, shares, micro_batch_tokens)
@@ -88,7 +87,7 @@ def make_sweep(lengths: Int64, rows: Iterable[int], ranks: int, micro_batch_toke
 
 
 def _balance(size: Sequence[int], rows: Iterable[int], parts: int) -> list[Rows]:
-    """Longest first, each to the part with the fewest tokens: the fullest part was the emptiest before its last row."""
+    """Assign rows, longest first, to the part with the fewest tokens: the fullest was emptiest before its last row."""
     heap = [(0, part) for part in range(parts)]
     taken: list[list[int]] = [[] for _ in range(parts)]
     for row in sorted(rows, key=lambda row: (-size[row], row)):
@@ -99,7 +98,7 @@ def _balance(size: Sequence[int], rows: Iterable[int], parts: int) -> list[Rows]
 
 
 def _fewest(size: Sequence[int], shares: Sequence[Rows], limit: int) -> int:
-    """A lower bound of the micro-batches per rank: by tokens, and because two rows above half the limit never share."""
+    """Return a lower bound of micro-batches per rank: by tokens, and as two rows above half the limit never share."""
     by_tokens = max(-(-sum(min(size[row], limit) for row in share) // limit) for share in shares)
     by_rows = max(sum(2 * size[row] > limit for row in share) for share in shares)
     return max(by_tokens, by_rows, 1)
@@ -110,5 +109,5 @@ def _fits(size: Sequence[int], part: Rows, limit: int) -> bool:
 
 
 def _longest_first(size: Sequence[int], parts: Sequence[Rows]) -> list[Rows]:
-    """Micro-batches that run at the same time on all ranks are of like size; empty ones come last."""
+    """Sort micro-batches so that those that run at the same time have similar sizes; empty ones come last."""
     return sorted(parts, key=lambda part: (-sum(size[row] for row in part), part))

@@ -1,7 +1,6 @@
 """One batch as it travels: from the groups as they were decoded to the ranks, without padding.
 
-Rank 0 makes a `RaggedBatch` of groups and sends it to the other ranks as bytes. Knows records and NumPy; no tensors,
-and not what is computed from them.
+Rank 0 makes a `RaggedBatch` of groups and sends it to the other ranks as bytes. Does not import torch.
 
 P prompts, L tokens of all prompts, N responses, S tokens of all responses, R responses that are missing.
 """

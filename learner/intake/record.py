@@ -1,8 +1,7 @@
-"""The plan of a batch as the broker keeps it: which entries, under which rule, and from which state.
+"""The stored plan of a batch: its entries, its mode, and the state it starts from.
 
-Records form a hash chain, so a record says which history of batches led to the weights it starts from. A learner that
-was restarted may repeat it only from there; then it trains the same batch, although it could have chosen another one.
-Knows no groups, only their names.
+Records form a hash chain, so a record identifies the history of batches that led to the weights it starts from. A
+restarted learner may repeat it only from there; then it trains the same batch, although it could have chosen another.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from isentrope.rollout.wire.control import Mode
 
 
 class PlannedGroup(NamedTuple):
-    """One group of a plan; `entry` binds it to the very payload."""
+    """One group of a plan; `entry` binds it to this payload."""
 
     seq: int
     attempt: int
@@ -27,18 +26,18 @@ class PlanRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: PositiveInt
-    """Number of the batch: the weights it makes have been trained on so many."""
+    """Number of batches trained on, this one included."""
     mode: Mode
-    """The rule its groups were chosen by, and by which they are trained."""
+    """Mode by which its groups were chosen and are trained."""
     chain: str
     """Digest of all records before this one; empty before the first batch."""
     groups: tuple[PlannedGroup, ...]
 
     def encode(self) -> bytes:
-        """JSON; equal records have equal bytes."""
+        """Return the record as JSON; equal records have equal bytes."""
         return self.model_dump_json().encode()
 
     @property
     def after(self) -> str:
-        """The chain with this record at its end."""
+        """Return the chain with this record at its end."""
         return hashlib.blake2b(self.encode(), digest_size=16).hexdigest()

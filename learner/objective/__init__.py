@@ -1,1 +1,1 @@
-"""What is optimised: stages as pure functions of tensors, composed by configuration. Knows no model, rank or broker."""
+"""The objective: stages as pure functions of tensors, composed by configuration. Imports no model, rank or broker."""

@@ -1,6 +1,6 @@
 """The records that stages read and write: a batch of responses, the batch prepared for its updates, a part of the loss.
 
-Knows shapes and names, nothing of how they are computed or where they come from. Letters: P prompts, G responses of a
+Letters: P prompts, G responses of a
 group, N responses of a batch (P * G), S tokens of all responses, T tokens of the longest (the others are padded on the
 right), U updates. Every rank holds the whole batch, on the CPU: its per-token scalars are small, and what is computed
 from all of them is then exact and the same on every rank. Floats are float32 in runs and float64 in tests.
@@ -36,7 +36,7 @@ class Responses(Generic[Column]):
     index: Column
     """[N] int64: place of the response in its group."""
     reward: Column
-    """[N]: what the reward functions gave."""
+    """[N]: from the reward functions."""
     correct: Column
     """[N] bool: judged on the unshaped reward."""
     length: Column
@@ -60,7 +60,7 @@ PER_TOKEN = ("mask", "lag", "logp_rollout")
 COLUMNS = tuple(each.name for each in fields(Responses) if each.name not in ("number", "source_names"))
 
 STATISTICS = {"logp": "logp_old", "entropy": "entropy_old", "sum_p2": "sum_p2", "sum_p2_logp": "sum_p2_logp"}
-"""How stages call the fields of `Batch.statistics`."""
+"""Names of the fields of `Batch.statistics` in stages."""
 
 SUPPLIED = {
     "values": "[N, T]: a critic's estimates",
@@ -78,7 +78,7 @@ class Batch(Responses[Tensor]):
     valid: Tensor
     """[N, T] bool: a token, not padding."""
     seed: int
-    """Of the run; with `number` it fixes every random choice."""
+    """Seed of the run; with `number` it fixes every random choice."""
     statistics: Moments
     """[N, T] each: of the learner's policy before the first update of this batch."""
     logp_ref: Tensor | None = None
@@ -119,24 +119,24 @@ class Prepared:
     weight: Tensor
     """[N, T]: product of token weights, response masks and correction; multiplies the policy term."""
     reduce: Tensor
-    """[U, N]: what a token's loss in update u is multiplied with: the update's global denominators, per response."""
+    """[U, N]: factor of a token's loss in update u: the update's global denominators, per response."""
     tokens: Tensor
-    """[U] int64: tokens that update u trains on; an update without any is no step."""
+    """[U] int64: tokens that update u trains on; an update without tokens is skipped."""
     kl_weight: tuple[Tensor | None, ...]
     """[N, T] for each KL term: weight of its tokens; None: all of the mask."""
     aux_reduce: tuple[Tensor, ...]
     """[U, N] for each auxiliary term, as `reduce`."""
     metrics: Mapping[str, float]
-    """What the stages of the batch have to say about themselves."""
+    """Metrics of the batch's stages."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossParts:
-    """What some responses add to the loss of an update; the sum over micro-batches and ranks is the whole."""
+    """Part of some responses in the loss of an update; the sum over micro-batches and ranks is the whole."""
 
     loss: Tensor
     """Scalar with gradient; the global denominators are already in it."""
     sums: Mapping[str, Tensor]
     """Monitors that add up over responses, without gradient."""
     maxima: Mapping[str, Tensor]
-    """Monitors of which the largest counts."""
+    """Monitors of which the maximum is taken."""

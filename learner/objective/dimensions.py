@@ -1,7 +1,6 @@
-"""The dimensions of an objective and the kinds of each: the one table that says what can be configured.
+"""The dimensions of an objective and the kinds of each: the one table of what can be configured.
 
-Knows the stage functions by name; nothing of presets or of how stages are composed. Several stages of one dimension run
-in the order in which their kinds stand here, whatever the order of the tables.
+Several stages of one dimension run in the order of their kinds here, for any order of the tables.
 """
 
 from typing import Literal
@@ -44,7 +43,8 @@ class KlKeys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     anchor: Literal["ref", "old", "rollout"] = "ref"
-    """What the current policy is held to: the reference model, the learner before the update, the sampling engine."""
+    """Policy to which the current one is held: the reference model, the learner before the update, the sampling
+    engine."""
     coef: NonNegative = 0.0
     """Weight of the term. Too high holds the policy at its anchor; too low lets it drift; 0 does nothing."""
     tokens: str | dict[str, object] = "all"
@@ -240,7 +240,7 @@ READABLE: dict[str, frozenset[str]] = {
     "reset": frozenset({"state", "score", "batch"}),
     "critic": frozenset({"values", "values_old", "returns"}),
 }
-"""What a stage of each dimension may read, by name."""
+"""Names that a stage of each dimension may read."""
 
 KL_TOKENS = kinds(
     top_cov=tokens.top_covariance,

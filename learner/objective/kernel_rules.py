@@ -1,6 +1,6 @@
-"""Which objectives the fused kernels can run, derived from their dimensions, and what a micro-batch hands to a kernel.
+"""Rules of the fused kernels for an objective, derived from its dimensions, and a micro-batch's inputs to a kernel.
 
-Knows stages and the kernels' rules, no preset. A batch's selections, masks, corrections and denominators are fixed by
+A batch's selections, masks, corrections and denominators are fixed by
 `Objective.prepare`, so to a kernel they are weights and verdicts per token; what is left for it is the surrogate of one
 token, the bonus, and a penalty on selected tokens. Everything else takes the generic path: `Objective.token_loss` on
 the log-probabilities and entropies that `kernels` gives.
@@ -22,7 +22,7 @@ UNIFORM = (reduce.token_mean, reduce.seq_sum, reduce.seq_sum_constant, reduce.su
 
 
 def rules_of(objective: Objective) -> LossRules | None:
-    """The rules that make a kernel's loss the objective's, or None where it needs the generic path."""
+    """Return the rules that make a kernel's loss the objective's, or None where it needs the generic path."""
     terms = [term for term in objective.kl if acts(objective, term)]
     coef = float(objective.entropy.params["coef"])
     if not _token_local(objective) or len(terms) > 1 or not all(_is_penalty(term, objective) for term in terms):
@@ -70,7 +70,7 @@ def token_inputs(objective: Objective, prepared: Prepared, update: int, rows: Te
 
 
 def _token_local(objective: Objective) -> bool:
-    """Whether the loss of a token follows from its own numbers and what is fixed for the batch."""
+    """Return True if the loss of a token depends on its own numbers and on values fixed for the batch only."""
     weights = (*objective.responses, objective.correction)
     return (
         objective.clip.runs(clip.ppo, clip.none)
@@ -84,7 +84,7 @@ def _token_local(objective: Objective) -> bool:
 
 
 def _is_penalty(term: KlTerm, objective: Objective) -> bool:
-    """Whether a divergence is the absolute log ratio of selected tokens, to the anchor of the ratio itself."""
+    """Return True if a divergence is the absolute log ratio of selected tokens to the ratio's own anchor."""
     of_ratio = {ratio.old: "old", ratio.rollout: "rollout"}.get(objective.anchor.kind.function)
     return (
         term.estimator.runs(kl.absolute)

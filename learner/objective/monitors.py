@@ -1,4 +1,4 @@
-"""What an objective says about itself. Pure functions under no gradient; knows no method and no sink.
+"""Monitors of an objective, as pure functions without gradient.
 
 Numbers of one update are sums and maxima, so that micro-batches and ranks can be added up before anything is divided
 (`measured`, `update_metrics`). n responses of a micro-batch, T tokens.
@@ -19,8 +19,7 @@ HISTOGRAM_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0,
 
 
 def without_gradient(policy: Tensor, logp: Tensor) -> Tensor:
-    """Tokens whose surrogate does not depend on their log-probability: [n, T] bool. What a clip has cut off, whatever
-    its kind.
+    """Return the tokens whose surrogate does not depend on their log-probability, such as clipped ones: [n, T] bool.
 
     policy: [n, T], the surrogate before weights; logp: [n, T], what it was computed from.
     """
@@ -34,7 +33,7 @@ def without_gradient(policy: Tensor, logp: Tensor) -> Tensor:
 def update_sums(
     scope: Mapping[str, Any], losses: Mapping[str, Tensor], moving: Sequence[tuple[str, Tensor]] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Sums and maxima over the masked tokens of some responses.
+    """Return sums and maxima over the masked tokens of some responses.
 
     scope: of `Objective.token_loss`; losses: their parts of the update's loss; moving: weights that follow the current
     policy, [n, T] each, with their kinds.
@@ -68,7 +67,7 @@ def update_sums(
 
 
 def measured(sums: Mapping[str, float]) -> dict[str, float]:
-    """What controllers may read, from the sums of a whole update: means per token, and the number of responses."""
+    """Return the inputs of controllers from the sums of an update: means per token, and the number of responses."""
     tokens = max(sums["tokens"], 1.0)
     return {
         "entropy": sums["entropy"] / tokens,
@@ -79,7 +78,7 @@ def measured(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def update_metrics(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of one update, or of several if their sums were added: means per token and the loss with its parts.
+    """Return metrics of one update, or of several with added sums: means per token and the loss with its parts.
 
     effective_sample: (sum w)^2 / (tokens sum w^2) of the weights of the policy term.
     """
@@ -105,7 +104,7 @@ def update_metrics(sums: Mapping[str, float], maxima: Mapping[str, float]) -> di
 
 @torch.no_grad()
 def prepared_metrics(scope: Mapping[str, Any], weights: Sequence[tuple[str, Tensor]]) -> dict[str, float]:
-    """Of the responses that the filters kept: shaped reward, advantages, covariance, and what each weight left.
+    """Return metrics of the responses that the filters kept: shaped reward, advantages, covariance, kept token shares.
 
     scope: of `Objective.prepare`; weights: [N, T] each, with their kinds.
     """
@@ -121,7 +120,7 @@ def prepared_metrics(scope: Mapping[str, Any], weights: Sequence[tuple[str, Tens
 
 @torch.no_grad()
 def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
-    """Metrics of a whole batch, before any filter unless they say otherwise; numbers, and lists of numbers.
+    """Return metrics of a whole batch, before any filter unless named otherwise; numbers, and lists of numbers.
 
     Entropies are of the full next-token distribution before the first update, over all trained tokens. pass_rate and
     the shares of groups are on raw correctness, so that a filter does not bias them.
@@ -162,8 +161,8 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
 
 
 def entropy_metrics(entropy: Tensor, mask: Tensor, source: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Distribution of token entropies [N, T]: mean, nine deciles, histogram, by position in the response, by data
-    set."""
+    """Return the distribution of token entropies [N, T]: mean, nine deciles, histogram, by position in the response, by
+    data set."""
     values = entropy[mask].double()
     if not len(values):
         return {"entropy": 0.0}
@@ -180,7 +179,7 @@ def entropy_metrics(entropy: Tensor, mask: Tensor, source: Tensor, names: Sequen
 
 
 def _by_position(entropy: Tensor, mask: Tensor) -> list[float]:
-    """Mean entropy in ten equal parts of each response; a part without tokens repeats the one before."""
+    """Return the mean entropy in ten equal parts of each response; a part without tokens repeats the one before."""
     place = mask.cumsum(1) - 1
     tenth = (10 * place / mask.sum(1, keepdim=True).clamp_min(1)).long().clamp(0, 9)
     total = torch.zeros(10, dtype=torch.float64).index_add_(0, tenth[mask], entropy[mask].double())
@@ -204,5 +203,5 @@ def _mean(values: Tensor) -> float:
 
 
 def _groups_factor(size: Tensor) -> float:
-    """Turns a mean over responses, each divided by its group's size, into a mean over groups."""
+    """Return the factor that turns a mean over responses, each divided by its group's size, into a mean over groups."""
     return float(len(size) / (1 / size).sum())

@@ -1,7 +1,4 @@
-"""What an objective needs from the run besides sampled responses, derived from the tensors that its stages read.
-
-Knows the names of tensors and of needs, not how a run supplies them.
-"""
+"""The needs of an objective besides sampled responses, derived from the tensors that its stages read."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -11,7 +8,7 @@ from isentrope.learner.objective.schema import Stage
 
 
 class Need(StrEnum):
-    """Something a run must supply; the value is how messages call it."""
+    """Input that a run must supply; the value is its name in messages."""
 
     REFERENCE = "a reference model"
     ANSWERS = "final-answer keys from the reward function"
@@ -24,7 +21,7 @@ class Need(StrEnum):
 
 
 PROVIDED = frozenset({Need.REFERENCE, Need.ANSWERS})
-"""What the training loop supplies; a change that builds another of them adds it here."""
+"""Needs that the training loop supplies; a change that builds another one adds it here."""
 
 _BY_TENSOR = {
     "logp_ref": Need.REFERENCE,
@@ -37,7 +34,7 @@ _BY_TENSOR = {
 
 
 def stages_of(objective: Objective) -> Iterator[tuple[str, Stage]]:
-    """Every stage with its place below `learner.objective`, the token sets of KL terms included."""
+    """Yield every stage with its place below `learner.objective`, the token sets of KL terms included."""
     single = {
         "advantage.baseline": objective.baseline,
         "advantage.scale": objective.scale,
@@ -69,7 +66,7 @@ def stages_of(objective: Objective) -> Iterator[tuple[str, Stage]]:
 
 
 def needs(objective: Objective) -> dict[Need, str]:
-    """What the objective needs whatever the run, with the first place that needs it."""
+    """Return the objective's needs in any run, with the first place that has each."""
     found: dict[Need, str] = {}
     for path, stage in stages_of(objective):
         for name in stage.kind.reads:
@@ -82,5 +79,5 @@ def needs(objective: Objective) -> dict[Need, str]:
 
 
 def acts(objective: Objective, term: KlTerm) -> bool:
-    """Whether a KL term is more than 0: by its coefficient, or because a controller sets it."""
+    """Return True if a KL term is more than 0: by its coefficient, or because a controller sets it."""
     return term.keys.coef > 0 or any(stage.params["of"] == f"kl.{term.keys.anchor}" for stage in objective.control)

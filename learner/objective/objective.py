@@ -1,8 +1,8 @@
-"""One objective: stages in their order, over one batch and its updates. Knows no kind, no preset and no rank.
+"""One objective: stages in their order, over one batch and its updates.
 
-`prepare` runs once for a batch, on every rank alike, with what needs all responses: filters, rewards, advantages,
-statistics, selections, corrections, denominators. `token_loss` then gives the part of an update's loss that some
-responses make; the parts of all micro-batches of all ranks add up to the loss, however the responses are divided:
+`prepare` runs once for a batch, on every rank alike, with the steps that need all responses: filters, rewards,
+advantages, statistics, selections, corrections, denominators. `token_loss` then gives the part of an update's loss that
+some responses make; the parts of all micro-batches of all ranks add up to the loss, however the responses are divided:
 
     loss = sum_it reduce_i mask_it (weight_it surrogate_it + sum_k coef_k weight^k_it kl^k_it - coef_H H_it)
            + auxiliary terms
@@ -27,7 +27,7 @@ from isentrope.learner.objective.stages import kl
 Scope = dict[str, Any]
 Overrides = Mapping[str, Mapping[str, float]]
 ControllerStates = Mapping[str, Mapping[str, float]]
-"""What a checkpoint holds of an objective: numbers of each controller, by its kind, and of the reset rule."""
+"""An objective's part of a checkpoint: numbers of each controller, by its kind, and of the reset rule."""
 
 NO_STATE: ControllerStates = {}
 CURRENT = frozenset({"logp", "log_ratio", "ratio"})
@@ -70,7 +70,7 @@ class Objective:
     critic: Stage
 
     def prepare(self, batch: Batch, updates: Sequence[Tensor], state: ControllerStates = NO_STATE) -> Prepared:
-        """Everything of `batch` that its updates do not change.
+        """Compute everything of `batch` that its updates do not change.
 
         Args:
             batch: with the fields that the objective needs.
@@ -127,11 +127,11 @@ class Objective:
         entropy: Tensor,
         state: ControllerStates = NO_STATE,
     ) -> LossParts:
-        """The part of an update's loss that responses `rows` make.
+        """Return the part of an update's loss that responses `rows` add.
 
         Args:
             prepared: the batch.
-            update: which of the updates given to `prepare`.
+            update: number of the update in those given to `prepare`.
             rows: [n] int64, response numbers of the batch.
             logp: [n, T], of the current policy, with gradient; values off the mask are ignored.
             entropy: [n, T], of the current policy, with gradient.
@@ -164,11 +164,11 @@ class Objective:
         return LossParts(torch.stack(list(losses.values())).sum(), sums, maxima)
 
     def start(self) -> ControllerStates:
-        """The controllers' state before the first update."""
+        """Return the controllers' state before the first update."""
         return {stage.kind.name: {"value": float(stage.params["initial"])} for stage in self.control}
 
     def after_update(self, state: ControllerStates, sums: Mapping[str, float], progress: float) -> ControllerStates:
-        """The controllers' state after an update that was applied; a skipped one leaves it as it is.
+        """Return the controllers' state after an update that was applied; a skipped one does not change it.
 
         Args:
             state: before the update.
@@ -180,23 +180,23 @@ class Objective:
         return {**state, **stepped}
 
     def after_evaluation(self, state: ControllerStates, score: float, batch: int) -> tuple[ControllerStates, bool]:
-        """State after an evaluation that gave `score` behind `batch` batches, and whether the current policy now
-        becomes the reference, with a fresh optimizer."""
+        """Return the state after an evaluation that gave `score` after `batch` batches, and True if the current policy
+        now becomes the reference, with a fresh optimizer."""
         stepped: Mapping[str, float] = self.reset({"state": state.get("reset", {}), "score": score, "batch": batch})
         return ({**state, "reset": stepped}, bool(stepped["reset"])) if stepped else (state, False)
 
     @property
     def refill(self) -> int:
-        """How many batches' worth of groups of one outcome are replaced for one batch."""
+        """Batches' worth of groups of one outcome that may be replaced for one batch."""
         return max((int(stage.params.get("refill", 0)) for stage in self.filter), default=0)
 
     def renewed_at(self, state: ControllerStates) -> int | None:
-        """The batch behind which the reference was made last; None: it still is the model that the run began with."""
+        """Return the batch after which the reference was last refreshed; None: it is the run's first model."""
         last = state.get("reset", {}).get("last", -1.0)
         return int(last) if last >= 0 else None
 
     def overrides(self, state: ControllerStates) -> Overrides:
-        """Values that controllers set, by the place they act on."""
+        """Return values that controllers set, by the place they act on."""
         acting: dict[str, dict[str, float]] = {}
         for stage in self.control:
             target = str(stage.params["of"])
@@ -213,7 +213,7 @@ class Objective:
     def _aux_reduce(
         self, stage: Stage, batch: Batch, mask: Tensor, updates: Sequence[Tensor], shared: Tensor
     ) -> Tensor:
-        """As `_reduce`: a mean over the term's own tokens, if it has such, else the shared denominators."""
+        """Return a term's `_reduce`: a mean over its own tokens, if it has some, else the shared denominators."""
         own = AUX_SETS.get(stage.kind.function)
         if own is None:
             return shared
@@ -225,7 +225,7 @@ class Objective:
         return out
 
     def _set_advantage(self, scope: Scope, overrides: Overrides) -> None:
-        """Sets the shaped `reward` and the `advantage` [N, T]."""
+        """Set the shaped `reward` and the `advantage` [N, T]."""
         mask, penalty = scope["mask"], torch.zeros_like(scope["logp_rollout"])
         for stage in self.reward:
             shaped = stage(scope, overrides.get(f"reward.{stage.kind.name}"))
@@ -245,7 +245,7 @@ class Objective:
         scope["advantage"] = advantage * mask
 
     def _set_statistics(self, scope: Scope, batch: Batch) -> None:
-        """Sets what selections read. Demonstrations have no log-probabilities and take part in no statistic."""
+        """Set the inputs of selections. Demonstrations have no log-probabilities and take part in no statistic."""
         if "demonstration" in scope:
             scope["mask"] = scope["mask"] & ~scope["demonstration"]
         scope["logp"] = scope["logp_old"]
@@ -259,13 +259,13 @@ class Objective:
         return philox.uniform(batch.seed, batch.number, update, batch.seq, batch.index, batch.mask.shape[1])
 
     def _fixed_weights(self, scope: Scope) -> list[tuple[str, Tensor]]:
-        """The weights that no update changes, with their kinds: [N, T] each."""
+        """Yield the weights that no update changes, with their kinds: [N, T] each."""
         fixed = [stage for stage in self.tokens if not self._follows_update(stage)]
         fixed += [stage for stage in (*self.responses, self.correction) if not self._follows_policy(stage)]
         return [(stage.kind.name, stage(scope)) for stage in fixed]
 
     def _moving_weights(self, scope: Scope, overrides: Overrides) -> list[tuple[str, Tensor]]:
-        """The weights that follow the current policy or a controller, with their kinds: [n, T] each."""
+        """Return the weights that follow the current policy or a controller, with their kinds: [n, T] each."""
         tokens = [stage for stage in self.tokens if self._follows_update(stage)]
         others = [stage for stage in (*self.responses, self.correction) if self._follows_policy(stage)]
         if not scope["mask"].any():
@@ -277,7 +277,7 @@ class Objective:
         return weights + [(s.kind.name, s(anchored)) for s in others]
 
     def _token_weight(self, stage: Stage, of_batch: Tensor | None, scope: Scope, rows: Tensor) -> Tensor:
-        """Weight of a KL term's tokens: [n, T]."""
+        """Return the weight of a KL term's tokens: [n, T]."""
         if self.stats == "microbatch" and scope["mask"].any():
             weight: Tensor = stage(_detached(scope))
             return weight
@@ -285,13 +285,12 @@ class Objective:
         return of_batch[rows]
 
     def _follows_update(self, stage: Stage) -> bool:
-        """Whether a token stage is evaluated in every update: by choice of `stats`, or because a controller moves
-        it."""
+        """Return True if a token stage is evaluated in every update: by `stats`, or because a controller sets it."""
         controlled = any(control.params["of"] == f"tokens.{stage.kind.name}" for control in self.control)
         return self.stats == "microbatch" or controlled
 
     def _follows_policy(self, stage: Stage) -> bool:
-        """Whether a response mask or correction reads the current policy, itself or through the anchor of the ratio."""
+        """Return True if a response mask or correction reads the current policy, also through the ratio's anchor."""
         anchor_moves = "logp_old" in stage.kind.reads and "logp" in self.anchor.kind.reads
         return anchor_moves or not CURRENT.isdisjoint(stage.kind.reads)
 
@@ -316,7 +315,7 @@ class Objective:
 
 
 def _divergence(term: KlTerm, scope: Scope, overrides: Overrides) -> Tensor:
-    """coef times the term's estimate per token: [n, T]."""
+    """Return coef times the term's estimate per token: [n, T]."""
     logp, keys = scope["logp"], term.keys
     x = (logp - scope[f"logp_{keys.anchor}"]).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     value: Tensor = term.estimator(scope | {"x": x})
@@ -333,13 +332,13 @@ def _detached(scope: Scope) -> Scope:
 
 
 def _by_id(batch: Batch) -> Tensor:
-    """Response numbers in the order of (seq, index)."""
+    """Return response numbers in the order of (seq, index)."""
     by_index = torch.argsort(batch.index, stable=True)
     return by_index[torch.argsort(batch.seq[by_index], stable=True)]
 
 
 def _place(value: Tensor, rows: Tensor, blank: Tensor) -> Tensor:
-    """`value` [n, T] at responses `rows` of a blank [N, T]."""
+    """Return `value` [n, T] at responses `rows` of a blank [N, T]."""
     out = blank.clone()
     out[rows] = value.to(blank.dtype)
     return out

@@ -1,6 +1,6 @@
-"""Random numbers that are a function of what they are for, so that every rank and every order of work draws the same.
+"""Random numbers as a function of their use, so that every rank and every order of work draws the same.
 
-Knows counters and keys only. "Parallel Random Numbers: As Easy as 1, 2, 3" by Salmon et al. (SC 2011): Philox4x32-10,
+"Parallel Random Numbers: As Easy as 1, 2, 3" by Salmon et al. (SC 2011): Philox4x32-10,
 the generator of `tl.rand` as well.
 """
 
@@ -16,7 +16,7 @@ SHIFT = np.uint64(32)
 
 
 def philox(counter: tuple[Uint64, Uint64, Uint64, Uint64], key: tuple[int, int]) -> tuple[Uint64, ...]:
-    """Four random 32-bit words (held in uint64) for each counter of four 32-bit words."""
+    """Return four random 32-bit words (held in uint64) for each counter of four 32-bit words."""
     c0, c1, c2, c3 = counter
     k0, k1 = (np.uint64(k) for k in key)
     for _ in range(10):
@@ -29,7 +29,7 @@ def philox(counter: tuple[Uint64, Uint64, Uint64, Uint64], key: tuple[int, int])
 def uniform(  # noqa: PLR0913  (the parts of one counter)
     seed: int, batch: int, update: int, seq: Tensor, index: Tensor, length: int
 ) -> Tensor:
-    """One number in [0, 1) for each token of each response, float64 with 53 random bits: [N, length].
+    """Draw one number in [0, 1) for each token of each response, float64 with 53 random bits: [N, length].
 
     seq, index: [N] int64, the work order and the response's place in its group.
     """

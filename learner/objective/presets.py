@@ -1,5 +1,4 @@
-"""From presets and a run's own keys to one objective, remembering who set what. Knows files and tables, no kind by
-name.
+"""Presets: from presets and a run's own keys to one objective, with the source of every key.
 
 A preset is a TOML file: `learner/methods/<name>.toml`, or any path. Presets merge from left to right, then the run's
 own keys: tables key by key (another `kind` starts its table afresh), lists by `kind` (an empty list clears), except
@@ -26,7 +25,7 @@ DEFAULT = "default"
 
 
 class Suggested(BaseModel):
-    """Run keys that a preset proposes; they hold only where the run leaves them unset."""
+    """Run keys that a preset suggests; they apply only where the run does not set them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +46,7 @@ class Preset(BaseModel):
     paper: str
     """Link; several are separated by spaces."""
     differs: str
-    """One sentence: what it does that its neighbours do not."""
+    """One sentence: the difference from similar methods."""
     suggest: Suggested = Suggested()
     objective: dict[str, Any] = {}
 
@@ -56,7 +55,7 @@ class Preset(BaseModel):
 class Merged:
     """Merged tables. choices: of `dimensions.CHOICES`. tables: by dimension path, each with its `kind`; a list for
     dimensions that take several. provenance: key path -> preset or "run file". suggested: run key -> (value, preset).
-    replaced: what of one preset a later one undid."""
+    replaced: the stages of one preset that a later one replaced."""
 
     methods: tuple[str, ...]
     choices: Mapping[str, str]
@@ -66,17 +65,17 @@ class Merged:
     replaced: tuple[str, ...]
 
     def sources(self, path: str) -> set[str]:
-        """Who set the key or one below it; nobody if all of it is by default."""
+        """Return the sources that set the key or one below it; empty if all of it is by default."""
         below = f"{path}."
         return {source for key, source in self.provenance.items() if key == path or key.startswith(below)}
 
     def place(self, path: str) -> str:
-        """A key path for messages, with the presets that set it; a run's own keys need no name."""
+        """Return a key path for messages, with the presets that set it; a run's own keys have no source."""
         found = self.sources(path) - {OWN}
         return f"learner.objective.{path}" + (f" (set by {', '.join(sorted(found))})" if found else "")
 
     def plain(self) -> dict[str, Any]:
-        """The objective as plain values, presets resolved: what a run's digest is made of."""
+        """Return the objective as plain values, presets resolved: the input of a run's digest."""
         return dict(self.choices) | {
             path: [dict(entry) for entry in table] if isinstance(table, tuple) else dict(table)
             for path, table in self.tables.items()
@@ -84,12 +83,12 @@ class Merged:
 
 
 def method_names() -> list[str]:
-    """Names of the presets that come with the package."""
+    """Return the names of the presets in the package."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def read_preset(method: str, run_folder: Path) -> Preset:
-    """The preset of a name, or of a path to a TOML file relative to the run file's folder."""
+    """Read the preset of a name, or of a path to a TOML file relative to the run file's folder."""
     own = method.endswith(".toml")
     path = run_folder / method if own else FOLDER / f"{method}.toml"
     if not path.is_file():
@@ -105,7 +104,7 @@ def read_preset(method: str, run_folder: Path) -> Preset:
 
 
 def load_objective(method: str | Sequence[str], own: Table, run_folder: Path) -> Merged:
-    """The presets of `method` and the run's own keys (`[learner.objective]`), merged and checked key by key."""
+    """Merge the presets of `method` and the run's own keys (`[learner.objective]`), checked key by key."""
     methods = (method,) if isinstance(method, str) else tuple(method)
     merging = _Merging()
     for name in methods:
@@ -126,7 +125,7 @@ def load_objective(method: str | Sequence[str], own: Table, run_folder: Path) ->
 
 
 def build(merged: Merged, run_folder: Path, *, max_new_tokens: int) -> Objective:
-    """The objective of merged tables. A value "max_new_tokens" stands for the run's longest response."""
+    """Build the objective of merged tables. A value "max_new_tokens" stands for the run's longest response."""
     maker = _Maker(merged, run_folder, max_new_tokens)
     return Objective(
         stats=merged.choices["stats"],
@@ -218,18 +217,18 @@ class _Merging:
                 self.provenance |= {f"{path}.{place}.{key}{name}": source for name in inner}
 
     def _forget(self, path: str, source: str) -> None:
-        """Drop what was said about `path`, because `source` says it anew."""
+        """Drop the settings of `path`, because `source` sets it again."""
         below = f"{path}."
         gone = {key: by for key, by in self.provenance.items() if key == path or key.startswith(below)}
         for key in gone:
             del self.provenance[key]
         for former in sorted(set(gone.values())):
-            if self.tables[path] and source != OWN:  # what a run file says is meant
+            if self.tables[path] and source != OWN:  # a run file replaces on purpose
                 self.replaced.append(f"{path}: {source} replaces what {former} set")
 
 
 class _Maker:
-    """Stages out of merged tables."""
+    """Builder of stages from merged tables."""
 
     def __init__(self, merged: Merged, run_folder: Path, max_new_tokens: int) -> None:
         self._merged = merged
@@ -242,7 +241,7 @@ class _Maker:
         return self._stage(DIMENSIONS[path].kinds, table, path)
 
     def several(self, path: str) -> tuple[Stage, ...]:
-        """In the order of the kinds, then the user's own as they came."""
+        """Return stages in the order of the kinds, then the user's own in their order."""
         dimension = DIMENSIONS[path]
         stages = [self._stage(dimension.kinds, table, f"{path}.{table['kind']}") for table in self._tables(path)]
         known = [kind.function for kind in dimension.kinds.values()]
@@ -291,7 +290,7 @@ class _Maker:
 
 
 def _by_path(tables: Table, where: str) -> Iterator[tuple[str, object]]:
-    """Dimension paths with their tables; a dimension of several parts (`advantage.baseline`) is a table of them."""
+    """Yield dimension paths with their tables; one of several parts (`advantage.baseline`) is a table of them."""
     paths = {*DIMENSIONS, *CHOICES}
     compound = {path.partition(".")[0] for path in paths if "." in path}
     for name, value in tables.items():
@@ -315,12 +314,12 @@ def _as_mapping(value: object, where: str) -> dict[str, object]:
 
 
 def _as_table(value: object, where: str) -> dict[str, object]:
-    """A table; a word stands for the kind of that name with its defaults."""
+    """Return a table; a word stands for the kind of that name with its defaults."""
     return {"kind": value} if isinstance(value, str) else _as_mapping(value, where)
 
 
 def _as_list(value: object, where: str) -> list[dict[str, object]]:
-    """Tables with a `kind` each: a list of them, or a table of tables by kind."""
+    """Return tables with a `kind` each, given as a list, or as a table of tables by kind."""
     if isinstance(value, Mapping):
         value = [{"kind": kind} | _as_mapping(keys, f"{where}.{kind}") for kind, keys in value.items()]
     if not isinstance(value, list | tuple):
@@ -333,7 +332,7 @@ def _as_list(value: object, where: str) -> list[dict[str, object]]:
 
 
 def _own_kind(name: str, run_folder: Path, path: str, where: str) -> Kind:
-    """The kind of a user's own function for the dimension at `path`."""
+    """Return the kind of a user's own function for the dimension at `path`."""
     try:
         function = load_function(name, run_folder)
     except RewardError as error:
@@ -349,7 +348,7 @@ def _own_kind(name: str, run_folder: Path, path: str, where: str) -> Kind:
 
 
 def _is_at(path: str, dimension: str) -> bool:
-    """Whether the place of a stage, such as `tokens.top_entropy` or `kl.0.tokens`, belongs to a dimension."""
+    """Return True if the place of a stage, such as `tokens.top_entropy` or `kl.0.tokens`, belongs to a dimension."""
     if dimension == "kl.tokens":
         return path.startswith("kl.") and path.endswith(".tokens")
     return path == dimension or path.startswith(f"{dimension}.")

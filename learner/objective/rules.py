@@ -1,7 +1,6 @@
-"""Which objectives make sense, and in which runs. Every rule is on dimensions and kinds, with its reason and a remedy.
+"""Rules for objectives and runs. Every rule is about dimensions and kinds, with its reason and a remedy.
 
-Knows no preset and no file. What would do nothing, or count something twice, is refused; what is merely doubtful is a
-warning.
+A setting that would do nothing, or count something twice, is refused; a doubtful one is a warning.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -48,7 +47,7 @@ SCORE_SURROGATES = (clip.mask, clip.score_function)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing wrong. key: its place below `learner.objective`."""
+    """One mistake. key: its place below `learner.objective`."""
 
     key: str
     reason: str
@@ -57,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the rules say of an objective in a run."""
+    """Result of the rules for an objective in a run."""
 
     refusals: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
@@ -67,7 +66,7 @@ Findings = Iterator[Finding]
 
 
 def check(objective: Objective, facts: RunFacts) -> Verdict:
-    """Everything the rules find."""
+    """Return all findings of the rules."""
     return Verdict(
         tuple(finding for rule in REFUSALS for finding in rule(objective, facts)),
         tuple(finding for rule in WARNINGS for finding in rule(objective, facts)),
@@ -75,8 +74,7 @@ def check(objective: Objective, facts: RunFacts) -> Verdict:
 
 
 def inert(objective: Objective, facts: RunFacts) -> str:
-    """Why the objective would do nothing in such a run, or "". A running learner asks again before it goes
-    on-policy."""
+    """Return why the objective would do nothing in such a run, or "". Asked again before a switch to on-policy."""
     return "; ".join(finding.reason for finding in _inert_divergence(objective, facts))
 
 

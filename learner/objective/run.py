@@ -1,7 +1,6 @@
-"""An objective and the run it is meant for: suggestions taken up, rules applied. Knows configuration, no files but
-presets.
+"""The objective of a run: presets' suggestions applied, rules checked.
 
-Used by everything that starts or checks a run, so that all of them refuse the same.
+Everything that starts or checks a run uses it, so that all refuse the same.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from isentrope.rollout.config import SamplingConfig
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A run's objective. suggested: what was taken from presets, one line each; learner, sampling: with it."""
+    """A run's objective. suggested: values taken from presets, one line each; learner, sampling: with these values."""
 
     learner: LearnerConfig
     sampling: SamplingConfig
@@ -30,10 +29,13 @@ class Opened:
 
 
 def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_folder: Path, evaluates: bool) -> Opened:
-    """The objective of `learner.method` and `learner.objective`.
+    """Build the objective of `learner.method` and `learner.objective`.
 
-    evaluates: there is held-out data. Keys that the run file left unset take what presets suggest. ConfigError for what
-    cannot be built; what the rules refuse is in `verdict` (see `refusals`).
+    evaluates: there is held-out data. Keys that the run file does not set take the presets' suggestions. The refusals
+    of the rules are in `verdict` (see `refusals`).
+
+    Raises:
+        ConfigError: it cannot be built.
     """
     merged = load_objective(learner.method, learner.objective, run_folder)
     learner, sampling, suggested = take_suggestions(learner, sampling, merged)
@@ -43,7 +45,7 @@ def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_fold
 
 
 def refusals(opened: Opened) -> list[ConfigError]:
-    """One error for each thing the rules refuse."""
+    """Return one error for each refusal of the rules."""
     return [
         ConfigError(finding.reason, where=opened.merged.place(finding.key), fix=finding.remedy)
         for finding in opened.verdict.refusals
@@ -51,7 +53,7 @@ def refusals(opened: Opened) -> list[ConfigError]:
 
 
 def warnings(opened: Opened) -> list[str]:
-    """One line for each doubt about what somebody set, and for what one preset undid of another."""
+    """Return a line for each warning about an explicit setting, and for each stage that another preset replaced."""
     merged = opened.merged
     found = [finding for finding in opened.verdict.warnings if merged.sources(finding.key)]
     return [*merged.replaced, *(f"{merged.place(f.key)}: {f.reason}; {f.remedy}" for f in found)]

@@ -1,4 +1,4 @@
-"""What the rules must know of a run, and the one place that finds it in a configuration."""
+"""Facts of a run that the rules need, and the one place that takes them from a configuration."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class RunFacts:
     evaluates: bool = True
     """There is held-out data, scored at intervals."""
     provided: frozenset[Need] = PROVIDED
-    """What the run supplies."""
+    """Needs that the run supplies."""
 
     @property
     def single(self) -> bool:

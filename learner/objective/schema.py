@@ -1,9 +1,9 @@
-"""The dimensions of an objective and the kinds each may take. Knows signatures and values, not how stages are composed.
+"""The dimensions of an objective and the kinds each may take, as records.
 
 A stage is a pure module-level function. Its positional parameters are tensors, called by the names of `batch.Batch` and
 of `objective.Objective`; they say what the stage needs. Its keyword-only parameters are the configuration keys of its
 kind, with their types, bounds and defaults. So a kind is declared once, by its signature, and a function of the user's
-own (`kind = "my_module:my_function"`) stands on the same footing as ours.
+own (`kind = "my_module:my_function"`) is equal to a built-in one.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from isentrope.errors import ConfigError, nearest
 Function = Callable[..., Any]
 Table = Mapping[str, object]
 Locate = Callable[[str], str]
-"""Where a key was set, for messages."""
+"""Function from a key to the place that set it, for messages."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -31,7 +31,7 @@ Whole = Annotated[int, Field(ge=0)]
 
 
 class Form(Enum):
-    """How the tables of a dimension are written and merged."""
+    """Form in which the tables of a dimension are written and merged."""
 
     ONE = "one table"
     BY_KIND = "a list, merged by kind"
@@ -56,7 +56,7 @@ class Stage:
     params: Mapping[str, Any]
 
     def __call__(self, scope: Mapping[str, Any], overrides: Mapping[str, float] | None = None) -> Any:
-        """The function's result for the tensors it reads from `scope`; `overrides` are values set by a controller."""
+        """Call the function on the tensors it reads from `scope`; `overrides` are values set by a controller."""
         tensors = {name: scope[name] for name in self.kind.reads}
         return self.kind.function(**tensors, **{**self.params, **(overrides or {})})
 
@@ -81,7 +81,7 @@ class Dimension:
 
 
 def kind_of(name: str, function: Function) -> Kind:
-    """The kind that `function` declares by its signature."""
+    """Return the kind that `function` declares by its signature."""
     hints = get_type_hints(function, include_extras=True)
     reads: list[str] = []
     fields: dict[str, Any] = {}
@@ -102,14 +102,14 @@ def kind_of(name: str, function: Function) -> Kind:
 
 
 def kinds(**functions: Function) -> dict[str, Kind]:
-    """Kinds by name."""
+    """Return kinds by name."""
     return {name: kind_of(name, function) for name, function in functions.items()}
 
 
 def parse_keys(
     model: type[BaseModel], table: Table, locate: Locate, of: str = "", also: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """`table` as values of `model`, defaults filled in.
+    """Return `table` as values of `model`, with defaults.
 
     ConfigError names the key, where it was set (`locate`), what it is a key `of`, and the nearest allowed one; `also`
     are keys that may stand in the same table, but are not for `model`.

@@ -1,4 +1,4 @@
-"""Choosing tokens of a batch by a score: exact, deterministic, the same on every rank. Knows no method and no policy.
+"""Selection of a batch's tokens by a score: exact, deterministic, the same on every rank.
 
 Responses are in the order of (seq, index), so that a choice does not depend on the order in which they arrived: equal
 scores are cut by place, the earlier token first.
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def top(score: Tensor, mask: Tensor, count: int) -> Tensor:
-    """The `count` masked tokens with the largest score (all, if there are fewer): [N, T] bool.
+    """Return the `count` masked tokens with the largest score (all, if there are fewer): [N, T] bool.
 
     score, mask: [N, T]. A score that is not a number counts as the smallest.
     """
@@ -22,7 +22,7 @@ def top(score: Tensor, mask: Tensor, count: int) -> Tensor:
 
 
 def quantile(score: Tensor, mask: Tensor, share: float) -> Tensor:
-    """The `share` quantile of the masked scores, interpolated between the two nearest; no limit on their number."""
+    """Return the `share` quantile of any number of masked scores, interpolated between the two nearest."""
     values = torch.sort(score[mask]).values
     place = share * (len(values) - 1)
     below = int(place)
@@ -31,13 +31,13 @@ def quantile(score: Tensor, mask: Tensor, share: float) -> Tensor:
 
 
 def mean(value: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the masked tokens, summed in float64; 0 if there are none."""
+    """Return the mean over the masked tokens, summed in float64; 0 if there are none."""
     total = value.double().masked_fill(~mask, 0.0).sum()
     return (total / mask.sum().clamp_min(1)).to(value.dtype)
 
 
 def covariance(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
-    """What each token adds to the covariance of log-probability and advantage: [N, T], 0 off the mask.
+    """Return each token's part of the covariance of log-probability and advantage: [N, T], 0 off the mask.
 
     (A - mean A) (log p - mean log p), both means over the masked tokens: "The Entropy Mechanism of Reinforcement
     Learning for Reasoning Language Models" by Cui et al. (https://arxiv.org/abs/2505.22617).
@@ -47,28 +47,28 @@ def covariance(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
 
 
 def group_sum(value: Tensor, group: Tensor) -> Tensor:
-    """Sum of `value` [N] over the group of each response: [N]."""
+    """Return the sum of `value` [N] over the group of each response: [N]."""
     _, place = torch.unique(group, return_inverse=True)
     sums = torch.zeros(int(place.max()) + 1, dtype=torch.float64, device=value.device)
     return sums.index_add_(0, place, value.double()).to(value.dtype)[place]
 
 
 def group_size(group: Tensor) -> Tensor:
-    """Number of responses in the group of each: [N] int64."""
+    """Return the number of responses in the group of each: [N] int64."""
     _, place, count = torch.unique(group, return_inverse=True, return_counts=True)
     size: Tensor = count[place]
     return size
 
 
 def group_max(value: Tensor, group: Tensor) -> Tensor:
-    """Largest `value` [N] in the group of each response: [N]."""
+    """Return the largest `value` [N] in the group of each response: [N]."""
     _, place = torch.unique(group, return_inverse=True)
     largest = value.new_full((int(place.max()) + 1,), -torch.inf)
     return largest.scatter_reduce_(0, place, value, "amax")[place]
 
 
 def group_varies(value: Tensor, group: Tensor) -> Tensor:
-    """Whether `value` [N] differs within the group of each response: [N] bool.
+    """Return True where `value` [N] differs within the group of the response: [N] bool.
 
     Compares the largest with the smallest: a variance of equal values that are not dyadic is not exactly 0.
     """
@@ -77,7 +77,7 @@ def group_varies(value: Tensor, group: Tensor) -> Tensor:
 
 
 def max_of_others(value: Tensor, group: Tensor) -> Tensor:
-    """Largest `value` [N] among the other responses of the group: [N], -inf for a response that is alone."""
+    """Return the largest `value` [N] among the other responses of the group: [N], -inf for a response that is alone."""
     largest = group_max(value, group)
     at_top = value == largest
     only = at_top & (group_sum(at_top.to(value.dtype), group) == 1)
@@ -86,7 +86,7 @@ def max_of_others(value: Tensor, group: Tensor) -> Tensor:
 
 
 def group_rank(value: Tensor, group: Tensor) -> Tensor:
-    """How many responses of the group have a smaller `value` [N], or the same and an earlier place: [N] int64."""
+    """Count the responses of the group with a smaller `value` [N], or the same and an earlier place: [N] int64."""
     order = torch.argsort(value, stable=True)
     order = order[torch.argsort(group[order], stable=True)]
     place = torch.empty_like(order)
@@ -95,6 +95,6 @@ def group_rank(value: Tensor, group: Tensor) -> Tensor:
 
 
 def group_logsumexp(value: Tensor, group: Tensor) -> Tensor:
-    """log sum exp of `value` [N] over the group of each response: [N]."""
+    """Return log sum exp of `value` [N] over the group of each response: [N]."""
     largest = group_max(value, group)
     return largest + group_sum((value - largest).exp(), group).log()

@@ -1,14 +1,14 @@
-"""Checkpoints as folders: who may write them, which one counts, and which are kept. Knows files and JSON, no tensors.
+"""Checkpoints as folders: which learner may write them, which one counts, which are kept. Does not import torch.
 
     checkpoints/claims/<n>             learner n exists, and the checkpoint it started from; made once, never changed
     checkpoints/latest.<n>             the newest checkpoint of learner n
     checkpoints/step-<batch>-<n>/      one checkpoint; complete under this name, unfinished under `….tmp`
-        state.json                     what this project must know to continue
+        state.json                     state of the run, besides the tensors
         manifest.json                  size and digest of every other file; what is not listed is not loaded
 
 A learner claims a number by exclusive creation, so two can never share one. It starts from the newest claim's own
-newest checkpoint or, if there is none, from that claim's parent: a learner that was replaced unawares moves only its
-own pointer, which nobody reads any more.
+newest checkpoint or, if there is none, from that claim's parent: a learner that does not know it was replaced moves
+only its own pointer, which is no longer read.
 """
 
 import json
@@ -38,7 +38,7 @@ _NAME = re.compile(r"step-(\d+)-(\d+)")
 
 
 class FileFacts(BaseModel):
-    """What a manifest says of one file."""
+    """Size and digest of one file, as a manifest states them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class FileFacts(BaseModel):
 
 
 class CheckpointState(BaseModel):
-    """What a learner must know to continue, besides the tensors."""
+    """State from which a learner continues, besides the tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -69,7 +69,7 @@ class Claim:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, as rank 0 of one learner sees them."""
+    """The checkpoints of one run, for rank 0 of one learner."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -77,7 +77,11 @@ class CheckpointStore:
         self.claimed = Claim(0, "")
 
     def claim(self) -> Claim:
-        """Become the next learner of this run."""
+        """Claim the next learner number of this run.
+
+        Raises:
+            StorageError: the folder cannot be written, or a claim cannot be read.
+        """
         _made(self._claims)
         while True:
             newest = self.newest_claim()
@@ -87,32 +91,36 @@ class CheckpointStore:
                 return claim
 
     def newest_claim(self) -> int:
-        """Number of the newest learner; 0: none yet."""
+        """Return the number of the newest learner; 0: none yet."""
         return max((int(path.name) for path in self._claims.iterdir() if path.name.isdecimal()), default=0)
 
     def lineage(self) -> Iterator[str]:
-        """The checkpoints this learner may start from, the best first: its own, its parent, and what that came from."""
+        """Yield the checkpoints this learner may start from, the best first: its own, its parent, that one's parent, ….
+
+        Raises:
+            StorageError: a claim names a later learner's checkpoint as its parent.
+        """
         incarnation, bound = self.claimed.incarnation, self._pointer(self.claimed.incarnation)
         while incarnation:
             if bound:
                 limit = _parse(bound)[0]
                 own = [name for name in self._existing() if _parse(name)[1] == incarnation and _parse(name)[0] <= limit]
                 yield from sorted(own, key=_parse, reverse=True)
-            bound, heir = self._parent(incarnation), incarnation
+            bound, claimant = self._parent(incarnation), incarnation
             incarnation = _parse(bound)[1] if bound else 0
-            if incarnation >= heir:
-                raise StorageError(f"claim {heir} names {bound} as its parent", where=str(self._claims))
+            if incarnation >= claimant:
+                raise StorageError(f"claim {claimant} names {bound} as its parent", where=str(self._claims))
 
     def folder(self, name: str) -> Path:
-        """Where a finished checkpoint lies."""
+        """Return the folder of a finished checkpoint."""
         return self.root / name
 
     def unfinished(self, name: str) -> Path:
-        """Where it is written."""
+        """Return the folder in which a checkpoint is written."""
         return self.root / (name + UNFINISHED)
 
     def files(self, name: str) -> dict[str, FileFacts]:
-        """What a checkpoint consists of; StorageError if it cannot be told."""
+        """Return the manifest of a checkpoint; StorageError if it cannot be read."""
         path = self.folder(name) / MANIFEST
         try:
             table = json.loads(path.read_bytes())
@@ -121,7 +129,7 @@ class CheckpointStore:
             raise StorageError(f"checkpoint cannot be read: {error}", where=str(path)) from None
 
     def state(self, name: str) -> CheckpointState:
-        """What a verified checkpoint says about the run."""
+        """Return the state in a verified checkpoint; StorageError if it cannot be read."""
         path = self.folder(name) / STATE
         try:
             return CheckpointState.model_validate_json(path.read_bytes())
@@ -131,7 +139,7 @@ class CheckpointStore:
     # --- writing
 
     def begin(self, batch: int) -> str:
-        """Name of a new checkpoint, whose folder now exists, unfinished and empty."""
+        """Create the unfinished, empty folder of a new checkpoint, and return its name."""
         name = f"step-{batch}-{self.claimed.incarnation}"
         self.discard(name)
         assert not self.folder(name).exists(), "a learner saves each batch once"
@@ -143,9 +151,11 @@ class CheckpointStore:
         shutil.rmtree(self.unfinished(name), ignore_errors=True)
 
     def finish(self, name: str, state: CheckpointState, files: Mapping[str, FileFacts]) -> None:
-        """Make the checkpoint whose `files` are written and synced count: from the last rename on it is the newest.
+        """Finish the checkpoint whose `files` are written and synced: with the last rename it becomes the newest.
 
-        FencedError if a newer learner has claimed the run.
+        Raises:
+            FencedError: a newer learner has claimed the run.
+            StorageError: a file cannot be written.
         """
         batch, _ = _parse(name)
         unfinished = self.unfinished(name)
@@ -166,8 +176,8 @@ class CheckpointStore:
         write_whole(self.root / f"latest.{self.claimed.incarnation}", name, durable=True)
 
     def prune(self, keep: int) -> None:
-        """Delete what no learner can start from any more: all but the `keep` newest of the lineage, and what a newer
-        learner has claimed as its parent."""
+        """Delete checkpoints from which no learner can start: all but the `keep` newest of the lineage and the parent
+        that a newer learner has claimed."""
         kept = set(list(self.lineage())[:keep])
         own = self.claimed.incarnation
         kept |= {self._parent(number) for number in range(own + 1, self.newest_claim() + 1)}
@@ -177,7 +187,7 @@ class CheckpointStore:
             if _parse(name)[1] <= own and name not in kept and (abandoned or not path.name.endswith(UNFINISHED)):
                 shutil.rmtree(path, ignore_errors=True)
 
-    # --- inside
+    # --- private
 
     def _existing(self) -> list[str]:
         return [path.name for path in self.root.glob("step-*") if _NAME.fullmatch(path.name)]
@@ -190,18 +200,18 @@ class CheckpointStore:
         return str(json.loads((self._claims / str(incarnation)).read_bytes())["parent"])
 
     def _create(self, claim: Claim) -> bool:
-        """False if another learner was faster."""
+        """Write a claim; return False if another learner was faster."""
         facts = {"parent": claim.parent, "host": socket.gethostname(), "pid": os.getpid()}
         return _create_exclusively(self._claims / str(claim.incarnation), json.dumps(facts))
 
 
 def facts_of(path: Path) -> FileFacts:
-    """What a manifest should say of a file."""
+    """Return the size and digest of a file."""
     return FileFacts(size_bytes=path.stat().st_size, digest=digest_file(path))
 
 
 def verify(folder: Path, files: Mapping[str, FileFacts], share: Sequence[str]) -> str:
-    """What is wrong with the files `share` of a checkpoint; empty: nothing."""
+    """Return what is wrong with the files `share` of a checkpoint; empty: nothing."""
     for file in share:
         path = folder / file
         if not path.is_file():
@@ -212,10 +222,10 @@ def verify(folder: Path, files: Mapping[str, FileFacts], share: Sequence[str]) -
 
 
 def _parse(name: str) -> tuple[int, int]:
-    """(batch, incarnation) of a checkpoint's name."""
+    """Return (batch, incarnation) of a checkpoint's name."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise StorageError(f"{name!r} is no checkpoint's name", fix="remove it, or restore the folder of checkpoints")
+        raise StorageError(f"not a checkpoint name: {name!r}", fix="remove it, or restore the folder of checkpoints")
     return int(match[1]), int(match[2])
 
 
@@ -223,11 +233,11 @@ def _made(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"folder cannot be made: {error.strerror}", where=str(folder)) from None
+        raise StorageError(f"folder cannot be created: {error.strerror}", where=str(folder)) from None
 
 
 def _create_exclusively(path: Path, text: str) -> bool:
-    """False if `path` exists. It never exists without its content, hence the link instead of an exclusive open."""
+    """Create `path` with its content, by a link, so that it is never empty; return False if it exists."""
     unfinished = path.with_name(f"{path.name}-{secrets.token_hex(8)}{UNFINISHED}")
     write_whole(unfinished, text, durable=True)
     try:

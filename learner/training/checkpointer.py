@@ -1,6 +1,6 @@
-"""Saves checkpoints on rank 0, chooses the one a learner continues from, and tolerates single failed writes.
+"""Checkpoints on rank 0: saves them, tolerates failed writes, and chooses the one a learner continues from.
 
-The order of the steps is what exactly-once rests on: shards, manifest, name, pointer, and only then the broker.
+Exactly-once depends on the order of the steps: shards, manifest, name, pointer, and only then the broker.
 """
 
 import json
@@ -16,32 +16,32 @@ from isentrope.learner.training.checkpoint_store import CheckpointState, Checkpo
 from isentrope.learner.training.fault_points import crash_point
 
 MAX_FAILURES = 3
-"""Checkpoints in a row whose write may fail."""
+"""Failed writes in a row that end the run."""
 
 logger = logging.getLogger(__name__)
 
 
 class Verifier(Protocol):
-    """Reads a checkpoint's files: `RankGroup`."""
+    """Reader of a checkpoint's files: `RankGroup`."""
 
     def check(self, folder: Path, files: Mapping[str, FileFacts]) -> str: ...
 
 
 class Writer(Protocol):
-    """Writes tensors: `RankGroup`."""
+    """Writer of tensors: `RankGroup`."""
 
     def save(self, folder: Path, batch: int) -> dict[str, FileFacts]: ...
 
 
 class Committer(Protocol):
-    """Tells the broker: `Feeder`."""
+    """Reporter of durable checkpoints to the broker: `Feeder`."""
 
     def commit(self, facts: CommitFacts, ckpt: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a learner begins with; without a folder the run is new."""
+    """The state a learner begins with; without a folder the run is new."""
 
     state: CheckpointState
     folder: Path | None
@@ -67,7 +67,7 @@ def choose_start(store: CheckpointStore, ranks: Verifier, new: CheckpointState) 
         raise StorageError(
             f"no checkpoint of learner {store.claimed.incarnation}'s lineage can be read",
             where=str(store.root),
-            fix="restore the folder, or begin anew with another run.output_dir",
+            fix="restore the folder, or start again with another run.output_dir",
         )
     return Start(new, None)
 
@@ -76,7 +76,7 @@ class Checkpointer:
     """The checkpoints that one learner writes."""
 
     def __init__(self, store: CheckpointStore, ranks: Writer, keep: int) -> None:
-        """`keep`: how many checkpoints stay."""
+        """Keep the newest `keep` checkpoints."""
         self._store = store
         self._ranks = ranks
         self._keep = keep
@@ -84,10 +84,13 @@ class Checkpointer:
         self._saved = -1
 
     def save(self, state: CheckpointState, facts: CommitFacts, feeder: Committer) -> None:
-        """Make a checkpoint of `state`, whose ledger is that of `facts`, and let the broker forget what it covers.
+        """Save a checkpoint of `state`, whose ledger is that of `facts`; the broker then deletes the entries it covers.
 
-        Nothing is done if the newest checkpoint is of this batch. A failed write costs the checkpoint, not the run:
-        the next one covers the same. StorageError at the third failure in a row.
+        Does nothing if the newest checkpoint is of this batch. A failed write costs the checkpoint, not the run: the
+        next one covers the same.
+
+        Raises:
+            StorageError: the third failed write in a row.
         """
         batch = state.ledger.batches
         if batch == self._saved:

@@ -1,9 +1,8 @@
-"""The learner's ranks: who they are, what rank 0 tells the others, sums and agreement. Knows bytes and tensors, nothing
-of training.
+"""Collectives of the learner's ranks: broadcast, gather, sum, and a roll call.
 
-How calls behave: every method is collective, i.e. all ranks call it, in the same order. They run on a gloo group of
-their own, with a deadline of their own, so that they work beside whatever the training engine uses. When a rank is
-missing, the others get a RuntimeError at the deadline (at once if its process is gone), and `roll_call` says who.
+How calls behave: every method is collective, i.e. all ranks call it, in the same order. They run on their own gloo
+group, with their own deadline, so that they work beside the training engine's group. When a rank is missing, the others
+get a RuntimeError at the deadline (at once if its process is gone), and `roll_call` logs which.
 No message holds code: bytes are bytes, and everything else is JSON.
 """
 
@@ -25,23 +24,23 @@ logger = logging.getLogger(__name__)
 
 
 class Collectives:
-    """This process among its peers. `torch.distributed` is initialised by the launcher."""
+    """This process in the group of ranks. `torch.distributed` is initialised by the launcher."""
 
     def __init__(self, timeout_s: float) -> None:
-        """`timeout_s`: how long a rank waits for the others in any of these calls."""
+        """Join the other ranks; each call waits for them at most `timeout_s`."""
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self._group = _new_group(timeout_s)
         self._absent_group = _new_group(ROLL_CALL_S)
         self.device = torch.device("cpu")
-        """Where this rank's network lives."""
+        """Device of this rank's network."""
         if torch.cuda.is_available():
             self.device = torch.device("cuda", get_node_local_rank())
             torch.cuda.set_device(self.device)
         self.places = [str(place) for place in self.gather(f"{socket.gethostname()}, pid {os.getpid()}")]
 
     def broadcast(self, message: bytes = b"") -> bytes:
-        """Rank 0's message, on every rank."""
+        """Return rank 0's message, on every rank."""
         size = torch.tensor([len(message)])
         dist.broadcast(size, 0, group=self._group)
         buffer = bytearray(message) if self.rank == 0 else bytearray(int(size))
@@ -50,7 +49,7 @@ class Collectives:
         return bytes(buffer)
 
     def gather(self, value: Any) -> list[Any]:
-        """The JSON-able `value` of every rank, on every rank."""
+        """Return the JSON-able `value` of every rank, on every rank."""
         text = json.dumps(value).encode()
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(sizes, torch.tensor([len(text)]), group=self._group)
@@ -60,12 +59,12 @@ class Collectives:
         return [json.loads(bytes(text.numpy())) for text in texts]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the ranks of CPU tensors of one shape, in place."""
+        """Sum CPU tensors of one shape over the ranks, in place."""
         dist.all_reduce(values, dist.ReduceOp.SUM, group=self._group)
         return values
 
     def roll_call(self, doing: str) -> None:
-        """After a collective has failed: log which ranks are missing."""
+        """Log which ranks are missing, after a collective has failed."""
         try:
             dist.monitored_barrier(self._absent_group, timeout=timedelta(seconds=ROLL_CALL_S), wait_all_ranks=True)
         except RuntimeError as error:

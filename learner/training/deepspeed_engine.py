@@ -1,9 +1,8 @@
 """One optimizer update over any number of micro-batches, through a DeepSpeed engine of any ZeRO stage.
 
-The loss is a sum with global denominators already in it, so what is wanted is the plain sum of gradients over
-micro-batches and ranks. DeepSpeed divides by the ranks, hence the factor; by accumulation steps, of which it is told
-there is one while the boundary between updates is set by hand. Knows tensors and the engine, nothing of methods, plans
-or the broker.
+The loss is a sum with global denominators already in it, so the gradient must be the plain sum over micro-batches and
+ranks. DeepSpeed divides by the ranks, hence the factor; and by accumulation steps, of which it is configured with one
+while the boundary between updates is set by hand. The only module that uses DeepSpeed's engine.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ BUCKET_ELEMENTS = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class UpdateFacts:
-    """What one update measured: on this rank as the engine returns it, over all ranks from the trainer on."""
+    """Measurements of one update: of this rank from the engine, of all ranks from the trainer."""
 
     applied: bool
     """False: loss or gradient was not finite, and the weights are unchanged on every rank."""
@@ -48,11 +47,11 @@ class TrainingEngine:
     """The network and its optimizer in a DeepSpeed engine. All methods are collective."""
 
     def __init__(self, policy: Policy, temperature: float, config: LearnerConfig, device: torch.device) -> None:
-        """`policy` is whole, on the CPU; `temperature` is that of sampling: the policy is what was sampled from."""
+        """Wrap `policy`, which is whole and on the CPU; `temperature` is that of sampling."""
         self.device = device
         self.dtype = policy.dtype
         self.updates = 0
-        """Updates so far; decides about the learning rate."""
+        """Updates so far; decide the learning rate."""
         self._temperature = temperature
         self._config = config
         self._engine = _initialize(policy, config, device)
@@ -66,12 +65,12 @@ class TrainingEngine:
 
     @torch.no_grad()
     def statistics(self, packed: Packed) -> plain.Moments:
-        """Of the present policy, without gradient: each field [n, T], on the CPU, 0 off the responses."""
+        """Return statistics of the present policy, without gradient: [n, T] each, on the CPU, 0 off the responses."""
         moments = self._engine(packed, self._moments)
         return plain.Moments(*(packed.to_padded(values).cpu() for values in moments))
 
     def update(self, micro_batches: Sequence[Packed], loss: Loss) -> UpdateFacts:
-        """Accumulate the gradient of all micro-batches of all ranks, as many on each, and apply it once."""
+        """Accumulate the gradient of all micro-batches of all ranks, equally many on each, and apply it once."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         parts: list[LossParts] = []
@@ -85,19 +84,19 @@ class TrainingEngine:
         return UpdateFacts(applied, norm, _added([part.sums for part in parts]), _largest([p.maxima for p in parts]))
 
     def forget_moments(self) -> None:
-        """Make the optimizer as new; its parameters stay."""
+        """Reset the optimizer's state; its parameters stay."""
         for state in self._engine.basic_optimizer.state.values():
             for value in state.values():
                 value.zero_()
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Names as in the model's own files and whole values, on the training device. Every rank runs to the end."""
+        """Yield names as in the model's files and whole values, on the device. Every rank must read to the end."""
         for name, parameter in self.policy.network.named_parameters():
             with self._whole(parameter):
                 yield name, parameter.detach()
 
     def save(self, folder: Path) -> str:
-        """Write this rank's part of the full state into `folder`, which exists; what the disk refused, or nothing."""
+        """Write this rank's part of the full state into the existing `folder`; return the error of the disk, or ""."""
         files = ShardFiles()
         self._engine.checkpoint_engine = files
         state = {"updates": self.updates}
@@ -106,7 +105,7 @@ class TrainingEngine:
         return files.problem
 
     def load(self, folder: Path) -> None:
-        """Continue exactly where `save` was called, with as many ranks. Only once, before the first update."""
+        """Continue exactly where `save` was called, with equally many ranks. Only once, before the first update."""
         self._engine.checkpoint_engine = ShardFiles()
         path, state = self._engine.load_checkpoint(folder.parent, tag=folder.name)
         assert path is not None, "the manifest was checked"
@@ -125,7 +124,7 @@ class TrainingEngine:
         return plain.moments(logits, targets, self._temperature)
 
     def _apply(self) -> tuple[bool, float]:
-        """DeepSpeed itself discards gradients that are not finite, but for the plain optimizer of stage 0 in fp32."""
+        """Apply the update. DeepSpeed discards non-finite gradients, except with stage 0's optimizer in fp32."""
         if self._config.zero_stage == 0 and self.dtype == torch.float32:
             gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
@@ -189,16 +188,16 @@ def _initialize(policy: Policy, config: LearnerConfig, device: torch.device) -> 
     settings = _settings(config, policy.dtype, min(size, BUCKET_ELEMENTS))
     engine: Any
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
-    # DeepSpeed 0.19 puts a copy of a script beside the shards. Nobody needs it, and a disk that refuses it raises on
-    # rank 0 alone, while the others wait in the next collective.
+    # DeepSpeed 0.19 copies a script beside the shards. It is not needed, and a failed copy raises on rank 0 alone,
+    # while the others wait in the next collective.
     engine._copy_recovery_script = lambda save_path: None
     return engine
 
 
 def _settings(config: LearnerConfig, dtype: torch.dtype, bucket: int) -> dict[str, Any]:
-    """DeepSpeed's configuration. Bucket sizes are part of what makes a run repeatable to the bit."""
+    """Return DeepSpeed's configuration. Bucket sizes are fixed to keep a run bitwise repeatable."""
     settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # a formality: sizes are the plan's business
+        "train_micro_batch_size_per_gpu": 1,  # a formality: the plan decides sizes
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm,
         "steps_per_print": None,

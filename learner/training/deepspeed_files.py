@@ -1,6 +1,6 @@
-"""How DeepSpeed's state is put into files: durable when `save` returns, and read without running what they hold.
+"""Files of DeepSpeed's state: durable when `save` returns, and read without running code in them.
 
-The one module that loads pickles; a pickle that names anything but what DeepSpeed's own state needs is refused.
+The one module that loads pickles; a pickle that names any class but those of DeepSpeed's own state is refused.
 """
 
 import os
@@ -21,16 +21,16 @@ ALLOWED = [LossScaler, ZeroStageEnum, fragment_address]
 
 
 class ShardFiles(CheckpointEngine):  # type: ignore[misc]
-    """DeepSpeed's storage back end. A failed write is kept in `problem` instead of raised: the other ranks are already
-    on their way to the next collective, where they would wait for this one until their deadline."""
+    """DeepSpeed's storage back end. A failed write is stored in `problem` instead of raised: the other ranks would wait
+    for this one in the next collective until their deadline."""
 
     def __init__(self) -> None:
         super().__init__()
         self.problem = ""
-        """What the disk refused last; empty: nothing."""
+        """Last error of the disk; empty: none."""
 
     def create(self, info: CheckpointCommitInfo) -> None:
-        """Nothing to prepare."""
+        """Prepare nothing."""
 
     def save(self, state_dict: Any, path: str) -> None:
         """Write and sync one file."""
@@ -40,7 +40,7 @@ class ShardFiles(CheckpointEngine):  # type: ignore[misc]
             os.fsync(file.fileno())
 
     def save_random_state(self, path: Path) -> None:
-        """Keep the state of this process's random generators."""
+        """Write the state of this process's random generators."""
         states = {"cpu": torch.get_rng_state()}
         states |= {f"cuda-{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
         with self._tolerated():
@@ -52,18 +52,18 @@ class ShardFiles(CheckpointEngine):  # type: ignore[misc]
             return torch.load(path, map_location=map_location, weights_only=True)
 
     def commit(self, info: CheckpointCommitInfo) -> None:
-        """A checkpoint counts when its manifest and a pointer exist, which is not DeepSpeed's business."""
+        """Do nothing: a checkpoint counts when its manifest and a pointer exist, which `CheckpointStore` writes."""
 
     @contextmanager
     def _tolerated(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # the latter is how torch reports a short write
+        except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
             self.problem = str(error)
 
 
 def load_random_state(path: Path) -> None:
-    """Take the generators back to where `save_random_state` found them."""
+    """Restore the generators to the state that `save_random_state` wrote."""
     states = load_file(path)
     torch.set_rng_state(states.pop("cpu"))
     for name, state in states.items():

@@ -1,9 +1,9 @@
-"""The entropy law R = -a exp(H) + b: a least-squares line through what was measured, with its uncertainty. A monitor
+"""The entropy law R = -a exp(H) + b: a least-squares line through measurements, with its uncertainty. A monitor
 only.
 
 "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models" by Cui et al.
 (https://arxiv.org/abs/2505.22617). The law breaks by construction once entropy is controlled, or the reference is
-reset. Knows pairs of numbers, and where lines of metrics hold them.
+reset.
 """
 
 import math

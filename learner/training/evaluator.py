@@ -1,7 +1,7 @@
-"""Evaluations on held-out prompts: places the orders, collects the answers, and writes down what they say.
+"""Evaluations on held-out prompts: places the orders, collects the answers, and writes the figures.
 
 Training waits meanwhile: the answers come from the same actors, and an evaluation that ends before training goes on is
-the same in every run. Runs on rank 0 alone; knows the broker and files. The figures are pure functions.
+the same in every run. Runs on rank 0 alone. The figures are pure functions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class Evaluator:
     """The held-out prompts of a run, if it has any."""
 
     def __init__(self, spec: RunSpec, rank_group: RankGroup, timeout_s: float) -> None:
-        """`timeout_s`: how long no answer may come."""
+        """Open the prompts; an evaluation fails after `timeout_s` without an answer."""
         self._spec = spec
         self._rank_group = rank_group
         self._timeout_s = timeout_s
@@ -48,7 +48,7 @@ class Evaluator:
         return self._prompts.digest
 
     def rewind(self, batch: int) -> None:
-        """Forget evaluations of later batches; -1: all."""
+        """Delete evaluations of later batches; -1: all."""
         self._figures.rewind(batch)
         self._samples.rewind(batch)
 

@@ -1,4 +1,4 @@
-"""Places at which a process can be told to die, so that tests can kill it at exactly that moment."""
+"""Places at which a test can kill a process at exactly that moment."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a learner rank is started with. Holds facts only; importing it loads nothing heavy."""
+"""The settings a learner rank is started with. Importing it loads nothing heavy."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from isentrope.rollout.wire.spec import RunSpec
 
 @dataclass(frozen=True, slots=True)
 class LearnerJob:
-    """One run, as every rank gets it; only rank 0 uses the broker.
+    """One run, the same for every rank; only rank 0 uses the broker.
 
     url: the broker's, which may hold a password and is therefore not shown. insecure: allow a server on another host
     without one.

@@ -1,7 +1,4 @@
-"""The run as rank 0 conducts it: restore, publish, evaluate, train batch by batch, save, end.
-
-Knows the order of things; how each is done is its neighbours' business.
-"""
+"""The training loop on rank 0: restore, publish, evaluate, train batch by batch, save, end."""
 
 import logging
 from contextlib import closing
@@ -35,15 +32,16 @@ from isentrope.rollout.broker.run_view import ActorStage
 from isentrope.rollout.wire.control import Control, Mode, RunState
 
 MAX_NONFINITE = 3
-"""Batches in a row without a single finite update."""
+"""Batches in a row without a finite update that end the run."""
 
 logger = logging.getLogger(__name__)
 
 
 def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> None:
-    """Open the run, take it to its end, and write how it ended. Errors that a user can mend end it too.
+    """Open the run, train it to its end, and write its outcome. Errors that a user can fix end it too.
 
-    FencedError is raised: a newer learner has the run, and what happens to it is not this one's to say.
+    Raises:
+        FencedError: a newer learner has the run, and this one must not write its outcome.
     """
     run: _Run | None = None
     try:
@@ -60,7 +58,7 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a run consists of at rank 0."""
+    """The parts of a run on rank 0."""
 
     job: LearnerJob
     objective: Objective
@@ -120,7 +118,7 @@ class _Run:
         self._nonfinite = 0
 
     def conduct(self) -> Outcome:
-        """All of it."""
+        """Run from the first published weights to the end."""
         feeder = self._parts.feeder
         try:
             self._begin()
@@ -181,7 +179,7 @@ class _Run:
     # --- one batch
 
     def _train_next(self) -> bool:
-        """Train one batch and all that is due after it. False: an operator wants the run to stop."""
+        """Train one batch and do all that is due after it. False: an operator wants the run to stop."""
         feeder = self._parts.feeder
         with self._watch("wait_s"):
             ready = self._await_batch()
@@ -218,7 +216,7 @@ class _Run:
         return True
 
     def _await_batch(self) -> ReadyBatch | None:
-        """The next batch; None: an operator wants the run to stop."""
+        """Return the next batch; None: an operator wants the run to stop."""
         feeder = self._parts.feeder
         groups = f"groups of batch {self._batch + 1}"
         wait = Wait(self._parts.rank_group, self._config.stall_timeout_s, feeder.why_waiting, groups)
@@ -241,7 +239,7 @@ class _Run:
         )
 
     def _give_up(self, ready: ReadyBatch) -> None:
-        """No update of the batch had a finite loss and gradient."""
+        """Abandon a batch of which no update had a finite loss and gradient."""
         self._nonfinite += 1
         logger.warning("batch %d has no finite update; its groups are retired", self._batch + 1)
         self._parts.feeder.give_up([group.seq for group in ready.groups], "nonfinite")
@@ -249,13 +247,13 @@ class _Run:
             raise InternalError(
                 f"{MAX_NONFINITE} batches in a row had no update with finite loss and gradient",
                 where=f"batch {self._batch + 1}",
-                fix="look at metrics.jsonl; a lower learner.learning_rate often helps",
+                fix="see metrics.jsonl; a lower learner.learning_rate often helps",
             )
 
     def _is_due(self, every: int) -> bool:
         return self._batch % every == 0 or self._batch == self._config.batches
 
-    # --- what is due
+    # --- after a batch
 
     def _publish(self) -> None:
         if self._parts.publisher.newest.batch == self._batch:
@@ -265,7 +263,7 @@ class _Run:
             self._parts.publisher.publish(self._batch, self._parts.feeder, self._config.stall_timeout_s, verify=verify)
 
     def _evaluate(self) -> bool:
-        """True: what it showed has renewed the reference, which a checkpoint must say before training goes on."""
+        """Evaluate; return True if the reference was refreshed, which a checkpoint must record at once."""
         self._publish()
         newest = self._parts.publisher.newest
         with self._watch("evaluate_s"):
@@ -275,11 +273,11 @@ class _Run:
         for sink in self._parts.sinks:
             sink.write(newest.batch, scalars({"eval": row.to_json()}))
         if self._batch == self._config.batches or not row.prompts:
-            return False  # nothing follows, or nothing was answered
+            return False  # no batch follows, or no prompt was answered
         state, renew = self._parts.objective.after_evaluation(self._controllers, row.pass_at[1], self._batch)
         self._controllers = {name: dict(numbers) for name, numbers in state.items()}
         if renew:
-            logger.info("the reference is renewed behind batch %d, and the optimizer with it", self._batch)
+            logger.info("the reference was refreshed after batch %d, and the optimizer reset", self._batch)
             self._parts.rank_group.renew(newest.version)
             self._log.restart_law()
         return renew
@@ -300,7 +298,7 @@ class _Run:
     # --- operator
 
     def _answer_operator(self) -> bool:
-        """Do what an operator asks for. True: the run is to stop."""
+        """Carry out an operator's request. True: the run must stop."""
         control = self._parts.feeder.control()
         if control.requested_mode is not None:
             self._switch(control, control.requested_mode)

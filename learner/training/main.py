@@ -1,6 +1,6 @@
-"""Entry of every learner rank. The same program on all of them; rank 0 conducts, the others follow.
+"""Entry of every learner rank. All run the same program; rank 0 leads, the others follow.
 
-Knows neither method nor launcher: `torch.distributed` is initialised, and what the run is comes with the job.
+`torch.distributed` is initialised by the launcher; the job describes the run.
 """
 
 import logging
@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def train(job: LearnerJob) -> None:
-    """Take the run from wherever it is to its end; every rank calls this.
+    """Continue or start the run and train it to its end; every rank calls this.
 
-    It returns when the run has finished, was stopped, ended with an error that a restart cannot mend (`outcome.json`
-    says which), or belongs to a newer learner (nothing is written then). What it raises is worth a restart.
+    It returns when the run has finished, was stopped, ended with an error that a restart cannot fix (see
+    `outcome.json`), or belongs to a newer learner (nothing is written then). After any error it raises, a restart may
+    help.
     """
     collectives = Collectives(job.config.collective_timeout_s)
     run_folder = Path(job.spec.run_folder)

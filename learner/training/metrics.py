@@ -1,4 +1,4 @@
-"""What a batch looked like, as one line of `metrics.jsonl`. Knows numbers, files and sinks, not who reads them."""
+"""Metrics of a batch, as one line of `metrics.jsonl`."""
 
 import time
 from collections import Counter
@@ -25,23 +25,23 @@ from isentrope.rollout.wire.control import Mode
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a line says of the run besides what was trained."""
+    """Values of a line besides those of the trained batch."""
 
     mode: Mode
-    """That the batch was planned in."""
+    """Mode that the batch was planned in."""
     intake: FeederStatus
-    """Behind the batch, before anything else was issued."""
+    """Intake after the batch, before further orders were issued."""
     version: int
     """Newest published version of the weights."""
     actors: int
-    """Those that generate."""
+    """Actors that generate."""
 
 
 class BatchLog:
-    """Writes a line for each batch to `metrics.jsonl`, and its numbers to the sinks."""
+    """Writer of a line for each batch to `metrics.jsonl`, and of its numbers to the sinks."""
 
     def __init__(self, folder: Path, sinks: Sequence[Sink], watch: Stopwatch, drawn: "Drawn | None") -> None:
-        """`drawn`: None where no group is replaced for its outcome."""
+        """Continue `metrics.jsonl`; `drawn` is None where no group is replaced for its outcome."""
         self._journal = Journal(folder, BatchRow)
         self._sinks = sinks
         self._watch = watch
@@ -50,12 +50,12 @@ class BatchLog:
         self._row_at_s = 0.0
 
     def rewind(self, batch: int, renewed_at: int | None) -> None:
-        """Remove lines of later batches, -1: all; the reference was last renewed behind batch `renewed_at`."""
+        """Remove lines of later batches, -1: all; the reference was last refreshed after batch `renewed_at`."""
         self._journal.rewind(batch)
         self._law = RunningFit(self._journal.rows(), renewed_at)
 
     def restart_law(self) -> None:
-        """Fit only what comes from here on: the reference is renewed."""
+        """Fit only later batches, because the reference was refreshed."""
         self._law.restart()
 
     def write(self, ragged: RaggedBatch, facts: BatchFacts, around: Surroundings) -> None:
@@ -74,7 +74,7 @@ class BatchLog:
         now, spent = self._watch.total_s, self._watch.take()
         elapsed_s, self._row_at_s = now - self._row_at_s, now
         return BatchTime(
-            at=time.time(),  # by the clock, since the command has begun before this learner
+            at=time.time(),  # clock time, because the command began before this learner
             seconds_total=now,
             wait_s=spent.get("wait_s", 0.0),
             stats_s=spent.get("stats_s", 0.0),
@@ -87,7 +87,7 @@ class BatchLog:
 
 
 def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
-    """Return everything about a trained batch that depends on nothing but what was trained, by name."""
+    """Return, by name, the metrics of a trained batch that depend on the trained data only."""
     measured = batch_metrics(facts.batch, facts.prepared) | _updates(facts.updates)
     if facts.state:
         measured["control"] = {kind: numbers["value"] for kind, numbers in facts.state.items() if "value" in numbers}
@@ -108,7 +108,7 @@ def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
 
 
 def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, drawn: float | None) -> BatchRow:
-    """Return the line: what is not one of its own keys stands in its map `objective`."""
+    """Return the line; names that are not its own keys go into its map `objective`."""
     intake = around.intake
     headlines = {name: value for name, value in measured.items() if name in BatchRow.model_fields}
     return BatchRow.model_validate(
@@ -129,10 +129,10 @@ def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, dr
 
 
 class Drawn:
-    """Keeps track of groups that were replaced for their outcome, which a pass rate must not leave out."""
+    """Counter of groups that were replaced for their outcome, which a pass rate must include."""
 
     def __init__(self, group_size: int, retired: Mapping[str, int]) -> None:
-        """`retired`: by reason, so far."""
+        """Start from `retired`, the number of groups by reason so far."""
         self._group_size = group_size
         self._retired = retired
 

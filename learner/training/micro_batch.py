@@ -2,8 +2,7 @@
 
 On a CPU, plain PyTorch gives log-probabilities and entropies, from which the objective makes the loss. On a GPU a
 fused kernel gives them; for an objective that has rules for the kernels, one call gives the loss and its gradient as
-well, and the objective only measures. Knows neither the network nor the optimizer. K targets, n responses, T tokens of
-the longest, V vocabulary.
+well, and the objective only measures. K targets, n responses, T tokens of the longest, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from isentrope.learner.objective.kernel_rules import token_inputs
 from isentrope.learner.objective.objective import ControllerStates, Objective
 
 Loss = Callable[[Packed, float, Tensor, Tensor], tuple[Tensor, LossParts]]
-"""(micro-batch, temperature, logits [K, V], targets [K]) -> loss with gradient, and what there is to report."""
+"""(micro-batch, temperature, logits [K, V], targets [K]) -> loss with gradient, and its monitors."""
 
 
 class UpdateLoss:
@@ -33,7 +32,7 @@ class UpdateLoss:
         update: int,
         state: ControllerStates,
     ) -> None:
-        """`rules` are the kernels' of the objective, None if it has none; `state` is the controllers' before it."""
+        """Prepare; `rules`: the kernels' rules of the objective, None: none; `state`: of the controllers, before it."""
         self._objective = objective
         self._rules = rules
         self._prepared = prepared
@@ -41,7 +40,7 @@ class UpdateLoss:
         self._state = state
 
     def __call__(self, packed: Packed, temperature: float, logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
-        """Return the loss, and what there is to report; the gradient may replace the logits."""
+        """Return the loss and its monitors; the gradient may replace the logits."""
         if not logits.is_cuda or not len(targets):  # a rank without work predicts nothing
             return self._of_statistics(packed, *plain.logp_entropy(logits, targets, temperature))
         if self._rules is None:
@@ -51,7 +50,7 @@ class UpdateLoss:
     def by_kernel(
         self, packed: Packed, rules: LossRules, temperature: float, logits: Tensor, targets: Tensor
     ) -> tuple[Tensor, LossParts]:
-        """Return the same by one call. The objective sees the same statistics; its own loss is not used."""
+        """Return the same by one call. The objective gets the same statistics; its own loss is not used."""
         device = logits.device
         tokens = token_inputs(self._objective, self._prepared, self._update, packed.rows)
         normalizer = tokens.normalizer.to(device)
@@ -67,5 +66,5 @@ class UpdateLoss:
         return parts.loss.to(logp.device), parts
 
     def _parts(self, packed: Packed, logp: Tensor, entropy: Tensor) -> LossParts:
-        """The objective's own part for these statistics [n, T]; both on the CPU, as everything an objective sees."""
+        """Return the objective's own part for these statistics [n, T]; both on the CPU."""
         return self._objective.token_loss(self._prepared, self._update, packed.rows, logp, entropy, self._state)

@@ -1,7 +1,6 @@
-"""The language model as training needs it: logits at the response positions of a micro-batch, and nothing else.
+"""The language model for training: logits at the response positions of a micro-batch only.
 
-Knows the network and the layout its attention wants; not what is done with the logits. M packed tokens, K targets, D
-hidden, V vocabulary.
+M packed tokens, K targets, D hidden, V vocabulary.
 """
 
 import importlib.util
@@ -30,8 +29,8 @@ class Policy(nn.Module):
         self._runs_packed = network.config._attn_implementation == "flash_attention_2"
 
     def forward(self, packed: Packed, use: Callable[[Tensor, Tensor], Result]) -> Result:
-        """`use(logits [K, V], targets [K])`, called in here because ZeRO-3 has the parameters only while the network
-        runs."""
+        """Return `use(logits [K, V], targets [K])`, called here because ZeRO-3 has the parameters only while the
+        network runs."""
         hidden = self._hidden_packed(packed) if self._runs_packed else self._hidden_padded(packed)
         return use(self._head(hidden), packed.target)
 
@@ -43,7 +42,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def check_head(self, device: torch.device) -> None:
-        """ConfigError for an architecture that scales or caps logits after the output layer: `forward` does not."""
+        """Raise ConfigError for an architecture that changes logits after the output layer: `forward` does not."""
         ids = torch.arange(PROBE_TOKENS, device=device)[None]
         whole = self.network(input_ids=ids, use_cache=False).logits
         hidden = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
@@ -54,14 +53,14 @@ class Policy(nn.Module):
             )
 
     def _hidden_padded(self, packed: Packed) -> Tensor:
-        """[K, D]. Rows padded on the right need no mask. For many short responses on a CPU this is 1.2 (16 responses)
-        to 4 times (128) as fast as one packed row, whose attention costs M * M."""
+        """Return [K, D]. Rows padded on the right need no mask. For many short responses on a CPU this is 1.2 (16
+        responses) to 4 times (128) as fast as one packed row, whose attention costs M * M."""
         ids, cell = packed.rectangle()
         hidden: Tensor = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return hidden.flatten(0, 1)[cell[packed.source]]
 
     def _hidden_packed(self, packed: Packed) -> Tensor:
-        """[K, D], by attention that is told where rows begin."""
+        """Return [K, D], by attention that gets the starts of rows."""
         longest = int(packed.starts.diff().max())
         hidden: Tensor = self.network.base_model(
             input_ids=packed.ids[None],
@@ -76,7 +75,7 @@ class Policy(nn.Module):
 
 
 def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient_checkpointing: bool) -> Policy:
-    """The policy whose folder or id is `path`, in memory whole, on the CPU. Runs no code from the model's folder.
+    """Load the whole policy from the folder or id `path` onto the CPU. Runs no code from the model's folder.
 
     Without dropout: the ratio of a policy to itself must be 1.
     """

@@ -1,7 +1,4 @@
-"""Rank 0's care for published weights: which version is served, who has loaded it, and which files may go.
-
-Knows manifests and actors' reports; not what weights are.
-"""
+"""Published weights on rank 0: publishes versions, waits for actors to load them, deletes unused ones."""
 
 import logging
 import time
@@ -18,7 +15,7 @@ from isentrope.rollout.wire.types import version_of
 from isentrope.rollout.wire.weights import Manifest, prune
 
 MAX_FAILURES = 3
-"""Versions in a row that the disk may refuse."""
+"""Failed writes in a row that end the run."""
 
 POLL_S = 0.05
 
@@ -31,7 +28,7 @@ class Publisher:
     """The versions of one learner."""
 
     def __init__(self, rank_group: RankGroup, spec: RunSpec, incarnation: int, keep: int) -> None:
-        """`keep`: how many of its newest versions stay on the disk, beside those that actors still use."""
+        """Keep the newest `keep` versions on the disk, besides those that actors still use."""
         self.incarnation = incarnation
         self._rank_group = rank_group
         self._spec = spec
@@ -45,7 +42,11 @@ class Publisher:
         return self._written[-1]
 
     def write(self, batch: int) -> Manifest:
-        """Write the present weights, trained on `batch` batches; nobody is told. StorageError if the disk refuses."""
+        """Write the present weights, trained on `batch` batches, without announcing them.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
         manifest = self._rank_group.publish(version_of(self.incarnation, batch))
         self._written.append(manifest)
         return manifest
@@ -55,10 +56,10 @@ class Publisher:
 
         Args:
             batch: batches they were trained on.
-            feeder: announces.
+            feeder: announces the version.
             timeout_s: deadline of the slowest actor.
-            verify: issue only when no actor serves anything else, and let no version be left out; otherwise, a version
-                that the disk refuses is skipped, up to `MAX_FAILURES` in a row.
+            verify: issue only when no actor serves another version, and skip no version; otherwise, a version that
+                cannot be written is skipped, up to `MAX_FAILURES` in a row.
         """
         try:
             manifest = self.write(batch)
@@ -66,14 +67,14 @@ class Publisher:
             self._failures += 1
             if verify or self._failures == MAX_FAILURES:
                 raise
-            logger.warning("version of batch %d is left out: %s", batch, error.what)
+            logger.warning("version of batch %d is skipped: %s", batch, error.what)
             return
         self._failures = 0
         feeder.announce(manifest, lambda: self._await_served(manifest, feeder, timeout_s) if verify else None)
         self._prune(feeder.actors())
 
     def _await_served(self, manifest: Manifest, feeder: Feeder, timeout_s: float) -> None:
-        """Wait until every actor serves these very weights, or is gone."""
+        """Wait until every actor serves exactly these weights, or is gone."""
         late: list[str] = []
         wait = Wait(self._rank_group, timeout_s, lambda: ", ".join(late), f"version {manifest.version} at all actors")
         gone_s = SILENT_BEATS * self._spec.heartbeat_s
@@ -87,7 +88,7 @@ class Publisher:
 
 
 def _is_late(actor: ActorState, manifest: Manifest, gone_s: float) -> bool:
-    """An actor that still starts, has failed, leaves or is silent serves nothing; the others must serve `manifest`."""
+    """Return True if an actor serves other weights than `manifest`; one that starts, failed or leaves serves none."""
     served = (actor.version, actor.digest) == (manifest.version, manifest.digest)
     return actor.state in _IN_USE and actor.silent_s <= gone_s and not served
 

@@ -1,8 +1,8 @@
-"""All ranks of one learner at work: rank 0 gives orders, and every rank carries each out at the same time.
+"""The group of a learner's ranks: rank 0 gives orders, and every rank carries each out at the same time.
 
-Only rank 0 talks to the broker and decides. It calls the methods of `RankGroup` that are named as orders are; each
-sends its order to the other ranks, which wait in `follow`, and then does rank 0's own share. While rank 0 waits for
-something else it must give `idle` orders, because the others wait for it with a deadline.
+Only rank 0 talks to the broker and decides. It calls the methods of `RankGroup` named after orders; each sends its
+order to the other ranks, which wait in `follow`, and then does rank 0's share. While rank 0 waits for another process
+it must send `idle` orders, because the others wait for it with a deadline.
 """
 
 import logging
@@ -48,21 +48,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Order(Generic[A, R]):
-    """One thing that all ranks do together."""
+    """One operation that all ranks do together."""
 
     name: str
     arguments: type[A]
     carry_out: Callable[["RankGroup", A], R]
-    """What every rank does, rank 0 included; its result counts on rank 0."""
+    """Function that every rank runs, rank 0 included; its result is used on rank 0."""
 
     def obey(self, ranks: "RankGroup", told: bytes) -> None:
-        """Carry the order out as another rank was told to."""
+        """Carry the order out on another rank."""
         self.carry_out(ranks, self.arguments.from_bytes(told))
 
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """What `build` makes."""
+    """Result of `build`."""
 
     engine: TrainingEngine
     reference: ReferencePolicy | None
@@ -75,7 +75,7 @@ class RankGroup:
 
     def __init__(self, job: LearnerJob, objective: Objective, collectives: Collectives) -> None:
         self.doing = "starting"
-        """The order that is carried out, for the message when a rank is missing."""
+        """Order that is carried out now, for the message when a rank is missing."""
         self._collectives = collectives
         self._job = job
         self._objective = objective
@@ -85,7 +85,7 @@ class RankGroup:
     # --- rank 0
 
     def idle(self) -> None:
-        """Do nothing, together."""
+        """Let all ranks do nothing together."""
         self._give(IDLE, JsonArguments())
 
     def check(self, folder: Path, files: Mapping[str, FileFacts]) -> str:
@@ -93,8 +93,8 @@ class RankGroup:
         return self._give(CHECK, CheckArguments(folder=folder, files=dict(files)))
 
     def build(self, checkpoint: Path | None, renewed_at: int | None) -> None:
-        """Make the network and its optimizer, as in `checkpoint` or new, and the reference if the objective needs one:
-        the model itself, or what it was renewed to after batch `renewed_at`."""
+        """Build network and optimizer, from `checkpoint` or new, and the reference if the objective needs one: the
+        model itself, or its state when it was refreshed after batch `renewed_at`."""
         reference = None if renewed_at is None else reference_folder(self._root, renewed_at)
         if problem := self._give(BUILD, BuildArguments(checkpoint=checkpoint, reference=reference)):
             raise ConfigError(problem, where=f"model.path = {self._job.spec.model.path!r}")
@@ -108,13 +108,13 @@ class RankGroup:
         return self._give(SCORE, ragged)
 
     def publish(self, version: int) -> Manifest:
-        """Write the present weights as `version`. StorageError: they could not be written, and nothing else changed."""
+        """Write the present weights as `version`; StorageError if they could not be written: nothing else changed."""
         manifest = self._give(PUBLISH, VersionArguments(version=version))
         assert manifest is not None, "rank 0 writes"
         return manifest
 
     def renew(self, version: int) -> None:
-        """Make the present weights, which are `version`, the reference, and the optimizer as new. StorageError as in
+        """Copy the present weights, which are `version`, to the reference, and reset the optimizer. StorageError as in
         `publish`."""
         self._give(RENEW, VersionArguments(version=version))
 
@@ -127,10 +127,10 @@ class RankGroup:
         return files
 
     def end(self) -> None:
-        """Let the others return from `follow`."""
+        """Let the other ranks return from `follow`."""
         self._give(END, JsonArguments())
 
-    # --- the others
+    # --- other ranks
 
     def follow(self) -> None:
         """Carry out orders until `end`. InternalError if there is an order that this program does not know."""
@@ -141,7 +141,7 @@ class RankGroup:
             try:
                 obey(self, told)
             except IsentropeError as error:
-                logger.error("%s: %s", self.doing, error.what)  # rank 0 has met the same, and decides
+                logger.error("%s: %s", self.doing, error.what)  # rank 0 has the same error, and decides
 
     # --- every rank
 
@@ -188,7 +188,7 @@ class RankGroup:
         return self._built.trainer.statistics(ragged, self._job.config.micro_batch_tokens)
 
     def _publish(self, told: VersionArguments) -> Manifest | None:
-        """Every rank takes part in gathering the weights; rank 0 writes them."""
+        """Gather the weights on every rank; write them on rank 0."""
         engine = self._built.engine
         if self._collectives.rank:
             _read_to_end(engine.parameters())
@@ -264,7 +264,7 @@ ORDERS: dict[str, Callable[[RankGroup, bytes], None]] = {
     SAVE.name: SAVE.obey,
     END.name: END.obey,
 }
-"""What a rank does at each order; there are no others."""
+"""Function of each order; there are no other orders."""
 
 
 def _known(name: str) -> Callable[[RankGroup, bytes], None]:

@@ -1,4 +1,4 @@
-"""What rank 0 tells the other ranks with an order: one record per order, as bytes that hold no code."""
+"""Arguments of the orders of rank 0: one record per order, as bytes that hold no code."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from isentrope.learner.training.trainer import Schedule
 
 
 class Arguments(Protocol):
-    """What every record here can do; `RaggedBatch` can too."""
+    """Interface of every record here, and of `RaggedBatch`."""
 
     def to_bytes(self) -> bytes: ...
 
@@ -45,7 +45,7 @@ class CheckArguments(JsonArguments):
 
 
 class BuildArguments(JsonArguments):
-    """Where the network's weights come from."""
+    """Sources of the network's weights."""
 
     checkpoint: Path | None
     """None: the optimizer is new, and the weights are the model's own."""

@@ -1,9 +1,7 @@
-"""The reference policy: a copy of the network that is not trained, whole on every rank, and where its weights are kept
-once they are no longer those of the model itself.
+"""The reference policy: a copy of the network that is not trained, whole on every rank, and the files of its weights
+after it has been refreshed from the policy.
 
-    <output_dir>/reference/<batch>/    weights of the reference made behind that batch, with their manifest
-
-Knows a network and files; not what the log-probabilities are for, nor when a reference is renewed.
+    <output_dir>/reference/<batch>/    weights of the reference refreshed after that batch, with their manifest
 """
 
 import contextlib
@@ -24,33 +22,32 @@ from isentrope.rollout.wire.files import UNFINISHED
 from isentrope.rollout.wire.weights import MANIFEST, Manifest, verify
 
 KEPT = 2
-"""References on the disk: a checkpoint from before the last renewal still finds its own."""
+"""References on the disk: a checkpoint from before the last refresh still finds its own."""
 
 
 class ReferencePolicy:
     """One reference policy."""
 
     def __init__(self, policy: Policy, temperature: float, device: torch.device) -> None:
-        """`policy` is whole, and nobody else's; `temperature` is that of sampling, as for the policy it is compared
-        with."""
+        """Take over `policy`, which is whole; `temperature` is that of sampling."""
         self._policy = policy.requires_grad_(False).to(device)
         self._temperature = temperature
 
     @torch.no_grad()
     def logp(self, packed: Packed) -> Tensor:
-        """Log-probabilities of the responses' tokens: [n, T], on the CPU, 0 off the responses."""
+        """Return the log-probabilities of the responses' tokens: [n, T], on the CPU, 0 off the responses."""
         return packed.to_padded(self._policy(packed, self._logp)).cpu()
 
     @torch.no_grad()
     def renewed(self, parameters: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Take every value on, and hand it on; to be read to its end."""
+        """Copy every value, and yield it again; must be read to its end."""
         own = dict(self._policy.network.named_parameters())
         for name, value in parameters:
             own[name].copy_(value)
             yield name, value
 
     def load(self, folder: Path) -> None:
-        """Become what `write` has put there. StorageError: it is gone or damaged."""
+        """Load the weights that `write` has written; StorageError if they are missing or damaged."""
         try:
             manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         except (OSError, ValueError) as error:
@@ -65,14 +62,17 @@ class ReferencePolicy:
 
 
 def reference_folder(output_dir: Path, batch: int) -> Path:
-    """Where the reference made behind `batch` lies."""
+    """Return the folder of the reference refreshed after `batch`."""
     return output_dir / "reference" / str(batch)
 
 
 def write(parameters: Iterator[tuple[str, Tensor]], folder: Path, *, version: int, dtype: torch.dtype) -> None:
-    """Keep a renewed reference in `folder`, whole or not at all, and forget all but the newest.
+    """Write a refreshed reference to `folder`, whole or not at all, and delete all but the newest ones.
 
-    `parameters` is read to its end whatever happens; StorageError then.
+    `parameters` is read to its end even after an error.
+
+    Raises:
+        StorageError: it could not be written.
     """
     unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)

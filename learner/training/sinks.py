@@ -1,4 +1,4 @@
-"""Where metrics go besides their file: TensorBoard and Prometheus, if the run asks. Knows names and numbers only."""
+"""Sinks of metrics besides their file: TensorBoard and Prometheus, if the run asks for them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from isentrope.learner.config import LearnerConfig
 
 
 class Sink(Protocol):
-    """Takes the numbers of one batch."""
+    """Receiver of the numbers of one batch."""
 
     def write(self, batch: int, numbers: Mapping[str, float]) -> None: ...
 
@@ -49,7 +49,7 @@ class Prometheus:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """Address at which it listens."""
         host, port, *_ = self._server.server_address
         return str(host), int(port)
 
@@ -65,7 +65,7 @@ class Prometheus:
 
 
 def open_sinks(config: LearnerConfig, output_dir: Path) -> list[Sink]:
-    """The sinks that the run asks for."""
+    """Return the sinks that the run asks for."""
     sinks: list[Sink] = []
     if config.tensorboard:
         sinks.append(TensorBoard(output_dir / "tensorboard"))

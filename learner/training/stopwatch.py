@@ -1,4 +1,4 @@
-"""Measures where a run's time goes."""
+"""Measurement of where a run's time goes."""
 
 import time
 from collections import defaultdict
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds by what they were spent on, since the last `take`."""
+    """Seconds by activity, since the last `take`."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()

@@ -1,8 +1,8 @@
-"""One batch on every rank alike: statistics of the present policy, preparation, optimizer updates, what they measured.
+"""One batch, the same on every rank: statistics of the present policy, preparation, optimizer updates, their metrics.
 
 Every rank holds the whole batch's per-token numbers and runs the batch-level stages itself; only the network's passes
-are shared out. So what depends on the whole batch is exact on any number of ranks. Knows the objective's seam, never a
-method. N responses, T tokens of the longest, n responses of a micro-batch.
+are divided. So results that depend on the whole batch are exact on any number of ranks. N responses, T tokens of the
+longest, n responses of a micro-batch.
 """
 
 import logging
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a batch is divided, and where in the run it is."""
+    """Division of a batch, and its place in the run."""
 
     seed: int
     micro_batch_tokens: int
@@ -43,14 +43,14 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class BatchFacts:
-    """What became of a batch."""
+    """Results of a batch."""
 
     batch: Batch
-    """With the statistics of the policy before it."""
+    """The batch, with the statistics of the policy before it."""
     prepared: Prepared
     updates: tuple[UpdateFacts, ...]
     state: ControllerStates
-    """Of the objective's controllers, after the batch."""
+    """State of the objective's controllers after the batch."""
     statistics_s: float
     updates_s: float
 
@@ -61,12 +61,12 @@ class BatchFacts:
 
     @property
     def failed(self) -> bool:
-        """Updates were due, and none had a finite loss and gradient. Filters may also leave nothing to train on."""
+        """True if updates were due and none had a finite loss and gradient."""
         return not self.applied and bool(self.prepared.tokens.any())
 
 
 class Trainer:
-    """One rank's part in training and scoring. All methods are collective."""
+    """Training and scoring on one rank. All methods are collective."""
 
     def __init__(
         self, collectives: Collectives, engine: TrainingEngine, objective: Objective, reference: ReferencePolicy | None
@@ -81,7 +81,7 @@ class Trainer:
         self._wants_answers = Need.ANSWERS in needs(objective)
 
     def statistics(self, ragged: RaggedBatch, micro_batch_tokens: int) -> Moments:
-        """Return those of the present policy over all responses, on every rank: [N, T] each, 0 off the responses."""
+        """Return statistics of the present policy over all responses, on every rank: [N, T] each, 0 off responses."""
         lengths, rows = ragged.packed_length, range(len(ragged.length))
         return self._statistics(ragged, make_sweep(lengths, rows, self._collectives.size, micro_batch_tokens))
 
@@ -106,7 +106,7 @@ class Trainer:
         updates: list[UpdateFacts] = []
         for number, sweep in enumerate(plan.updates):
             if not prepared.tokens[number]:
-                # Filters left nothing: a step would be one of the optimizer's moments alone.
+                # Filters left nothing: a step would apply the optimizer's moments alone.
                 updates.append(UpdateFacts(applied=False, grad_norm=0.0, sums={}, maxima={}))
                 continue
             loss = UpdateLoss(self._objective, self._rules, prepared, number, state)
@@ -128,7 +128,7 @@ class Trainer:
         )
 
     def _statistics(self, ragged: RaggedBatch, sweep: Sweep) -> Moments:
-        """Every response is computed by one rank and zero on the others, so their sum is exact."""
+        """Sum over ranks: each response is computed on one rank and zero on the others, so the sum is exact."""
         whole = torch.zeros(len(Moments._fields), *ragged.shape)
         for rows in sweep.shares[self._collectives.rank]:
             moments = self._engine.statistics(pack(ragged, rows, self._engine.device))
@@ -136,7 +136,7 @@ class Trainer:
         return Moments(*self._collectives.sum(whole))
 
     def _logp_ref(self, ragged: RaggedBatch, sweep: Sweep) -> Tensor | None:
-        """[N, T], shared out like the statistics; None without a reference."""
+        """Return [N, T], divided over ranks like the statistics; None without a reference."""
         if self._reference is None:
             return None
         whole = torch.zeros(ragged.shape)
@@ -146,8 +146,7 @@ class Trainer:
 
 
 def _over_ranks(collectives: Collectives, facts: UpdateFacts) -> UpdateFacts:
-    """Return the facts of this rank's micro-batches for those of all, by one collective: every rank has a place for its
-    maxima."""
+    """Add up the facts of all ranks' micro-batches, by one collective with a slot for each rank's maxima."""
     total = torch.tensor(list(facts.sums.values()), dtype=torch.float64)
     largest = torch.zeros(collectives.size, len(facts.maxima), dtype=torch.float64)
     largest[collectives.rank] = torch.tensor(list(facts.maxima.values()), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Waits on rank 0 for other processes: `idle` orders to the other ranks meanwhile, and a deadline without progress."""
+"""Waits of rank 0 for other processes: `idle` orders to the other ranks meanwhile, and a deadline without progress."""
 
 import time
 from collections.abc import Callable
@@ -7,18 +7,19 @@ from isentrope.errors import StalledError
 from isentrope.learner.training.rank_group import RankGroup
 
 SLICE_S = 1.0
-"""Longest wait between two idle orders, and between two looks at what an operator asks for."""
+"""Longest wait between two idle orders, and between two reads of an operator's request."""
 
 
 class Wait:
     """One wait of rank 0 for other processes. Call `tick` at least every `SLICE_S` seconds."""
 
     def __init__(self, rank_group: RankGroup, timeout_s: float, why: Callable[[], str], what: str) -> None:
-        """
+        """Start the deadline.
+
         Args:
             rank_group: gets an `idle` order at every tick.
             timeout_s: longest time without progress.
-            why: names who is waited for.
+            why: names what is late.
             what: what is waited for.
         """
         self._rank_group = rank_group
@@ -28,7 +29,7 @@ class Wait:
         self._moved = time.monotonic()
 
     def progress(self) -> None:
-        """Restart the deadline: something came."""
+        """Restart the deadline, because something arrived."""
         self._moved = time.monotonic()
 
     def tick(self) -> None:
@@ -37,7 +38,7 @@ class Wait:
         quiet_s = time.monotonic() - self._moved
         if quiet_s > self._timeout_s:
             raise StalledError(
-                f"nothing has moved for {quiet_s:.0f} s: {self._why()}",
+                f"no progress for {quiet_s:.0f} s: {self._why()}",
                 where=f"waiting for {self._what}",
-                fix="see logs/ of whoever is named; learner.stall_timeout_s is the limit",
+                fix="see the logs of the process named; learner.stall_timeout_s is the limit",
             )

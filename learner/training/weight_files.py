@@ -1,5 +1,4 @@
-"""Puts the weights of one version into safetensors shards. Knows tensors and files; what a manifest says is
-`rollout/wire/weights.py`'s business, and who is told the caller's."""
+"""Weights of one version as safetensors shards; see `rollout/wire/weights.py` for the manifest."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from isentrope.rollout.wire.files import replacing
 from isentrope.rollout.wire.weights import Manifest, make_manifest
 
 SHARD_BYTES = 2 << 30
-"""Size at which a shard is closed; what rank 0 holds in memory beside the model."""
+"""Size at which a shard is closed; rank 0 holds as much memory beside the model."""
 
 
 def write_version(
@@ -22,7 +21,10 @@ def write_version(
 ) -> Manifest:
     """Write all of `parameters` and their manifest into `folder`.
 
-    `parameters` is read to its end whatever happens, because the other ranks take part in it; StorageError then.
+    `parameters` is read to its end even after an error, because the other ranks take part in it.
+
+    Raises:
+        StorageError: a file could not be written.
     """
     shards = _Shards(folder)
     for name, value in parameters:
@@ -32,7 +34,7 @@ def write_version(
 
 
 class _Shards:
-    """Tensors on their way into files. A shard has its final name only when it is complete."""
+    """Writer of tensors into shards. A shard has its final name only when it is complete."""
 
     def __init__(self, folder: Path) -> None:
         self.table: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -43,7 +45,7 @@ class _Shards:
         self._failure: Exception | None = None
 
     def add(self, name: str, value: Tensor) -> None:
-        """Take a copy of `value`; after a failure nothing is taken any more."""
+        """Copy `value`; after a failure do nothing."""
         if self._failure is not None:
             return
         self.table[name] = (_name(value.dtype), tuple(value.shape))
@@ -53,7 +55,7 @@ class _Shards:
             self._write()
 
     def close(self) -> list[str]:
-        """Names of all files, in order."""
+        """Write the last shard, and return the names of all files, in order."""
         if self._tensors and self._failure is None:
             self._write()
         if self._failure is not None:

@@ -1,4 +1,4 @@
-"""The model's tokenizer: what is needed of one, and the one place that loads it."""
+"""The model's tokenizer: its interface, and the one place that loads it."""
 
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -7,7 +7,7 @@ from isentrope.errors import ConfigError
 
 
 class Tokenizer(Protocol):
-    """What makes tokens of a prompt; transformers' tokenizers do."""
+    """The used part of a transformers tokenizer."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -25,7 +25,7 @@ class TextTokenizer(Tokenizer, Protocol):
 def load_tokenizer(model: str, where: str = "model.path") -> TextTokenizer:
     """Load the tokenizer of a model, a folder or a Hugging Face id; takes seconds, because transformers is imported.
 
-    ConfigError says what stands in the way; `where` the model's name was set.
+    ConfigError names the reason, and `where` the model's name was set.
     """
     from transformers import AutoTokenizer
 

@@ -51,7 +51,7 @@ class Finish(StrEnum):
 
 
 class MissingReason(IntEnum):
-    """Why a response that was asked for is not in its group, where a group holds fewer than it should."""
+    """Reason why a response is missing from its group, which then holds fewer than were asked for."""
 
     UNSTATED = 0
     """Nobody said."""

@@ -160,7 +160,7 @@ def adaptive_lambda(mask: Tensor, alpha: float) -> Tensor:
 def value_targets(
     token_reward: Tensor, values: Tensor, mask: Tensor, *, gamma: Fraction = 1.0, lambda_value: Fraction = 1.0
 ) -> Tensor:
-    """What a critic is regressed on: generalized advantage with its own lambda, plus the value: [N, T]. Yue et al.
+    """Targets of a critic: generalized advantage with its own lambda, plus the value: [N, T]. Yue et al.
     (https://arxiv.org/abs/2504.05118): lambda 1 keeps the bias of the values out of their own targets."""
     return gae(token_reward, values, mask, gamma=gamma, lambda_policy=lambda_value) + values * mask
 

@@ -1,5 +1,4 @@
-"""Loss terms beside the policy's: per token, added with their own coefficient and token set. Knows one response at a
-time.
+"""Loss terms beside the policy's: per token, added with their own coefficient and token set.
 
 Shapes: logp, ratio (with gradient), advantage [N, T]; mask, demonstration [N, T] bool; correct [N] bool. A term returns
 its loss per token [N, T], 0 outside its set. `..._set` returns the tokens over which the mean is taken, where these are

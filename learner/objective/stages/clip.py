@@ -1,7 +1,7 @@
 """Policy surrogates: the loss of a token given its ratio and advantage. The only stages whose gradient the policy
 follows.
 
-Knows one response at a time. r is the ratio p / p_anchor, A the advantage, p the probability of the sampled token,
+r is the ratio p / p_anchor, A the advantage, p the probability of the sampled token,
 log-probabilities in nats. Shapes: ratio (with gradient), logp (with gradient), logp_anchor, advantage [N, T]; mask
 [N, T] bool. Every surrogate returns a loss per token [N, T], to be minimised; with ratio 1 its gradient with respect to
 logp is -advantage.

@@ -1,4 +1,4 @@
-"""Controllers: coefficients that follow a measurement, one step after each optimizer update. Knows numbers only.
+"""Controllers: coefficients that follow a measurement, one step after each optimizer update.
 
 A controller is a pure function from its state and what was measured over the whole update to its next state. `state`
 maps names to numbers and is what a checkpoint holds; "value" is the coefficient for the next update, `initial` before

@@ -1,7 +1,7 @@
 """Weights for the difference between the policy that sampled and the learner's: engine mismatch and staleness. No
 gradient.
 
-Knows log-probabilities of one batch. w = exp(log p_old - log p_rollout), the exponent clamped to +-20. The weight
+w = exp(log p_old - log p_rollout), the exponent clamped to +-20. The weight
 multiplies the policy term after its clip and never changes a denominator. Log-probabilities are in nats. `logp_old` is
 the anchor of the ratio. Shapes: logp, logp_old, logp_rollout [N, T]; mask [N, T] bool. Every stage returns [N, T].
 """

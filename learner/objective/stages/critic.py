@@ -1,4 +1,4 @@
-"""The loss of a value function. Knows values of tokens, not the network that makes them.
+"""The loss of a value function.
 
 Shapes: values (with gradient), values_old, returns [N, T].
 """

@@ -1,4 +1,4 @@
-"""The entropy bonus. Knows the current entropies of some responses: [N, T], nats."""
+"""The entropy bonus, from the current entropies of some responses: [N, T], nats."""
 
 from typing import Literal
 

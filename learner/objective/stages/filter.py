@@ -1,4 +1,4 @@
-"""Which responses are trained on at all. Knows rewards of a batch, nothing of tokens.
+"""Filters: the responses that are trained on at all.
 
 A filtered response leaves the batch: it takes part in no baseline, no statistic and no denominator. Filters judge the
 raw correctness, never the shaped reward: an all-correct group with one long answer has a reward variance but no signal.

@@ -1,6 +1,6 @@
 """Estimators of a divergence between the current policy and an anchor, per token and differentiable.
 
-Knows one response at a time; nats. x = log p - log p_anchor, [N, T], is clamped to +-20 before it gets here; mask
+x = log p - log p_anchor, [N, T], is clamped to +-20 before it gets here; mask
 [N, T] bool. Every estimator returns [N, T]. "Approximating KL Divergence" by Schulman
 (http://joschu.net/blog/kl-approx.html) names k1, k2, k3; as losses only k2 and the importance-weighted forms have the
 gradient of the reverse KL.

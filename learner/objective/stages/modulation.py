@@ -1,4 +1,4 @@
-"""Factors on the advantage of whole groups. Knows answers and log-probabilities of one batch. No gradient.
+"""Factors on the advantage of whole groups. No gradient.
 
 Shapes: answer, group [N] int64; logp_old [N, T]; mask [N, T] bool. A stage returns a factor per response: [N].
 """

@@ -1,5 +1,4 @@
-"""Probability ratios between the current policy and an anchor, as differentiable logarithms. Knows neither rewards nor
-masks of other rows.
+"""Probability ratios between the current policy and an anchor, as differentiable logarithms.
 
 Log-probabilities are in nats. Shapes: logp, logp_old, logp_rollout, logp_anchor [N, T]; lag [N, T] int64; mask [N, T]
 bool. An anchor returns the log-probabilities to compare with; a level returns log ratios [N, T], clamped so that their

@@ -1,10 +1,10 @@
-"""What the loss of a token weighs: a reduction is linear, so it is one number per response, and denominators are
+"""Reductions: the weight of a token's loss, one number per response because a reduction is linear. Denominators are
 global.
 
-Knows the masks of one whole update (all its micro-batches on all ranks); weights, selections and corrections never
-change a denominator. Shapes: mask [N, T] bool; group [N] int64. Every reduction returns the factor of a response's
-tokens: [N], so that the loss is the sum over responses of factor * sum over masked tokens. A response without masked
-tokens counts nowhere.
+They are computed from the masks of one whole update (all its micro-batches on all ranks); weights, selections and
+corrections never change a denominator. Shapes: mask [N, T] bool; group [N] int64. Every reduction returns the factor of
+a response's tokens: [N], so that the loss is the sum over responses of factor * sum over masked tokens. A response
+without masked tokens counts nowhere.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""When to make the current policy the reference again. Knows the scores of evaluations, not what a reset does."""
+"""Resets: when to make the current policy the reference, by the scores of evaluations."""
 
 from collections.abc import Mapping
 

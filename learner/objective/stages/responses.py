@@ -1,4 +1,4 @@
-"""Masks of whole responses in the policy term; denominators stay. No gradient. Knows one response at a time.
+"""Masks of whole responses in the policy term; denominators stay. No gradient.
 
 Shapes: logp, logp_old, logp_rollout, advantage [N, T]; mask [N, T] bool. Every stage returns [N, T] bool: True where
 the policy term counts. A stage that reads the current `logp` is evaluated again in every update. Log-probabilities are

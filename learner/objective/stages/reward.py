@@ -1,4 +1,4 @@
-"""Reward shaping, before any baseline. Knows one batch and its rewards, nothing of advantages.
+"""Reward shaping, before any baseline.
 
 Stages run in the order in which they stand here, each on the result of the one before: first what a correct answer is
 worth, then terms of length. A stage returns the new reward of each response [N], or a penalty per token [N, T] that is

@@ -1,6 +1,6 @@
 """Weights of tokens in the policy term, from statistics of the whole batch. No gradient.
 
-Knows advantages, log-probabilities and entropies of one batch. `logp` and `entropy` are those that the objective's
+`logp` and `entropy` are those that the objective's
 `stats` names: of the learner before the first update ("old"), of the sampling engine ("rollout"), or current ones of
 whatever micro-batch the function is given ("microbatch", which makes the result depend on it). A weight never changes a
 denominator. Log-probabilities and entropies are in nats; p = exp(logp), A the advantage, H the entropy.

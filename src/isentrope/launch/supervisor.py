@@ -143,7 +143,7 @@ class Supervisor:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the broker shows. why: who is waited for; empty while the run starts."""
+    """State of the broker. why: what the run waits for; empty while it starts."""
 
     control: Control | None
     incarnation: int

@@ -1,11 +1,11 @@
-"""One thing that can be looked up, as text. Knows nothing of where entries come from, nor how they are shown."""
+"""One entry of the reference, as text."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Sort(StrEnum):
-    """What an entry is about."""
+    """Subject of an entry."""
 
     KEY = "key of the run file"
     STAGE = "stage of the objective"
@@ -16,13 +16,13 @@ class Sort(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that can be looked up."""
+    """One entry of the reference."""
 
     sort: Sort
     name: str
-    """What it is asked for by: the path of a key, a stage with its dimension, a number."""
+    """Name to ask for: the path of a key, a stage with its dimension, a number."""
     text: str
-    """What it means."""
+    """Meaning of the entry."""
     group: str
     """Heading it stands under: a table of the run file, a dimension, a file of the run's folder."""
     value: str = ""

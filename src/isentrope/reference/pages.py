@@ -1,4 +1,4 @@
-"""Entries as Markdown: the two pages of `docs/` that are generated. Knows no terminal."""
+"""Entries as Markdown: the two pages of `docs/` that are generated."""
 
 from collections.abc import Iterable, Iterator
 

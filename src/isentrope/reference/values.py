@@ -1,4 +1,4 @@
-"""Types, bounds and defaults of model fields in words. Knows JSON schemas, nothing of what the fields mean."""
+"""Types, bounds and defaults of model fields in words, from JSON schemas."""
 
 import json
 from collections.abc import Mapping

@@ -85,7 +85,7 @@ def _law_text(law: EntropyLaw | None) -> str:
     return (
         f"{text} At H = 0 it stands at b \u2212 a = {law.ceiling:.2f}, with 95 % confidence between"
         f" {law.ceiling_low:.2f} and {law.ceiling_high:.2f} if batches are independent, which they are not quite."
-        " It describes this run over this range; it is no forecast and no limit."
+        " It describes this run over this range; it is neither a forecast nor a limit."
     )
 
 

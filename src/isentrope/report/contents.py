@@ -1,7 +1,7 @@
-"""What a run left in its folder, as records. Reads the files; knows nothing of how they are shown.
+"""The records of a run's folder, for the report.
 
-A run that was killed, or is still going, leaves files short or out: what is missing is None or empty here, and whoever
-shows it says so. A last line that a crash cut off in the middle is dropped.
+A run that was killed, or is still going, leaves files incomplete or absent: missing values are None or empty here,
+and the page says so. A last line that a crash has truncated is dropped.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, Sam
 
 @dataclass(frozen=True, slots=True)
 class RunContents:
-    """Everything known of one run."""
+    """All records of one run."""
 
     run: RunRecord | None
     outcome: Outcome | None

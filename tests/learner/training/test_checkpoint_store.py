@@ -199,7 +199,7 @@ def test_a_replaced_learner_deletes_nothing_that_its_successor_needs(tmp_path: P
 def test_a_foreign_folder_is_named(tmp_path: Path) -> None:
     store = learner(tmp_path)
     (tmp_path / "latest.1").write_text("nonsense")
-    with pytest.raises(StorageError, match="'nonsense' is no checkpoint's name"):
+    with pytest.raises(StorageError, match="not a checkpoint name: 'nonsense'"):
         list(store.lineage())
 
 

@@ -1,0 +1,105 @@
+"""The rules of plain English in CONTRIBUTING.md that a program can check."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+from source_files import Source
+
+NO_VERBS = {
+    "A", "All", "An", "And", "Are", "Can", "Did", "Does", "Each", "Every", "Everything", "From", "Had", "Has",
+    "Have", "How", "In", "Is", "It", "Its", "No", "None", "Nothing", "Of", "On", "One", "Should", "Something",
+    "The", "These", "They", "This", "Was", "Were", "What", "When", "Where", "Whether", "Which", "Who", "Whoever",
+    "Whose", "Why", "Will", "Would",
+}  # fmt: skip
+"""Words that no function's docstring begins with: it begins with its verb."""
+
+QUESTIONS = {"Are", "Has", "How", "Is", "What", "When", "Where", "Which", "Who", "Whoever", "Why"}
+"""Words that no docstring begins with: classes, modules, fields and properties begin with a noun."""
+
+STAGES = "learner/objective/stages/"
+"""A stage's docstring begins with its formula, whose first letter may be A, the advantage."""
+
+PHRASES = re.compile(
+    r"\b(?:(?<!here )(?:is|are|was|were) no\b(?! (?:more|less|longer|later|difference))|puts? up with|patiently"
+    r"|bur(?:y|ied|ies)\b|keeps? \w+ company|culprit|heir\b|grave\b|dislikes?|unawares|neighbours' business"
+    r"|so many\b)"
+)
+"""Phrases that a reader stops at, and people where a program is meant."""
+
+
+def test_a_functions_docstring_begins_with_its_verb(sources: list[Source]) -> None:
+    wrong = [
+        f"{source.name}:{node.lineno}: {text.splitlines()[0]}"
+        for source in sources
+        if not source.name.startswith(STAGES)
+        for node, text in _docstrings(source.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node)
+        if _first_word(text) in NO_VERBS
+    ]
+    assert wrong == []
+
+
+def test_no_docstring_begins_with_a_question(sources: list[Source]) -> None:
+    wrong = [
+        f"{source.name}:{line}: {text.splitlines()[0]}"
+        for source in sources
+        for text, line in _prose(source.tree)
+        if _first_word(text) in QUESTIONS
+    ]
+    assert wrong == []
+
+
+def test_no_text_has_a_phrase_that_stops_the_reader(sources: list[Source]) -> None:
+    wrong = [
+        f"{source.name}:{node.lineno}: {match[0]}"
+        for source in sources
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if (match := PHRASES.search(node.value))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("it is no folder", True),
+        ("it is no longer leased", False),
+        ("names the culprit", True),
+        ("there is no folder", False),
+    ],
+)
+def test_phrases_are_found(text: str, found: bool) -> None:
+    assert bool(PHRASES.search(text)) is found
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("What it does.", "What"), ("A = R: [N].", "A"), ("Is it?", "Is"), ("`x`, y.", "`x`")]
+)
+def test_the_first_word_is_found(text: str, word: str) -> None:
+    assert _first_word(text) == word
+
+
+def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+            yield node, text
+
+
+def _prose(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield docstrings, and the strings below fields and constants, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value, node.lineno
+
+
+def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    names = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
+    return bool(names & {"property", "cached_property"})
+
+
+def _first_word(text: str) -> str:
+    return re.split(r"[\s:,;.']", text.strip(), maxsplit=1)[0]
