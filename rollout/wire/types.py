@@ -54,7 +54,7 @@ class MissingReason(IntEnum):
     """Reason why a response is missing from its group, which then holds fewer than were asked for."""
 
     UNSTATED = 0
-    """Nobody said."""
+    """The reason is not stated."""
 
 
 @dataclass(frozen=True, slots=True)

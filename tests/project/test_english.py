@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from source_files import Source
@@ -59,6 +60,20 @@ def test_no_text_has_a_phrase_that_stops_the_reader(sources: list[Source]) -> No
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if (match := PHRASES.search(node.value))
     ]
+    assert wrong == []
+
+
+def test_no_page_has_such_a_phrase(root: Path) -> None:
+    pages = [
+        *root.glob("docs/*.md"),
+        *root.glob("*/README.md"),
+        *root.glob("src/isentrope/**/README.md"),
+        root / "README.md",
+    ]
+    wrong = [
+        f"{page.name}: {match[0]}" for page in pages for match in PHRASES.finditer(page.read_text(encoding="utf-8"))
+    ]
+    assert len(pages) > 5
     assert wrong == []
 
 
