@@ -2,6 +2,7 @@
 
 import json
 from itertools import combinations
+from random import Random
 
 import numpy as np
 import pytest
@@ -39,6 +40,13 @@ def test_figures_are_means_over_prompts_and_responses() -> None:
     assert figures.pass_at == {1: 0.25, 2: 0.5}
     assert (figures.prompts, figures.samples) == (2, 2)
     assert (figures.reward, figures.length_mean, figures.truncated) == (0.25, 4.0, 0.0)
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=7, max_size=7), min_size=2, max_size=20), st.randoms())
+def test_figures_do_not_depend_on_the_order_in_which_answers_arrive(rewards: list[list[float]], draw: Random) -> None:
+    results = [result(index, each) for index, each in enumerate(rewards)]
+    shuffled = draw.sample(results, len(results))
+    assert figures_of(*shuffled) == figures_of(*results)
 
 
 def test_a_reward_at_the_threshold_is_not_correct() -> None:
