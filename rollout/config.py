@@ -107,10 +107,8 @@ class RedisConfig(Section):
 
 
 class WeightsConfig(Section):
-    """`[weights]`: how new weights reach the actors."""
+    """`[weights]`: new versions, which reach the actors as files in the run's folder; all machines must see it."""
 
-    transport: Literal["file"] = "file"
-    """Way of the weights: safetensors in the run's folder, which all machines must see."""
     publish_every: PositiveInt = 1
     """Batches between two published versions. Higher saves writing and loading, and makes tokens older: it needs
     `learner.staleness.max_lag` of at least one less. In `on_policy` every version is published."""

@@ -28,11 +28,6 @@ class Sweep:
     rows: Rows
     shares: tuple[tuple[Rows, ...], ...]
 
-    @property
-    def micro_batches(self) -> int:
-        """Number of micro-batches of every rank."""
-        return len(self.shares[0])
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

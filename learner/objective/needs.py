@@ -75,6 +75,10 @@ def needs(objective: Objective) -> dict[Need, str]:
     for place, term in enumerate(objective.kl):
         if term.keys.anchor == "ref" and acts(objective, term):
             found.setdefault(Need.REFERENCE, f"kl.{place}")
+    if objective.routing != "none":
+        found[Need.ROUTING] = "ratio.routing"
+    if objective.sampling_mask != "none":
+        found[Need.SAMPLING_MASK] = "ratio.sampling_mask"
     return found
 
 

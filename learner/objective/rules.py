@@ -6,7 +6,8 @@ A setting that would do nothing, or count something twice, is refused; a doubtfu
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from isentrope.learner.objective.needs import Need, acts, needs
+from isentrope.learner.objective.dimensions import CHOICES
+from isentrope.learner.objective.needs import acts, needs
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.run_facts import RunFacts
 from isentrope.learner.objective.schema import Function, Stage
@@ -91,20 +92,8 @@ def _running(stages: Iterable[Stage], *functions: Function) -> list[Stage]:
 def _missing_needs(objective: Objective, facts: RunFacts) -> Findings:
     for need, key in needs(objective).items():
         if need not in facts.provided:
-            yield Finding(key, f"needs {need}, which this version cannot supply yet", "choose a method without it")
-    if facts.experts and objective.routing != "none" and Need.ROUTING not in facts.provided:
-        yield Finding(
-            "ratio.routing",
-            f"with a mixture of experts needs {Need.ROUTING}, which this version cannot supply yet",
-            'set ratio.routing = "none", or train a dense model',
-        )
-    if facts.truncated_sampling and Need.SAMPLING_MASK not in facts.provided:
-        yield Finding(
-            "ratio.sampling_mask",
-            f"top_p < 1 or top_k > 0 needs {Need.SAMPLING_MASK}, which this version cannot supply yet: the learner's "
-            "log-probabilities would be those of another distribution",
-            "set sampling.top_p = 1.0 and sampling.top_k = -1",
-        )
+            remedy = f'set {key} = "{CHOICES[key][0]}"' if key in CHOICES else "choose a method without it"
+            yield Finding(key, f"needs {need}, which this version cannot supply yet", remedy)
 
 
 def _inert_divergence(objective: Objective, facts: RunFacts) -> Findings:

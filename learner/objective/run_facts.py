@@ -19,10 +19,6 @@ class RunFacts:
     max_lag: int = 2
     """In batches."""
     group_size: int = 8
-    truncated_sampling: bool = False
-    """Top-p or top-k cut the distribution."""
-    experts: bool = False
-    """The model is a mixture of experts."""
     evaluates: bool = True
     """There is held-out data, scored at intervals."""
     provided: frozenset[Need] = PROVIDED
@@ -50,6 +46,5 @@ def run_facts(learner: LearnerConfig, sampling: SamplingConfig, *, mode: str, ev
         on_policy=learner.mode == "on_policy",
         max_lag=learner.staleness.max_lag,
         group_size=sampling.group_size,
-        truncated_sampling=sampling.top_p < 1 or sampling.top_k > 0,
         evaluates=evaluates,
     )

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from isentrope.errors import BrokerChangedError, InternalError, RecordError, RunFolderError
+from isentrope.errors import InternalError, RecordError, RunFolderError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
 from isentrope.rollout.broker.evaluations import Evaluations
 from isentrope.rollout.broker.fenced import FencedBroker, RawEntries, RawFields
@@ -115,14 +115,6 @@ class LearnerPort:
         if self._manifest is not None:
             self.announce(self._manifest)
         self._evaluations.repeat()
-
-    def broker_changed(self) -> bool:
-        """Return True if the server is not the process of the last fence."""
-        try:
-            self.broker.run(lambda client: client.ping())
-        except BrokerChangedError:
-            return True
-        return False
 
     # --- orders
 

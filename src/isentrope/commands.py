@@ -172,11 +172,18 @@ def list_methods(console: Console) -> int:
 
     from isentrope import methods
 
+    known = methods.list_methods()
     table = Table("method", "what differs", box=None, pad_edge=False)
-    for info in methods.list_methods():
-        missing = f" [yellow]Needs {' and '.join(info.missing)}: not in this version.[/yellow]" if info.missing else ""
-        table.add_row(info.name, info.differs + missing)
+    for info in known:
+        if not info.missing:
+            table.add_row(info.name, info.differs)
     console.print(table, highlight=False)
+    lacking = Table("cannot start", "needs", "what differs", box=None, pad_edge=False)
+    for info in known:
+        if info.missing:
+            lacking.add_row(info.name, " and ".join(info.missing), info.differs)
+    console.print("\nRefused, because this version cannot supply what they need:\n", highlight=False)
+    console.print(lacking, highlight=False)
     return 0
 
 

@@ -23,8 +23,6 @@ VOCABULARY = ("<pad>", "<bos>", "<eos>", *"0123456789", *OPERATIONS, ">", ":", "
 
 MAX_PAIRS = 6
 MIN_DISTANCE = 2
-MAX_NEW_TOKENS = 2 * MAX_PAIRS + 1
-"""Room for the longest answer and `<eos>`."""
 
 _HELD_OUT_EVERY = 10
 _EVAL_KEY = (1 << 64) - 1

@@ -70,8 +70,9 @@ REFUSED: list[Case] = [
     (["seed_grpo", "ppo"], {}, MANY, "modulation.semantic_entropy"),
     ([], {"advantage": {"baseline": "gae"}}, MANY, "critic"),
     (["ppo", "rloo"], {}, MANY, "critic"),
-    (["grpo"], {}, {"truncated_sampling": True}, "ratio.sampling_mask"),
-    (["minirl"], {}, {"experts": True}, "ratio.routing"),
+    (["grpo"], {"ratio": {"sampling_mask": "engine"}}, {"updates": 4}, "ratio.sampling_mask"),
+    (["minirl"], {"ratio": {"routing": "learner"}}, {"updates": 4}, "ratio.routing"),
+    (["minirl"], {"ratio": {"routing": "engine"}}, {"updates": 4}, "ratio.routing"),
     ([], {"reward": [{"kind": "kl_penalty", "coef": 0.1}], "kl": HELD}, MANY, "reward.kl_penalty"),
     (["top_entropy"], {"stats": "rollout"}, MANY, "stats"),
     (["tis"], {"stats": "rollout"}, MANY, "correction"),
@@ -134,9 +135,7 @@ def test_doubted(methods: list[str], own: dict[str, object], facts: dict[str, ob
 
 
 def test_every_finding_says_why_and_what_to_do() -> None:
-    facts = RunFacts(
-        updates=1, group_size=1, truncated_sampling=True, experts=True, evaluates=False, provided=frozenset()
-    )
+    facts = RunFacts(updates=1, group_size=1, evaluates=False, provided=frozenset())
     for methods in (
         ["kl_cov"],
         ["gspo", "top_entropy"],

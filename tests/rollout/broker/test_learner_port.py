@@ -205,9 +205,7 @@ def test_after_a_restart_everything_is_refused_until_the_learner_has_met_the_ser
     issue(learner, 4)
     work(actor, 3)
     learner.admit(2, 0.0)
-    assert not learner.broker_changed()
     server.restart()
-    assert learner.broker_changed()
     calls = [lambda: issue(learner, 9), lambda: learner.admit(1, 0.0), lambda: learner.plan(1, b""), learner.pending]
     for call in calls:
         with pytest.raises(BrokerChangedError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from isentrope.rollout.data.tasks import open_task
 from isentrope.rollout.data.tasks.digit_walk import (
-    MAX_NEW_TOKENS,
+    MAX_PAIRS,
     VOCABULARY,
     DigitWalk,
     Problem,
@@ -123,7 +123,7 @@ def test_demonstrations_are_right_answers(seq: int, seed: int) -> None:
     problem = DigitWalk(0).train_problem(seq)
     text = demonstration(problem, np.random.default_rng(seed))
     assert verify(text, problem.start, problem.target, problem.operations)
-    assert len(text.split()) + 1 <= MAX_NEW_TOKENS
+    assert len(text.split()) <= 2 * MAX_PAIRS
     assert set(text.split()) <= set(VOCABULARY)
 
 
