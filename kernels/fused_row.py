@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from isentrope.kernels.base_2 import LN2, LOG2E
 from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.gradient import clear_row, write_row
 from isentrope.kernels.policy import TokenInputs, token_policy
@@ -90,14 +91,14 @@ def _row(
             inverse = tl.load(inverse_temperature + (row if PER_ROW else 0))
             base = logits + tl.cast(row, tl.int64) * row_stride
             target = tl.load(targets + row)
-            to_log2 = inverse * 1.4426950408889634
+            to_log2 = inverse * LOG2E
             top, s, t = walk(base, 0, vocabulary, to_log2, softcap, CAP, INTERPRETED, U, B)
             inside = (target >= 0) & (target < vocabulary)
             x = target_logit(base, target, inside, to_log2, softcap, top, CAP)
             empty = top <= -1.0e29
             log_sum = tl.log2(tl.where(empty, 1.0, s))
-            logp = tl.where(empty, -float("inf"), 0.6931471805599453 * (x - log_sum))
-            entropy = tl.where(empty, 0.0, 0.6931471805599453 * positive(log_sum - t / s))
+            logp = tl.where(empty, -float("inf"), LN2 * (x - log_sum))
+            entropy = tl.where(empty, 0.0, LN2 * positive(log_sum - t / s))
             loss, g, h = token_policy(
                 logp, entropy, tl.load(advantage + row), tl.load(logp_old + row), tl.load(weight + row),
                 tl.load(selected + row).to(tl.float32), tl.where(empty, 0.0, scale), action,

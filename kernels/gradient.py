@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from isentrope.kernels.base_2 import LN2, LOG2E
 from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.row_list import compact, grid
 from isentrope.kernels.stats import Stats, Tile, capped, load_logits
@@ -73,9 +74,9 @@ def write_row(
     CAP: tl.constexpr, INTERPRETED: tl.constexpr, U: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of one row, from right to left."""
-    scale = inverse * 1.4426950408889634
+    scale = inverse * LOG2E
     a = -(g + h * entropy) * inverse
-    b = -h * 0.6931471805599453 * inverse
+    b = -h * LN2 * inverse
     share = tl.exp2(-log_sum)  # log2 s leaves the loop: 2^(y - log2 s) (a + b (y - log2 s)) = 2^y (a' + b' y)
     inner_a = (a - b * log_sum) * share
     inner_b = b * share
@@ -96,7 +97,7 @@ def write_row(
         d = slope(x, scale, top, inner_a, inner_b, softcap, CAP)
         tl.store(target_row + start + column, d.to(target_row.dtype.element_ty), eviction_policy="evict_first")
     tl.debug_barrier()
-    y = logp * 1.4426950408889634
+    y = logp * LOG2E
     d = tl.exp2(y) * tl.fma(y, b, a) + g * inverse
     if CAP:
         ratio = (y + log_sum + top) / (scale * softcap)

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from isentrope.errors import ArgumentError
+from isentrope.kernels.base_2 import LOG2E
 from isentrope.kernels.limits import LOG_RATIO_CLAMP
 
 UNBOUNDED = 3.0e38
@@ -185,7 +186,7 @@ def token_policy(
 ):  # fmt: skip
     """`coefficients` for scalars or blocks; `chosen` and `scale` are numbers (0 where the token must not count)."""
     difference = logp - logp_old
-    ratio = tl.exp2(tl.minimum(tl.maximum(difference, -clamp), clamp) * 1.4426950408889634)
+    ratio = tl.exp2(tl.minimum(tl.maximum(difference, -clamp), clamp) * LOG2E)
     plain = -advantage * ratio
     clipped = -advantage * tl.minimum(tl.maximum(ratio, low), high)
     bound = tl.where(advantage < 0, -advantage * dual, 3.0e38)

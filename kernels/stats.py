@@ -20,11 +20,9 @@ import torch
 import triton
 import triton.language as tl
 
+from isentrope.kernels.base_2 import LN2, LOG2E
 from isentrope.kernels.checks import INTERPRETED
 from isentrope.kernels.row_list import RowList, grid
-
-LN2 = 0.6931471805599453
-LOG2E = 1.4426950408889634
 
 
 class Stats(NamedTuple):
@@ -116,7 +114,7 @@ def merge(triples: torch.Tensor, rows: RowList) -> torch.Tensor:
 def capped(x, softcap, CAP: tl.constexpr):
     """Return c tanh(x / c), through exp2: libdevice's tanh does not exist in the interpreter."""
     if CAP:
-        x = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(x * (2.0 * 1.4426950408889634) / softcap)))
+        x = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(x * (2.0 * LOG2E) / softcap)))
     return x
 
 
@@ -204,7 +202,7 @@ def _stats(
     active = tl.load(count)
     for i in tl.range(tl.program_id(0), active, tl.num_programs(0)):
         row = tl.load(order + i)
-        scale = tl.load(inverse_temperature + (row if PER_ROW else 0)) * 1.4426950408889634
+        scale = tl.load(inverse_temperature + (row if PER_ROW else 0)) * LOG2E
         base = logits + tl.cast(row, tl.int64) * row_stride
         top, s, t = walk(base, first, last, scale, softcap, CAP, INTERPRETED, U, B)
         target = (tl.load(targets + row) - vocab_start).to(tl.int32)
@@ -241,8 +239,8 @@ def _merge(triples, order, count, out, n, segments, B: tl.constexpr):
         m = top
     empty = m <= -1.0e29  # not one finite logit
     log_s = tl.log2(tl.where(empty, 1.0, s))
-    logp = tl.where(empty, -float("inf"), 0.6931471805599453 * (x - log_s))
-    entropy = tl.where(empty, 0.0, 0.6931471805599453 * positive(log_s - t / s))
+    logp = tl.where(empty, -float("inf"), LN2 * (x - log_s))
+    entropy = tl.where(empty, 0.0, LN2 * positive(log_s - t / s))
     tl.store(out + row, tl.where(on, logp, 0.0), mask=i < n)
     tl.store(out + n + row, tl.where(on, entropy, 0.0), mask=i < n)
     tl.store(out + 2 * n + row, tl.where(on, m, 0.0), mask=i < n)

@@ -9,7 +9,18 @@ from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
 
 FULL = 0.95
-"""Fraction of the server's memory limit above which it counts as full: a large record is refused before 1."""
+"""Fraction of the server's memory limit above which it counts as full: a large record is refused before the limit."""
+
+DOING = {
+    ActorStage.JOINING: "is starting its engine",
+    ActorStage.SYNCING: "is getting its weights",
+    ActorStage.SERVING: "is generating",
+    ActorStage.STALE: "has weights that are too old",
+    ActorStage.DRAINING: "is leaving",
+    ActorStage.DIRTY: "failed to load weights",
+    ActorStage.GONE: "is gone",
+}
+"""Words for what an actor of each stage does, wherever somebody waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +101,7 @@ def _culprit(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
     if silent:
         return ", ".join(f"{actor.id} is silent for {actor.silent_s:.0f} s" for actor in silent)
     if not any(actor.state is ActorStage.SERVING for actor in alive):
-        return ", ".join(_describe(actor) for actor in alive)
+        return ", ".join(describe(actor) for actor in alive)
     if snapshot.under_way == 0:
         return "learner has issued no orders"
     return f"generating: {snapshot.queues['leased']} orders leased, {snapshot.queues['waiting']} waiting"
@@ -107,13 +118,7 @@ def _no_room(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
     return ""
 
 
-def _describe(actor: ActorState) -> str:
-    doing = {
-        ActorStage.JOINING: "is starting its engine",
-        ActorStage.SYNCING: "is loading weights",
-        ActorStage.STALE: "has weights that are too old",
-        ActorStage.DRAINING: "is leaving",
-        ActorStage.DIRTY: "failed to load weights",
-    }
+def describe(actor: ActorState) -> str:
+    """Return what an actor does instead of generating, or that it generates, with its last error."""
     error = f" ({actor.last_error})" if actor.last_error else ""
-    return f"actor {actor.id} {doing[actor.state]}{error}"
+    return f"actor {actor.id} {DOING[actor.state]}{error}"

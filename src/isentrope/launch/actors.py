@@ -15,6 +15,7 @@ from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError
 from isentrope.launch import logs
 from isentrope.launch.interrupts import SIGNALS
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.rollout.broker.waiting import describe
 
 if TYPE_CHECKING:
     from isentrope.actors.worker import ActorOptions
@@ -115,10 +116,9 @@ class Actors:
 
     def unready(self, states: Sequence[ActorState]) -> list[str]:
         """Return what each actor that has not served yet is doing."""
-        by_name = {state.id: state.state for state in states}
-        doing = {ActorStage.SYNCING: "has its engine, waits for weights", ActorStage.DIRTY: "failed to load weights"}
+        by_name = {state.id: state for state in states}
         return [
-            f"actor {slot.name} {doing.get(by_name.get(slot.name, ActorStage.JOINING), 'boots its engine')}"
+            describe(by_name.get(slot.name, ActorState(id=slot.name)))
             for slot in self._slots
             if slot.future is not None and not slot.served
         ]

@@ -48,7 +48,7 @@ NOTHING = {"waiting": 0, "leased": 0, "unread": 0, "uncommitted": 6, "eval": 0}
         ),
         (
             {"actors": [ActorState(id="a1", state=ActorStage.SYNCING), ActorState(id="a2")]},
-            "batch 2: 2 of 4 groups; actor a1 is loading weights, actor a2 is starting its engine",
+            "batch 2: 2 of 4 groups; actor a1 is getting its weights, actor a2 is starting its engine",
         ),
         (
             {"actors": [ActorState(id="a1", state=ActorStage.DIRTY, last_error="digest")]},
