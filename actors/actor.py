@@ -210,7 +210,7 @@ class Actor:
     def _look(self, loaded: int) -> _Seen:
         """Read the broker, in a thread. What a broker that came back empty does not show stays as before."""
         view, me = self._port.view, self._port.actor
-        control = view.control() or self._seen.control
+        control = view.control_state() or self._seen.control
         newest = view.weights() or self._seen.newest
         asked = self._port.eval_version(loaded) or 0
         limit_s = SILENT_BEATS * self._spec.heartbeat_s

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from isentrope.rollout.config import Section
+from isentrope.rollout.config import LeaseConfig
 
 
-class ActorsConfig(Section):
+class ActorsConfig(LeaseConfig):
     """`[actors]`: how many rollout actors there are, what each may use, and how long each waits."""
 
     count: Annotated[int, Field(ge=0)] = 1
@@ -28,18 +28,12 @@ class ActorsConfig(Section):
     reward_workers: PositiveInt = 1
     """Processes of an actor that run reward functions. Too few and finished groups queue for their score; too many
     take processor cores from the engine."""
-    heartbeat_s: PositiveFloat = 5.0
-    """Seconds between two signs of life; an actor that is silent for three of them loses its leases. Too low and a
-    busy machine loses leases of actors that live; too high and the groups of a dead actor are late."""
-    max_tries: PositiveInt = 5
-    """Leases of one group that may end with their actor's death before the group is retired as poisonous. Too low
-    retires good groups on unreliable machines; too high lets one bad prompt kill many actors."""
     drain_s: PositiveFloat = 30.0
     """Seconds in which a stopping actor may finish what it holds before it hands it back. Too low and generated tokens
     are thrown away; too high delays the end of the run."""
     start_timeout_s: PositiveFloat = 600.0
-    """Seconds an actor waits for the learner to open the run, and then for its first weights. Too low ends the run
-    while a large model still loads; too high shows a learner that never comes up late."""
+    """Seconds an actor may take to start its engine, and then waits for its first weights. Too low ends the run while a
+    large model still loads; too high shows late an actor that never comes up."""
     broker_timeout_s: PositiveFloat = 300.0
     """Seconds an actor keeps what it has while the broker does not answer, before it ends with exit code 69. Too low
     loses generated groups when Redis restarts; too high keeps actors alive that nobody can reach."""

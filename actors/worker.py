@@ -24,6 +24,7 @@ from isentrope.errors import DataError, IsentropeError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.data.prompts import Prompts, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.wire.spec import RunSpec
@@ -100,13 +101,13 @@ async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
 
 
 async def _serve_run(broker: Broker, spec: RunSpec, actor_id: str, drain: asyncio.Event) -> None:
-    config = ActorsConfig.model_validate(spec.actors)
+    config = config_of(spec)
     async with AsyncExitStack() as stack:
         tools = asyncio.create_task(_equip(stack, spec, config))
         try:
             for name in _names(actor_id):
                 try:
-                    return await Actor(_port(broker, spec, name), spec, config, tools, drain).serve()
+                    return await Actor(ActorPort(broker, name, spec), spec, config, tools, drain).serve()
                 except LeasesLost:
                     logger.warning("%s was silent for too long; its leases are gone, it starts under a new id", name)
         finally:
@@ -117,12 +118,6 @@ async def _serve_run(broker: Broker, spec: RunSpec, actor_id: str, drain: asynci
 def _names(actor_id: str) -> Iterator[str]:
     yield actor_id
     yield from (f"{actor_id}.{number}" for number in itertools.count(2))
-
-
-def _port(broker: Broker, spec: RunSpec, name: str) -> ActorPort:
-    port = ActorPort(broker, name, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
-    port.max_record_bytes = spec.max_record_bytes
-    return port
 
 
 async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> Tools:
@@ -155,6 +150,11 @@ async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> 
         spec, engine=engine.result(), scorer=rewards.result(), prompts=prompts.result(), tokenizer=tokenizer.result()
     )
     return Tools(engine.result(), maker)
+
+
+def config_of(spec: RunSpec) -> ActorsConfig:
+    """Return the run file's `[actors]`, whose keys that the learner needs too stand in `spec` itself."""
+    return ActorsConfig.model_validate(spec.actors | spec.model_dump(include=set(LeaseConfig.model_fields)))
 
 
 def prompts_of(spec: RunSpec) -> Prompts:

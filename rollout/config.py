@@ -115,3 +115,14 @@ class WeightsConfig(Section):
     keep: Annotated[int, Field(ge=2)] = 3
     """Newest versions kept on the disk, beside those that actors still use. Too few and an actor that is slow to load
     finds its version gone; each one more takes the size of the model."""
+
+
+class LeaseConfig(Section):
+    """Keys of `[actors]` that both sides must know: when an actor counts as gone, and what becomes of its orders."""
+
+    heartbeat_s: PositiveFloat = 5.0
+    """Seconds between two signs of life; an actor that is silent for three of them loses its leases. Too low and a
+    busy machine loses leases of actors that live; too high and the groups of a dead actor are late."""
+    max_tries: PositiveInt = 5
+    """Leases of one group that may end with their actor's death before the group is retired as poisonous. Too low
+    retires good groups on unreliable machines; too high lets one bad prompt kill many actors."""

@@ -2,7 +2,7 @@
 
 How calls behave: synchronous and thread-safe (an asyncio actor calls them through `asyncio.to_thread`), retried as
 `connection.py` describes, then `UnreachableError` after the broker's deadline; the caller may go on trying. All of them
-may be repeated. `take` and `take_eval` wait at most `block_s`; nothing else blocks on other processes, but `spec`.
+may be repeated. `take` and `take_eval` wait at most `block_s`; nothing else blocks on other processes.
 
 A lease is an entry pending for the actor's id. It lives as long as the actor's heartbeat counter moves (`reaper.py`).
 An actor that lost its leases learns it from `heartbeat`, which returns False, and must join again under a new id. What
@@ -16,16 +16,14 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 
-from isentrope.errors import InternalError, RecordError, UnreachableError
+from isentrope.errors import InternalError, RecordError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.reaper import Reaper
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.wire.codec import HeaderFields, encode_eval, encode_group
-from isentrope.rollout.wire.control import Control
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, WorkOrder
-from isentrope.rollout.wire.weights import Manifest
 
 ACTOR_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_DETAIL = 2000
@@ -48,53 +46,20 @@ class PublishResult(StrEnum):
 class ActorPort:
     """One actor's side of the protocol."""
 
-    def __init__(self, broker: Broker, actor: str, *, heartbeat_s: float = 5.0, max_tries: int = 5) -> None:
-        """Start with `heartbeat_s` and `max_tries`; `spec` replaces them by the run's own."""
+    def __init__(self, broker: Broker, actor: str, spec: RunSpec) -> None:
+        """Take part as `actor` in the run that `spec` describes; InternalError if no actor may be called so."""
         if not ACTOR_ID.fullmatch(actor):
             raise InternalError(f"actor id {actor!r} is not allowed", fix="1 to 64 of letters, digits, '.', '_', '-'")
         self.broker = broker
         self.actor = actor
         self.view = RunView(broker)
-        self.heartbeat_s = heartbeat_s
-        self.max_record_bytes = 64 << 20
+        self._max_record_bytes = spec.max_record_bytes
         self._keys = broker.keys
         self._lock = threading.Lock()
         self._held: dict[tuple[str, str], WorkOrder | EvalOrder] = {}
         self._strays: set[tuple[str, str]] = set()
         self._beat = 0
-        self._last_control: Control | None = None
-        self._reaper = Reaper(broker, me=actor, heartbeat_s=heartbeat_s, max_tries=max_tries)
-
-    # --- the run
-
-    def spec(self, deadline_s: float) -> RunSpec:
-        """Return the run's facts; wait up to `deadline_s` for a learner to open the run.
-
-        Raises:
-            UnreachableError: no learner opened it in time.
-            ConfigError: another version of this program opened it.
-        """
-        spec = self.view.spec(deadline_s)
-        self.heartbeat_s, self.max_record_bytes = spec.heartbeat_s, spec.max_record_bytes
-        self._reaper = Reaper(self.broker, me=self.actor, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
-        return spec
-
-    def weights(self) -> Manifest | None:
-        """Return the newest announced weights; None: none yet."""
-        return self.view.weights()
-
-    def control(self) -> Control:
-        """Return the control state; the last one known if the broker has lost it.
-
-        Raises:
-            UnreachableError: there never was one.
-        """
-        text = self.view.text(self._keys.ctl)
-        if text:
-            self._last_control = Control.model_validate_json(text)
-        if self._last_control is None:
-            raise UnreachableError(f"no learner has opened run {self._keys.run!r} at {self.broker.place}")
-        return self._last_control
+        self._reaper = Reaper(broker, spec, me=actor)
 
     # --- work
 
@@ -153,7 +118,7 @@ class ActorPort:
         if (group.seq, group.attempt) != (order.seq, order.attempt):
             raise InternalError(f"group {group.seq}/{group.attempt} is not order {order.seq}/{order.attempt}")
         header, payload = encode_group(group)
-        if len(payload) > self.max_record_bytes:
+        if len(payload) > self._max_record_bytes:
             raise RecordError("size", where=f"seq {order.seq}: {len(payload)} bytes", fix="raise max_record_bytes")
         return self._publish(order, "published", {**header, "payload": payload}, len(payload))
 

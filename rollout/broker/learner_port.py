@@ -69,7 +69,7 @@ class LearnerPort:
         self._fenced = FencedBroker(broker, incarnation)
         self._call = self._fenced.call
         self._evaluations = Evaluations(self._fenced, spec)
-        self._reaper = Reaper(broker, heartbeat_s=spec.heartbeat_s, max_tries=spec.max_tries)
+        self._reaper = Reaper(broker, spec)
         self._cursor = 0
         self._handed: set[str] = set()
         self._manifest: Manifest | None = None

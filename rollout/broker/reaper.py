@@ -14,6 +14,7 @@ from typing import Any
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.run_view import GONE
+from isentrope.rollout.config import LeaseConfig
 
 SILENT_BEATS = 3
 """Heartbeat intervals without a change after which an actor's leases are revoked."""
@@ -36,24 +37,23 @@ class Reaper:
     def __init__(
         self,
         broker: Broker,
+        leases: LeaseConfig,
         *,
         me: str = "",
-        heartbeat_s: float = 5.0,
-        max_tries: int = 5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start without observations.
 
         Args:
+            broker: of the run.
+            leases: the run's rules, as its `RunSpec` has them.
             me: an actor whose leases are never revoked: the caller's own.
-            heartbeat_s: interval of the run's heartbeats.
-            max_tries: leases of one order that may die before it is retired.
             clock: seconds, of any origin.
         """
         self._broker = broker
         self._me = me
-        self._heartbeat_s = heartbeat_s
-        self._max_tries = max_tries
+        self._heartbeat_s = leases.heartbeat_s
+        self._max_tries = leases.max_tries
         self._clock = clock
         self._watched: dict[str, _Watched] = {}
         self._looked_at: float | None = None

@@ -95,15 +95,19 @@ class RunView:
 
     def control(self) -> Control | None:
         """Return the control state with an operator's open request, if any; None: no learner has opened the run."""
-        text = self.text(self._keys.ctl)
-        if not text:
+        control = self.control_state()
+        if control is None:
             return None
-        control = Control.model_validate_json(text)
         asked = {name: _text(value) for name, value in self._hash(self._keys.request).items()}
         if asked.get("id", control.served) == control.served:
             return control
         wish = {"requested_stop": True} if asked["verb"] == "stop" else {"requested_mode": Mode(asked["verb"])}
         return control.model_copy(update={"request": asked["id"], **wish})
+
+    def control_state(self) -> Control | None:
+        """Return the control state without requests, which actors may not read; None as in `control`."""
+        text = self.text(self._keys.ctl)
+        return Control.model_validate_json(text) if text else None
 
     def request(self, verb: Verb) -> None:
         """Ask the learner to change the mode or to end the run at its next batch; a later request replaces this one."""

@@ -2,19 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt
+from pydantic import Field, JsonValue, PositiveInt
 
-from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
+from isentrope.rollout.config import DataConfig, LeaseConfig, ModelConfig, SamplingConfig
 
 
-class RunSpec(BaseModel):
+class RunSpec(LeaseConfig):
     """Facts that stay the same for the whole run; the learner writes them when it fences.
 
-    `config_digest` binds the run's name: another digest under the same name is refused. `actors` is the run file's
-    `[actors]` table, as plain JSON because its model belongs to `actors/`, which must not be imported here.
+    `config_digest` binds the run's name: another digest under the same name is refused. The keys of `LeaseConfig`
+    stand here for both sides.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     run: str
@@ -30,15 +28,12 @@ class RunSpec(BaseModel):
     """Digest of all prompts; an actor whose files have another digest would answer other prompts than the run's."""
     sampling: SamplingConfig
     actors: dict[str, JsonValue]
+    """The other keys of `[actors]`, as plain JSON because their model belongs to `actors/`, unknown here."""
     prompts_per_batch: PositiveInt
     run_folder: str
     """Folder of the run file: relative paths and `module:function` resolve from it."""
     output_dir: str
     """Absolute folder of checkpoints, weights and reports."""
-    heartbeat_s: PositiveFloat = 5.0
-    """Interval of heartbeats; the leases of an actor that misses three of them are revoked."""
-    max_tries: PositiveInt = 5
-    """Leases of one order that may die before it is retired."""
     max_bytes: PositiveInt = 1 << 30
     """Budget of un-committed payload in bytes; nothing is issued above it."""
     max_record_bytes: PositiveInt = 64 << 20

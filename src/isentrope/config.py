@@ -40,6 +40,7 @@ MAY_CHANGE: Collection[str] = frozenset(
         "learner.checkpoint_every",
         "learner.keep_checkpoints",
         "learner.eval_every",
+        "learner.start_timeout_s",
         "learner.stall_timeout_s",
         "learner.collective_timeout_s",
         "learner.tensorboard",

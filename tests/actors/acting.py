@@ -81,7 +81,7 @@ class Run:
         """An actor, as long as the context; then it drains, unless it has ended. Its port is `port`."""
         ready: asyncio.Future[Tools] = asyncio.get_running_loop().create_future()
         ready.set_result(self.tools)
-        self.port = WatchedPort(self.actor_broker, name, heartbeat_s=self.spec.heartbeat_s)
+        self.port = WatchedPort(self.actor_broker, name, self.spec)
         life = asyncio.create_task(Actor(self.port, self.spec, self.config, ready, self.drain).serve())
         try:
             yield life

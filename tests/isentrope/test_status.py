@@ -10,13 +10,12 @@ import pytest
 from rich.console import Console
 from run_records import make_outcome, make_row, make_run_record
 from waits import wait_until
-from wire_records import ASYNC, make_spec, make_weights
+from wire_records import ASYNC, make_actor_port, make_spec, make_weights
 
 from isentrope import commands, runfolder
 from isentrope.errors import ConfigError, RewardError, UnreachableError
 from isentrope.learner import run_files
 from isentrope.learner.records import BatchRow
-from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
@@ -61,7 +60,7 @@ def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPor
     learner.announce(make_weights())
     learner.issue(trained_batches=0, retired=0, limit=1000)
     broker = Broker.connect(redis_server, learner.spec.run)
-    actor = ActorPort(broker, "a1")
+    actor = make_actor_port(broker, "a1")
     actor.heartbeat(
         ActorState(id="a1", host="box", pid=7, state=ActorStage.SERVING, version=version_of(1, 0), leases=3)
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from wire_records import ASYNC, make_spec, make_weights
+from wire_records import ASYNC, make_actor_port, make_spec, make_weights
 
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
@@ -31,4 +31,4 @@ def learner(redis_server: str, run_name: str) -> Iterator[LearnerPort]:
 @pytest.fixture
 def actor(broker: Broker) -> ActorPort:
     """An actor of the same run as `learner`."""
-    return ActorPort(broker, "a1")
+    return make_actor_port(broker, "a1")

@@ -6,6 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.spec import RunSpec
@@ -33,6 +35,11 @@ def make_spec(run: str, **changes: Any) -> RunSpec:
         "output_dir": "runs/test",
     }
     return RunSpec(**{**facts, **changes})
+
+
+def make_actor_port(broker: Broker, actor: str = "a1", **changes: Any) -> ActorPort:
+    """An actor of a run with `make_spec`'s facts and `changes` to them."""
+    return ActorPort(broker, actor, make_spec(broker.keys.run, **changes))
 
 
 def make_response(version: int, *, tokens: int = 3, **changes: Any) -> Response:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isentrope.actors.config import ActorsConfig
 from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError, UnreachableError
 from isentrope.launch import logs
 from isentrope.launch.interrupts import SIGNALS
@@ -61,11 +62,10 @@ class ActorPlan:
 
     options: "ActorOptions"
     """Options of each actor, but for the id."""
-    count: int
+    config: ActorsConfig
     gpus: int
     """GPUs of each actor."""
     log_folder: Path
-    start_timeout_s: float
 
 
 @dataclasses.dataclass(slots=True)
@@ -88,7 +88,7 @@ class Actors:
         """Start no actor yet; ids continue from `last_number`, the number of the run's newest actor."""
         self._plan = plan
         self._number = last_number
-        self._slots = [_Slot() for _ in range(plan.count)]
+        self._slots = [_Slot() for _ in range(plan.config.count)]
 
     def tend(self, states: Sequence[ActorState]) -> Iterator[str]:
         """Start missing actors, clean up dead ones; yield one event line each. `states`: the broker's records.
@@ -109,7 +109,7 @@ class Actors:
                 yield self._clean_up(slot)
             elif self._is_late(slot, stage):
                 raise UnreachableError(
-                    f"actor {slot.name} has not started its engine for {self._plan.start_timeout_s:.0f} s",
+                    f"actor {slot.name} has not started its engine for {self._plan.config.start_timeout_s:.0f} s",
                     where=str(self._log(slot)),
                     fix="see its log; raise actors.start_timeout_s if it only needs more time",
                 )
@@ -147,7 +147,7 @@ class Actors:
 
     def _is_late(self, slot: _Slot, stage: ActorStage) -> bool:
         """Return True if the actor has not started in time; one that has served may go on under another id."""
-        too_long = time.monotonic() - slot.started > self._plan.start_timeout_s
+        too_long = time.monotonic() - slot.started > self._plan.config.start_timeout_s
         return stage is ActorStage.JOINING and too_long and not slot.served
 
     def _log(self, slot: _Slot) -> Path:

@@ -28,9 +28,6 @@ BROKER_DEADLINE_S = 30.0
 VIEW_DEADLINE_S = 5.0
 """Deadline of the supervisor's own reads: it must go on while a broker is away."""
 
-LEAVE_EXTRA_S = 5.0
-"""Time an actor may take to leave beyond the time to finish its work."""
-
 
 def drive(run: ClaimedRun, progress: Progress) -> Outcome:
     """Start everything, wait for the end, leave no process running."""
@@ -49,18 +46,16 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
         resources = stack.enter_context(cluster(run.ray_address))
         require_gpus(resources, config)
         require_broker_for_all(resources, config, place)
-        parts = StartedRun(
+        started = StartedRun(
             spec=spec,
-            batches=config.learner.batches,
+            config=config,
             view=view,
             actors=Actors(_actor_plan(run, spec, place, resources), last_actor),
             learner=Learner(_learner_plan(run, spec, place, resources)),
             model=Making(run.model, folder / "logs" / "model.log") if run.model is not None else None,
             revive_broker=broker.revive,
-            start_timeout_s=config.actors.start_timeout_s,
-            leave_timeout_s=config.actors.drain_s + LEAVE_EXTRA_S,
         )
-        return Supervisor(parts, interrupts, progress).watch()
+        return Supervisor(started, interrupts, progress).watch()
 
 
 def _take_over(run: ClaimedRun, place: Place) -> int:
@@ -97,10 +92,9 @@ def _actor_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resourc
     config = run.checked.config
     return ActorPlan(
         options=ActorOptions(url=place.url, run=spec.run, actor_id="", spec=spec, insecure=config.redis.insecure),
-        count=config.actors.count,
+        config=config.actors,
         gpus=0 if resources.cpu_only else config.actors.tensor_parallel_size,
         log_folder=run.folder.path / "logs",
-        start_timeout_s=config.actors.start_timeout_s,
     )
 
 
@@ -110,10 +104,7 @@ def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resou
     config = run.checked.config
     return LearnerPlan(
         job=LearnerJob(spec, config.learner, config.weights, place.url, config.redis.insecure),
-        ranks=config.learner.ranks,
         gpu=not resources.cpu_only,
-        collective_timeout_s=config.learner.collective_timeout_s,
         log_folder=run.folder.path / "logs",
         model=run.model.file if run.model is not None else None,
-        start_timeout_s=config.actors.start_timeout_s,
     )

@@ -26,13 +26,10 @@ class LearnerPlan:
     """Settings with which the ranks are started."""
 
     job: "LearnerJob"
-    ranks: int
     gpu: bool
-    collective_timeout_s: float
     log_folder: Path
     model: Path | None
     """File of the model that ranks wait for; None: it exists, or is remote."""
-    start_timeout_s: float
 
 
 def rank_main(config: dict[str, Any]) -> None:
@@ -51,12 +48,21 @@ def rank_main(config: dict[str, Any]) -> None:
 def _train(plan: LearnerPlan) -> None:
     from isentrope.learner.training.main import train  # takes seconds, in which the model may be made
 
-    deadline = time.monotonic() + plan.start_timeout_s
+    await_model(plan)
+    train(plan.job)
+
+
+def await_model(plan: LearnerPlan) -> None:
+    """Wait until the model is made; UnreachableError at the deadline."""
+    timeout_s = plan.job.config.start_timeout_s
+    deadline = time.monotonic() + timeout_s
     while plan.model is not None and not plan.model.exists():
         if time.monotonic() > deadline:
-            raise UnreachableError(f"the model {plan.model} was not made within {plan.start_timeout_s:.0f} s")
+            raise UnreachableError(
+                f"the model {plan.model} was not made within {timeout_s:.0f} s",
+                fix="see model.log; raise learner.start_timeout_s if it only needs more time",
+            )
         time.sleep(0.1)
-    train(plan.job)
 
 
 class Learner:
@@ -95,13 +101,13 @@ class Learner:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        plan = self._plan
+        plan, config = self._plan, self._plan.job.config
         return TorchTrainer(
             rank_main,
             train_loop_config={"plan": plan},
-            torch_config=TorchConfig(backend="nccl" if plan.gpu else "gloo", timeout_s=int(plan.collective_timeout_s)),
+            torch_config=TorchConfig("nccl" if plan.gpu else "gloo", timeout_s=int(config.collective_timeout_s)),
             scaling_config=ScalingConfig(
-                num_workers=plan.ranks, use_gpu=plan.gpu, resources_per_worker=None if plan.gpu else {"CPU": 0.01}
+                num_workers=config.ranks, use_gpu=plan.gpu, resources_per_worker=None if plan.gpu else {"CPU": 0.01}
             ),
             run_config=RunConfig(
                 name="learner",

@@ -10,6 +10,7 @@ from isentrope import __version__, runfolder
 from isentrope.check import Checked
 from isentrope.launch.model import ModelPlan
 from isentrope.learner.records import RunRecord
+from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import RunFolder
 
@@ -44,7 +45,7 @@ def make_spec(run: ClaimedRun) -> RunSpec:
         data=config.data,
         data_digest=checked.data_digest,
         sampling=config.sampling,
-        actors=config.actors.model_dump(mode="json"),
+        actors=config.actors.model_dump(mode="json", exclude=set(LeaseConfig.model_fields)),
         prompts_per_batch=config.learner.prompts_per_batch,
         run_folder=str(checked.file.folder),
         output_dir=str(run.folder.path),

@@ -1,4 +1,4 @@
-"""Supervision of a run from the start of its parts to their end: replaces actors, shows progress, forwards a stop.
+"""Supervision of a run from its start to its end: replaces actors, shows progress, forwards a stop.
 
 It reads the learner's state from the broker and from the run's folder.
 """
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from isentrope.config import Config
 from isentrope.errors import IsentropeError, UnreachableError
 from isentrope.launch.actors import Actors
 from isentrope.launch.interrupts import Interrupts
@@ -24,16 +25,19 @@ from isentrope.runfolder import blame
 
 INTERVAL_S = 0.5
 
+LEAVE_EXTRA_S = 5.0
+"""Time an actor may take to leave beyond the time to finish its work."""
+
 STOP_S = 60.0
 """Time limit of the learner's stop when the run cannot go on without its actors."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartedRun:
-    """One started run."""
+    """Everything the command has started, and what it was started with."""
 
     spec: RunSpec
-    batches: int
+    config: Config
     view: RunView
     actors: Actors
     learner: Learner
@@ -41,95 +45,93 @@ class StartedRun:
     """None: the model existed."""
     revive_broker: Callable[[], bool]
     """Starts a private broker again if it has died; returns True if it had."""
-    start_timeout_s: float
-    leave_timeout_s: float
 
 
 class Supervisor:
     """The loop of the command."""
 
-    def __init__(self, parts: StartedRun, interrupts: Interrupts, progress: Progress) -> None:
-        self._parts = parts
+    def __init__(self, run: StartedRun, interrupts: Interrupts, progress: Progress) -> None:
+        self._run = run
         self._interrupts = interrupts
         self._progress = progress
-        self._tail = Tail(Path(parts.spec.output_dir), from_end=True)
+        self._tail = Tail(Path(run.spec.output_dir), from_end=True)
         self._started = time.monotonic()
         self._stop_sent = False
         self._incarnation = 0
 
     def watch(self) -> Outcome:
         """Wait until the learner has ended and the actors have left; raise an error that makes going on useless."""
-        parts = self._parts
-        while not parts.learner.has_ended:
-            facts = self._look()
+        run = self._run
+        while not run.learner.has_ended:
+            shown = self._look()
             self._show_batches()
-            if facts is not None:
-                if self._interrupts.asked and facts.control is None:
+            if shown is not None:
+                if self._interrupts.asked and shown.control is None:
                     return Outcome.of_nothing("nothing was trained yet")
                 if self._interrupts.asked and not self._stop_sent:
                     self._stop()
-                self._tend(facts)
+                self._tend(shown)
             time.sleep(INTERVAL_S)
         self._show_batches()
-        outcome = run_files.read(Path(parts.spec.output_dir), Outcome)
+        outcome = run_files.read(Path(run.spec.output_dir), Outcome)
         if outcome is None:
-            raise parts.learner.failure()
+            raise run.learner.failure()
         self._progress.waiting(["the actors leave"])
-        obedient = (facts := self._look()) is not None and facts.is_over
-        parts.actors.leave(parts.leave_timeout_s if obedient else 0.0)
+        obedient = (shown := self._look()) is not None and shown.is_over
+        run.actors.leave(run.config.actors.drain_s + LEAVE_EXTRA_S if obedient else 0.0)
         return outcome
 
-    def _look(self) -> "_Facts | None":
+    def _look(self) -> "_Shown | None":
         """Return the broker's state; None: it does not answer. The learner decides how long that may last."""
-        view = self._parts.view
+        view = self._run.view
         try:
             control, announced, actors = view.control(), view.weights() is not None, view.actors()
-            why = why_waiting(view, self._parts.spec) if control is not None and announced else ""
-            return _Facts(control, view.incarnation(), why, actors)
+            why = why_waiting(view, self._run.spec) if control is not None and announced else ""
+            return _Shown(control, view.incarnation(), why, actors)
         except UnreachableError as error:
-            revived = self._parts.revive_broker()
+            revived = self._run.revive_broker()
             self._progress.note("the private broker had died and was started again" if revived else error.what)
             return None
 
-    def _tend(self, facts: "_Facts") -> None:
+    def _tend(self, shown: "_Shown") -> None:
         """Report changes, replace dead actors, and show what is waited for."""
-        parts = self._parts
-        if facts.control is not None:
-            if 0 < self._incarnation < facts.incarnation:
+        run = self._run
+        if shown.control is not None:
+            if 0 < self._incarnation < shown.incarnation:
                 self._progress.note("the learner's ranks were started again, from the last checkpoint")
-            self._incarnation = facts.incarnation
-        elif time.monotonic() - self._started > parts.start_timeout_s:
+            self._incarnation = shown.incarnation
+        elif time.monotonic() - self._started > run.config.learner.start_timeout_s:
             raise UnreachableError(
-                f"the learner has not opened the run for {parts.start_timeout_s:.0f} s",
-                where=str(Path(parts.spec.output_dir) / "logs"),
-                fix="see learner-0.log; raise actors.start_timeout_s if it only needs more time",
+                f"the learner has not opened the run for {run.config.learner.start_timeout_s:.0f} s",
+                where=str(Path(run.spec.output_dir) / "logs"),
+                fix="see learner-0.log; raise learner.start_timeout_s if it only needs more time",
             )
-        if not facts.is_over:
-            self._tend_actors(facts)
-        self._progress.waiting([facts.why] if facts.why else self._late(facts))
+        if not shown.is_over:
+            self._tend_actors(shown)
+        self._progress.waiting([shown.why] if shown.why else self._late(shown))
 
-    def _tend_actors(self, facts: "_Facts") -> None:
+    def _tend_actors(self, shown: "_Shown") -> None:
         try:
-            for event in self._parts.actors.tend(facts.actors):
+            for event in self._run.actors.tend(shown.actors):
                 self._progress.note(event)
         except IsentropeError as error:
-            if facts.control is not None:
+            if shown.control is not None:
                 self._stop()
-                self._parts.learner.join(STOP_S)
-            blame(Path(self._parts.spec.output_dir), error)
+                self._run.learner.join(STOP_S)
+            blame(Path(self._run.spec.output_dir), error)
             raise
 
-    def _late(self, facts: "_Facts") -> list[str]:
+    def _late(self, shown: "_Shown") -> list[str]:
         """Return everything that is waited for while the run starts."""
-        parts = self._parts
-        late = ["the model is being made"] if parts.model is not None and not parts.model.is_done() else []
-        late.append("the learner loads the model" if facts.control is not None else "the learner starts")
-        return late + parts.actors.unready(facts.actors)
+        run = self._run
+        late = ["the model is being made"] if run.model is not None and not run.model.is_done() else []
+        late.append("the learner loads the model" if shown.control is not None else "the learner starts")
+        return late + run.actors.unready(shown.actors)
 
     def _stop(self) -> None:
         """Ask for the end; once more at the next read if the broker does not answer."""
         try:
-            self._parts.view.request("stop")
+            self._run.view.request("stop")
         except UnreachableError as error:
             self._progress.note(error.what)
         else:
@@ -138,11 +140,11 @@ class Supervisor:
 
     def _show_batches(self) -> None:
         for line in self._tail.read():
-            self._progress.batch(line, self._parts.batches)
+            self._progress.batch(line, self._run.config.learner.batches)
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
+class _Shown:
     """State of the broker. why: what the run waits for; empty while it starts."""
 
     control: Control | None

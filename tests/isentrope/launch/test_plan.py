@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from isentrope.actors.worker import config_of
 from isentrope.check import Checked, Model
 from isentrope.config import load
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
+from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import RunFolder
 
 
@@ -25,6 +27,12 @@ def test_actors_are_told_what_the_run_file_says(run: ClaimedRun) -> None:
     assert (spec.run, spec.seed, spec.config_digest, spec.vocab_size) == ("mine", 7, "c", 46)
     assert (spec.max_tries, spec.max_bytes, spec.actors["count"]) == (2, 99_000_000, 3)
     assert Path(spec.run_folder) == run.checked.file.folder and Path(spec.output_dir) == run.folder.path
+
+
+def test_an_actor_gets_back_the_whole_table_of_the_run_file_though_no_key_is_sent_twice(run: ClaimedRun) -> None:
+    spec = make_spec(run)
+    assert not spec.actors.keys() & RunSpec.model_fields.keys()
+    assert config_of(spec) == run.checked.config.actors
 
 
 def test_record_names_the_variable_and_not_what_is_in_it(run: ClaimedRun, monkeypatch: pytest.MonkeyPatch) -> None:

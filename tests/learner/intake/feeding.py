@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from waits import DEADLINE_S, wait_until
-from wire_records import answer, make_spec
+from wire_records import answer, make_actor_port, make_spec
 
 from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import CommitFacts, Feeder, FeederOptions
@@ -112,7 +112,7 @@ class Run:
         return self.brokers[-1]
 
     def actor(self, name: str = "a1") -> "Actor":
-        return Actor(ActorPort(self.broker(), name))
+        return Actor(make_actor_port(self.broker(), name))
 
     def control(self, mode: Mode) -> Control:
         return Control(mode=mode, max_lag=self.max_lag)

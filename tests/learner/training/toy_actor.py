@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from isentrope.errors import UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
-from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.data.prompts import open_prompts, tokenize
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.wire.control import RunState
@@ -33,7 +33,6 @@ class ToyActor(threading.Thread):
         self.error: BaseException | None = None
         self.served = 0
         self._broker = Broker.connect(url, run)
-        self._port = ActorPort(self._broker, name)
         self._stopped = threading.Event()
         self._manifest: Manifest | None = None
         self._waiting: list[WorkOrder] = []
@@ -49,12 +48,13 @@ class ToyActor(threading.Thread):
         try:
             while not self._stopped.is_set():
                 with contextlib.suppress(UnreachableError):  # no learner has opened the run yet
-                    self._serve(self._port.spec(1.0))
+                    self._serve(RunView(self._broker).spec(1.0))
         except BaseException as error:
             self.error = error
             raise
 
     def _serve(self, spec: RunSpec) -> None:
+        self._port = ActorPort(self._broker, self.name, spec)
         self._load_skeleton(spec)
         while not self._stopped.is_set():
             self._turn(spec)
@@ -65,11 +65,15 @@ class ToyActor(threading.Thread):
         self._tokenizer = AutoTokenizer.from_pretrained(spec.model_dir)
         self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
 
+    def _is_over(self) -> bool:
+        control = self._port.view.control()
+        return control is not None and control.state is RunState.STOP
+
     def _turn(self, spec: RunSpec) -> None:
-        newest = self._port.weights()
+        newest = self._port.view.weights()
         if newest is not None and newest != self._manifest:
             self._load(newest)
-        if self._manifest is None or self._port.control().state is RunState.STOP:
+        if self._manifest is None or self._is_over():
             self._heartbeat(ActorStage.JOINING)
             self._stopped.wait(0.02)
             return

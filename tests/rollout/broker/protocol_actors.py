@@ -2,7 +2,7 @@
 
 import numpy as np
 from protocol_model import MAX_TRIES
-from wire_records import VOCABULARY, make_group, make_response
+from wire_records import VOCABULARY, make_actor_port, make_group, make_response
 
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
@@ -22,7 +22,7 @@ class Actor:
 
     def _join(self) -> ActorPort:
         self._lives += 1
-        return ActorPort(self._broker, f"{self._name}.{self._lives}", max_tries=MAX_TRIES)
+        return make_actor_port(self._broker, f"{self._name}.{self._lives}", max_tries=MAX_TRIES)
 
     def die(self) -> str:
         """Returns the id under which its leases stay behind."""
@@ -54,7 +54,7 @@ class Actor:
 
     def publish(self, how: str = "") -> None:
         """Finish the oldest order. `how`: twice (a lost reply), poison, fail."""
-        manifest = self.port.weights()
+        manifest = self.port.view.weights()
         if not self._held or manifest is None or manifest.version < self._held[0][1].min_version:
             return
         port, order = self._held[0]

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from wire_records import ASYNC, answer, make_group, make_spec, make_weights
+from wire_records import ASYNC, answer, make_actor_port, make_group, make_spec, make_weights
 
 from isentrope.errors import AccessError, IsentropeError
 from isentrope.redis_server import RedisServer
@@ -55,8 +55,8 @@ def life(guarded: Guarded, run: str) -> None:
     learner.announce(make_weights())
     learner.issue(trained_batches=0, retired=0, limit=5)
     learner.issue_eval([EvalOrder("held-out", index, VERSION, 2, "") for index in range(3)])
-    actor, dead = ActorPort(guarded.connect("actor", run), "a1"), ActorPort(guarded.connect("actor", run), "a2")
-    assert (actor.spec(1.0), actor.control(), actor.weights()) == (spec, ASYNC, make_weights())
+    actor, dead = (ActorPort(guarded.connect("actor", run), name, spec) for name in ("a1", "a2"))
+    assert (actor.view.spec(1.0), actor.view.control_state(), actor.view.weights()) == (spec, ASYNC, make_weights())
     assert actor.heartbeat(ActorState(id="a1")) and dead.heartbeat(ActorState(id="a2"))
     published, failed, back, *_ = actor.take(3, 0.01)
     assert actor.publish(answer(published), published) == "done"
@@ -176,7 +176,7 @@ def test_a_viewer_sees_no_prompts_and_an_operator_writes_no_strings(guarded: Gua
 
 def test_an_actor_waits_while_scripts_are_missing_and_says_what_for(guarded: Guarded, run_name: str) -> None:
     guarded.give("actor", run_name)
-    actor = ActorPort(guarded.connect("actor", run_name), "a1")
+    actor = make_actor_port(guarded.connect("actor", run_name), "a1")
     guarded.admin.script_flush()
     order = WorkOrder(0, 0, 1, 1, 0, actor.broker.keys.work, "1-1")
     with pytest.raises(IsentropeError, match="no learner has loaded them again"):

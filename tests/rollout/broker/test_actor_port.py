@@ -5,15 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from wire_records import ASYNC, answer, make_group, make_response, make_spec, make_weights
+from wire_records import answer, make_actor_port, make_group, make_response
 
-from isentrope.errors import InternalError, RecordError, UnreachableError
+from isentrope.errors import InternalError, RecordError
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.codec import decode_group
-from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
 
 VERSION = version_of(1, 0)
@@ -30,38 +29,14 @@ def evaluate(learner: LearnerPort, *versions: int) -> None:
 # --- joining
 
 
-def test_an_actor_waits_for_a_learner_and_says_so(actor: ActorPort) -> None:
-    with pytest.raises(UnreachableError, match=r"no learner has opened run .* for 0 s"):
-        actor.spec(0.1)
-    with pytest.raises(UnreachableError):
-        actor.control()
+def test_without_a_learner_there_are_no_orders(actor: ActorPort) -> None:
     assert actor.take(1, 0.0) == [] and actor.take_eval(1, 0.0, VERSION) == []
-    assert actor.weights() is None
-
-
-def test_an_actor_learns_the_run_from_the_broker(learner: LearnerPort, actor: ActorPort) -> None:
-    assert actor.spec(1.0) == learner.spec
-    assert actor.weights() == make_weights()
-    assert actor.control().mode is Mode.ASYNC
-
-
-def test_a_spec_of_another_version_of_the_program_is_refused(learner: LearnerPort, actor: ActorPort) -> None:
-    spec = learner.spec.model_dump_json().replace('"vocab_size"', '"vocabulary"')
-    actor.broker.run(lambda client: client.set(actor.broker.keys.meta, spec))
-    with pytest.raises(InternalError, match="another version of this program"):
-        actor.spec(1.0)
-
-
-def test_the_last_control_state_outlives_a_broker_that_lost_it(learner: LearnerPort, actor: ActorPort) -> None:
-    before = actor.control()
-    actor.broker.run(lambda client: client.delete(actor.broker.keys.ctl))
-    assert actor.control() == before
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a b", "a" * 65, "a/b", "!a"])
 def test_an_actors_id_is_plain(broker: Broker, name: str) -> None:
     with pytest.raises(InternalError, match="not allowed"):
-        ActorPort(broker, name)
+        make_actor_port(broker, name)
 
 
 # --- leases
@@ -69,14 +44,14 @@ def test_an_actors_id_is_plain(broker: Broker, name: str) -> None:
 
 def test_orders_come_in_order_and_to_one_actor_each(learner: LearnerPort, broker: Broker) -> None:
     issue(learner, 8)
-    actors = [ActorPort(broker, "a1"), ActorPort(broker, "a2")]
+    actors = [make_actor_port(broker, "a1"), make_actor_port(broker, "a2")]
     taken = [actor.take(3, 0.0) for actor in actors for _ in range(2)]
     assert [order.seq for orders in taken for order in orders] == list(range(8))
 
 
 def test_orders_that_came_back_go_first(learner: LearnerPort, broker: Broker) -> None:
     issue(learner, 8)
-    first, second = ActorPort(broker, "a1"), ActorPort(broker, "a2")
+    first, second = make_actor_port(broker, "a1"), make_actor_port(broker, "a2")
     slow = first.take(3, 0.0)
     first.hand_back(slow[1:2])
     assert [order.seq for order in second.take(2, 0.0)] == [slow[1].seq, 3]
@@ -102,7 +77,7 @@ def test_a_blocked_take_never_keeps_more_than_it_was_asked_for(learner: LearnerP
 def test_orders_that_are_published_meanwhile_never_show_up(learner: LearnerPort, broker: Broker) -> None:
     """Two leases of one order, as a reaper makes them while the owner lives."""
     issue(learner, 1)
-    owner, other = ActorPort(broker, "a1"), ActorPort(broker, "a2")
+    owner, other = make_actor_port(broker, "a1"), make_actor_port(broker, "a2")
     (order,) = owner.take(1, 0.0)
     assert broker.call("reap", "a1", "", 5) == 1
     assert owner.publish(answer(order), order) is PublishResult.DONE
@@ -114,7 +89,7 @@ def test_a_lost_lease_is_reported_and_its_group_counts_if_nobody_was_faster(
     learner: LearnerPort, broker: Broker
 ) -> None:
     issue(learner, 2)
-    owner, other = ActorPort(broker, "a1"), ActorPort(broker, "a2")
+    owner, other = make_actor_port(broker, "a1"), make_actor_port(broker, "a2")
     orders = owner.take(2, 0.0)
     assert owner.refresh(orders) == []
     broker.call("reap", "a1", "", 5)
@@ -170,9 +145,8 @@ def test_a_group_that_is_no_valid_record_is_the_senders_error(learner: LearnerPo
     (order,) = actor.take(1, 0.0)
     with pytest.raises(RecordError, match="reward"):
         actor.publish(answer(order, responses=(make_response(VERSION, reward=float("nan")),)), order)
-    actor.max_record_bytes = 10
     with pytest.raises(RecordError, match="size"):
-        actor.publish(answer(order), order)
+        make_actor_port(actor.broker, "a2", max_record_bytes=10).publish(answer(order), order)
     with pytest.raises(InternalError, match="group 0/0 is not order"):
         actor.publish(answer(order), replace(order, seq=1))
     assert actor.refresh([order]) == []
@@ -251,10 +225,3 @@ def test_an_actor_whose_leases_were_taken_away_learns_it(learner: LearnerPort, a
     actor.broker.call("reap", "a1", record, 5)
     assert not actor.heartbeat(ActorState(id="a1"))
     assert learner.actors()[0].state is ActorStage.GONE
-
-
-def test_an_actor_of_a_spec_with_its_own_interval(learner: LearnerPort, actor: ActorPort, run_name: str) -> None:
-    spec = make_spec(run_name, heartbeat_s=0.5, max_record_bytes=77)
-    LearnerPort.fence(learner.broker, 2, 0, 0, spec, ASYNC)
-    actor.spec(1.0)
-    assert (actor.heartbeat_s, actor.max_record_bytes) == (0.5, 77)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import redis
 from waits import DEADLINE_S, wait_until
-from wire_records import ASYNC, answer, make_spec
+from wire_records import ASYNC, answer, make_actor_port, make_spec
 
 from isentrope.errors import AccessError, BrokerChangedError, ConfigError, UnreachableError
 from isentrope.redis_server import RedisServer, find_binary
-from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
+from isentrope.rollout.broker.actor_port import PublishResult
 from isentrope.rollout.broker.connection import Broker, BrokerFullError, describe
 from isentrope.rollout.broker.learner_port import LearnerPort
 
@@ -165,7 +165,7 @@ def test_calls_wait_for_a_server_that_restarts(server: RedisServer) -> None:
 def test_scripts_come_back_after_a_restart(server: RedisServer) -> None:
     learner = LearnerPort.fence(Broker.connect(server.url, "r"), 1, 0, 0, make_spec("r"), ASYNC)
     learner.issue(trained_batches=0, retired=0, limit=4)
-    actor = ActorPort(Broker.connect(server.url, "r"), "a1")
+    actor = make_actor_port(Broker.connect(server.url, "r"), "a1")
     server.restart()
     assert len(actor.take(2, 0.0)) == 2
 
@@ -186,7 +186,7 @@ def test_a_full_server_refuses_and_changes_nothing(tmp_path: Path) -> None:
         url = server.start(tmp_path / "redis")
         learner = LearnerPort.fence(Broker.connect(url, "r"), 1, 0, 0, make_spec("r"), ASYNC)
         learner.issue(trained_batches=0, retired=0, limit=4)
-        actor = ActorPort(Broker.connect(url, "r"), "a1")
+        actor = make_actor_port(Broker.connect(url, "r"), "a1")
         order = actor.take(1, 0.0)[0]
         admin = redis.Redis.from_url(url)
         admin.config_set("maxmemory", 1)

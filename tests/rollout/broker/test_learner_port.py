@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from wire_records import ASYNC, VOCABULARY, answer, make_group, make_spec, make_weights
+from wire_records import ASYNC, VOCABULARY, answer, make_actor_port, make_group, make_spec, make_weights
 
 from isentrope.errors import BrokerChangedError, FencedError
 from isentrope.redis_server import RedisServer
@@ -169,7 +169,7 @@ def test_the_learner_reaps_too(redis_server: str, run_name: str) -> None:
     broker = Broker.connect(redis_server, run_name)
     learner = LearnerPort.fence(broker, 1, 0, 0, make_spec(run_name, heartbeat_s=1e-9), ASYNC)
     issue(learner, 1)
-    ActorPort(broker, "a1").take(1, 0.0)
+    make_actor_port(broker, "a1").take(1, 0.0)
     assert [learner.reap() for _ in range(5)] == [0, 0, 0, 0, 1]
     broker.close()
 
@@ -201,7 +201,7 @@ def test_an_evaluation_result_that_is_no_record_is_dropped_and_the_order_stays_o
 
 def test_after_a_restart_everything_is_refused_until_the_learner_has_met_the_server_again(server: RedisServer) -> None:
     learner = LearnerPort.fence(Broker.connect(server.url, "r"), 1, 0, 0, make_spec("r"), ASYNC)
-    actor = ActorPort(Broker.connect(server.url, "r"), "a1")
+    actor = make_actor_port(Broker.connect(server.url, "r"), "a1")
     issue(learner, 4)
     work(actor, 3)
     learner.admit(2, 0.0)
@@ -218,7 +218,7 @@ def test_after_a_restart_everything_is_refused_until_the_learner_has_met_the_ser
 
 def test_a_broker_that_lost_everything_is_rebuilt_from_the_learners_memory(server: RedisServer) -> None:
     learner = LearnerPort.fence(Broker.connect(server.url, "r"), 1, 0, 0, make_spec("r"), ASYNC)
-    actor = ActorPort(Broker.connect(server.url, "r"), "a1")
+    actor = make_actor_port(Broker.connect(server.url, "r"), "a1")
     learner.announce(make_weights(1, 2))
     learner.set_control(ASYNC.model_copy(update={"mode": Mode.ON_POLICY}))
     learner.issue_eval([EvalOrder("held-out", 0, version_of(1, 2), 2, "")])
@@ -228,8 +228,9 @@ def test_a_broker_that_lost_everything_is_rebuilt_from_the_learners_memory(serve
     learner.refence(newest_claim=1, lwm=2, cursor=6)
     assert learner.reconcile([3]) == 3
     learner.admit_eval(1, 0.0)
-    assert actor.weights() == make_weights(1, 2)
-    assert actor.control().mode is Mode.ON_POLICY
+    assert actor.view.weights() == make_weights(1, 2)
+    control = actor.view.control_state()
+    assert control is not None and control.mode is Mode.ON_POLICY
     assert actor.eval_version(0) == version_of(1, 2)
     assert work(actor, 9) == [2, 4, 5]
     assert issue(learner, 7) is None and work(actor, 9) == [6]

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from wire_records import make_weights
+from wire_records import make_actor_port, make_weights
 
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.reaper import FORGET_BEATS, SILENT_BEATS, Reaper
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.wire.types import EvalOrder
 
 BEAT = 5.0
@@ -34,7 +35,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def reaper(broker: Broker, clock: Clock) -> Reaper:
-    return Reaper(broker, me="me", heartbeat_s=BEAT, max_tries=3, clock=clock)
+    return Reaper(broker, LeaseConfig(heartbeat_s=BEAT, max_tries=3), me="me", clock=clock)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def wait(reaper: Reaper, clock: Clock) -> Callable[..., int]:
 
 
 def busy_actor(learner: LearnerPort, broker: Broker, name: str, orders: int = 2) -> ActorPort:
-    actor = ActorPort(broker, name)
+    actor = make_actor_port(broker, name)
     actor.heartbeat(ActorState(id=name))
     learner.issue(trained_batches=100, retired=0, limit=learner.view.cursor() + orders)
     actor.take(orders, 0.0)
@@ -118,7 +119,7 @@ def test_an_actor_that_never_sent_a_heartbeat_is_reaped_too(
     learner: LearnerPort, broker: Broker, reaper: Reaper, wait: Callable[..., int]
 ) -> None:
     learner.issue(trained_batches=100, retired=0, limit=1)
-    ActorPort(broker, "a1").take(1, 0.0)
+    make_actor_port(broker, "a1").take(1, 0.0)
     reaper.reap()
     assert wait(SILENT_BEATS + 1) == 1
 
@@ -133,7 +134,7 @@ def test_the_caller_never_accuses_itself(
 
 def test_two_reapers_take_each_lease_once(learner: LearnerPort, broker: Broker) -> None:
     clock = Clock()
-    reapers = [Reaper(broker, heartbeat_s=BEAT, clock=clock) for _ in range(2)]
+    reapers = [Reaper(broker, LeaseConfig(heartbeat_s=BEAT), clock=clock) for _ in range(2)]
     busy_actor(learner, broker, "a1")
     taken = 0
     for _ in range(SILENT_BEATS + 3):
@@ -157,7 +158,7 @@ def test_an_order_whose_leases_keep_dying_is_retired(
     learner.issue(trained_batches=100, retired=0, limit=1)
     learner.issue_eval([EvalOrder("held-out", 0, VERSION, 2, "")])
     for life in range(3):
-        actor = ActorPort(broker, f"a{life}")
+        actor = make_actor_port(broker, f"a{life}")
         (order,) = actor.take(1, 0.0)
         actor.take_eval(1, 0.0, VERSION)
         assert (order.seq, order.attempt, order.tries) == (0, 0, life)

@@ -1,8 +1,10 @@
 """What status shows."""
 
+import pytest
 from waits import wait_until
-from wire_records import answer, make_weights
+from wire_records import ASYNC, answer, make_weights
 
+from isentrope.errors import InternalError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -14,6 +16,23 @@ def test_a_run_that_nobody_has_opened_is_empty(broker: Broker) -> None:
     assert (view.control(), view.weights(), view.checkpoint()) == (None, None, "")
     assert (view.incarnation(), view.cursor(), view.actors(), view.counters()) == (0, 0, [], {})
     assert set(view.queues().values()) == {0}
+
+
+def test_an_actor_waits_for_a_learner_and_says_so(broker: Broker) -> None:
+    with pytest.raises(UnreachableError, match=r"no learner has opened run .* for 0 s"):
+        RunView(broker).spec(0.1)
+
+
+def test_an_actor_learns_the_run_from_the_broker(learner: LearnerPort, broker: Broker) -> None:
+    view = RunView(broker)
+    assert (view.spec(1.0), view.weights(), view.control()) == (learner.spec, make_weights(), ASYNC)
+
+
+def test_a_spec_of_another_version_of_the_program_is_refused(learner: LearnerPort, broker: Broker) -> None:
+    spec = learner.spec.model_dump_json().replace('"vocab_size"', '"vocabulary"')
+    broker.run(lambda client: client.set(broker.keys.meta, spec))
+    with pytest.raises(InternalError, match="another version of this program"):
+        RunView(broker).spec(1.0)
 
 
 def test_queues_follow_an_order_from_issue_to_commit(learner: LearnerPort, actor: ActorPort) -> None:

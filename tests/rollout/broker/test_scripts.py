@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from wire_records import ASYNC, answer, make_group, make_spec, make_weights
+from wire_records import ASYNC, answer, make_actor_port, make_group, make_spec, make_weights
 
 from isentrope.errors import BrokerChangedError, FencedError, InternalError, RunFolderError
 from isentrope.redis_server import RedisServer
@@ -70,7 +70,7 @@ def scene(server: RedisServer, run_name: str) -> Iterator[Scene]:
     learner.announce(make_weights())
     learner.issue(trained_batches=0, retired=0, limit=8)
     learner.issue_eval([EvalOrder("held-out", index, VERSION, 2, "") for index in range(2)])
-    actor = ActorPort(broker, "a1")
+    actor = make_actor_port(broker, "a1")
     actor.heartbeat(ActorState(id="a1"))
     orders = actor.take(4, 0.0)
     actor.publish(answer(orders[0]), orders[0])

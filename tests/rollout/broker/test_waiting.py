@@ -4,9 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from wire_records import ASYNC, answer, make_spec, make_weights
+from wire_records import ASYNC, answer, make_actor_port, make_spec, make_weights
 
-from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
@@ -87,7 +86,7 @@ def test_a_real_run_from_its_opening_to_its_first_batch(broker: Broker, run_name
     learner.announce(make_weights())
     learner.issue(trained_batches=0, retired=0, limit=100)
     assert why_waiting(view, spec) == "batch 1: 0 of 4 groups; no actor has joined"
-    actor = ActorPort(broker, "a1")
+    actor = make_actor_port(broker, "a1")
     actor.heartbeat(ActorState(id="a1", state=ActorStage.SERVING))
     for order in actor.take(3, 0.0):
         actor.publish(answer(order), order)
