@@ -6,8 +6,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from isentrope.rollout.config import Section
 
-Mode = Literal["async", "on_policy"]
-
 
 class StalenessConfig(Section):
     """`[learner.staleness]`: how old tokens may be. A lag is the number of batches trained since a token's version."""
@@ -34,7 +32,7 @@ class LearnerConfig(Section):
     method: str | list[str] = "grpo"
     """Preset of `learner/methods`, a path to a TOML file, or a list of them that is merged from left to right;
     `isentrope methods` lists the presets."""
-    mode: Mode = "async"
+    mode: Literal["async", "on_policy"] = "async"
     """`async`: actors and learner work at the same time, with bounded lag. `on_policy`: they take turns, every token is
     of the newest weights, and a batch is one update. `isentrope mode` changes it while the run goes on."""
     ranks: PositiveInt = 1

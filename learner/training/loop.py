@@ -1,4 +1,18 @@
-"""The training loop on rank 0: restore, publish, evaluate, train batch by batch, save, end."""
+"""The training loop, on rank 0. The other ranks follow its orders (`rank_group.py`); all of them enter by `main.py`.
+
+1. Claim a learner's number, choose a checkpoint, fence the broker, build the network.
+2. Publish the weights, start the feeder, evaluate a new run.
+3. Until all batches are trained or an operator stops the run: wait for a batch, train it, write its row; publish,
+   evaluate and save when due.
+4. Evaluate, save, tell the actors to leave.
+
+| it waits for | which ends when | at most |
+|---|---|---|
+| a batch's groups | actors publish them and the feeder's thread admits them | `stall_timeout_s` |
+| answers of an evaluation | actors load its version and publish them | `stall_timeout_s` |
+| a version, if on-policy | every actor serves it, or is gone | `stall_timeout_s` |
+| the other ranks | each reaches the same collective | `collective_timeout_s` |
+"""
 
 import logging
 from contextlib import closing
