@@ -17,13 +17,19 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("toy") / "model")
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collectives]:
-    """A group of one."""
+@pytest.fixture(scope="session")
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The one process group of this process: DeepSpeed keeps the first it sees."""
     meeting = f"file://{tmp_path_factory.mktemp('group') / 'store'}"
     dist.init_process_group("gloo", rank=0, world_size=1, init_method=meeting)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def alone(process_group: None) -> Iterator[Collectives]:
+    """A group of one, computing with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield Collectives(30.0)
     torch.set_num_threads(threads)
-    dist.destroy_process_group()
