@@ -1,4 +1,8 @@
-"""The end of a child process with its parent, even if the parent is killed."""
+"""The end of a child process with its parent, even if the parent is killed: for processes whose first lines are ours.
+
+Two others need a process beside them that waits for the end of a pipe: `redis_server.py`, whose server must be asked to
+end and whose folder must go, and `launch/guard.py`, because Ray starts processes with first lines of its own.
+"""
 
 import ctypes
 import os
