@@ -2,15 +2,15 @@
 
 A record is strict: it has all its keys and no other, so that a key that is renamed is an error and not a 0. `read` and
 `read_lines` are lenient on purpose, because a folder may be of an older version: they drop keys that are unknown, and
-give an empty value (0, "", {}) to a key that is missing. A key whose default is None is left out of the file where
-there is nothing to say.
+give an empty value (null, 0, "", {}) to a key that is missing. A key whose default is None is left out of the file
+where there is nothing to say.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_origin
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, ValidationInfo, model_validator
 
@@ -60,6 +60,8 @@ class JsonRecord(BaseModel):
 
 
 def _empty(annotation: Any) -> Any:
+    if type(None) in get_args(annotation):
+        return None
     kind = get_origin(annotation) or annotation
     return {} if issubclass(kind, BaseModel) else kind()
 

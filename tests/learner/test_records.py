@@ -1,6 +1,7 @@
 """Records of the run folder: strict where this version writes them, lenient where an older one may have."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from pydantic import ValidationError
 
 from isentrope.errors import RewardError, StorageError
 from isentrope.learner import run_files
-from isentrope.learner.records import Outcome, RunRecord
+from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, SampleRow, Summary
+
+FIRST_VERSION = Path(__file__).parent / "data" / "first_version"
 
 OUTCOME = Outcome.of_nothing("nothing was trained yet")
 
@@ -57,3 +60,45 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / RunRecord.FILE).write_text('{"run": "a"}')
     with pytest.raises(StorageError, match=r"run\.json"):
         run_files.read(tmp_path, RunRecord)
+
+
+RENAMED: dict[str, str] = {}
+"""Keys that have another name now: old, dotted = new, dotted. The folder below was written before records had types."""
+
+
+KINDS = (Outcome, RunRecord, BatchRow, EvalRow, SampleRow, Summary)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.FILE)
+def test_a_run_of_the_first_version_has_its_values_under_their_names(kind: type[run_files.FileRecord]) -> None:
+    written = dict(leaves(json.loads((FIRST_VERSION / kind.FILE).read_text())))
+    (record,) = run_files.read_lines(FIRST_VERSION, kind) if kind.FILE.endswith("l") else [read(kind)]
+    found = dict(leaves(values_of(record)))
+    assert len(written) > 5
+    assert {name: found.get(RENAMED.get(name, name)) for name in written} == written
+
+
+def read(kind: type[run_files.FileRecord]) -> run_files.FileRecord:
+    """Return the record of a whole file of the first version."""
+    record = run_files.read(FIRST_VERSION, kind)
+    assert record is not None
+    return record
+
+
+def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value that is not a table, under its dotted name."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [(kind, key) for kind in KINDS for key in kind.model_fields if key not in kind.INDISPENSABLE]
+)
+def test_an_older_run_may_lack_any_key_that_is_not_indispensable(kind: type[run_files.FileRecord], key: str) -> None:
+    text = (FIRST_VERSION / kind.FILE).read_text()
+    values = {name: value for name, value in json.loads(text).items() if name != key}
+    found = run_files.parse(json.dumps(values).encode(), kind).model_dump()[key]
+    assert not any(value for _, value in leaves({key: found}))
