@@ -24,7 +24,7 @@ LENIENT = {"lenient": True}
 class JsonRecord(BaseModel):
     """A JSON object with declared keys."""
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants", defer_build=True)  # most commands need few
 
     INDISPENSABLE: ClassVar[frozenset[str]] = frozenset()
     """Keys that no version may lack."""
