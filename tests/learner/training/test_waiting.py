@@ -56,5 +56,5 @@ def test_a_wait_ends_when_nothing_has_moved_for_too_long_and_only_then(steps: li
 def test_the_error_names_who_and_what_is_waited_for() -> None:
     with pytest.raises(StalledError) as caught:
         play([(11.0, False)], lambda wait, _: wait.tick())
-    assert caught.value.what == "nothing has moved for 11 s: a2 is silent"
+    assert caught.value.what == "no progress for 11 s: a2 is silent"
     assert caught.value.where == "waiting for batch 7"
