@@ -61,7 +61,7 @@ def completed(tokens: TokenInputs, rules: LossRules, count: int, device: torch.d
 
 
 def action_of(tokens: TokenInputs, rules: LossRules) -> int:
-    """Action of a kernel on selected tokens, one of `policy.ACTIONS`; 0 while none are known."""
+    """Return the action of a kernel on selected tokens, one of `policy.ACTIONS`; 0 while none are known."""
     return 0 if tokens.selected is None else ACTIONS[rules.action]
 
 

@@ -42,7 +42,7 @@ def logp_entropy(
     softcap: float = 0.0,
     inplace: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-prob of the targets and entropy of the full distribution, [M] float32 each, differentiable in the logits.
+    """Return the targets' log-prob and the full distribution's entropy: [M] float32 each, differentiable in the logits.
 
     Args:
         logits: [M, V] float32, bfloat16 or float16, any row stride; -inf is allowed.
@@ -76,7 +76,7 @@ def fused_policy_loss(
     softcap: float = 0.0,
     inplace: bool = True,
 ) -> PolicyLoss:
-    """Policy loss of M tokens and its gradient by the logits, by the formulas of `policy.py`.
+    """Compute the policy loss of M tokens and its gradient by the logits, by the formulas of `policy.py`.
 
     Args:
         logits, targets: as in `logp_entropy`.

@@ -180,7 +180,7 @@ def _all_rows(chunks: _Chunks, tokens: TokenInputs, rules: LossRules) -> _Result
 
 
 def _fused(chunks: _Chunks, tokens: TokenInputs, rules: LossRules, rows: "slice | torch.Tensor") -> torch.Tensor:
-    """[3, C]: loss, logp and entropy of some rows, whose gradient is taken back."""
+    """Return loss, logp and entropy of some rows, [3, C], and take their gradient back."""
     hidden, part = chunks.hidden[rows], tokens.take(rows)
     logits, gradient = chunks.logits(hidden)
     inverse = inverse_temperature(part.temperature, len(hidden), hidden.device)

@@ -18,7 +18,7 @@ from isentrope.kernels.row_list import compact
 def row_stats(
     logits: torch.Tensor, targets: torch.Tensor, inverse_temperature: torch.Tensor, softcap: float, active: torch.Tensor
 ) -> torch.Tensor:
-    """`stats.row_stats` of the rows in `active` [M] bool: [4, M] float32."""
+    """Run `stats.row_stats` on the rows in `active` [M] bool; return [4, M] float32."""
     check_targets(targets, logits.shape[1])
     return stats.row_stats(logits, targets, inverse_temperature, softcap, compact(active))
 
@@ -42,7 +42,7 @@ def write_gradient(
     softcap: float,
     out: torch.Tensor,
 ) -> None:
-    """`gradient.write_gradient`; `out` may be `logits`."""
+    """Run `gradient.write_gradient`; `out` may be `logits`."""
     gradient.write_gradient(
         logits, targets, statistics, by_logp, by_entropy, upstream, inverse_temperature, softcap, out
     )
@@ -57,9 +57,11 @@ def fuse_rows(
     softcap: float,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """`fused_row.fuse_rows` as an operator: [3, M] float32, loss, logp and entropy; the gradient goes to `out`, which
-    may be `logits`. An operator takes tensors and numbers only, so the records are taken apart here, and nowhere
-    else."""
+    """Run `fused_row.fuse_rows` as an operator; return [3, M] float32: loss, logp and entropy.
+
+    The gradient goes to `out`, which may be `logits`. An operator takes tensors and numbers only, so the records are
+    taken apart here, and nowhere else.
+    """
     result: torch.Tensor = _fuse_rows(
         logits, targets, tokens.advantage, tokens.logp_old, tokens.weight, tokens.mask, tokens.selected,
         tokens.normalizer, rules.scalars(), action_of(tokens, rules), inverse_temperature, softcap, out,
@@ -113,5 +115,5 @@ def _fake_fuse_rows(
 
 @torch.library.custom_op("isentrope::scale_gradient", mutates_args=("gradient",))
 def scale_gradient(gradient: torch.Tensor, upstream: torch.Tensor) -> None:
-    """`fused_row.scale_gradient`."""
+    """Run `fused_row.scale_gradient`."""
     fused_row.scale_gradient(gradient, upstream)

@@ -65,7 +65,7 @@ class LossRules:
 
     @property
     def row_local(self) -> bool:
-        """No rule looks beyond its own token."""
+        """True if no rule looks beyond its own token."""
         return self.select == "none"
 
     def scalars(self) -> tuple[float, float, float, float, float, float]:
@@ -145,7 +145,7 @@ class Coefficients(NamedTuple):
 
 
 def coefficients(logp: torch.Tensor, entropy: torch.Tensor, tokens: TokenInputs, rules: LossRules) -> Coefficients:
-    """Loss of every token and its derivatives; `logp`, `entropy`: [M]. No autograd is involved."""
+    """Return the loss of every token and its derivatives; `logp`, `entropy`: [M]. No autograd is involved."""
     low, high, dual, kl_coef, entropy_coef, clamp = rules.scalars()
     difference = logp - tokens.logp_old
     ratio = difference.clamp(-clamp, clamp).exp()
@@ -173,7 +173,7 @@ def coefficients(logp: torch.Tensor, entropy: torch.Tensor, tokens: TokenInputs,
 
 
 def clipped_away(logp: torch.Tensor, tokens: TokenInputs, rules: LossRules) -> torch.Tensor:
-    """[M] bool: tokens whose clipped branch is the larger one, so that their loss does not move with logp."""
+    """Return which tokens' clipped branch is the larger one, so that their loss does not move with logp: [M] bool."""
     low, high, _, _, _, clamp = rules.scalars()
     ratio = (logp - tokens.logp_old).clamp(-clamp, clamp).exp()
     return -tokens.advantage * ratio.clamp(low, high) > -tokens.advantage * ratio
@@ -184,7 +184,10 @@ def token_policy(
     logp, entropy, advantage, logp_old, weight, chosen, scale, action,
     low, high, dual, kl_coef, entropy_coef, clamp,
 ):  # fmt: skip
-    """`coefficients` for scalars or blocks; `chosen` and `scale` are numbers (0 where the token must not count)."""
+    """Compute `coefficients` for scalars or blocks.
+
+    `chosen` and `scale` are numbers (0 where the token must not count).
+    """
     difference = logp - logp_old
     ratio = tl.exp2(tl.minimum(tl.maximum(difference, -clamp), clamp) * LOG2E)
     plain = -advantage * ratio

@@ -125,5 +125,5 @@ def places_of(lengths: Int64) -> tuple[Int64, Int64]:
 
 
 def _lag(response: Response, number: int) -> Int64:
-    """[T]: batches trained since the policy that generated each token."""
+    """Return the number of batches trained since the policy that generated each token: [T]."""
     return np.maximum(number - batch_of(response.versions()), 0)

@@ -39,5 +39,5 @@ class PlanRecord(BaseModel):
 
     @property
     def after(self) -> str:
-        """Return the chain with this record at its end."""
+        """Digest of the chain that ends with this record."""
         return hashlib.blake2b(self.encode(), digest_size=16).hexdigest()

@@ -26,7 +26,7 @@ class RunFacts:
 
     @property
     def single(self) -> bool:
-        """Whether the only update of a batch starts from the policy that log p_old is of: log p equals it."""
+        """True if the only update of a batch starts from the policy that log p_old is of: log p equals it."""
         return self.on_policy or self.updates * self.epochs == 1
 
 

@@ -34,5 +34,5 @@ class Stopwatch:
 
     @property
     def total_s(self) -> float:
-        """Return the seconds since this was made."""
+        """Seconds since this was made."""
         return time.monotonic() - self.started

@@ -94,7 +94,7 @@ class Reaper:
         return {name.decode(): record.decode(errors="replace") for name, record in table.items()}
 
     def _holders(self) -> set[str]:
-        """Actors with at least one lease."""
+        """Return the actors with at least one lease."""
         keys = self._broker.keys
         summaries = [self._pending(stream) for stream in (keys.work, keys.work_hi, keys.eval)]
         return {consumer["name"].decode() for summary in summaries for consumer in summary["consumers"]}

@@ -83,12 +83,12 @@ def explain(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
         closed = "; admission closed, actors wait" if snapshot.under_way == 0 else ""
         line = f"learner is training batch {batch}: {snapshot.ready} groups ready{closed}"
     else:
-        line = f"batch {batch}: {snapshot.ready} of {spec.prompts_per_batch} groups; {_culprit(snapshot, spec)}"
+        line = f"batch {batch}: {snapshot.ready} of {spec.prompts_per_batch} groups; {_why_incomplete(snapshot, spec)}"
     prompts = snapshot.queues["eval"]
     return f"{line}; {prompts} held-out prompts to answer" if prompts else line
 
 
-def _culprit(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
+def _why_incomplete(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
     """Return why the next batch lacks groups."""
     full = _no_room(snapshot, spec)
     if full:

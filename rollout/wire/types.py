@@ -109,7 +109,7 @@ class Response:
     answer: str = ""
 
     def versions(self) -> Int64:
-        """Policy version of every token: [T]."""
+        """Return the policy version of every token: [T]."""
         span = np.searchsorted(self.span_start, np.arange(len(self.tokens)), side="right") - 1
         return self.span_version[span]
 

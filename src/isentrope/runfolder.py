@@ -146,7 +146,7 @@ def read_record(path: Path) -> RunRecord:
     return record
 
 
-def blame(path: Path, error: IsentropeError) -> None:
+def record_error(path: Path, error: IsentropeError) -> None:
     """Record that the run in this folder ended by an error outside the learner; the learner's counts stay."""
     run_files.write(path, (run_files.read(path, Outcome) or Outcome.of_nothing()).ended_by(error))
 

@@ -75,17 +75,17 @@ def test_beginning_forgets_how_the_run_ended_before(tmp_path: Path) -> None:
         assert not folder.is_finished(10) and not runfolder.has_ended(folder.path)
 
 
-def test_blame_adds_to_what_the_learner_wrote(tmp_path: Path) -> None:
+def test_an_error_is_added_to_what_the_learner_wrote(tmp_path: Path) -> None:
     before = make_outcome(batches=3, idle_s=1.5)
     run_files.write(tmp_path, before)
-    runfolder.blame(tmp_path, RewardError("broke", where="here", fix="mend it"))
+    runfolder.record_error(tmp_path, RewardError("broke", where="here", fix="mend it"))
     after = Outcome.model_validate_json((tmp_path / Outcome.FILE).read_bytes())
     why = {"status": "error", "exit_code": 65, "what": "broke", "where": "here", "fix": "mend it"}
     assert after == before.model_copy(update=why)
 
 
-def test_blame_needs_no_learner(tmp_path: Path) -> None:
-    runfolder.blame(tmp_path, RewardError("broke"))
+def test_an_error_is_recorded_without_a_learner(tmp_path: Path) -> None:
+    runfolder.record_error(tmp_path, RewardError("broke"))
     outcome = run_files.read(tmp_path, Outcome)
     assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 65, 0)
 

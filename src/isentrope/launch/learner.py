@@ -76,7 +76,7 @@ class Learner:
 
     @property
     def has_ended(self) -> bool:
-        """Return True if all ranks have returned, or Ray has stopped restarting them."""
+        """True if all ranks have returned, or Ray has stopped restarting them."""
         return not self._thread.is_alive()
 
     def join(self, timeout_s: float) -> None:

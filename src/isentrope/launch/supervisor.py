@@ -21,7 +21,7 @@ from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.runfolder import blame
+from isentrope.runfolder import record_error
 
 INTERVAL_S = 0.5
 
@@ -118,7 +118,7 @@ class Supervisor:
             if shown.control is not None:
                 self._stop()
                 self._run.learner.join(STOP_S)
-            blame(Path(self._run.spec.output_dir), error)
+            record_error(Path(self._run.spec.output_dir), error)
             raise
 
     def _late(self, shown: "_Shown") -> list[str]:

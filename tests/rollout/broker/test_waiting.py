@@ -69,7 +69,7 @@ NOTHING = {"waiting": 0, "leased": 0, "unread": 0, "uncommitted": 6, "eval": 0}
         ),
     ],
 )
-def test_the_culprit_is_named(changes: dict[str, Any], line: str) -> None:
+def test_what_a_batch_waits_for_is_named(changes: dict[str, Any], line: str) -> None:
     assert explain(replace(IDLE, **changes), SPEC) == line
 
 
