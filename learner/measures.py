@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from isentrope.learner.run_files import JsonRecord
+from isentrope.learner.json_files import JsonRecord
 
 
 class EntropyHistogram(JsonRecord):

@@ -6,8 +6,8 @@ Writers and readers share these types. The docstring below a key states its mean
 from typing import Literal, Self
 
 from isentrope.errors import IsentropeError
+from isentrope.learner.json_files import FileRecord, JsonRecord
 from isentrope.learner.measures import EntropyHistogram, EntropyLaw, Measures
-from isentrope.learner.run_files import FileRecord, JsonRecord
 
 
 class Outcome(FileRecord):

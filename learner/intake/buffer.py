@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from isentrope.errors import RecordError
 from isentrope.learner.intake.ledger import Ledger
-from isentrope.learner.intake.record import PlannedGroup, PlanRecord
+from isentrope.learner.intake.plan_record import PlannedGroup, PlanRecord
 from isentrope.rollout.broker.learner_port import Entry
 from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.control import Mode

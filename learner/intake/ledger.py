@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from isentrope.learner.intake.record import PlanRecord
+from isentrope.learner.intake.plan_record import PlanRecord
 
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 

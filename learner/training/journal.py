@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from isentrope.learner import run_files
-from isentrope.learner.run_files import FileRecord
+from isentrope.learner import json_files
+from isentrope.learner.json_files import FileRecord
 from isentrope.rollout.wire.files import write_whole
 
 F = TypeVar("F", bound=FileRecord)
@@ -30,7 +30,7 @@ class Journal(Generic[F]):
 
     def rows(self) -> list[F]:
         """Return every line, oldest first."""
-        return list(run_files.read_lines(self._folder, self._kind))
+        return list(json_files.read_lines(self._folder, self._kind))
 
     def append(self, row: F) -> None:
         """Add a line; it is whole on the disk when this returns."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope.errors import FencedError, InternalError, IsentropeError
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
@@ -67,7 +67,7 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
     except IsentropeError as error:
         logger.error("%s", error)
         ended = (Outcome.of_nothing() if run is None else run.outcome()).ended_by(error)
-    run_files.write(Path(job.spec.output_dir), ended)
+    json_files.write(Path(job.spec.output_dir), ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     evaluator = Evaluator(spec, rank_group, config.stall_timeout_s)
     store = CheckpointStore(output_dir / "checkpoints")
     incarnation = store.claim().incarnation
-    run_files.remove(output_dir, Outcome)
+    json_files.remove(output_dir, Outcome)
     new = CheckpointState(
         config_digest=spec.config_digest,
         data_digest=evaluator.data_digest,

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Order(Generic[A, R]):
+class RankOrder(Generic[A, R]):
     """One operation that all ranks do together."""
 
     name: str
@@ -145,7 +145,7 @@ class RankGroup:
 
     # --- every rank
 
-    def _give(self, order: Order[A, R], arguments: A) -> R:
+    def _give(self, order: RankOrder[A, R], arguments: A) -> R:
         """Send an order and carry it out. InternalError before anything is sent if the others would not know it."""
         _known(order.name)
         self.doing = order.name
@@ -243,15 +243,15 @@ def _read_to_end(parameters: Iterator[tuple[str, Tensor]]) -> None:
         pass
 
 
-IDLE = Order("idle", JsonArguments, RankGroup._nothing)
-CHECK = Order("check", CheckArguments, RankGroup._check)
-BUILD = Order("build", BuildArguments, RankGroup._build)
-TRAIN = Order("train", TrainArguments, RankGroup._train)
-SCORE = Order("score", RaggedBatch, RankGroup._score)
-PUBLISH = Order("publish", VersionArguments, RankGroup._publish)
-RENEW = Order("renew", VersionArguments, RankGroup._renew)
-SAVE = Order("save", SaveArguments, RankGroup._save)
-END = Order("end", JsonArguments, RankGroup._nothing)
+IDLE = RankOrder("idle", JsonArguments, RankGroup._nothing)
+CHECK = RankOrder("check", CheckArguments, RankGroup._check)
+BUILD = RankOrder("build", BuildArguments, RankGroup._build)
+TRAIN = RankOrder("train", TrainArguments, RankGroup._train)
+SCORE = RankOrder("score", RaggedBatch, RankGroup._score)
+PUBLISH = RankOrder("publish", VersionArguments, RankGroup._publish)
+RENEW = RankOrder("renew", VersionArguments, RankGroup._renew)
+SAVE = RankOrder("save", SaveArguments, RankGroup._save)
+END = RankOrder("end", JsonArguments, RankGroup._nothing)
 
 ORDERS: dict[str, Callable[[RankGroup, bytes], None]] = {
     IDLE.name: IDLE.obey,

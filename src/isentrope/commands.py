@@ -205,7 +205,7 @@ def show_matrix(console: Console) -> int:
 
 def explain(name: str, console: Console) -> int:
     """Print the entries of a name, or all names."""
-    from isentrope.reference.show import show, show_names
+    from isentrope.handbook.show import show, show_names
 
     if name:
         show(name, console)

@@ -31,7 +31,7 @@ class MethodInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class MethodPair:
     """Two presets merged in this order. refusals: why they cannot be merged; empty if they can."""
 
     first: str
@@ -68,12 +68,12 @@ def show(methods: Sequence[str], run_folder: Path) -> str:
     return "\n".join(lines)
 
 
-def matrix() -> list[Pair]:
+def matrix() -> list[MethodPair]:
     """Return every ordered pair of different presets, judged for an asynchronous run that supplies all their needs."""
     return [_judged(first, second) for first in method_names() for second in method_names() if first != second]
 
 
-def matrix_text(pairs: Sequence[Pair]) -> str:
+def matrix_text(pairs: Sequence[MethodPair]) -> str:
     """Return a table of first preset by second: `.` can be merged, a letter is explained below."""
     names = sorted({pair.first for pair in pairs})
     reasons = sorted({reason for pair in pairs for reason in pair.refusals})
@@ -93,10 +93,10 @@ def _composed(methods: Sequence[str], run_folder: Path) -> tuple[Merged, Objecti
     return merged, build(merged, run_folder, max_new_tokens=LONGEST)
 
 
-def _judged(first: str, second: str) -> Pair:
+def _judged(first: str, second: str) -> MethodPair:
     merged, objective = _composed([first, second], Path())
     refusals = check(objective, _facts(merged)).refusals
-    return Pair(first, second, tuple(f"{f.key}: {f.reason}" for f in refusals))
+    return MethodPair(first, second, tuple(f"{f.key}: {f.reason}" for f in refusals))
 
 
 def _facts(merged: Merged) -> RunFacts:

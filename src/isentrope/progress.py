@@ -13,7 +13,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.markup import escape
 
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow
 
 PLAIN_INTERVAL_S = 15.0
@@ -42,7 +42,7 @@ class Tail:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield run_files.parse(line, BatchRow)
+                yield json_files.parse(line, BatchRow)
 
 
 class Progress(Protocol):

@@ -56,10 +56,6 @@ class RunFile:
             place = place.rpartition(".")[0]
         return f"{self.lines.get(place, self.path.name)}: {key}"
 
-    def has(self, key: str) -> bool:
-        """Return True if this dotted key was set."""
-        return key in self.lines
-
 
 def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
     """Read `path` and apply `overrides`; ConfigError if there is no such file, or either cannot be parsed."""

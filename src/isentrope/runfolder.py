@@ -13,7 +13,7 @@ from typing import Self
 
 from isentrope.environment import variable
 from isentrope.errors import ConfigError, IsentropeError, RunFolderError, StorageError, UnreachableError
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import Outcome, RunRecord
 from isentrope.redis_server import private_url
 from isentrope.rollout.broker.connection import Broker
@@ -82,13 +82,13 @@ class RunFolder:
 
     def is_finished(self, batches: int) -> bool:
         """Return True if the run has ended with at least `batches` batches."""
-        outcome = run_files.read(self.path, Outcome)
+        outcome = json_files.read(self.path, Outcome)
         return outcome is not None and outcome.status == "finished" and outcome.batches >= batches
 
     def begin(self, record: RunRecord) -> None:
         """Write `run.json`, and delete the outcome of an earlier command."""
-        run_files.write(self.path, record)
-        run_files.remove(self.path, Outcome)
+        json_files.write(self.path, record)
+        json_files.remove(self.path, Outcome)
 
     def _require(self, config_digest: str, data_digest: str) -> None:
         if self.is_new:
@@ -108,7 +108,7 @@ class RunFolder:
 
 def has_ended(path: Path) -> bool:
     """Return True if this folder holds a finished run."""
-    outcome = run_files.read(path, Outcome)
+    outcome = json_files.read(path, Outcome)
     return outcome is not None and outcome.status == "finished"
 
 
@@ -138,7 +138,7 @@ def _lock(lock: int) -> None:
 def read_record(path: Path) -> RunRecord:
     """Return the record of the run in a folder; RunFolderError if it is not a run folder."""
     try:
-        record = run_files.read(path, RunRecord)
+        record = json_files.read(path, RunRecord)
     except StorageError:
         raise RunFolderError(f"{path / RunRecord.FILE} was written by another version of this program") from None
     if record is None:
@@ -148,7 +148,7 @@ def read_record(path: Path) -> RunRecord:
 
 def record_error(path: Path, error: IsentropeError) -> None:
     """Record that the run in this folder ended by an error outside the learner; the learner's counts stay."""
-    run_files.write(path, (run_files.read(path, Outcome) or Outcome.of_nothing()).ended_by(error))
+    json_files.write(path, (json_files.read(path, Outcome) or Outcome.of_nothing()).ended_by(error))
 
 
 def newest(runs: Path) -> Path:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from isentrope import runfolder
 from isentrope.errors import IsentropeError
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, Outcome
 from isentrope.progress import Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
@@ -69,7 +69,7 @@ def read_status(folder: Path) -> Status:
         command_alive=runfolder.is_held(folder),
         batches=record.batches,
         last_batch=rows[-1] if rows else None,
-        outcome=run_files.read(folder, Outcome),
+        outcome=json_files.read(folder, Outcome),
         live=live,
         unreachable=unreachable,
     )

@@ -9,7 +9,7 @@ from run_records import make_outcome, make_run_record
 
 from isentrope import runfolder
 from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import Outcome, RunRecord
 from isentrope.runfolder import RunFolder
 
@@ -69,7 +69,7 @@ def test_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
 
 def test_beginning_forgets_how_the_run_ended_before(tmp_path: Path) -> None:
     with _claim(tmp_path / "run") as folder:
-        run_files.write(folder.path, make_outcome(status="finished", batches=10))
+        json_files.write(folder.path, make_outcome(status="finished", batches=10))
         assert folder.is_finished(10) and not folder.is_finished(11) and runfolder.has_ended(folder.path)
         folder.begin(_record())
         assert not folder.is_finished(10) and not runfolder.has_ended(folder.path)
@@ -77,7 +77,7 @@ def test_beginning_forgets_how_the_run_ended_before(tmp_path: Path) -> None:
 
 def test_an_error_is_added_to_what_the_learner_wrote(tmp_path: Path) -> None:
     before = make_outcome(batches=3, idle_s=1.5)
-    run_files.write(tmp_path, before)
+    json_files.write(tmp_path, before)
     runfolder.record_error(tmp_path, RewardError("broke", where="here", fix="mend it"))
     after = Outcome.model_validate_json((tmp_path / Outcome.FILE).read_bytes())
     why = {"status": "error", "exit_code": 65, "what": "broke", "where": "here", "fix": "mend it"}
@@ -86,7 +86,7 @@ def test_an_error_is_added_to_what_the_learner_wrote(tmp_path: Path) -> None:
 
 def test_an_error_is_recorded_without_a_learner(tmp_path: Path) -> None:
     runfolder.record_error(tmp_path, RewardError("broke"))
-    outcome = run_files.read(tmp_path, Outcome)
+    outcome = json_files.read(tmp_path, Outcome)
     assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 65, 0)
 
 

@@ -14,7 +14,7 @@ from wire_records import ASYNC, make_actor_port, make_spec, make_weights
 
 from isentrope import commands, runfolder
 from isentrope.errors import ConfigError, RewardError, UnreachableError
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -90,7 +90,7 @@ def test_run_whose_command_died_says_how_to_go_on(folder: Path, monkeypatch: pyt
 
 
 def test_ended_run_tells_how_it_ended(folder: Path) -> None:
-    run_files.write(folder, make_outcome(batches=3).ended_by(RewardError("reward broke")))
+    json_files.write(folder, make_outcome(batches=3).ended_by(RewardError("reward broke")))
     assert "error: reward broke" in _text(read_status(folder))
 
 

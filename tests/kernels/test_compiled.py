@@ -54,7 +54,7 @@ for module in pkgutil.walk_packages(isentrope.kernels.__path__, "isentrope.kerne
 """
 AOT = """
 import dataclasses, json
-from isentrope.kernels import aot
+from isentrope.kernels.bench import aot
 print(json.dumps([dataclasses.asdict(report) for report in aot.reports(aot.kernels())]))
 """
 BUDGET = {"forward": 9.0, "backward": 9.0, "row_fused_forward": 9.5, "row_fused_backward": 8.5}

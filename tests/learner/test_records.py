@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from isentrope.errors import RewardError, StorageError
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, SampleRow, Summary
 
 FIRST_VERSION = Path(__file__).parent / "data" / "first_version"
@@ -17,7 +17,7 @@ FIRST_VERSION = Path(__file__).parent / "data" / "first_version"
 OUTCOME = Outcome.of_nothing("nothing was trained yet")
 
 
-def values_of(record: run_files.FileRecord) -> dict[str, Any]:
+def values_of(record: json_files.FileRecord) -> dict[str, Any]:
     """Return the file's object."""
     found: dict[str, Any] = json.loads(json.dumps(record.to_json()))
     return found
@@ -32,9 +32,9 @@ def test_a_missing_key_is_an_error_and_in_an_old_folder_an_empty_value(tmp_path:
     (tmp_path / Outcome.FILE).write_text(json.dumps(values))
     if key in Outcome.INDISPENSABLE:
         with pytest.raises(StorageError, match=key):
-            run_files.read(tmp_path, Outcome)
+            json_files.read(tmp_path, Outcome)
     else:
-        found = run_files.read(tmp_path, Outcome)
+        found = json_files.read(tmp_path, Outcome)
         assert found is not None and not getattr(found, key)
 
 
@@ -43,23 +43,23 @@ def test_an_unknown_key_is_an_error_and_in_an_old_folder_dropped(tmp_path: Path)
     with pytest.raises(ValidationError, match="renamed"):
         Outcome.model_validate(values)
     (tmp_path / Outcome.FILE).write_text(json.dumps(values))
-    assert run_files.read(tmp_path, Outcome) == OUTCOME
+    assert json_files.read(tmp_path, Outcome) == OUTCOME
 
 
 def test_what_is_written_is_read_back_strictly(tmp_path: Path) -> None:
     ended = OUTCOME.ended_by(RewardError("broke", where="here", fix="mend it"))
-    run_files.write(tmp_path, ended)
+    json_files.write(tmp_path, ended)
     assert Outcome.model_validate_json((tmp_path / Outcome.FILE).read_bytes()) == ended
     assert (ended.status, ended.exit_code, ended.what, ended.fix) == ("error", 65, "broke", "mend it")
     assert [path.name for path in tmp_path.iterdir()] == [Outcome.FILE]
-    run_files.remove(tmp_path, Outcome)
-    assert run_files.read(tmp_path, Outcome) is None
+    json_files.remove(tmp_path, Outcome)
+    assert json_files.read(tmp_path, Outcome) is None
 
 
 def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / RunRecord.FILE).write_text('{"run": "a"}')
     with pytest.raises(StorageError, match=r"run\.json"):
-        run_files.read(tmp_path, RunRecord)
+        json_files.read(tmp_path, RunRecord)
 
 
 RENAMED: dict[str, str] = {}
@@ -70,17 +70,17 @@ KINDS = (Outcome, RunRecord, BatchRow, EvalRow, SampleRow, Summary)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.FILE)
-def test_a_run_of_the_first_version_has_its_values_under_their_names(kind: type[run_files.FileRecord]) -> None:
+def test_a_run_of_the_first_version_has_its_values_under_their_names(kind: type[json_files.FileRecord]) -> None:
     written = dict(leaves(json.loads((FIRST_VERSION / kind.FILE).read_text())))
-    (record,) = run_files.read_lines(FIRST_VERSION, kind) if kind.FILE.endswith("l") else [read(kind)]
+    (record,) = json_files.read_lines(FIRST_VERSION, kind) if kind.FILE.endswith("l") else [read(kind)]
     found = dict(leaves(values_of(record)))
     assert len(written) > 5
     assert {name: found.get(RENAMED.get(name, name)) for name in written} == written
 
 
-def read(kind: type[run_files.FileRecord]) -> run_files.FileRecord:
+def read(kind: type[json_files.FileRecord]) -> json_files.FileRecord:
     """Return the record of a whole file of the first version."""
-    record = run_files.read(FIRST_VERSION, kind)
+    record = json_files.read(FIRST_VERSION, kind)
     assert record is not None
     return record
 
@@ -97,8 +97,8 @@ def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
 @pytest.mark.parametrize(
     ("kind", "key"), [(kind, key) for kind in KINDS for key in kind.model_fields if key not in kind.INDISPENSABLE]
 )
-def test_an_older_run_may_lack_any_key_that_is_not_indispensable(kind: type[run_files.FileRecord], key: str) -> None:
+def test_an_older_run_may_lack_any_key_that_is_not_indispensable(kind: type[json_files.FileRecord], key: str) -> None:
     text = (FIRST_VERSION / kind.FILE).read_text()
     values = {name: value for name, value in json.loads(text).items() if name != key}
-    found = run_files.parse(json.dumps(values).encode(), kind).model_dump()[key]
+    found = json_files.parse(json.dumps(values).encode(), kind).model_dump()[key]
     assert not any(value for _, value in leaves({key: found}))

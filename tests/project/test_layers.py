@@ -46,6 +46,15 @@ ROOMS = {
         "rollout.config",
         "rollout.rewards.loading",  # a stage of the user's own, by `module:function`
     },
+    "learner/records.py": {"errors", "learner.measures", "learner.json_files"},
+    "learner/measures.py": {"learner.json_files"},
+    "learner/json_files.py": {"errors", "rollout.wire.files"},
+    "learner/config.py": {"rollout.config"},
+    "rollout/config.py": set(),
+    "actors": {
+        *("errors", "actors", "rollout.config", "rollout.data", "rollout.rewards", "rollout.wire"),
+        *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "reaper", "run_view")),
+    },
     "learner/intake": {"errors", "kernels.plain", "learner.config", "learner.objective", "learner.intake", "rollout"},
 }
 """Parts of this project that a room of a folder may import: stages know tensors alone; data and rewards know neither
@@ -100,7 +109,7 @@ def _own_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 def _room(path: str) -> str:
     """Return the longest room that a file lies in; empty: none."""
-    return max((room for room in ROOMS if path.startswith(f"{room}/")), key=len, default="")
+    return max((room for room in ROOMS if f"{path}/".startswith(f"{room}/")), key=len, default="")
 
 
 def _within(name: str, parts: set[str]) -> bool:

@@ -169,7 +169,7 @@ def test_index_of_torch_reaches_pip() -> None:
 
 
 def test_pages_are_written_where_they_are_wanted(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "isentrope.reference", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "isentrope.handbook", str(tmp_path)], check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"configuration.md", "metrics.md"}
 
 

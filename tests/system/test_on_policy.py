@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from whole_commands import Start, lines
 
-from isentrope.reference.outputs import files, outputs
+from isentrope.handbook.outputs import files, outputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -14,7 +14,7 @@ from isentrope.launch.actors import Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import Outcome
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
@@ -73,7 +73,7 @@ class Supervisor:
                 self._tend(shown)
             time.sleep(INTERVAL_S)
         self._show_batches()
-        outcome = run_files.read(Path(run.spec.output_dir), Outcome)
+        outcome = json_files.read(Path(run.spec.output_dir), Outcome)
         if outcome is None:
             raise run.learner.failure()
         self._progress.waiting(["the actors leave"])

@@ -10,7 +10,7 @@ REPORT = "report.html"
 
 def write(output_dir: Path) -> Path:
     """Write both files into the run's folder from its other files; return the report's path."""
-    from isentrope.learner import run_files
+    from isentrope.learner import json_files
     from isentrope.report.contents import read_contents
     from isentrope.report.page import render
     from isentrope.report.summary import summarise
@@ -18,7 +18,7 @@ def write(output_dir: Path) -> Path:
 
     contents = read_contents(output_dir)
     summary = summarise(contents)
-    run_files.write(output_dir, summary)
+    json_files.write(output_dir, summary)
     report = output_dir / REPORT
     write_whole(report, render(contents, summary), durable=False)
     return report

@@ -7,7 +7,7 @@ and the page says so. A last line that a crash has truncated is dropped.
 from dataclasses import dataclass
 from pathlib import Path
 
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.measures import EntropyLaw
 from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, SampleRow
 
@@ -42,9 +42,9 @@ class RunContents:
 def read_contents(folder: Path) -> RunContents:
     """Read a run folder. StorageError if a file holds what this program does not write."""
     return RunContents(
-        run=run_files.read(folder, RunRecord),
-        outcome=run_files.read(folder, Outcome),
-        batches=tuple(run_files.read_lines(folder, BatchRow)),
-        evaluations=tuple(row for row in run_files.read_lines(folder, EvalRow) if row.prompts),
-        samples=tuple(run_files.read_lines(folder, SampleRow)),
+        run=json_files.read(folder, RunRecord),
+        outcome=json_files.read(folder, Outcome),
+        batches=tuple(json_files.read_lines(folder, BatchRow)),
+        evaluations=tuple(row for row in json_files.read_lines(folder, EvalRow) if row.prompts),
+        samples=tuple(json_files.read_lines(folder, SampleRow)),
     )

@@ -15,7 +15,7 @@ from isentrope.report.words import duration, percent, several
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class KeyFigure:
     """A number of the headline, and its value at the start."""
 
     name: str
@@ -80,18 +80,20 @@ def _trouble(contents: RunContents) -> list[str]:
     return []
 
 
-def _tiles(contents: RunContents, summary: Summary) -> Iterator[Tile]:
+def _tiles(contents: RunContents, summary: Summary) -> Iterator[KeyFigure]:
     before, after = contents.before, contents.after
     if after is not None:
         for k in sorted({1, max(after.pass_at, default=1)} & set(after.pass_at)):
-            yield Tile(f"held-out pass@{k}", f"{after.pass_at[k]:.3f}", f"{before.pass_at[k]:.3f}" if before else "")
+            yield KeyFigure(
+                f"held-out pass@{k}", f"{after.pass_at[k]:.3f}", f"{before.pass_at[k]:.3f}" if before else ""
+            )
     if summary.reward_last is not None and summary.entropy_last is not None:
-        yield Tile("training reward", f"{summary.reward_last:.3f}", f"{summary.reward_first:.3f}")
-        yield Tile("entropy, nats", f"{summary.entropy_last:.3f}", f"{summary.entropy_first:.3f}")
+        yield KeyFigure("training reward", f"{summary.reward_last:.3f}", f"{summary.reward_first:.3f}")
+        yield KeyFigure("entropy, nats", f"{summary.entropy_last:.3f}", f"{summary.entropy_first:.3f}")
     if summary.tokens_per_second is not None:
-        yield Tile("tokens per second", f"{summary.tokens_per_second:,.0f}")
+        yield KeyFigure("tokens per second", f"{summary.tokens_per_second:,.0f}")
     if summary.max_token_lag is not None:
-        yield Tile("largest lag, batches", str(summary.max_token_lag))
+        yield KeyFigure("largest lag, batches", str(summary.max_token_lag))
 
 
 def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from run_records import MEASURES, TIME, make_outcome, make_row, make_run_record
 
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, EvalRow, Outcome, SampleRow
 from isentrope.learner.training.entropy_law import RunningFit
 from isentrope.learner.training.journal import Journal
@@ -45,8 +45,8 @@ def fill(folder: Path, batches: int, mode: str, status: str) -> None:
         figures.append(_evaluation(batch, batches))
         for sample in _samples(batch, batches, rng):
             samples.append(sample)
-    run_files.write(folder, make_run_record(mode=mode, batches=batches, ranks=2, started=STARTED, versions=VERSIONS))
-    run_files.write(folder, _outcome(batches, status))
+    json_files.write(folder, make_run_record(mode=mode, batches=batches, ranks=2, started=STARTED, versions=VERSIONS))
+    json_files.write(folder, _outcome(batches, status))
 
 
 STARTED = 1_700_000_000.0

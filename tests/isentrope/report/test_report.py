@@ -11,7 +11,7 @@ import pytest
 
 from isentrope import report
 from isentrope.errors import StorageError
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, SampleRow
 from isentrope.learner.training.journal import Journal
 
@@ -84,7 +84,7 @@ def test_page_says_what_happened_and_how_it_ran(page: str) -> None:
 
 def test_page_states_the_law_of_the_newest_line_with_its_interval(make_run: MakeRun) -> None:
     folder = make_run()
-    *_, last = run_files.read_lines(folder, BatchRow)
+    *_, last = json_files.read_lines(folder, BatchRow)
     law = last.objective.entropy_law
     text = text_of(report.write(folder).read_text(encoding="utf-8"))
     assert law is not None and law.points == 80

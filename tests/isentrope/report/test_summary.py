@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from isentrope import report
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, RunRecord, Summary
 from isentrope.report.contents import read_contents
 from isentrope.report.summary import summarise
@@ -26,7 +26,7 @@ def test_everything_is_known_of_a_whole_run_and_written_down(make_run: MakeRun) 
 
 def test_the_law_is_that_of_the_newest_line(make_run: MakeRun) -> None:
     folder = make_run()
-    *_, last = run_files.read_lines(folder, BatchRow)
+    *_, last = json_files.read_lines(folder, BatchRow)
     assert last.objective.entropy_law is not None
     assert summarise(read_contents(folder)).entropy_law == last.objective.entropy_law
 
@@ -61,9 +61,9 @@ def test_times_split_into_startup_and_training(make_run: MakeRun) -> None:
 
 def test_batches_of_an_earlier_command_do_not_count_for_this_ones_speed(make_run: MakeRun) -> None:
     folder = make_run(batches=80)
-    record = run_files.read(folder, RunRecord)
+    record = json_files.read(folder, RunRecord)
     assert record is not None
-    run_files.write(folder, record.model_copy(update={"started": record.started + 60.0 + 2.0 * 40 + 1.0}))
+    json_files.write(folder, record.model_copy(update={"started": record.started + 60.0 + 2.0 * 40 + 1.0}))
     summary = summarise(read_contents(folder))
     assert summary.tokens_trained == 80 * 2800
     assert summary.seconds_startup == pytest.approx(1.0 - 1.3)

@@ -18,7 +18,7 @@ from waits import DEADLINE_S, wait_until
 from wire_records import answer
 
 from isentrope.errors import FencedError
-from isentrope.learner.intake.record import PlanRecord
+from isentrope.learner.intake.plan_record import PlanRecord
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.actor_port import PublishResult
 from isentrope.rollout.broker.keys import LEARNER

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isentrope.learner.intake.ledger import Ledger, LedgerState
-from isentrope.learner.intake.record import PlannedGroup, PlanRecord
+from isentrope.learner.intake.plan_record import PlannedGroup, PlanRecord
 from isentrope.rollout.wire.control import Mode
 
 

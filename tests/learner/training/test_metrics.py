@@ -16,7 +16,7 @@ from toy_batch import make_toy_rows, padded
 from toy_log import AROUND, written_row
 
 from isentrope.errors import ConfigError
-from isentrope.learner import run_files
+from isentrope.learner import json_files
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.measures import Measures
@@ -85,7 +85,7 @@ def test_parts_of_a_line_are_strict_too(tmp_path: Path, part: str) -> None:
     with pytest.raises(ValidationError, match="renamed"):
         BatchRow.model_validate(values)
     (tmp_path / BatchRow.FILE).write_text(json.dumps(values) + "\n")
-    (row,) = run_files.read_lines(tmp_path, BatchRow)
+    (row,) = json_files.read_lines(tmp_path, BatchRow)
     assert "renamed" not in row.to_json()[part]  # type: ignore[operator]
 
 
@@ -106,7 +106,7 @@ def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path
     for number in range(entropy_law.FEWEST):
         facts = facts_of(objective_of("grpo"), random_batch(seed=number, dtype=torch.float32), True)
         log.write(replace(ARRAYS, number=number), facts, AROUND)
-    *early, last = run_files.read_lines(tmp_path, BatchRow)
+    *early, last = json_files.read_lines(tmp_path, BatchRow)
     assert all(row.objective.entropy_law is None for row in early)
     fitted = entropy_law.fit([row.entropy for row in (*early, last)], [row.reward for row in (*early, last)])
     assert fitted is not None and last.objective.entropy_law == fitted

@@ -12,7 +12,7 @@ from toy_run import dump, launch, make_job
 from isentrope.errors import InternalError
 from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.training.collectives import Collectives
-from isentrope.learner.training.rank_group import END, ORDERS, Order, RankGroup
+from isentrope.learner.training.rank_group import END, ORDERS, RankGroup, RankOrder
 from isentrope.learner.training.rank_orders import JsonArguments
 from isentrope.learner.training.trainer import Schedule
 from isentrope.rollout.wire.types import version_of
@@ -36,7 +36,7 @@ def test_rank_0_sends_no_order_that_is_not_in_the_table(
     sent: list[bytes] = []
     monkeypatch.setattr(alone, "broadcast", sent.append)
     with pytest.raises(InternalError, match="unknown order 'trian'") as raised:
-        ranks._give(Order("trian", JsonArguments, RankGroup._nothing), JsonArguments())
+        ranks._give(RankOrder("trian", JsonArguments, RankGroup._nothing), JsonArguments())
     assert sent == [] and "train" in raised.value.fix
 
 

@@ -5,19 +5,19 @@ from fnmatch import fnmatchcase
 from functools import cache
 
 from isentrope.errors import ConfigError, nearest
-from isentrope.reference.entry import Entry, Sort
-from isentrope.reference.exit_codes import exit_codes
-from isentrope.reference.keys import run_file_keys
-from isentrope.reference.methods import methods
-from isentrope.reference.outputs import outputs
-from isentrope.reference.stages import stages
+from isentrope.handbook.entry import HelpEntry, Sort
+from isentrope.handbook.exit_codes import exit_codes
+from isentrope.handbook.keys import run_file_keys
+from isentrope.handbook.methods import methods
+from isentrope.handbook.outputs import outputs
+from isentrope.handbook.stages import stages
 
 OBJECTIVE = "learner.objective."
 """Prefix of stages and their keys in a run file; entries go without it."""
 
 
 @cache
-def catalogue() -> tuple[Entry, ...]:
+def catalogue() -> tuple[HelpEntry, ...]:
     """Return every entry, those of stages' keys behind their stage."""
     found = list(run_file_keys())
     for stage in stages():
@@ -25,7 +25,7 @@ def catalogue() -> tuple[Entry, ...]:
     return (*found, *outputs(), *methods(), *exit_codes())
 
 
-def find(asked: str) -> list[Entry]:
+def find(asked: str) -> list[HelpEntry]:
     """Return the entries of a name: a whole one, its last parts, or the heading that entries stand under.
 
     ConfigError with the nearest name if there are none.
@@ -43,7 +43,7 @@ def normal(asked: str) -> str:
     return asked.strip().replace("/", ".").removeprefix(OBJECTIVE).removesuffix(".kind")
 
 
-def _names(entry: Entry) -> Iterator[str]:
+def _names(entry: HelpEntry) -> Iterator[str]:
     """Yield what an entry may be asked for by; a stage's key also as the run file has it, without its stage."""
     yield entry.name
     if entry.sort is Sort.KEY:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from isentrope.config import Config
-from isentrope.reference.docstrings import field_docstrings, unwrapped
-from isentrope.reference.entry import Entry, Sort
-from isentrope.reference.values import default_of, values_of
+from isentrope.handbook.docstrings import field_docstrings, unwrapped
+from isentrope.handbook.entry import HelpEntry, Sort
+from isentrope.handbook.values import default_of, values_of
 
 
 def tables() -> dict[str, str]:
@@ -15,7 +15,7 @@ def tables() -> dict[str, str]:
     return {path: _of_table(model) for path, model in _tables(Config, "")}
 
 
-def run_file_keys() -> list[Entry]:
+def run_file_keys() -> list[HelpEntry]:
     """Return every key of the run file, but for those of stages."""
     return [entry for path, model in _tables(Config, "") for entry in _keys(path, model)]
 
@@ -27,12 +27,12 @@ def _tables(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseM
             yield from _tables(below, f"{path}{name}.")
 
 
-def _keys(table: str, model: type[BaseModel]) -> Iterator[Entry]:
+def _keys(table: str, model: type[BaseModel]) -> Iterator[HelpEntry]:
     texts, values = field_docstrings(model), values_of(model)
     for name, field in model.model_fields.items():
         if _model(field.annotation) is None:
             path = f"{table}.{name}"
-            yield Entry(Sort.KEY, path, texts.get(name, ""), table, values[name], default_of(field))
+            yield HelpEntry(Sort.KEY, path, texts.get(name, ""), table, values[name], default_of(field))
 
 
 def _model(annotation: object) -> type[BaseModel] | None:

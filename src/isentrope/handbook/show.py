@@ -7,8 +7,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from isentrope.reference.catalogue import catalogue, find, normal
-from isentrope.reference.entry import Entry, Sort
+from isentrope.handbook.catalogue import catalogue, find, normal
+from isentrope.handbook.entry import HelpEntry, Sort
 
 WHOLE = 3
 """Entries that are shown whole; of more, only those that were asked for by their whole name are."""
@@ -53,13 +53,13 @@ def first_sentence(text: str) -> str:
     return text.partition("\n")[0].partition(". ")[0].rstrip(".") + "."
 
 
-def facts(entry: Entry) -> str:
+def facts(entry: HelpEntry) -> str:
     """Return type, bounds and default of an entry on one line."""
     default = f"default {entry.default}" if entry.default else ""
     return "; ".join(filter(None, (entry.value, default)))
 
 
-def _print_whole(entry: Entry, console: Console) -> None:
+def _print_whole(entry: HelpEntry, console: Console) -> None:
     where = f", {entry.group}" if entry.sort is Sort.OUTPUT else ""
     console.print(Text.assemble((entry.name, "bold"), "  ", (f"{entry.sort}{where}", "dim")))
     texts = [Text(facts(entry), style="cyan"), Text(entry.text)] if facts(entry) else [Text(entry.text)]
@@ -79,7 +79,7 @@ def _lines(lines: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def _names(entries: Iterable[Entry]) -> dict[str, list[str]]:
+def _names(entries: Iterable[HelpEntry]) -> dict[str, list[str]]:
     """Return the last part of each name, by heading; a heading that is an entry itself is not repeated."""
     found: dict[str, list[str]] = {}
     for entry in entries:

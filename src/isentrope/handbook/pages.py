@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from isentrope.reference.entry import Entry
-from isentrope.reference.keys import run_file_keys, tables
-from isentrope.reference.outputs import files, outputs
-from isentrope.reference.stages import stages
+from isentrope.handbook.entry import HelpEntry
+from isentrope.handbook.keys import run_file_keys, tables
+from isentrope.handbook.outputs import files, outputs
+from isentrope.handbook.stages import stages
 
 GENERATED = "<!-- Written by `make docs` from docstrings in the source: change those, not this page. -->"
 
@@ -72,7 +72,7 @@ def _stages() -> Iterator[str]:
             yield _with_defaults(entry.name, entry.keys)
 
 
-def _with_defaults(prefix: str, entries: Iterable[Entry]) -> str:
+def _with_defaults(prefix: str, entries: Iterable[HelpEntry]) -> str:
     rows = [
         (
             f"`{entry.name.removeprefix(f'{prefix}.')}`",

@@ -15,7 +15,7 @@ class Sort(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HelpEntry:
     """One entry of the reference."""
 
     sort: Sort
@@ -29,5 +29,5 @@ class Entry:
     """Type and bounds of a key or an output."""
     default: str = ""
     """Value of a key that is not set; empty: there is none, it must be set."""
-    keys: tuple["Entry", ...] = ()
+    keys: tuple["HelpEntry", ...] = ()
     """Keys of a stage."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from isentrope.errors import IsentropeError
-from isentrope.reference.docstrings import unwrapped
-from isentrope.reference.entry import Entry, Sort
+from isentrope.handbook.docstrings import unwrapped
+from isentrope.handbook.entry import HelpEntry, Sort
 
 OTHERS = {
     0: "All was done, or the run was stopped as asked: by Ctrl-C or SIGTERM.",
@@ -14,12 +14,12 @@ OTHERS = {
 """Codes without an error of ours."""
 
 
-def exit_codes() -> list[Entry]:
+def exit_codes() -> list[HelpEntry]:
     """Return every exit code of the commands, with the errors behind it."""
     texts = {code: [text] for code, text in OTHERS.items()}
     for kind in _tree(IsentropeError):
         texts.setdefault(kind.exit_code, []).append(f"{kind.__name__}: {unwrapped(kind.__doc__ or '')}")
-    return [Entry(Sort.EXIT_CODE, str(code), "\n\n".join(texts[code]), "exit_codes") for code in sorted(texts)]
+    return [HelpEntry(Sort.EXIT_CODE, str(code), "\n\n".join(texts[code]), "exit_codes") for code in sorted(texts)]
 
 
 def _tree(kind: type[IsentropeError]) -> Iterator[type[IsentropeError]]:

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
+from isentrope.handbook.docstrings import assigned_docstring, class_docstrings, unwrapped
+from isentrope.handbook.entry import HelpEntry, Sort
+from isentrope.handbook.light import FOLDER, light_module
+from isentrope.handbook.values import default_of, values_of
 from isentrope.learner.objective.schema import Dimension, Form, Kind
-from isentrope.reference.docstrings import assigned_docstring, class_docstrings, unwrapped
-from isentrope.reference.entry import Entry, Sort
-from isentrope.reference.light import FOLDER, light_module
-from isentrope.reference.values import default_of, values_of
 
 DIMENSIONS = FOLDER / "dimensions.py"
 
@@ -20,7 +20,7 @@ _FORMS = {
 }
 
 
-def stages() -> list[Entry]:
+def stages() -> list[HelpEntry]:
     """Return every dimension, followed by its kinds, each with its keys."""
     table = light_module(DIMENSIONS)
     found = [*_choices()]
@@ -42,36 +42,36 @@ def _by_name(text: str) -> dict[str, str]:
     return {name: meaning[0].upper() + meaning[1:] for name, meaning in zip(words[1::2], words[2::2], strict=True)}
 
 
-def _of_dimension(dimension: Dimension) -> Iterator[Entry]:
+def _of_dimension(dimension: Dimension) -> Iterator[HelpEntry]:
     module = next(iter(dimension.kinds.values())).function.__globals__["__doc__"]
     text = unwrapped(module).partition("\n\n")[0]
-    keys: tuple[Entry, ...] = ()
+    keys: tuple[HelpEntry, ...] = ()
     if dimension.keys is not None:
         texts = class_docstrings(DIMENSIONS, dimension.keys.__qualname__)
         keys = tuple(_keys(dimension.path, dimension.keys, texts))
-    yield Entry(Sort.STAGE, dimension.path, text, dimension.path, _FORMS[dimension.form], dimension.default, keys)
+    yield HelpEntry(Sort.STAGE, dimension.path, text, dimension.path, _FORMS[dimension.form], dimension.default, keys)
     yield from _kinds(dimension.path, dimension.kinds, single=dimension.form is Form.ONE)
 
 
-def _kinds(path: str, kinds: Mapping[str, Kind], *, single: bool) -> Iterator[Entry]:
+def _kinds(path: str, kinds: Mapping[str, Kind], *, single: bool) -> Iterator[HelpEntry]:
     for name, kind in kinds.items():
         text, arguments = split_docstring(kind.function.__doc__ or "")
         keys = tuple(_keys(f"{path}.{name}", kind.keys, arguments))
         table = f'{{ kind = "{name}" }}'
         value = f"learner.objective.{path} = {table if single else f'[{table}]'}"
-        yield Entry(Sort.STAGE, f"{path}.{name}", text, path, value, keys=keys)
+        yield HelpEntry(Sort.STAGE, f"{path}.{name}", text, path, value, keys=keys)
 
 
-def _keys(path: str, model: type[BaseModel], texts: Mapping[str, str]) -> Iterator[Entry]:
+def _keys(path: str, model: type[BaseModel], texts: Mapping[str, str]) -> Iterator[HelpEntry]:
     values = values_of(model)
     for name, field in model.model_fields.items():
-        yield Entry(Sort.KEY, f"{path}.{name}", texts.get(name, ""), path, values[name], default_of(field))
+        yield HelpEntry(Sort.KEY, f"{path}.{name}", texts.get(name, ""), path, values[name], default_of(field))
 
 
-def _choices() -> Iterator[Entry]:
+def _choices() -> Iterator[HelpEntry]:
     """Yield the keys that are one word."""
     texts = _by_name(assigned_docstring(DIMENSIONS, "CHOICES"))
     for path, words in light_module(DIMENSIONS)["CHOICES"].items():
         value = " or ".join(f'"{word}"' for word in words)
         text = texts.get(path.rpartition(".")[2], "")
-        yield Entry(Sort.KEY, path, text, "learner.objective", value, f'"{words[0]}"')
+        yield HelpEntry(Sort.KEY, path, text, "learner.objective", value, f'"{words[0]}"')

@@ -1,9 +1,9 @@
-"""Write the generated pages: `python -m isentrope.reference [FOLDER]`, by default into `docs`."""
+"""Write the generated pages: `python -m isentrope.handbook [FOLDER]`, by default into `docs`."""
 
 import sys
 from pathlib import Path
 
-from isentrope.reference import pages
+from isentrope.handbook import pages
 
 
 def write(folder: Path) -> None:

@@ -16,17 +16,17 @@ from rich.console import Console
 from isentrope import errors
 from isentrope.config import Config
 from isentrope.errors import ConfigError, IsentropeError
+from isentrope.handbook import pages
+from isentrope.handbook.catalogue import catalogue, find
+from isentrope.handbook.entry import HelpEntry, Sort
+from isentrope.handbook.keys import tables
+from isentrope.handbook.light import light_module
+from isentrope.handbook.outputs import files
+from isentrope.handbook.show import show, show_names
+from isentrope.handbook.stages import DIMENSIONS
 from isentrope.learner.objective import dimensions
 from isentrope.learner.objective.schema import Kind
 from isentrope.learner.records import FileRecord
-from isentrope.reference import pages
-from isentrope.reference.catalogue import catalogue, find
-from isentrope.reference.entry import Entry, Sort
-from isentrope.reference.keys import tables
-from isentrope.reference.light import light_module
-from isentrope.reference.outputs import files
-from isentrope.reference.show import show, show_names
-from isentrope.reference.stages import DIMENSIONS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -121,7 +121,7 @@ def test_nothing_like_it_points_to_the_list() -> None:
 
 def test_entries_load_nothing_heavy() -> None:
     code = (
-        "import sys; from isentrope.reference.catalogue import catalogue; catalogue();"
+        "import sys; from isentrope.handbook.catalogue import catalogue; catalogue();"
         "print(sorted({'torch', 'redis', 'ray', 'vllm', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
@@ -184,7 +184,7 @@ def _shown(name: str) -> str:
     return captured.get()
 
 
-def _stands_on(page: str, entry: Entry) -> bool:
+def _stands_on(page: str, entry: HelpEntry) -> bool:
     last = entry.name.removeprefix(f"{entry.group}.")
     return f"`{last}`" in page or f"# {entry.name}\n" in page
 

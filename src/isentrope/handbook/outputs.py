@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import get_args
 
+from isentrope.handbook.docstrings import field_docstrings, unwrapped
+from isentrope.handbook.entry import HelpEntry, Sort
+from isentrope.handbook.values import UNSET, values_of
+from isentrope.learner.json_files import JsonRecord
 from isentrope.learner.records import FILES
-from isentrope.learner.run_files import JsonRecord
-from isentrope.reference.docstrings import field_docstrings, unwrapped
-from isentrope.reference.entry import Entry, Sort
-from isentrope.reference.values import UNSET, values_of
 
 
 def files() -> dict[str, str]:
@@ -16,22 +16,22 @@ def files() -> dict[str, str]:
     return {kind.FILE: unwrapped(kind.__doc__ or "") for kind in FILES}
 
 
-def outputs() -> list[Entry]:
+def outputs() -> list[HelpEntry]:
     """Return every key of those files; keys of nested tables have the table's name before them."""
     return [entry for kind in FILES for entry in _keys(kind.FILE, "", kind)]
 
 
-def _keys(file: str, path: str, record: type[JsonRecord]) -> Iterator[Entry]:
+def _keys(file: str, path: str, record: type[JsonRecord]) -> Iterator[HelpEntry]:
     texts, values = field_docstrings(record), values_of(record)
     for name, field in record.model_fields.items():
         below = [each for each in _types(field.annotation) if issubclass(each, JsonRecord)]
         if not below:
             value = values[name].replace(UNSET, "null" if field.is_required() else "absent")
-            yield Entry(Sort.OUTPUT, path + name, texts.get(name, ""), file, value)
+            yield HelpEntry(Sort.OUTPUT, path + name, texts.get(name, ""), file, value)
         for each in below:
             yield from _keys(file, f"{path}{name}.", each)
     for pattern, text in record.PATTERNS.items():
-        yield Entry(Sort.OUTPUT, path + pattern, text, file, "number")
+        yield HelpEntry(Sort.OUTPUT, path + pattern, text, file, "number")
 
 
 def _types(annotation: object) -> list[type]:
