@@ -1,55 +1,148 @@
-"""Where the tests of a module are: at its own place under `tests`, or where the table below says."""
+"""Where the tests of a module are, and the subject of a test file: at the same place in the other tree, or in a table.
 
-from fnmatch import fnmatchcase
+Every file is named alone, so that a new module without tests is noticed, and so is an entry that nothing needs.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from source_files import Source
 
 RUN_BY = {
+    "actors/config.py": "isentrope/test_config.py",
     "actors/groups.py": "actors/test_worker.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
-    "kernels/bench/*": "kernels/test_bench.py",
-    "kernels/c*.py": "kernels/test_errors.py",
-    "kernels/*.py": "kernels/test_fused.py",
-    "learner/intake/ragged.py": "learner/intake/test_packing.py",
+    "kernels/base_2.py": "kernels/test_stats.py",
+    "kernels/bench/aot.py": "kernels/test_compiled.py",
+    "kernels/bench/cases.py": "kernels/test_bench.py",
+    "kernels/bench/measure.py": "kernels/test_bench.py",
+    "kernels/bench/peer_kernels.py": "kernels/test_bench.py",
+    "kernels/bench/peers.py": "kernels/test_bench.py",
+    "kernels/bench/report.py": "kernels/test_bench.py",
+    "kernels/bench/run.py": "kernels/test_bench.py",
+    "kernels/call.py": "kernels/test_checks.py",
+    "kernels/fused_row.py": "kernels/test_fused.py",
+    "kernels/gradient.py": "kernels/test_stats.py",
+    "kernels/limits.py": "kernels/test_golden_policy.py",
+    "kernels/ops.py": "kernels/test_compiled.py",
+    "kernels/policy.py": "kernels/test_golden_policy.py",
+    "kernels/row_list.py": "kernels/test_stats.py",
+    "learner/config.py": "isentrope/test_config.py",
     "learner/intake/plan_record.py": "learner/intake/test_ledger.py",
-    "learner/measures.py": "learner/test_records.py",
+    "learner/intake/ragged.py": "learner/intake/test_packing.py",
     "learner/json_files.py": "learner/test_records.py",
-    "learner/objective/*.py": "learner/objective/test_objective.py",
-    "learner/training/*.py": "learner/training/test_main.py",
+    "learner/measures.py": "learner/test_records.py",
+    "learner/objective/batch.py": "learner/objective/test_contract.py",
+    "learner/objective/dimensions.py": "learner/objective/test_presets.py",
+    "learner/objective/needs.py": "learner/objective/test_rules.py",
+    "learner/objective/run.py": "learner/objective/test_rules.py",
+    "learner/objective/run_facts.py": "learner/objective/test_rules.py",
+    "learner/objective/schema.py": "learner/objective/test_presets.py",
+    "learner/training/collectives.py": "learner/training/test_rank_group.py",
+    "learner/training/deepspeed_files.py": "learner/training/test_deepspeed_engine.py",
+    "learner/training/fault_points.py": "learner/training/test_checkpoint_store.py",
+    "learner/training/job.py": "learner/training/test_loop.py",
+    "learner/training/journal.py": "learner/training/test_metrics.py",
+    "learner/training/main.py": "learner/training/test_loop.py",
+    "learner/training/publisher.py": "learner/training/test_loop.py",
+    "learner/training/sinks.py": "learner/training/test_metrics.py",
+    "learner/training/trainer.py": "learner/training/test_every_method.py",
     "rollout/broker/evaluations.py": "rollout/broker/test_learner_port.py",
     "rollout/broker/fenced.py": "rollout/broker/test_learner_port.py",
+    "rollout/config.py": "isentrope/test_config.py",
     "rollout/wire/spec.py": "rollout/broker/test_run_view.py",
     "src/isentrope/check.py": "isentrope/test_cli.py",
     "src/isentrope/commands.py": "isentrope/test_cli.py",
-    "src/isentrope/launch/*": "system/test_own_run.py",
-    "src/isentrope/handbook/*": "isentrope/test_handbook.py",
-    "src/isentrope/report/*": "isentrope/report/test_report.py",
-    "*/config.py": "isentrope/test_config.py",
+    "src/isentrope/handbook/catalogue.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/docstrings.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/entry.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/exit_codes.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/keys.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/light.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/methods.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/outputs.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/pages.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/show.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/stages.py": "isentrope/test_handbook.py",
+    "src/isentrope/handbook/values.py": "isentrope/test_handbook.py",
+    "src/isentrope/launch/actors.py": "system/test_faults.py",
+    "src/isentrope/launch/broker.py": "system/test_own_run.py",
+    "src/isentrope/launch/driver.py": "system/test_own_run.py",
+    "src/isentrope/launch/logs.py": "system/test_own_run.py",
+    "src/isentrope/launch/model.py": "system/test_faults.py",
+    "src/isentrope/report/charts.py": "isentrope/report/test_report.py",
+    "src/isentrope/report/contents.py": "isentrope/report/test_summary.py",
+    "src/isentrope/report/figures.py": "isentrope/report/test_report.py",
+    "src/isentrope/report/page.py": "isentrope/report/test_report.py",
+    "src/isentrope/report/responses.py": "isentrope/report/test_report.py",
+    "src/isentrope/report/words.py": "isentrope/report/test_report.py",
 }
-"""Modules that have no test of their name -> a test that runs them, both by pattern; the first that fits counts."""
+"""Modules that have no test of their name -> a test that runs them."""
+
+WITHOUT_A_MODULE = {
+    "isentrope/report/test_report.py": "the whole page, which all modules of the package make together",
+    "kernels/test_compiled.py": "what needs a process of its own: torch.compile, bare imports, code for other GPUs",
+    "kernels/test_golden_policy.py": "published numbers, through the fused kernels and their plain twins alike",
+    "learner/intake/test_feeder_faults.py": "the feeder while processes die; without faults it is in test_feeder.py",
+    "learner/objective/test_contract.py": "what holds for every preset, through the whole objective",
+    "learner/training/test_every_method.py": "every preset through model, statistics, updates and metrics",
+    "rollout/broker/test_access.py": "the access rules that rollout/README.md gives to the server",
+    "rollout/broker/test_protocol_machine.py": "the protocol: all ports against each other, under faults",
+    "rollout/broker/test_scripts.py": "the broker's Lua scripts",
+}
+"""Test files that are named after neither a module nor a package -> what they test."""
+
+OF_NO_MODULE = {"golden", "project", "system"}
+"""Folders of tests about all of the program."""
 
 
 def test_every_module_has_a_test(sources: list[Source], root: Path) -> None:
-    homeless = [
-        source.name
-        for source in sources
-        if source.path.name not in ("__init__.py", "__main__.py")
-        if not any((root / "tests" / place).is_file() for place in (_mirrored(source), _run_by(source)))
-    ]
-    assert homeless == []
+    assert _bare(sources, _tests(root)) - RUN_BY.keys() == set()
 
 
-def test_every_pattern_is_needed(sources: list[Source], root: Path) -> None:
-    bare = [source for source in sources if not (root / "tests" / _mirrored(source)).is_file()]
-    used = {next((key for key in RUN_BY if fnmatchcase(source.name, key)), None) for source in bare}
-    assert RUN_BY.keys() - used == set()
+def test_every_entry_is_a_module_without_a_test_of_its_name(sources: list[Source], root: Path) -> None:
+    assert RUN_BY.keys() - _bare(sources, _tests(root)) == set()
 
 
-def _mirrored(source: Source) -> Path:
-    place = Path(source.name.removeprefix("src/"))
-    return place.with_name(f"test_{place.name}")
+def test_every_entry_leads_to_a_test(root: Path) -> None:
+    assert set(RUN_BY.values()) - _tests(root) == set()
 
 
-def _run_by(source: Source) -> str:
-    return next((test for key, test in RUN_BY.items() if fnmatchcase(source.name, key)), "missing")
+def test_every_test_file_has_a_subject(sources: list[Source], root: Path) -> None:
+    assert _without_subject(sources, _tests(root)) == WITHOUT_A_MODULE.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "test"),
+    [
+        ("kernels/bench/aot.py", "kernels/bench/test_aot.py"),
+        ("src/isentrope/cli.py", "isentrope/test_cli.py"),
+        ("src/isentrope/report/__init__.py", "isentrope/test_report.py"),
+    ],
+)
+def test_a_test_has_the_place_of_its_module(name: str, test: str) -> None:
+    assert _test_of(name) == test
+
+
+def _bare(sources: Iterable[Source], tests: set[str]) -> set[str]:
+    """Return the modules that have no test of their name."""
+    modules = {source.name for source in sources if source.path.name not in ("__init__.py", "__main__.py")}
+    return {module for module in modules if _test_of(module) not in tests}
+
+
+def _without_subject(sources: Iterable[Source], tests: set[str]) -> set[str]:
+    """Return the tests of modules that have the name of neither a module nor a package."""
+    subjects = {_test_of(source.name) for source in sources}
+    return {test for test in tests - subjects if test.partition("/")[0] not in OF_NO_MODULE}
+
+
+def _tests(root: Path) -> set[str]:
+    folder = root / "tests"
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("test_*.py")}
+
+
+def _test_of(name: str) -> str:
+    """Return the test that has the name of a module, or of the package whose `__init__.py` it is."""
+    place = Path(name.removeprefix("src/").removesuffix("/__init__.py")).with_suffix(".py")
+    return place.with_name(f"test_{place.name}").as_posix()
