@@ -30,7 +30,8 @@ class ActorsConfig(LeaseConfig):
     take processor cores from the engine."""
     drain_s: PositiveFloat = 30.0
     """Seconds in which a stopping actor may finish what it holds before it hands it back. Too low and generated tokens
-    are thrown away; too high delays the end of the run."""
+    are thrown away; too high delays the end of an actor that is told
+    to leave while the run goes on."""
     start_timeout_s: PositiveFloat = 600.0
     """Seconds an actor may take to start its engine, and then waits for its first weights. Too low ends the run while a
     large model still loads; too high shows late an actor that never comes up."""

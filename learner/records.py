@@ -113,7 +113,7 @@ class RunRecord(FileRecord):
     url_env: str
     """Environment variable that holds the broker's URL; used where `socket` is empty."""
     insecure: bool
-    """True if a connection to the broker without TLS is allowed."""
+    """True if a broker on another host may have no password."""
 
 
 class BatchTime(JsonRecord):

@@ -53,7 +53,8 @@ class DataConfig(Section):
     """Factor of each reward function, in their order; empty: all 1."""
     reward_timeout_s: PositiveFloat = 60.0
     """Seconds one call of the reward may take before its process is killed and the call repeated. Too low fails slow
-    verifiers, and their groups are retired; too high lets one endless call hold up a group for so long."""
+    verifiers, and their groups are retired; too high lets endless calls hold up a group for
+    three times as long, because a call is tried three times."""
     prompt: str = "prompt"
     """Column that holds the prompt: text as it is, or chat messages (`[{role, content}, ...]`) for the tokenizer's
     template."""
@@ -111,7 +112,8 @@ class WeightsConfig(Section):
 
     publish_every: PositiveInt = 1
     """Batches between two published versions. Higher saves writing and loading, and makes tokens older: it needs
-    `learner.staleness.max_lag` of at least one less. In `on_policy` every version is published."""
+    `learner.staleness.max_lag` of at least one less. A run that begins `on_policy` needs 1; one that is switched to it
+    publishes every version."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Newest versions kept on the disk, beside those that actors still use. Too few and an actor that is slow to load
     finds its version gone; each one more takes the size of the model."""
@@ -124,5 +126,5 @@ class LeaseConfig(Section):
     """Seconds between two signs of life; an actor that is silent for three of them loses its leases. Too low and a
     busy machine loses leases of actors that live; too high and the groups of a dead actor are late."""
     max_tries: PositiveInt = 5
-    """Leases of one group that may end with their actor's death before the group is retired as poisonous. Too low
-    retires good groups on unreliable machines; too high lets one bad prompt kill many actors."""
+    """Leases of one group that may end with their actor's death before the group is retired, with reason `tries`. Too
+    low retires good groups on unreliable machines; too high lets one bad prompt kill many actors."""

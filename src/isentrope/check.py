@@ -220,7 +220,7 @@ def _errors(stage: Callable[[], None]) -> Sequence[Exception]:
 
 def _placed(error: Exception, file: RunFile) -> Exception:
     """Return the error with file and line, if it only has the key."""
-    if not isinstance(error, IsentropeError):
+    if not isinstance(error, IsentropeError) or error.where.startswith(file.path.name):
         return error
     key, space, rest = error.where.partition(" ")
     table = key.partition(".")[0]

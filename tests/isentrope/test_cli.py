@@ -71,6 +71,16 @@ def test_mistake_is_three_lines_and_an_exit_code(
     assert "Ray starts" not in shown.out and not (run_file.parent / "runs").exists()
 
 
+def test_the_place_of_a_mistake_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    """Although the name of the file, `run.toml`, begins as that of a table."""
+    (run_file.parent / "model" / "config.json").unlink()
+    assert _run(monkeypatch, "check", run_file) == 64
+    shown = capsys.readouterr().err
+    assert "run.toml:6: model.path" in shown and shown.count("run.toml") == 1
+
+
 def test_divergence_with_one_on_policy_update_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
 ) -> None:
