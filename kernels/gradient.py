@@ -9,7 +9,7 @@ With y_j = (z_j log2(e) / T - m) - log2 s, p_j = 2^y_j, g = dL/dlogp, h = dL/dH 
 
 The target's column is rewritten once, after the row, so that the loop has no comparison. A row is walked from right to
 left: after a forward pass the cache still holds its right end, and a 16-bit gradient may then lie in the upper
-half of the float32 row it is computed from (`same_bytes`).
+half of the float32 row it is computed from.
 """
 
 import torch

@@ -22,7 +22,7 @@ class EntropyHistogram(JsonRecord):
 
 
 class EntropyLaw(JsonRecord):
-    """The line R = -a exp(H) + b through entropy H and reward R of every batch since the reference was last renewed.
+    """The line R = -a exp(H) + b through entropy H and reward R of every batch since the reference was last refreshed.
 
     Where groups are replaced for their outcome, R is the pass rate of all that were drawn. The interval holds the
     ceiling with 95 % confidence if residuals are independent and normal, which successive batches are not quite.

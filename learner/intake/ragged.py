@@ -1,6 +1,6 @@
 """One batch as it travels: from the groups as they were decoded to the ranks, without padding.
 
-Rank 0 makes a `RaggedBatch` of groups and sends it to the other ranks as bytes. Does not import torch.
+Rank 0 makes a `RaggedBatch` of groups and sends it to the other ranks as bytes.
 
 P prompts, L tokens of all prompts, N responses, S tokens of all responses, R responses that are missing.
 """

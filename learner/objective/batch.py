@@ -1,9 +1,9 @@
 """The records that stages read and write: a batch of responses, the batch prepared for its updates, a part of the loss.
 
-Letters: P prompts, G responses of a
-group, N responses of a batch (P * G), S tokens of all responses, T tokens of the longest (the others are padded on the
-right), U updates. Every rank holds the whole batch, on the CPU: its per-token scalars are small, and what is computed
-from all of them is then exact and the same on every rank. Floats are float32 in runs and float64 in tests.
+Letters: P prompts, G responses of a group, N responses of a batch (P * G), S tokens of all responses, T tokens of the
+longest (the others are padded on the right), U updates. Every rank holds the whole batch, on the CPU: its per-token
+scalars are small, and what is computed from all of them is then exact and the same on every rank. Floats are float32 in
+runs and float64 in tests.
 """
 
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ class Batch(Responses[Tensor]):
     statistics: Moments
     """[N, T] each: of the learner's policy before the first update of this batch."""
     logp_ref: Tensor | None = None
-    """[N, T]: from the frozen reference model."""
+    """[N, T]: from the reference model, which only `reset` changes."""
     supplied: Mapping[str, Tensor] = field(default_factory=dict)
     """Some of `SUPPLIED`, by name."""
 

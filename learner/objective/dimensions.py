@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from isentrope.learner.objective.batch import BATCH_NAMES
-from isentrope.learner.objective.schema import Dimension, Form, Function, Kind, NonNegative, kind_of, kinds
+from isentrope.learner.objective.schema import Choice, Dimension, Form, Function, Kind, NonNegative, kind_of, kinds
 from isentrope.learner.objective.stages import (
     advantage,
     auxiliary,
@@ -29,12 +29,25 @@ from isentrope.learner.objective.stages import (
 )
 
 CHOICES = {
-    "stats": ("old", "rollout", "microbatch"),
-    "ratio.routing": ("none", "learner", "engine"),
-    "ratio.sampling_mask": ("none", "engine"),
+    "stats": Choice(
+        ("old", "rollout", "microbatch"),
+        "Where selections take their statistics from. "
+        '"old": the learner before the first update, over the whole batch. '
+        '"rollout": the sampling engine, over the whole batch, without a pass of the learner. '
+        '"microbatch": the current policy, over one micro-batch at a time; the result then depends on the packing.',
+    ),
+    "ratio.routing": Choice(
+        ("none", "learner", "engine"),
+        'Whose choice of experts log-probabilities are computed with. "none": each pass makes its own. The other '
+        "values need routing replay, which is not implemented, and are refused.",
+    ),
+    "ratio.sampling_mask": Choice(
+        ("none", "engine"),
+        'Over whose choice of tokens log-probabilities are renormalised. "none": the whole vocabulary. "engine" needs '
+        "sampling-mask replay, which is not implemented, and is refused.",
+    ),
 }
-"""Keys that are one word, the first if unset. stats: where selections take their statistics from. routing: whose choice
-of experts log-probabilities are computed with. sampling_mask: over whose choice of tokens they are renormalised."""
+"""Keys that are one word, by their place below `learner.objective`."""
 
 
 class KlKeys(BaseModel):

@@ -1,9 +1,9 @@
 """Rules of the fused kernels for an objective, derived from its dimensions, and a micro-batch's inputs to a kernel.
 
-A batch's selections, masks, corrections and denominators are fixed by
-`Objective.prepare`, so to a kernel they are weights and verdicts per token; what is left for it is the surrogate of one
-token, the bonus, and a penalty on selected tokens. Everything else takes the generic path: `Objective.token_loss` on
-the log-probabilities and entropies that `kernels` gives.
+A batch's selections, masks, corrections and denominators are fixed by `Objective.prepare`, so to a kernel they are
+weights and verdicts per token; what is left for it is the surrogate of one token, the bonus, and a penalty on selected
+tokens. Everything else takes the generic path: `Objective.token_loss` on the log-probabilities and entropies that
+`kernels` gives.
 
 A kernel does not clamp log ratios of the penalty: beyond +-20 its gradient goes on where the generic one ends.
 """

@@ -190,7 +190,7 @@ class Objective:
         """Batches' worth of groups of one outcome that may be replaced for one batch."""
         return max((int(stage.params.get("refill", 0)) for stage in self.filter), default=0)
 
-    def renewed_at(self, state: ControllerStates) -> int | None:
+    def refreshed_at(self, state: ControllerStates) -> int | None:
         """Return the batch after which the reference was last refreshed; None: it is the run's first model."""
         last = state.get("reset", {}).get("last", -1.0)
         return int(last) if last >= 0 else None

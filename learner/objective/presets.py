@@ -156,7 +156,7 @@ class _Merging:
     """Tables while they are merged."""
 
     def __init__(self) -> None:
-        self.choices = {path: words[0] for path, words in CHOICES.items()}
+        self.choices = {path: choice.words[0] for path, choice in CHOICES.items()}
         self.tables: dict[str, dict[str, object] | list[dict[str, object]]] = {
             path: {"kind": dimension.default} if dimension.form is Form.ONE else []
             for path, dimension in DIMENSIONS.items()
@@ -169,8 +169,8 @@ class _Merging:
         for path, value in _by_path(tables, where):
             at = f"{where}.{path}"
             if path in CHOICES:
-                if value not in CHOICES[path]:
-                    raise unknown("value", str(value), CHOICES[path], at)
+                if value not in CHOICES[path].words:
+                    raise unknown("value", str(value), CHOICES[path].words, at)
                 self.choices[path] = str(value)
                 self.provenance[path] = source
                 continue

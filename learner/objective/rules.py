@@ -92,7 +92,7 @@ def _running(stages: Iterable[Stage], *functions: Function) -> list[Stage]:
 def _missing_needs(objective: Objective, facts: RunFacts) -> Findings:
     for need, key in needs(objective).items():
         if need not in facts.provided:
-            remedy = f'set {key} = "{CHOICES[key][0]}"' if key in CHOICES else "choose a method without it"
+            remedy = f'set {key} = "{CHOICES[key].words[0]}"' if key in CHOICES else "choose a method without it"
             yield Finding(key, f"needs {need}, which this version cannot supply yet", remedy)
 
 
@@ -293,7 +293,7 @@ def _reset(objective: Objective, facts: RunFacts) -> Findings:
         return
     if not any(term.keys.anchor == "ref" and acts(objective, term) for term in objective.kl):
         yield Finding(
-            "reset", "there is no divergence to a reference that a reset could renew", "add kl with anchor ref"
+            "reset", "there is no divergence to a reference that a reset could refresh", "add kl with anchor ref"
         )
     if not facts.evaluates:
         yield Finding(

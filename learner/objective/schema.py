@@ -66,6 +66,14 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A key that is one word. words: those it may be, the first if it is unset."""
+
+    words: tuple[str, ...]
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dimension:
     """A place in the objective that takes one stage, or several.
 

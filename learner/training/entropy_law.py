@@ -19,14 +19,14 @@ FEWEST = 10
 
 
 class RunningFit:
-    """The fit through every batch since the reference was last renewed, as a run goes on."""
+    """The fit through every batch since the reference was last refreshed, as a run goes on."""
 
-    def __init__(self, rows: Iterable[BatchRow], renewed_at: int | None) -> None:
-        """Go on behind `rows`; what lies before the batch `renewed_at` followed another reference."""
-        self._pairs = [pair_of(row) for row in rows if row.batch > (renewed_at or 0)]
+    def __init__(self, rows: Iterable[BatchRow], refreshed_at: int | None) -> None:
+        """Go on behind `rows`; what lies before the batch `refreshed_at` followed another reference."""
+        self._pairs = [pair_of(row) for row in rows if row.batch > (refreshed_at or 0)]
 
     def restart(self) -> None:
-        """Forget all batches: the reference is renewed, and entropy and reward follow another line from here."""
+        """Forget all batches: the reference is refreshed, and entropy and reward follow another line from here."""
         self._pairs = []
 
     def add(self, entropy: float, reward: float) -> EntropyLaw | None:

@@ -103,7 +103,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     ledger = Ledger(start.state.ledger)
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
     port = LearnerPort.fence(broker, incarnation, ledger.lwm, ledger.cursor, spec, control)
-    rank_group.build(start.folder, objective.renewed_at(start.state.controllers))
+    rank_group.build(start.folder, objective.refreshed_at(start.state.controllers))
     rules = AdmissionRules(
         token_max_lag=config.staleness.oldest_token,
         min_kept=config.staleness.min_kept,
@@ -170,7 +170,7 @@ class _Run:
     def _begin(self) -> None:
         new = self._parts.start.folder is None
         kept = -1 if new else self._batch
-        self._log.rewind(kept, self._parts.objective.renewed_at(self._controllers))
+        self._log.rewind(kept, self._parts.objective.refreshed_at(self._controllers))
         self._parts.evaluator.rewind(kept)
         self._parts.feeder.start(self._parts.publisher.write(self._batch))
         if new:
@@ -224,8 +224,8 @@ class _Run:
         self._log.write(ragged, facts, Surroundings(ready.record.mode, intake, version, actors))
         if self._batch < self._config.batches:
             evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
-            renewed = evaluated and self._evaluate()
-            if renewed or self._is_due(self._config.checkpoint_every):
+            refreshed = evaluated and self._evaluate()
+            if refreshed or self._is_due(self._config.checkpoint_every):
                 self._save()
         return True
 
@@ -288,13 +288,13 @@ class _Run:
             sink.write(newest.batch, scalars({"eval": row.to_json()}))
         if self._batch == self._config.batches or not row.prompts:
             return False  # no batch follows, or no prompt was answered
-        state, renew = self._parts.objective.after_evaluation(self._controllers, row.pass_at[1], self._batch)
+        state, refresh = self._parts.objective.after_evaluation(self._controllers, row.pass_at[1], self._batch)
         self._controllers = {name: dict(numbers) for name, numbers in state.items()}
-        if renew:
+        if refresh:
             logger.info("the reference was refreshed after batch %d, and the optimizer reset", self._batch)
-            self._parts.rank_group.renew(newest.version)
+            self._parts.rank_group.refresh(newest.version)
             self._log.restart_law()
-        return renew
+        return refresh
 
     def _save(self) -> None:
         start = self._parts.start.state

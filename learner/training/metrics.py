@@ -49,10 +49,10 @@ class BatchLog:
         self._law = RunningFit([], None)
         self._row_at_s = 0.0
 
-    def rewind(self, batch: int, renewed_at: int | None) -> None:
-        """Remove lines of later batches, -1: all; the reference was last refreshed after batch `renewed_at`."""
+    def rewind(self, batch: int, refreshed_at: int | None) -> None:
+        """Remove lines of later batches, -1: all; the reference was last refreshed after batch `refreshed_at`."""
         self._journal.rewind(batch)
-        self._law = RunningFit(self._journal.rows(), renewed_at)
+        self._law = RunningFit(self._journal.rows(), refreshed_at)
 
     def restart_law(self) -> None:
         """Fit only later batches, because the reference was refreshed."""

@@ -92,10 +92,10 @@ class RankGroup:
         """Return what is wrong with a checkpoint's files, each read by one rank; empty: nothing."""
         return self._give(CHECK, CheckArguments(folder=folder, files=dict(files)))
 
-    def build(self, checkpoint: Path | None, renewed_at: int | None) -> None:
+    def build(self, checkpoint: Path | None, refreshed_at: int | None) -> None:
         """Build network and optimizer, from `checkpoint` or new, and the reference if the objective needs one: the
-        model itself, or its state when it was refreshed after batch `renewed_at`."""
-        reference = None if renewed_at is None else reference_folder(self._root, renewed_at)
+        model itself, or its state when it was refreshed after batch `refreshed_at`."""
+        reference = None if refreshed_at is None else reference_folder(self._root, refreshed_at)
         if problem := self._give(BUILD, BuildArguments(checkpoint=checkpoint, reference=reference)):
             raise ConfigError(problem, where=f"model.path = {self._job.spec.model.path!r}")
 
@@ -113,10 +113,10 @@ class RankGroup:
         assert manifest is not None, "rank 0 writes"
         return manifest
 
-    def renew(self, version: int) -> None:
+    def refresh(self, version: int) -> None:
         """Copy the present weights, which are `version`, to the reference, and reset the optimizer. StorageError as in
         `publish`."""
-        self._give(RENEW, VersionArguments(version=version))
+        self._give(REFRESH, VersionArguments(version=version))
 
     def save(self, folder: Path, batch: int) -> dict[str, FileFacts]:
         """Write the full state into the empty `folder`, and return size and digest of every file. StorageError as in
@@ -196,15 +196,15 @@ class RankGroup:
         folder = version_folder(self._root, told.version)
         return write_version(engine.parameters(), folder, version=told.version, dtype=engine.dtype)
 
-    def _renew(self, told: VersionArguments) -> None:
+    def _refresh(self, told: VersionArguments) -> None:
         engine, reference = self._built.engine, self._built.reference
         assert reference is not None, "the objective has a reference"
-        renewed = reference.renewed(engine.parameters())
+        refreshed = reference.refreshed(engine.parameters())
         if self._collectives.rank:
-            _read_to_end(renewed)
+            _read_to_end(refreshed)
         else:
             folder = reference_folder(self._root, batch_of(told.version))
-            write(renewed, folder, version=told.version, dtype=engine.dtype)
+            write(refreshed, folder, version=told.version, dtype=engine.dtype)
         engine.forget_moments()
 
     def _save(self, told: SaveArguments) -> tuple[str, dict[str, FileFacts]]:
@@ -249,7 +249,7 @@ BUILD = RankOrder("build", BuildArguments, RankGroup._build)
 TRAIN = RankOrder("train", TrainArguments, RankGroup._train)
 SCORE = RankOrder("score", RaggedBatch, RankGroup._score)
 PUBLISH = RankOrder("publish", VersionArguments, RankGroup._publish)
-RENEW = RankOrder("renew", VersionArguments, RankGroup._renew)
+REFRESH = RankOrder("refresh", VersionArguments, RankGroup._refresh)
 SAVE = RankOrder("save", SaveArguments, RankGroup._save)
 END = RankOrder("end", JsonArguments, RankGroup._nothing)
 
@@ -260,7 +260,7 @@ ORDERS: dict[str, Callable[[RankGroup, bytes], None]] = {
     TRAIN.name: TRAIN.obey,
     SCORE.name: SCORE.obey,
     PUBLISH.name: PUBLISH.obey,
-    RENEW.name: RENEW.obey,
+    REFRESH.name: REFRESH.obey,
     SAVE.name: SAVE.obey,
     END.name: END.obey,
 }

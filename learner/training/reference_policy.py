@@ -39,7 +39,7 @@ class ReferencePolicy:
         return packed.to_padded(self._policy(packed, self._logp)).cpu()
 
     @torch.no_grad()
-    def renewed(self, parameters: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    def refreshed(self, parameters: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Copy every value, and yield it again; must be read to its end."""
         own = dict(self._policy.network.named_parameters())
         for name, value in parameters:
@@ -54,7 +54,7 @@ class ReferencePolicy:
             raise StorageError(f"the reference's weights cannot be read: {error}", where=str(folder)) from None
         shards = verify(manifest.model_copy(update={"folder": str(folder)}))
         tensors = (item for path in shards for item in load_file(path).items())
-        for _ in self.renewed(tensors):
+        for _ in self.refreshed(tensors):
             pass
 
     def _logp(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def test_a_key_of_a_stage_is_read_by_it_or_by_what_runs_it(kind: Kind, sources: 
 @pytest.mark.parametrize("key", REPLAYED)
 def test_replay_is_refused_by_the_name_of_its_key_with_reason_and_remedy(key: str) -> None:
     name = key.partition(".")[2]
-    for value in CHOICES[key][1:]:
+    for value in CHOICES[key].words[1:]:
         learner = LearnerConfig(method="grpo", objective={"ratio": {name: value}})
         opened = open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True)
         (error,) = refusals(opened)

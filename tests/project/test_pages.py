@@ -30,6 +30,9 @@ ELSEWHERE = {
 }
 """Files that are named and not in the checkout: what a run writes, what a user has, what is another project's."""
 
+TABLED = ("actors", "kernels", "learner", "learner/intake", "learner/objective", "rollout")
+"""Folders whose README has a table of modules."""
+
 HERE = {
     "isentrope --help",
     "isentrope help",
@@ -115,6 +118,14 @@ def test_files_that_are_named_exist(page: Path) -> None:
         if name not in ELSEWHERE and not (ROOT / name).exists() and not any(path.endswith(f"/{name}") for path in files)
     ]
     assert lost == []
+
+
+@pytest.mark.parametrize("name", TABLED)
+def test_a_table_of_modules_names_what_is_there_and_all_modules_beside_it(name: str) -> None:
+    named, lost = _modules(ROOT / name)
+    beside = {path for each in named if each.suffix == ".py" for path in each.parent.glob("[!_]*.py")}
+    assert lost == []
+    assert beside and sorted(beside - named) == []
 
 
 def test_every_command_runs_or_says_why_not() -> None:
@@ -215,6 +226,25 @@ def _anchors(markdown: str) -> set[str]:
     """Headings as GitHub makes links of them."""
     titles = re.findall(r"^#+ (.+)$", _without_code(markdown), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def _modules(folder: Path) -> tuple[set[Path], list[str]]:
+    """Return the modules, files and folders that tables of a README name in their first column, and the names that are
+    none. A name is looked up in the folder, and in those that its cell or the table's heading names, as `wire/`."""
+    named, lost = set[Path](), list[str]()
+    table = r"^\| *((?:module|file|folder)\b[^|]*)\|.*\n\|[-| ]+\n((?:\|.*\n)+)"
+    for heading, rows in re.findall(table, _text(folder / "README.md"), re.MULTILINE | re.IGNORECASE):
+        for row in rows.splitlines():
+            names = re.findall(r"`([^`]+)`", row.split("|")[1])
+            around = [each for each in (*re.findall(r"`([^`]+/)`", heading), *names) if each.endswith("/")]
+            for name in names:
+                places = [folder / each / (name + end) for each in (".", *around) for end in ("", ".py")]
+                found = next((place for place in places if place.exists()), None)
+                if found is None:
+                    lost.append(name)
+                else:
+                    named.add(found)
+    return named, lost
 
 
 def _commands(markdown: str) -> Iterator[str]:

@@ -21,17 +21,6 @@ def class_docstrings(path: Path, name: str) -> dict[str, str]:
     return _of_class(_node(path, name))
 
 
-def assigned_docstring(path: Path, name: str) -> str:
-    """Return the text below the assignment to a name in a file."""
-    body = _tree(path).body
-    for node, following in pairwise(body):
-        match node, following:
-            case ast.Assign(targets=[ast.Name(id=found)]), ast.Expr(value=ast.Constant(value=str(text))):
-                if found == name:
-                    return unwrapped(text)
-    return ""
-
-
 def unwrapped(text: str) -> str:
     """Return a docstring with each paragraph on one line."""
     paragraphs = inspect.cleandoc(text).split("\n\n")

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
-from isentrope.handbook.docstrings import assigned_docstring, class_docstrings, unwrapped
+from isentrope.handbook.docstrings import class_docstrings, unwrapped
 from isentrope.handbook.entry import HelpEntry, Sort
 from isentrope.handbook.light import FOLDER, light_module
 from isentrope.handbook.values import default_of, values_of
-from isentrope.learner.objective.schema import Dimension, Form, Kind
+from isentrope.learner.objective.schema import Choice, Dimension, Form, Kind
 
 DIMENSIONS = FOLDER / "dimensions.py"
 
@@ -70,8 +70,7 @@ def _keys(path: str, model: type[BaseModel], texts: Mapping[str, str]) -> Iterat
 
 def _choices() -> Iterator[HelpEntry]:
     """Yield the keys that are one word."""
-    texts = _by_name(assigned_docstring(DIMENSIONS, "CHOICES"))
-    for path, words in light_module(DIMENSIONS)["CHOICES"].items():
-        value = " or ".join(f'"{word}"' for word in words)
-        text = texts.get(path.rpartition(".")[2], "")
-        yield HelpEntry(Sort.KEY, path, text, "learner.objective", value, f'"{words[0]}"')
+    choices: dict[str, Choice] = light_module(DIMENSIONS)["CHOICES"]
+    for path, choice in choices.items():
+        value = " or ".join(f'"{word}"' for word in choice.words)
+        yield HelpEntry(Sort.KEY, path, choice.meaning, "learner.objective", value, f'"{choice.words[0]}"')

@@ -1,4 +1,4 @@
-"""`summary.json`: a run in twenty numbers."""
+"""`summary.json`: a run in a few numbers."""
 
 from collections.abc import Sequence
 from statistics import fmean

@@ -26,10 +26,10 @@ from isentrope.learner.training.collectives import Collectives  # noqa: E402
 from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts  # noqa: E402
 from isentrope.learner.training.model import load_policy  # noqa: E402
 
-ARRAYS = make_toy_rows(groups=6, group_size=4)
+RAGGED = make_toy_rows(groups=6, group_size=4)
 ADVANTAGE = torch.randn(24, generator=torch.Generator().manual_seed(0))
-TOKENS = float(ARRAYS.mask.sum())
-MASK = padded(ARRAYS).mask
+TOKENS = float(RAGGED.mask.sum())
+MASK = padded(RAGGED).mask
 SHARES = [
     [(0, 1, 2), (3, 4, 5, 6, 7, 8, 9), (10,)],
     [(11, 12, 13, 14, 15, 16, 17, 18, 19), (20, 21, 22, 23), ()],
@@ -56,7 +56,7 @@ def loss_of(packed: Packed, temperature: float, logits: Tensor, targets: Tensor,
 def reference(model: str) -> dict[str, Tensor]:
     """The gradient by plain PyTorch, in one process and one micro-batch."""
     policy = load_policy(model, dtype=torch.float32, device=CPU, gradient_checkpointing=False)
-    whole = pack(ARRAYS, range(24))
+    whole = pack(RAGGED, range(24))
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         y = torch.log_softmax(logits / 0.7, 1)
@@ -74,7 +74,7 @@ def make_engine(model: str, stage: int) -> TrainingEngine:
 
 
 def update(engine: TrainingEngine, *, factor: float = 1.0) -> UpdateFacts:
-    shares = [pack(ARRAYS, rows) for rows in SHARES[dist.get_rank()]]
+    shares = [pack(RAGGED, rows) for rows in SHARES[dist.get_rank()]]
     return engine.update(shares, partial(loss_of, factor=factor))
 
 

@@ -75,7 +75,7 @@ def test_groups_that_were_replaced_count() -> None:
     assert pair_of(make_row(entropy=0.5, reward=0.6, process=process)) == (0.5, 0.3)
 
 
-def test_a_renewed_reference_begins_another_line() -> None:
+def test_a_refreshed_reference_begins_another_line() -> None:
     rows = [row(batch) for batch in range(1, 15)]
     resumed, straight = RunningFit(rows, 4), RunningFit(rows[:4], None)
     straight.restart()

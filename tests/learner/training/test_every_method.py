@@ -27,9 +27,9 @@ from isentrope.learner.training.trainer import Schedule, Trainer
 CPU = torch.device("cpu")
 RIGHT = np.arange(16) % 5 == 1
 """One right answer in each of three groups, none in the fourth."""
-ARRAYS = [
-    replace(arrays, answer=np.arange(16) % 3, reward=RIGHT.astype(np.float64), correct=RIGHT)
-    for arrays in (make_toy_rows(groups=4, group_size=4, seed=number, number=number) for number in range(2))
+RAGGED = [
+    replace(ragged, answer=np.arange(16) % 3, reward=RIGHT.astype(np.float64), correct=RIGHT)
+    for ragged in (make_toy_rows(groups=4, group_size=4, seed=number, number=number) for number in range(2))
 ]
 
 
@@ -61,12 +61,12 @@ def test_it_moves_the_weights_and_says_how(
     engine.forget_moments()
     state: ControllerStates = objective.start()
     before = {name: value.clone() for name, value in engine.parameters()}
-    for number, arrays in enumerate(ARRAYS):
+    for number, ragged in enumerate(RAGGED):
         schedule = Schedule(seed=1, micro_batch_tokens=120, updates_per_batch=2, epochs=1, progress=number / 2)
-        facts = trainer.train(arrays, schedule, state)
+        facts = trainer.train(ragged, schedule, state)
         assert facts.applied == 2 and not facts.failed
         state = facts.state
-        row = written_row(tmp_path, arrays, facts)
+        row = written_row(tmp_path, ragged, facts)
         assert all(map(math.isfinite, scalars(row.to_json()).values()))
         assert set(row.objective.control or {}) == set(objective.start())
         assert (row.objective.kl_ref is not None) == (reference is not None)
@@ -78,7 +78,7 @@ def test_a_reward_without_answers_is_told_when_the_method_needs_them(
     alone: Collectives, engine: TrainingEngine
 ) -> None:
     trainer = Trainer(alone, engine, objective_of("seed_grpo"), None)
-    silent = replace(ARRAYS[0], answer=np.full(16, -1))
+    silent = replace(RAGGED[0], answer=np.full(16, -1))
     with pytest.raises(RewardError, match="final answers"):
         trainer.train(silent, Schedule(1, 120, 1, 1, 0.0), {})
 
@@ -89,8 +89,8 @@ def test_a_skipped_update_leaves_the_controllers_as_they_are(
     update, objective = engine.update, objective_of("advanced")
     trainer = Trainer(alone, engine, objective, None)
     schedule, start = Schedule(1, 120, 2, 1, 0.5), objective.start()
-    moved = trainer.train(ARRAYS[0], schedule, start)
+    moved = trainer.train(RAGGED[0], schedule, start)
     monkeypatch.setattr(engine, "update", lambda *given: replace(update(*given), applied=False))
-    skipped = trainer.train(ARRAYS[0], schedule, start)
+    skipped = trainer.train(RAGGED[0], schedule, start)
     assert moved.applied == 2 and moved.state != start
     assert skipped.applied == 0 and skipped.state == start

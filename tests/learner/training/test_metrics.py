@@ -32,14 +32,14 @@ from isentrope.learner.training.sinks import Prometheus, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
 
-ARRAYS = make_toy_rows(groups=3, group_size=4, number=6)
+RAGGED = make_toy_rows(groups=3, group_size=4, number=6)
 
 
-def facts_of_batch(*applied: bool, arrays: RaggedBatch = ARRAYS) -> BatchFacts:
+def facts_of_batch(*applied: bool, ragged: RaggedBatch = RAGGED) -> BatchFacts:
     """A batch whose policy is the one that sampled, after updates of which some were applied."""
-    rows, longest = arrays.shape
+    rows, longest = ragged.shape
     entropy = torch.linspace(0.01, 3.0, rows * longest).view(rows, longest)
-    measured = padded(arrays, padded(arrays).logp_rollout + 0.5, entropy)
+    measured = padded(ragged, padded(ragged).logp_rollout + 0.5, entropy)
     return facts_of(objective_of("grpo"), measured, *applied)
 
 
@@ -56,9 +56,9 @@ def facts_of(objective: Objective, batch: Batch, *applied: bool) -> BatchFacts:
 
 
 def test_a_line_is_what_was_trained(tmp_path: Path) -> None:
-    row = written_row(tmp_path, ARRAYS, facts_of_batch(True, True))
+    row = written_row(tmp_path, RAGGED, facts_of_batch(True, True))
     assert (row.batch, row.groups, row.responses) == (7, 3, 12)
-    assert row.tokens == int(ARRAYS.length.sum()) == sum(row.lag_hist.values())
+    assert row.tokens == int(RAGGED.length.sum()) == sum(row.lag_hist.values())
     assert row.logp_gap_mean == pytest.approx(0.5)
     assert row.entropy_hist is not None and sum(row.entropy_hist.counts) == row.tokens
     assert len(row.entropy_hist.edges) == len(row.entropy_hist.counts) + 1
@@ -69,7 +69,7 @@ def test_a_line_is_what_was_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", sorted(BatchRow.model_fields))
 def test_a_line_without_a_key_or_under_another_name_is_an_error(tmp_path: Path, key: str) -> None:
-    values = written_row(tmp_path, ARRAYS, facts_of_batch(True)).to_json()
+    values = written_row(tmp_path, RAGGED, facts_of_batch(True)).to_json()
     value = values.pop(key)
     if BatchRow.model_fields[key].is_required():
         with pytest.raises(ValidationError, match=key):
@@ -80,7 +80,7 @@ def test_a_line_without_a_key_or_under_another_name_is_an_error(tmp_path: Path, 
 
 @pytest.mark.parametrize("part", ["objective", "process", "time"])
 def test_parts_of_a_line_are_strict_too(tmp_path: Path, part: str) -> None:
-    values = json.loads(json.dumps(written_row(tmp_path, ARRAYS, facts_of_batch(True)).to_json()))
+    values = json.loads(json.dumps(written_row(tmp_path, RAGGED, facts_of_batch(True)).to_json()))
     values[part] |= {"renamed": 1.0}
     with pytest.raises(ValidationError, match="renamed"):
         BatchRow.model_validate(values)
@@ -93,7 +93,7 @@ def test_all_that_objectives_measure_is_declared_and_all_that_is_declared_is_mea
     found: set[str] = set()
     for number, method in enumerate(method_names()):
         facts = facts_of(objective_of(method), random_batch(seed=number, dtype=torch.float32), True)
-        found |= written_row(tmp_path, ARRAYS, facts).objective.model_fields_set
+        found |= written_row(tmp_path, RAGGED, facts).objective.model_fields_set
     law = make_row(objective=dict(MEASURES) | {"entropy_law": entropy_law.fit([0.1, 0.2, 0.3], [0.3, 0.2, 0.1])})
     found |= law.objective.model_fields_set
     assert Measures.model_fields.keys() <= found
@@ -105,7 +105,7 @@ def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path
     log = BatchLog(tmp_path, [], Stopwatch(), None)
     for number in range(entropy_law.FEWEST):
         facts = facts_of(objective_of("grpo"), random_batch(seed=number, dtype=torch.float32), True)
-        log.write(replace(ARRAYS, number=number), facts, AROUND)
+        log.write(replace(RAGGED, number=number), facts, AROUND)
     *early, last = json_files.read_lines(tmp_path, BatchRow)
     assert all(row.objective.entropy_law is None for row in early)
     fitted = entropy_law.fit([row.entropy for row in (*early, last)], [row.reward for row in (*early, last)])
@@ -113,26 +113,26 @@ def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path
 
 
 def test_lags_are_those_of_what_was_trained_and_what_was_masked_is_counted(tmp_path: Path) -> None:
-    lag = np.full_like(ARRAYS.lag, 1)
-    lag[: ARRAYS.length[0]] = 3
-    old = int(ARRAYS.length[0])
-    arrays = replace(ARRAYS, lag=lag, mask=ARRAYS.mask & (lag <= 2))
-    row = written_row(tmp_path, arrays, facts_of_batch(True, arrays=arrays))
+    lag = np.full_like(RAGGED.lag, 1)
+    lag[: RAGGED.length[0]] = 3
+    old = int(RAGGED.length[0])
+    ragged = replace(RAGGED, lag=lag, mask=RAGGED.mask & (lag <= 2))
+    row = written_row(tmp_path, ragged, facts_of_batch(True, ragged=ragged))
     assert (row.lag_max, row.lag_mean, row.tokens_masked) == (1, 1.0, old)
     assert row.lag_hist == {1: row.tokens}
 
 
 def test_skipped_updates_are_counted_and_left_out_of_means(tmp_path: Path) -> None:
-    row = written_row(tmp_path, ARRAYS, facts_of_batch(True, False, True))
+    row = written_row(tmp_path, RAGGED, facts_of_batch(True, False, True))
     assert (row.updates, row.skipped, row.grad_norm) == (3, 1, 2.0)
-    whole = written_row(tmp_path, ARRAYS, facts_of_batch(True))
+    whole = written_row(tmp_path, RAGGED, facts_of_batch(True))
     assert (row.loss, row.ratio_mean) == (whole.loss, whole.ratio_mean)
 
 
 def test_a_batch_without_an_update_or_a_token_has_a_line(tmp_path: Path) -> None:
-    assert written_row(tmp_path, ARRAYS, facts_of_batch(False)).ratio_mean == 1.0
-    nothing = replace(ARRAYS, mask=np.zeros_like(ARRAYS.mask))
-    row = written_row(tmp_path, nothing, facts_of_batch(False, arrays=nothing))
+    assert written_row(tmp_path, RAGGED, facts_of_batch(False)).ratio_mean == 1.0
+    nothing = replace(RAGGED, mask=np.zeros_like(RAGGED.mask))
+    row = written_row(tmp_path, nothing, facts_of_batch(False, ragged=nothing))
     assert (row.tokens, row.lag_max, row.entropy_hist) == (0, 0, None)
 
 
@@ -146,7 +146,7 @@ def test_a_pass_rate_counts_what_was_replaced() -> None:
 
 def test_a_line_says_the_pass_rate_of_what_was_drawn(tmp_path: Path) -> None:
     drawn = Drawn(4, {"stale": 1})
-    row = written_row(tmp_path, ARRAYS, facts_of_batch(True), drawn)
+    row = written_row(tmp_path, RAGGED, facts_of_batch(True), drawn)
     assert row.process.pass_rate_drawn == pytest.approx(row.pass_rate)
 
 

@@ -14,14 +14,14 @@ from isentrope.learner.objective.kernel_rules import rules_of
 from isentrope.learner.training.micro_batch import UpdateLoss
 
 TEMPERATURE = 0.7
-ARRAYS = make_toy_rows(groups=3, group_size=4, number=2)
+RAGGED = make_toy_rows(groups=3, group_size=4, number=2)
 ROWS = [5, 0, 7, 10]
 
 
 @pytest.fixture
 def logits() -> Tensor:
     torch.manual_seed(0)
-    return torch.randn(len(pack(ARRAYS, ROWS).target), VOCABULARY)
+    return torch.randn(len(pack(RAGGED, ROWS).target), VOCABULARY)
 
 
 def loss_of(method: str, logits: Tensor) -> tuple[UpdateLoss, Packed, LossRules]:
@@ -29,12 +29,12 @@ def loss_of(method: str, logits: Tensor) -> tuple[UpdateLoss, Packed, LossRules]
     objective = objective_of(method)
     rules = rules_of(objective)
     assert rules is not None
-    batch, packed = padded(ARRAYS), pack(ARRAYS, ROWS)
+    batch, packed = padded(RAGGED), pack(RAGGED, ROWS)
     now = torch.log_softmax(logits / TEMPERATURE, -1).gather(1, packed.target[:, None])[:, 0]
     old = batch.logp_rollout.clone()
     old[ROWS] = packed.to_padded(now + 0.3 * torch.randn(now.shape))
     rollout = old + 0.2 * torch.randn(old.shape) * batch.mask
-    batch = replace(padded(ARRAYS, old, torch.rand(batch.mask.shape) * batch.mask), logp_rollout=rollout)
+    batch = replace(padded(RAGGED, old, torch.rand(batch.mask.shape) * batch.mask), logp_rollout=rollout)
     prepared = objective.prepare(batch, [torch.arange(len(batch.group))] * 2)
     return UpdateLoss(objective, rules, prepared, 1, {}), packed, rules
 
@@ -62,9 +62,9 @@ def test_one_call_is_the_objective(method: str, logits: Tensor) -> None:
 
 def test_a_rank_without_work_adds_exactly_nothing() -> None:
     objective = objective_of("grpo")
-    batch = padded(ARRAYS, padded(ARRAYS).logp_rollout)
+    batch = padded(RAGGED, padded(RAGGED).logp_rollout)
     prepared = objective.prepare(batch, [torch.arange(len(batch.group))])
-    packed = pack(ARRAYS, [])
+    packed = pack(RAGGED, [])
     leaf = torch.randn(0, VOCABULARY, requires_grad=True)
     loss, _ = UpdateLoss(objective, None, prepared, 0, {})(packed, 1.0, leaf, packed.target)
     loss.backward()

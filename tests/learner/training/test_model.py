@@ -14,7 +14,7 @@ from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.training.model import Policy, load_policy
 
 CPU = torch.device("cpu")
-ARRAYS = make_toy_rows(groups=3, group_size=4)
+RAGGED = make_toy_rows(groups=3, group_size=4)
 
 
 def load(folder: Path, *, gradient_checkpointing: bool = False) -> Policy:
@@ -23,7 +23,7 @@ def load(folder: Path, *, gradient_checkpointing: bool = False) -> Policy:
 
 def logits_of(policy: Policy, rows: tuple[int, ...]) -> Tensor:
     """[K, V]"""
-    return policy(pack(ARRAYS, rows), lambda logits, targets: logits)
+    return policy(pack(RAGGED, rows), lambda logits, targets: logits)
 
 
 def row_by_row(network: PreTrainedModel, ragged: RaggedBatch, row: int) -> Tensor:
@@ -36,14 +36,14 @@ def row_by_row(network: PreTrainedModel, ragged: RaggedBatch, row: int) -> Tenso
 @torch.no_grad()
 def test_logits_are_those_of_each_response_alone(toy_model: Path) -> None:
     policy, rows = load(toy_model), (0, 3, 7, 11)
-    alone = torch.cat([row_by_row(policy.network, ARRAYS, row) for row in rows])
+    alone = torch.cat([row_by_row(policy.network, RAGGED, row) for row in rows])
     torch.testing.assert_close(logits_of(policy, rows), alone, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_targets_are_the_tokens_that_were_sampled(toy_model: Path) -> None:
-    targets = load(toy_model)(pack(ARRAYS, (2, 5)), lambda logits, targets: targets)
-    sampled = [tokens_of(ARRAYS, row) for row in (2, 5)]
+    targets = load(toy_model)(pack(RAGGED, (2, 5)), lambda logits, targets: targets)
+    sampled = [tokens_of(RAGGED, row) for row in (2, 5)]
     assert targets.tolist() == [*sampled[0], *sampled[1]]
 
 

@@ -62,7 +62,7 @@ def test_the_others_carry_out_what_rank_0_has_sent(
     sent: list[bytes] = []
     job = make_job("run", "unix:///nowhere", toy_model, tmp_path)
     objective = build(load_objective("prorl", {}, tmp_path), tmp_path, max_new_tokens=8)
-    arrays = make_toy_rows(groups=4, group_size=4)
+    ragged = make_toy_rows(groups=4, group_size=4)
     schedule = Schedule(seed=1, micro_batch_tokens=200, updates_per_batch=2, epochs=1, progress=0.5)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
@@ -70,12 +70,12 @@ def test_the_others_carry_out_what_rank_0_has_sent(
         patch.setattr(alone, "broadcast", sent.append)
         first = RankGroup(job, objective, alone)
         first.build(None, None)
-        trained = first.train(arrays, schedule, objective.start())
-        entropy = first.score(arrays).entropy
+        trained = first.train(ragged, schedule, objective.start())
+        entropy = first.score(ragged).entropy
         manifest = first.publish(version_of(1, 1))
         files = first.save(folder, 1)
         assert first.check(folder, files) == ""
-        first.renew(version_of(1, 1))
+        first.refresh(version_of(1, 1))
         first.idle()
         first.end()
     assert {message.partition(b"\n")[0].decode() for message in sent} == set(ORDERS)
@@ -86,5 +86,5 @@ def test_the_others_carry_out_what_rank_0_has_sent(
     other.follow()
     monkeypatch.setattr(alone, "broadcast", sent.append)
     assert trained.applied == 2
-    assert torch.equal(other.score(arrays).entropy, entropy)
+    assert torch.equal(other.score(ragged).entropy, entropy)
     assert other.publish(version_of(1, 1)).digest == manifest.digest

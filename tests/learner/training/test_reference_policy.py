@@ -13,8 +13,8 @@ from isentrope.learner.training.model import Policy, load_policy
 from isentrope.learner.training.reference_policy import KEPT, ReferencePolicy, reference_folder, write
 from isentrope.rollout.wire.types import version_of
 
-ARRAYS = make_toy_rows(groups=2, group_size=3)
-PACKED = pack(ARRAYS, range(6))
+RAGGED = make_toy_rows(groups=2, group_size=3)
+PACKED = pack(RAGGED, range(6))
 CPU = torch.device("cpu")
 
 
@@ -32,28 +32,28 @@ def moved(folder: Path) -> Policy:
 
 
 def test_it_gives_the_tempered_log_probabilities_of_its_network(toy_model: Path) -> None:
-    frozen = ReferencePolicy(policy_of(toy_model), 0.7, CPU)
+    reference = ReferencePolicy(policy_of(toy_model), 0.7, CPU)
     direct = policy_of(toy_model)(PACKED, lambda logits, targets: plain.logp_entropy(logits, targets, 0.7)[0])
-    torch.testing.assert_close(frozen.logp(PACKED), PACKED.to_padded(direct).detach())
-    assert not frozen.logp(PACKED)[~padded(ARRAYS).valid].any()
+    torch.testing.assert_close(reference.logp(PACKED), PACKED.to_padded(direct).detach())
+    assert not reference.logp(PACKED)[~padded(RAGGED).valid].any()
 
 
-def test_a_renewed_reference_is_the_policy_and_is_handed_on(toy_model: Path) -> None:
-    frozen, later = ReferencePolicy(policy_of(toy_model), 1.0, CPU), moved(toy_model)
-    before = frozen.logp(PACKED)
-    names = [name for name, _ in frozen.renewed(later.network.named_parameters())]
+def test_a_refreshed_reference_is_the_policy_and_is_handed_on(toy_model: Path) -> None:
+    reference, later = ReferencePolicy(policy_of(toy_model), 1.0, CPU), moved(toy_model)
+    before = reference.logp(PACKED)
+    names = [name for name, _ in reference.refreshed(later.network.named_parameters())]
     assert names == [name for name, _ in later.network.named_parameters()]
-    assert torch.equal(frozen.logp(PACKED), ReferencePolicy(later, 1.0, CPU).logp(PACKED))
-    assert not torch.equal(frozen.logp(PACKED), before)
+    assert torch.equal(reference.logp(PACKED), ReferencePolicy(later, 1.0, CPU).logp(PACKED))
+    assert not torch.equal(reference.logp(PACKED), before)
 
 
 def test_it_comes_back_from_the_disk_bit_by_bit(toy_model: Path, tmp_path: Path) -> None:
-    frozen, folder = ReferencePolicy(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 40)
+    reference, folder = ReferencePolicy(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 40)
     source = moved(toy_model).network.named_parameters()
-    write(frozen.renewed(source), folder, version=version_of(2, 40), dtype=torch.float32)
+    write(reference.refreshed(source), folder, version=version_of(2, 40), dtype=torch.float32)
     again = ReferencePolicy(policy_of(toy_model), 1.0, CPU)
     again.load(folder)
-    assert torch.equal(again.logp(PACKED), frozen.logp(PACKED))
+    assert torch.equal(again.logp(PACKED), reference.logp(PACKED))
 
 
 def test_only_the_newest_stay(toy_model: Path, tmp_path: Path) -> None:
@@ -64,11 +64,11 @@ def test_only_the_newest_stay(toy_model: Path, tmp_path: Path) -> None:
 
 
 def test_damage_and_absence_are_told(toy_model: Path, tmp_path: Path) -> None:
-    frozen, folder = ReferencePolicy(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 1)
+    reference, folder = ReferencePolicy(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 1)
     with pytest.raises(StorageError, match="cannot be read"):
-        frozen.load(folder)
+        reference.load(folder)
     write(policy_of(toy_model).network.named_parameters(), folder, version=version_of(1, 1), dtype=torch.float32)
     shard = next(folder.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(StorageError, match="size"):
-        frozen.load(folder)
+        reference.load(folder)

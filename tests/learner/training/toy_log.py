@@ -14,7 +14,7 @@ INTAKE = FeederStatus(ready=2, issued=9, trained=3, retired={"stale": 1}, idle_s
 AROUND = Surroundings(Mode.ASYNC, INTAKE, version=1 << 20, actors=1)
 
 
-def written_row(folder: Path, arrays: RaggedBatch, facts: BatchFacts, drawn: Drawn | None = None) -> BatchRow:
+def written_row(folder: Path, ragged: RaggedBatch, facts: BatchFacts, drawn: Drawn | None = None) -> BatchRow:
     """Write a batch, and return its line."""
-    BatchLog(folder, [], Stopwatch(), drawn).write(arrays, facts, AROUND)
+    BatchLog(folder, [], Stopwatch(), drawn).write(ragged, facts, AROUND)
     return BatchRow.model_validate_json((folder / BatchRow.FILE).read_bytes().splitlines()[-1])
