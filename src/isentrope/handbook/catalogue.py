@@ -35,7 +35,13 @@ def find(asked: str) -> list[HelpEntry]:
     found += [entry for entry in catalogue() if entry.group == name and entry not in found]
     if not found:
         raise _unknown(asked, name)
-    return sorted(found, key=lambda entry: entry.name != name)
+    return sorted(found, key=lambda entry: (not is_meant(entry, name), entry.sort is not Sort.KEY))
+
+
+def is_meant(entry: HelpEntry, name: str) -> bool:
+    """Return True for an entry of just this name, and for a key of the run file that ends in it."""
+    of_stage = bool(entry.written)
+    return entry.name == name or (entry.sort is Sort.KEY and not of_stage and entry.name.endswith(f".{name}"))
 
 
 def normal(asked: str) -> str:
@@ -52,7 +58,11 @@ def _names(entry: HelpEntry) -> Iterator[str]:
 
 
 def _fits(asked: str, name: str) -> bool:
-    return name == asked or name.endswith(f".{asked}") or ("*" in name and fnmatchcase(asked, name.rpartition(".")[2]))
+    return (
+        name == asked
+        or name.endswith(f".{asked}")
+        or ("*" in name and fnmatchcase(asked.rpartition(".")[2], name.rpartition(".")[2]))
+    )
 
 
 def _unknown(asked: str, name: str) -> ConfigError:

@@ -31,3 +31,5 @@ class HelpEntry:
     """Value of a key that is not set; empty: there is none, it must be set."""
     keys: tuple["HelpEntry", ...] = ()
     """Keys of a stage."""
+    written: str = ""
+    """Line of a run file that sets the key of a stage; empty: the name is the path."""

@@ -7,11 +7,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from isentrope.handbook.catalogue import catalogue, find, normal
+from isentrope.handbook.catalogue import catalogue, find, is_meant, normal
 from isentrope.handbook.entry import HelpEntry, Sort
 
 WHOLE = 3
-"""Entries that are shown whole; of more, only those that were asked for by their whole name are."""
+"""Entries that are shown whole; of more, only the keys of that name and what was asked for by its whole name are."""
 
 TITLES = {
     Sort.KEY: "Keys of the run file, by table",
@@ -25,7 +25,7 @@ TITLES = {
 def show(asked: str, console: Console) -> None:
     """Print the entries of a name; ConfigError if there are none."""
     found = find(asked)
-    whole = found if len(found) <= WHOLE else [entry for entry in found if entry.name == normal(asked)]
+    whole = found if len(found) <= WHOLE else [entry for entry in found if is_meant(entry, normal(asked))]
     shown = [*whole, *(key for entry in whole for key in entry.keys)]
     for entry in whole:
         _print_whole(entry, console)
@@ -62,8 +62,8 @@ def facts(entry: HelpEntry) -> str:
 def _print_whole(entry: HelpEntry, console: Console) -> None:
     where = f", {entry.group}" if entry.sort is Sort.OUTPUT else ""
     console.print(Text.assemble((entry.name, "bold"), "  ", (f"{entry.sort}{where}", "dim")))
-    texts = [Text(facts(entry), style="cyan"), Text(entry.text)] if facts(entry) else [Text(entry.text)]
-    for text in texts:
+    cyan = [Text(line, style="cyan") for line in (entry.written, facts(entry)) if line]
+    for text in [*cyan, Text(entry.text)]:
         console.print(Padding(text, (0, 0, 0, 2), expand=False))
     for key in entry.keys:
         name = Text.assemble((key.name.removeprefix(f"{entry.name}."), "bold"), "  ", (facts(key), "cyan"))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from pydantic import BaseModel
 
@@ -56,10 +57,20 @@ def _of_dimension(dimension: Dimension) -> Iterator[HelpEntry]:
 def _kinds(path: str, kinds: Mapping[str, Kind], *, single: bool) -> Iterator[HelpEntry]:
     for name, kind in kinds.items():
         text, arguments = split_docstring(kind.function.__doc__ or "")
-        keys = tuple(_keys(f"{path}.{name}", kind.keys, arguments))
-        table = f'{{ kind = "{name}" }}'
-        value = f"learner.objective.{path} = {table if single else f'[{table}]'}"
+        keys = tuple(
+            replace(key, written=_written(path, single, f'kind = "{name}"', f"{key.name.rpartition('.')[2]} = …"))
+            for key in _keys(f"{path}.{name}", kind.keys, arguments)
+        )
+        value = _written(path, single, f'kind = "{name}"')
         yield HelpEntry(Sort.STAGE, f"{path}.{name}", text, path, value, keys=keys)
+
+
+def _written(path: str, single: bool, *settings: str) -> str:
+    """Return the line of a run file that has these settings in a table of a dimension."""
+    table = f"{{ {', '.join(settings)} }}"
+    if path == "kl.tokens":
+        return f"learner.objective.kl = [{{ …, tokens = {table} }}]"
+    return f"learner.objective.{path} = {table if single else f'[{table}]'}"
 
 
 def _keys(path: str, model: type[BaseModel], texts: Mapping[str, str]) -> Iterator[HelpEntry]:
