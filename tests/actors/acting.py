@@ -32,6 +32,8 @@ T = TypeVar("T")
 class HeldGroupMaker(GroupMaker):
     """Makes groups when the test lets it: what is held stays in the making for as long as the test likes."""
 
+    held = 0
+    """Groups that have come and may not begin yet."""
     _allowed = math.inf
     _lets = Changes()
 
@@ -46,7 +48,9 @@ class HeldGroupMaker(GroupMaker):
 
     async def generate(self, order: Order) -> Generated:
         if self._allowed < math.inf:
+            self.held += 1
             await self._lets.until(lambda: self._allowed > 0)
+            self.held -= 1
         self._allowed -= 1
         return await super().generate(order)
 

@@ -211,7 +211,7 @@ def test_draining_finishes_what_is_held_and_hands_back_the_rest(
         run.learner.announce(versions[0].manifest)
         run.issue(64)
         async with run.actor() as life:
-            await run.leased(4)
+            await until(lambda: run.maker.held == 4, "four orders that the actor has begun, not only leased")
             run.drain.set()
             await run.until(lambda states: states["a1"].state is ActorStage.DRAINING)
             run.maker.let()
