@@ -2,7 +2,9 @@
 what they tell people to type works."""
 
 import ast
+import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -27,6 +29,7 @@ ELSEWHERE = {
     *("summary.json", "report.html", "learner-0.log"),
     *("rewards.py", "run.toml", "train.jsonl"),
     "transports/rollouts/types.py",
+    *("x.py", "test_x.py"),
 }
 """Files that are named and not in the checkout: what a run writes, what a user has, what is another project's."""
 
@@ -80,9 +83,9 @@ BY_OTHERS = {
 """Commands that another test, or CI, runs with the same or smaller arguments; of `.ci/run` a line is named."""
 
 NOT_RUN = {
-    "isentrope report": "needs the folder of a run; tests/isentrope/report writes the report of many",
     "make aot-3.6": "installs an older Triton from the network",
     "make bench": "installs the public kernels from the network",
+    "make results": "takes 20 minutes on a quiet machine, and writes into the checkout",
     "make lock": "asks the package index and rewrites the lock files",
     "pre-commit install": "writes into the checkout's .git",
 }
@@ -204,6 +207,13 @@ def test_readmes_run_file_and_reward_pass_the_check(
         cli.main()
     assert ended.value.code == 0, capsys.readouterr().err
     assert len([line for line in run_file.splitlines() if line.strip()]) <= 18
+
+
+def test_readmes_table_is_what_its_data_file_holds() -> None:
+    data = json.loads(_text(ROOT / "docs" / "results" / "demo.json"))
+    measure = runpy.run_path(str(ROOT / "docs" / "results" / "measure.py"))
+    assert {"command", "commit", "date", "machine", "runs", "versions"} <= data.keys()
+    assert measure["table"](data) in _text(ROOT / "README.md")
 
 
 @pytest.mark.slow

@@ -1,0 +1,164 @@
+"""Measure what README's table states, and put it there: runs the demo with every seed, method and mode of `RUNS`.
+
+    python docs/results/measure.py              # all runs, then the table; 20 minutes on two quiet cores
+    python docs/results/measure.py --table      # the table alone, from the numbers that are there
+
+Writes `demo.json` beside this file: commit, machine, command, date, and the numbers of each run. Runs of both modes
+alternate, so that what else the machine does meets both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(__file__).with_name("demo.json")
+README = ROOT / "README.md"
+
+SEEDS = (0, 1, 2)
+RUNS = (("grpo", "async"), ("grpo", "on_policy"), ("kl_cov", "async"))
+"""Method and mode of the runs of each seed."""
+
+BEGIN, END = "<!-- table of docs/results/demo.json -->", "<!-- end of table -->"
+
+KEPT = (
+    "batches",
+    "pass_at_1_before",
+    "pass_at_1_after",
+    "entropy_first",
+    "entropy_last",
+    "groups_trained",
+    "tokens_trained",
+    "tokens_per_second",
+    "learner_idle_share",
+    "seconds_total",
+    "seconds_startup",
+)
+"""What is kept of each run's `summary.json`."""
+
+Run = Mapping[str, Any]
+
+
+def main() -> None:
+    """Measure, unless only the table is wanted, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
+    parser.add_argument("--batches", type=int, default=None, help="shorter runs, to try this script")
+    options = parser.parse_args()
+    if not options.table:
+        DATA.write_text(json.dumps(measured(options.seeds, options.batches), indent=1) + "\n", encoding="utf-8")
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    before, found, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    if not found:
+        sys.exit(f"{README} has no place for the table: {BEGIN}")
+    README.write_text(f"{before}{BEGIN}\n{table(data)}{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def measured(seeds: Sequence[int], batches: int | None) -> dict[str, Any]:
+    """Run everything; the record of it."""
+    record: dict[str, Any] = {
+        "command": " ".join(["python", *(Path(sys.argv[0]).as_posix(), *sys.argv[1:])]),
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": _machine(),
+        "versions": {},
+        "runs": [],
+    }
+    for seed in seeds:
+        for method, mode in RUNS:
+            with tempfile.TemporaryDirectory() as folder:
+                run, versions = _run(method, mode, seed, batches, Path(folder) / "demo")
+            record["versions"] = versions
+            record["runs"].append(run)
+    return record
+
+
+def table(data: Mapping[str, Any]) -> str:
+    """The table of README, from the numbers."""
+    lines = [
+        "| `isentrope demo` | right, before → after | entropy, nats per token | groups/s | learner idle | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method, mode in RUNS:
+        runs = [run for run in data["runs"] if (run["method"], run["mode"]) == (method, mode)]
+        if runs:
+            lines.append(f"| {' | '.join(_cells(method, mode, runs))} |")
+    return "".join(line + "\n" for line in [*lines, "", _caption(data)])
+
+
+def groups_per_second(run: Run) -> float:
+    """Trained groups by the time after start-up, evaluations left out."""
+    return float(run["groups_trained"] * run["tokens_per_second"] / run["tokens_trained"])
+
+
+def _caption(data: Mapping[str, Any]) -> str:
+    seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in data["runs"]}))
+    machine, commit = data["machine"], data["commit"][:7]
+    where = f"{machine['processor']}, {machine['cores']} cores, {data['date']}, commit {commit}"
+    return f"Seeds {seeds}, in this order; single numbers are medians. {where}."
+
+
+def _cells(method: str, mode: str, runs: Sequence[Run]) -> list[str]:
+    arguments = [f"--method {method}"] if method != "grpo" else []
+    arguments += [f"--mode {mode}"] if mode != "async" else []
+    return [
+        f"`{' '.join(arguments)}`" if arguments else "as it is",
+        f"{_each(runs, 'pass_at_1_before')} → {_each(runs, 'pass_at_1_after')}",
+        f"{_each(runs, 'entropy_first')} → {_each(runs, 'entropy_last')}",
+        f"{statistics.median(map(groups_per_second, runs)):.0f}",
+        f"{statistics.median(run['learner_idle_share'] for run in runs):.0%}",
+        f"{statistics.median(run['seconds_total'] for run in runs) / 60:.1f}",
+    ]
+
+
+def _each(runs: Sequence[Run], key: str) -> str:
+    return ", ".join(f"{run[key]:.2f}" for run in sorted(runs, key=lambda run: run["seed"]))
+
+
+def _run(method: str, mode: str, seed: int, batches: int | None, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    options = ["--method", method, "--mode", mode, "--seed", str(seed)]
+    options += ["--batches", str(batches)] if batches is not None else []
+    command = [sys.executable, "-m", "isentrope.cli", "demo", *options, "--output-dir", str(folder)]
+    subprocess.run(command, check=True)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    run = {"command": f"isentrope demo {' '.join(options)}", "method": method, "mode": mode, "seed": seed}
+    return run | {key: summary[key] for key in KEPT}, summary["versions"]
+
+
+def _commit() -> str:
+    """The commit, with `-dirty` behind it if any of its source was changed."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "actors", "kernels", "learner", "rollout", "src")
+    return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+
+
+def _machine() -> dict[str, Any]:
+    cpu = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return {
+        "processor": cpu[0] if cpu else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": platform.system(),
+        "load_before": round(os.getloadavg()[0], 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
