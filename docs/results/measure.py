@@ -3,8 +3,9 @@
     python docs/results/measure.py              # all runs, then the table; 20 minutes on two quiet cores
     python docs/results/measure.py --table      # the table alone, from the numbers that are there
 
-Writes `demo.json` beside this file: commit, machine, command, date, and the numbers of each run. Runs of both modes
-alternate, so that what else the machine does meets both.
+Writes `demo.json` beside this file after each run: commit, machine, command, date, and the numbers of each run. Started
+again at the same commit it goes on where it was. Runs of both modes alternate, so that what else the machine does meets
+both.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from isentrope.rollout.wire.files import write_whole
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).with_name("demo.json")
@@ -56,7 +59,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=None, help="shorter runs, to try this script")
     options = parser.parse_args()
     if not options.table:
-        DATA.write_text(json.dumps(measured(options.seeds, options.batches), indent=1) + "\n", encoding="utf-8")
+        measure(options.seeds, options.batches)
     data = json.loads(DATA.read_text(encoding="utf-8"))
     before, found, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     if not found:
@@ -64,9 +67,9 @@ def main() -> None:
     README.write_text(f"{before}{BEGIN}\n{table(data)}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
-def measured(seeds: Sequence[int], batches: int | None) -> dict[str, Any]:
-    """Run everything; the record of it."""
-    record: dict[str, Any] = {
+def measure(seeds: Sequence[int], batches: int | None) -> None:
+    """Run everything that `demo.json` lacks of this commit, and write it after each run."""
+    record = _begun() or {
         "command": " ".join(["python", *(Path(sys.argv[0]).as_posix(), *sys.argv[1:])]),
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -74,13 +77,23 @@ def measured(seeds: Sequence[int], batches: int | None) -> dict[str, Any]:
         "versions": {},
         "runs": [],
     }
+    done = {(run["method"], run["mode"], run["seed"]) for run in record["runs"]}
     for seed in seeds:
         for method, mode in RUNS:
+            if (method, mode, seed) in done:
+                continue
             with tempfile.TemporaryDirectory() as folder:
-                run, versions = _run(method, mode, seed, batches, Path(folder) / "demo")
-            record["versions"] = versions
+                run, record["versions"] = _run(method, mode, seed, batches, Path(folder) / "demo")
             record["runs"].append(run)
-    return record
+            write_whole(DATA, json.dumps(record, indent=1) + "\n", durable=False)
+
+
+def _begun() -> dict[str, Any] | None:
+    """The record of this commit's runs, if some were made."""
+    if not DATA.exists():
+        return None
+    record: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
+    return record if record["commit"] == _commit() else None
 
 
 def table(data: Mapping[str, Any]) -> str:
