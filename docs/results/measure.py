@@ -115,10 +115,13 @@ def groups_per_second(run: Run) -> float:
 
 
 def _caption(data: Mapping[str, Any]) -> str:
-    seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in data["runs"]}))
+    seeds = sorted({run["seed"] for run in data["runs"]})
+    whose = f"Seed {seeds[0]}"
+    if len(seeds) > 1:
+        whose = f"Seeds {', '.join(map(str, seeds))}, in this order; single numbers are medians"
     machine, commit = data["machine"], data["commit"][:7]
     where = f"{machine['processor']}, {machine['cores']} cores, {data['date']}, commit {commit}"
-    return f"Seeds {seeds}, in this order; single numbers are medians. {where}."
+    return f"{whose}. {where}."
 
 
 def _cells(method: str, mode: str, runs: Sequence[Run]) -> list[str]:
