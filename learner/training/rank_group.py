@@ -254,15 +254,7 @@ SAVE = RankOrder("save", SaveArguments, RankGroup._save)
 END = RankOrder("end", JsonArguments, RankGroup._nothing)
 
 ORDERS: dict[str, Callable[[RankGroup, bytes], None]] = {
-    IDLE.name: IDLE.obey,
-    CHECK.name: CHECK.obey,
-    BUILD.name: BUILD.obey,
-    TRAIN.name: TRAIN.obey,
-    SCORE.name: SCORE.obey,
-    PUBLISH.name: PUBLISH.obey,
-    REFRESH.name: REFRESH.obey,
-    SAVE.name: SAVE.obey,
-    END.name: END.obey,
+    each.name: each.obey for each in (IDLE, CHECK, BUILD, TRAIN, SCORE, PUBLISH, REFRESH, SAVE, END)
 }
 """Function of each order; there are no other orders."""
 
