@@ -25,7 +25,7 @@ from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.ragged import make_ragged
-from isentrope.learner.objective.objective import Objective
+from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.rules import inert
 from isentrope.learner.objective.run_facts import run_facts
 from isentrope.learner.records import Outcome
@@ -97,7 +97,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         data_digest=evaluator.data_digest,
         mode=Mode(config.mode),
         ledger=LedgerState(),
-        controllers={name: dict(numbers) for name, numbers in objective.start().items()},
+        controllers=_stored(objective.start()),
     )
     start = choose_start(store, rank_group, new)
     ledger = Ledger(start.state.ledger)
@@ -213,7 +213,7 @@ class _Run:
         self._nonfinite = 0
         self._watch.add("stats_s", facts.statistics_s)
         self._watch.add("update_s", facts.updates_s)
-        self._controllers = {name: dict(numbers) for name, numbers in facts.state.items()}
+        self._controllers = _stored(facts.state)
         feeder.trained()
         self._batch += 1
         intake = feeder.status()  # before anything else is issued
@@ -289,7 +289,7 @@ class _Run:
         if self._batch == self._config.batches or not row.prompts:
             return False  # no batch follows, or no prompt was answered
         state, refresh = self._parts.objective.after_evaluation(self._controllers, row.pass_at[1], self._batch)
-        self._controllers = {name: dict(numbers) for name, numbers in state.items()}
+        self._controllers = _stored(state)
         if refresh:
             logger.info("the reference was refreshed after batch %d, and the optimizer reset", self._batch)
             self._parts.rank_group.refresh(newest.version)
@@ -330,3 +330,8 @@ class _Run:
                 self._publish()
         answer = {"mode": self._mode, "note": refusal, "requested_mode": None}
         self._parts.feeder.set_control(control.model_copy(update=answer))
+
+
+def _stored(states: ControllerStates) -> dict[str, dict[str, float]]:
+    """Return the state of the controllers as a checkpoint holds it."""
+    return {name: dict(numbers) for name, numbers in states.items()}
