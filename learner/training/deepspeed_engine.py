@@ -8,7 +8,7 @@ while the boundary between updates is set by hand. The only module that uses Dee
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from isentrope.learner.objective.batch import LossParts
 from isentrope.learner.training.deepspeed_files import ShardFiles, load_random_state
 from isentrope.learner.training.micro_batch import Loss
 from isentrope.learner.training.model import Policy
+from isentrope.learner.training.weight_source import WeightSource
 
 BUCKET_ELEMENTS = 50_000_000
 
@@ -89,11 +90,10 @@ class TrainingEngine:
             for value in state.values():
                 value.zero_()
 
-    def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield names as in the model's files and whole values, on the device. Every rank must read to the end."""
-        for name, parameter in self.policy.network.named_parameters():
-            with self._whole(parameter):
-                yield name, parameter.detach()
+    @property
+    def weights(self) -> WeightSource:
+        """The weights, to be written or copied; what it yields is whole on every rank."""
+        return WeightSource(self.policy.network, self._whole)
 
     def save(self, folder: Path) -> str:
         """Write this rank's part of the full state into the existing `folder`; return the error of the disk, or ""."""
@@ -140,12 +140,12 @@ class TrainingEngine:
         warmup = self._config.warmup_updates
         return self._config.learning_rate * min(1.0, (self.updates + 1) / warmup if warmup else 1.0)
 
-    def _whole(self, parameter: Tensor) -> contextlib.AbstractContextManager[Any]:
+    def _whole(self, parameters: Sequence[Tensor]) -> contextlib.AbstractContextManager[Any]:
         if self._config.zero_stage < 3:
             return contextlib.nullcontext()
         import deepspeed
 
-        gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter])
+        gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
         return gathered
 
 

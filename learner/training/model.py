@@ -5,6 +5,7 @@ M packed tokens, K targets, D hidden, V vocabulary.
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from isentrope.errors import ConfigError
 from isentrope.learner.intake.packing import Packed
+from isentrope.learner.training.weight_source import WeightSource
 
 Result = TypeVar("Result")
 PROBE_TOKENS = 4
@@ -78,6 +80,9 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient
     """Load the whole policy from the folder or id `path` onto the CPU. Runs no code from the model's folder.
 
     Without dropout: the ratio of a policy to itself must be 1.
+
+    Raises:
+        ConfigError: there is no such model, or a weight of it is not in its files.
     """
     varlen = device.type == "cuda" and dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
     try:
@@ -87,6 +92,7 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"model cannot be loaded: {reason}", where="model.path") from None
+    WeightSource(network).check(Path(path))
     network.eval()
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})

@@ -191,15 +191,15 @@ class RankGroup:
         """Gather the weights on every rank; write them on rank 0."""
         engine = self._built.engine
         if self._collectives.rank:
-            _read_to_end(engine.parameters())
+            _read_to_end(engine.weights.published())
             return None
         folder = version_folder(self._root, told.version)
-        return write_version(engine.parameters(), folder, version=told.version, dtype=engine.dtype)
+        return write_version(engine.weights.published(), folder, version=told.version, dtype=engine.dtype)
 
     def _refresh(self, told: VersionArguments) -> None:
         engine, reference = self._built.engine, self._built.reference
         assert reference is not None, "the objective has a reference"
-        refreshed = reference.refreshed(engine.parameters())
+        refreshed = reference.refreshed(engine.weights.in_memory())
         if self._collectives.rank:
             _read_to_end(refreshed)
         else:

@@ -79,7 +79,7 @@ def update(engine: TrainingEngine, *, factor: float = 1.0) -> UpdateFacts:
 
 
 def weights(engine: TrainingEngine) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in engine.parameters()}
+    return {name: value.clone() for name, value in engine.weights.in_memory()}
 
 
 def capture_gradient(engine: TrainingEngine) -> tuple[dict[str, Tensor], UpdateFacts]:

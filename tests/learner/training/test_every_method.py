@@ -60,7 +60,7 @@ def test_it_moves_the_weights_and_says_how(
     trainer = Trainer(alone, engine, objective, reference)
     engine.forget_moments()
     state: ControllerStates = objective.start()
-    before = {name: value.clone() for name, value in engine.parameters()}
+    before = {name: value.clone() for name, value in engine.weights.in_memory()}
     for number, ragged in enumerate(RAGGED):
         schedule = Schedule(seed=1, micro_batch_tokens=120, updates_per_batch=2, epochs=1, progress=number / 2)
         facts = trainer.train(ragged, schedule, state)
@@ -70,7 +70,7 @@ def test_it_moves_the_weights_and_says_how(
         assert all(map(math.isfinite, scalars(row.to_json()).values()))
         assert set(row.objective.control or {}) == set(objective.start())
         assert (row.objective.kl_ref is not None) == (reference is not None)
-    assert any(not torch.equal(before[name], value) for name, value in engine.parameters())
+    assert any(not torch.equal(before[name], value) for name, value in engine.weights.in_memory())
     assert json.loads(json.dumps(state)) == state and set(state) == set(objective.start())
 
 
