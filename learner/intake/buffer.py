@@ -20,6 +20,7 @@ from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import Group, batch_of, version_of
+from isentrope.rollout.wire.validation import Limits
 
 STALE = "stale"
 INVALID = "invalid"
@@ -231,9 +232,7 @@ class Buffer:
             entry.header,
             entry.payload,
             max_bytes=self._spec.max_record_bytes,
-            vocab_size=self._spec.vocab_size,
-            group_size=self._spec.sampling.group_size,
-            newest_version=self.newest_version,
+            limits=Limits(self._spec.vocab_size, self._spec.sampling.group_size, self.newest_version),
         )
 
     def _retire(self, seq: int, entry: str, reason: str) -> None:

@@ -6,7 +6,7 @@ P prompts, L tokens of all prompts, N responses, S tokens of all responses, R re
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.learner.objective.batch import Responses
-from isentrope.rollout.wire.types import Finish, Group, Int64, MissingReason, Response, batch_of
+from isentrope.rollout.wire.types import Finish, Group, Int64, Response, batch_of
 
 Array: TypeAlias = NDArray[Any]
 
@@ -33,6 +33,8 @@ class RaggedBatch(Responses[Array]):
     """[R]: number of the group that lacks a response which was asked for."""
     missing_reason: Int64
     """[R]: why, a `MissingReason`."""
+    missing_tokens: Int64
+    """[R]: tokens that it had when it failed."""
 
     @property
     def packed_length(self) -> Int64:
@@ -68,16 +70,14 @@ def make_ragged(
     number: int,
     token_max_lag: int,
     correct_above: float,
-    missing: Mapping[int, Sequence[MissingReason]] | None = None,
 ) -> RaggedBatch:
     """Lay the responses of `groups` end to end; the order in which groups are given does not matter.
 
     Args:
-        groups: whole groups of distinct seqs.
+        groups: groups of distinct seqs.
         number: batches trained before this one. Versions of an abandoned lineage may be ahead of it: their lag is 0.
         token_max_lag: older tokens are masked.
         correct_above: a response with a higher reward counts as correct.
-        missing: by seq, why each response is missing that was asked for and is not in the group.
     """
     groups = sorted(groups, key=lambda group: group.seq)
     responses = [response for group in groups for response in group.responses]
@@ -88,7 +88,7 @@ def make_ragged(
     names, source = np.unique([group.source for group in groups], return_inverse=True)
     answers = [response.answer for response in responses]
     answer = np.unique(answers, return_inverse=True)[1]
-    lacking = [(place, reason) for place, group in enumerate(groups) for reason in (missing or {}).get(group.seq, ())]
+    missing = [each for group in groups for each in group.missing]
     return RaggedBatch(
         number=number,
         source_names=tuple(str(name) for name in names),
@@ -107,8 +107,9 @@ def make_ragged(
         prompt=np.concatenate([group.prompt for group in groups]),
         prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
         tokens=np.concatenate([response.tokens for response in responses]),
-        missing_group=np.array([place for place, _ in lacking], np.int64),
-        missing_reason=np.array([reason for _, reason in lacking], np.int64),
+        missing_group=np.repeat(np.arange(len(groups)), [len(group.missing) for group in groups]),
+        missing_reason=np.array([each.reason for each in missing], np.int64),
+        missing_tokens=np.array([each.tokens for each in missing], np.int64),
     )
 
 

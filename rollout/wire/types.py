@@ -1,7 +1,7 @@
 """The records that actors and learner exchange. Imports NumPy only: neither torch nor redis.
 
-Shape letters: P prompts, G responses of a group, T tokens of a response, K version spans. Log-probabilities are float32
-nats.
+Shape letters: P prompts, G responses of a group, L tokens of a prompt, T tokens of a response, K version spans.
+Log-probabilities are float32 nats.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
+Experts = NDArray[np.uint8] | NDArray[np.uint16]
 
 Versions = TypeVar("Versions", int, Int64)
 
@@ -51,10 +52,38 @@ class Finish(StrEnum):
 
 
 class MissingReason(IntEnum):
-    """Reason why a response is missing from its group, which then holds fewer than were asked for."""
+    """Reason why a response that was asked for has no outcome; it never stands for a reward of 0.
 
-    UNSTATED = 0
-    """The reason is not stated."""
+    The numbers are those on the wire: a new reason takes a new number.
+    """
+
+    ENGINE = 1
+    """The engine did not finish its request."""
+    REWARD = 2
+    """The reward functions gave no number for it: they raised, timed out, or returned none."""
+    ENVIRONMENT = 3
+    """A tool or an environment failed."""
+    RECORD = 4
+    """Its record is not valid, as with a log-probability that is not a number."""
+    TOO_LONG = 5
+    """The prompt left no room for it."""
+
+    @property
+    def word(self) -> str:
+        """The reason as one word, by which retired groups and metrics are counted."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A response that was asked for and is not in its group.
+
+    index: its place among those asked for. tokens: number of tokens it had when it failed, 0 if that is not known.
+    """
+
+    index: int
+    reason: MissingReason
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +116,25 @@ class EvalOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class Steps:
+    """Judged steps of reasoning, S of them. start, end: [S], tokens start..end-1 of the response; ascending, disjoint.
+    correct: [S]."""
+
+    start: Int32
+    end: Int32
+    correct: Bool
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingMask:
+    """The tokens among which each token of a response was chosen, M in all. ids: [M], those of token t are
+    `ids[start[t]:start[t + 1]]`, ascending; none: the whole vocabulary. start: [T + 1]."""
+
+    ids: Int32
+    start: Int32
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """One sampled response.
 
@@ -95,6 +143,10 @@ class Response:
     span_start: [K] ascending, first is 0; span_version: [K]; token t has the version of the last span that starts at or
     before t. reward: the scalar the method uses. reward_parts: named components. answer: final-answer key, "" if the
     reward gives none. seed: sampling seed.
+
+    Only where a run supplies them: steps; sampling_mask; routing: [R, layers, slots] uint8 or uint16, the experts that
+    the engine chose for the last R of the L + T - 1 tokens that it read (prompt and response but for the last token),
+    at least the last T.
     """
 
     tokens: Int32
@@ -107,6 +159,9 @@ class Response:
     seed: int
     reward_parts: Mapping[str, float] = field(default_factory=dict)
     answer: str = ""
+    steps: Steps | None = None
+    sampling_mask: SamplingMask | None = None
+    routing: Experts | None = None
 
     def versions(self) -> Int64:
         """Return the policy version of every token: [T]."""
@@ -115,10 +170,25 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A response that was written by a demonstrator, not sampled. tokens: [T]; the other fields as in `Response`."""
+
+    tokens: Int32
+    reward: float
+    reward_parts: Mapping[str, float] = field(default_factory=dict)
+    answer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A prompt with its responses: the unit of lease, publication, advantage, training and commit.
 
-    prompt: [L] token ids. source: data set of the prompt. seconds: time spent in "queue", "generate" and "reward".
+    prompt: [L] token ids. responses: those with an outcome, in the order in which they were asked for. missing: those
+    without one, ascending by index. source: data set of the prompt. seconds: time spent in "queue", "generate" and
+    "reward".
+
+    Only where a run supplies them: greedy_reward, of a greedy response to the same prompt; demonstrations, which are
+    no part of `responses`.
     """
 
     seq: int
@@ -129,6 +199,9 @@ class Group:
     temperature: float
     source: str = "train"
     seconds: Mapping[str, float] = field(default_factory=dict)
+    missing: tuple[Missing, ...] = ()
+    greedy_reward: float | None = None
+    demonstrations: tuple[Demonstration, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

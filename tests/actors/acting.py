@@ -22,6 +22,7 @@ from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalResult, Group, WorkOrder
+from isentrope.rollout.wire.validation import Limits
 
 DATA: dict[str, Any] = {"train": "train.jsonl", "eval": "train.jsonl", "reward": "rewards:length"}
 SAMPLING: dict[str, Any] = {"group_size": 4, "max_new_tokens": 13}
@@ -108,8 +109,8 @@ class Run:
 
     def decode(self, entry: Entry) -> Group:
         assert entry.kind == "group", (entry.reason, entry.detail)
-        limits = {"max_bytes": self.spec.max_record_bytes, "vocab_size": self.spec.vocab_size}
-        return decode_group(entry.header, entry.payload, group_size=self.spec.sampling.group_size, **limits)
+        limits = Limits(self.spec.vocab_size, self.spec.sampling.group_size)
+        return decode_group(entry.header, entry.payload, max_bytes=self.spec.max_record_bytes, limits=limits)
 
     async def results(self, count: int) -> list[EvalResult]:
         return await self._come(count, self.learner.admit_eval, "results")

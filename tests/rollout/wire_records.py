@@ -1,5 +1,7 @@
 """Builders of valid records, and hypothesis strategies for them."""
 
+import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,19 @@ from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import Finish, Group, Response, WorkOrder, version_of
+from isentrope.rollout.wire.types import (
+    Demonstration,
+    Experts,
+    Finish,
+    Group,
+    Missing,
+    MissingReason,
+    Response,
+    SamplingMask,
+    Steps,
+    WorkOrder,
+    version_of,
+)
 from isentrope.rollout.wire.weights import Manifest
 
 VOCABULARY = 50
@@ -69,6 +83,23 @@ def make_group(seq: int = 0, *, version: int = version_of(1, 0), **changes: Any)
     return Group(**{**fields, **changes})
 
 
+def full_group(seq: int = 0) -> Group:
+    """A group with every optional field, and a response that is missing."""
+    response = make_response(
+        version_of(2, 3),
+        steps=Steps(np.array([0, 2], np.int32), np.array([1, 3], np.int32), np.array([True, False])),
+        sampling_mask=SamplingMask(np.array([1, 4, 3, 9], np.int32), np.array([0, 2, 2, 4], np.int32)),
+        routing=np.arange(16, dtype=np.uint8).reshape(4, 2, 2),
+    )
+    return make_group(
+        seq,
+        responses=(response, response),
+        missing=(Missing(1, MissingReason.ENGINE, 5),),
+        greedy_reward=0.5,
+        demonstrations=(Demonstration(np.array([1, 2], np.int32), 1.0, {"format": 1.0}, "42"),),
+    )
+
+
 def answer(order: WorkOrder, *, version: int = version_of(1, 0), actor: str = "a1", **changes: Any) -> Group:
     """A group that fulfils `order`."""
     return make_group(order.seq, version=version, attempt=order.attempt, actor=actor, **changes)
@@ -100,11 +131,13 @@ def array(draw: st.DrawFn, values: st.SearchStrategy[Any], size: int, dtype: typ
 
 
 @st.composite
-def responses(draw: st.DrawFn) -> Response:
+def responses(draw: st.DrawFn, prompt_length: int = 1) -> Response:
+    """A response to a prompt of so many tokens, sometimes with fields that only some runs supply."""
     count = draw(st.integers(1, 12))
     starts = sorted({0, *draw(st.sets(st.integers(0, count - 1), max_size=3))})
+    tokens = array(draw, st.integers(0, VOCABULARY - 1), count, np.int32)
     return Response(
-        tokens=array(draw, st.integers(0, VOCABULARY - 1), count, np.int32),
+        tokens=tokens,
         logp_rollout=array(draw, st.floats(-(2.0**60), 0.0, width=32), count, np.float32),
         mask=array(draw, st.booleans(), count, np.bool_),
         span_start=np.array(starts, np.int32),
@@ -114,19 +147,58 @@ def responses(draw: st.DrawFn) -> Response:
         seed=draw(st.integers(0, (1 << 63) - 1)),
         reward_parts=draw(named),
         answer=draw(texts),
+        steps=draw(st.none() | steps(count)),
+        sampling_mask=draw(st.none() | sampling_masks(tokens)),
+        routing=draw(st.none() | routings(count, prompt_length)),
     )
+
+
+@st.composite
+def steps(draw: st.DrawFn, count: int) -> Steps:
+    places = sorted(draw(st.sets(st.integers(0, count), max_size=6)))
+    ends = [(start, end) for start, end in pairwise(places) if draw(st.booleans())]
+    start, end = (np.array([place[side] for place in ends], np.int32) for side in (0, 1))
+    return Steps(start, end, array(draw, st.booleans(), len(ends), np.bool_))
+
+
+@st.composite
+def sampling_masks(draw: st.DrawFn, tokens: NDArray[np.int32]) -> SamplingMask:
+    others = st.sets(st.integers(0, VOCABULARY - 1), max_size=3)
+    kept = [sorted({int(token), *draw(others)}) if draw(st.booleans()) else [] for token in tokens]
+    ids = np.array([each for ids in kept for each in ids], np.int32)
+    return SamplingMask(ids, np.cumsum([0, *map(len, kept)]).astype(np.int32))
+
+
+@st.composite
+def routings(draw: st.DrawFn, count: int, prompt_length: int) -> Experts:
+    shape = (draw(st.integers(count, count + prompt_length - 1)), draw(st.integers(1, 3)), draw(st.integers(1, 2)))
+    if draw(st.booleans()):
+        return array(draw, st.integers(0, 255), math.prod(shape), np.uint8).reshape(shape)
+    return array(draw, st.integers(0, 511), math.prod(shape), np.uint16).reshape(shape)
+
+
+@st.composite
+def demonstrations(draw: st.DrawFn) -> Demonstration:
+    tokens = array(draw, st.integers(0, VOCABULARY - 1), draw(st.integers(1, 6)), np.int32)
+    return Demonstration(tokens, draw(reals), draw(named), draw(texts))
 
 
 @st.composite
 def groups(draw: st.DrawFn) -> Group:
     length = draw(st.integers(1, 6))
+    found = draw(st.lists(responses(length), min_size=1, max_size=4))
+    lost = draw(st.lists(st.tuples(st.sampled_from(MissingReason), st.integers(0, 1 << 20)), max_size=3))
+    places = sorted(draw(st.permutations(range(len(found) + len(lost))))[: len(lost)])
     return Group(
         seq=draw(st.integers(0, (1 << 63) - 1)),
         attempt=draw(st.integers(0, 5)),
         actor=draw(texts),
         prompt=array(draw, st.integers(0, VOCABULARY - 1), length, np.int32),
-        responses=tuple(draw(st.lists(responses(), min_size=1, max_size=4))),
+        responses=tuple(found),
         temperature=draw(st.floats(1e-6, 1e6)),
         source=draw(texts),
         seconds=draw(named),
+        missing=tuple(Missing(place, *each) for place, each in zip(places, lost, strict=True)),
+        greedy_reward=draw(st.none() | reals),
+        demonstrations=tuple(draw(st.lists(demonstrations(), max_size=2))),
     )

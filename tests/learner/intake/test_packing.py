@@ -1,6 +1,7 @@
 """The ragged rows of a batch, and that packed and padded form are two views of the same tokens."""
 
 import io
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -13,7 +14,7 @@ from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.packing import make_batch, pack
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
-from isentrope.rollout.wire.types import Finish, Group, MissingReason, Response, version_of
+from isentrope.rollout.wire.types import Finish, Group, Missing, MissingReason, Response, version_of
 
 LAG = 2
 few = settings(max_examples=40)
@@ -214,11 +215,11 @@ def test_rewards_are_judged_before_they_are_rounded(dtype: torch.dtype) -> None:
 def test_a_missing_response_has_a_reason_of_its_own() -> None:
     found = [group(7, [1], response([2])), group(3, [1], response([2]), response([3]))]
     assert len(ragged_of(found).missing_group) == 0
-    missing = {7: [MissingReason.UNSTATED]}
-    ragged = make_ragged(found, number=0, token_max_lag=LAG, correct_above=0.5, missing=missing)
-    back = RaggedBatch.from_bytes(ragged.to_bytes())
+    found[0] = replace(found[0], missing=(Missing(0, MissingReason.ENGINE, 5),))
+    back = RaggedBatch.from_bytes(ragged_of(found).to_bytes())
     assert back.missing_group.tolist() == [1]  # the second by seq
-    assert [MissingReason(reason) for reason in back.missing_reason] == [MissingReason.UNSTATED]
+    assert [MissingReason(reason) for reason in back.missing_reason] == [MissingReason.ENGINE]
+    assert back.missing_tokens.tolist() == [5]
 
 
 def test_bytes_that_hold_code_are_refused() -> None:

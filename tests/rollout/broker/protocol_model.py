@@ -17,6 +17,7 @@ from isentrope.rollout.broker.learner_port import Entry, LearnerPort
 from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.types import Group, version_of
+from isentrope.rollout.wire.validation import Limits
 from isentrope.rollout.wire.weights import Manifest
 
 RUN = "protocol"
@@ -205,9 +206,7 @@ class Learner:
                 entry.header,
                 entry.payload,
                 max_bytes=1 << 20,
-                vocab_size=VOCABULARY,
-                group_size=1,
-                newest_version=self.version(),
+                limits=Limits(VOCABULARY, group_size=1, newest_version=self.version()),
             )
         except RecordError as error:
             replaced = self.storage.newest_claim > self.incarnation  # then versions it does not know are no lie

@@ -14,6 +14,7 @@ from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
+from isentrope.rollout.wire.validation import Limits
 
 VERSION = version_of(1, 0)
 
@@ -135,7 +136,7 @@ def test_a_published_group_reaches_the_learner_once_however_often_it_is_sent(
     group = answer(order)
     assert [actor.publish(group, order) for _ in range(3)] == ["done", "duplicate", "duplicate"]
     (entry,) = learner.admit(5, 0.0)
-    decoded = decode_group(entry.header, entry.payload, max_bytes=1 << 20, vocab_size=50, group_size=2)
+    decoded = decode_group(entry.header, entry.payload, max_bytes=1 << 20, limits=Limits(50, group_size=2))
     assert (decoded.seq, decoded.actor, entry.kind) == (0, "a1", "group")
     assert learner.admit(5, 0.0) == []
 

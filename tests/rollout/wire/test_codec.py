@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from wire_records import VOCABULARY, groups, make_group, make_response
+from wire_records import VOCABULARY, full_group, groups, make_group, make_response
 
 from isentrope.errors import RecordError
 from isentrope.rollout.wire.codec import (
@@ -28,7 +28,18 @@ from isentrope.rollout.wire.codec import (
     header_int,
     split_fields,
 )
-from isentrope.rollout.wire.types import EvalResult, Group, version_of
+from isentrope.rollout.wire.types import (
+    Demonstration,
+    EvalResult,
+    Finish,
+    Group,
+    Missing,
+    MissingReason,
+    SamplingMask,
+    Steps,
+    version_of,
+)
+from isentrope.rollout.wire.validation import Limits
 
 SCALE = int(os.environ.get("ISENTROPE_TEST_SCALE", "1"))
 LIMIT = 1 << 20
@@ -39,8 +50,8 @@ def wire_form(header: dict[str, Any]) -> dict[str, bytes]:
     return {key: value if isinstance(value, bytes) else str(value).encode() for key, value in header.items()}
 
 
-def decode(header: dict[str, Any], payload: bytes, **limits: Any) -> Group:
-    return decode_group(header, payload, **{"max_bytes": LIMIT, "vocab_size": VOCABULARY, **limits})
+def decode(header: dict[str, Any], payload: bytes, max_bytes: int = LIMIT, **limits: Any) -> Group:
+    return decode_group(header, payload, max_bytes=max_bytes, limits=Limits(**{"vocab_size": VOCABULARY, **limits}))
 
 
 def sealed(header: dict[str, Any], payload: bytes) -> dict[str, Any]:
@@ -74,6 +85,12 @@ def assert_holds(group: Group, newest_version: int) -> None:
     """What training relies on, written down without the codec."""
     assert group.seq >= 0 and group.attempt >= 0 and group.temperature > 0
     assert len(group.prompt) > 0 and len(group.responses) > 0
+    lost = [each.index for each in group.missing]
+    assert lost == sorted(set(lost)) and all(0 <= index < len(group.responses) + len(lost) for index in lost)
+    assert group.greedy_reward is None or np.isfinite(group.greedy_reward)
+    for demonstration in group.demonstrations:
+        assert len(demonstration.tokens) > 0 and np.isfinite(demonstration.reward)
+        assert all(0 <= token < VOCABULARY for token in demonstration.tokens.tolist())
     assert all(0 <= token < VOCABULARY for token in group.prompt.tolist())
     for response in group.responses:
         count = len(response.tokens)
@@ -85,6 +102,17 @@ def assert_holds(group: Group, newest_version: int) -> None:
         assert starts[0] == 0 and starts == sorted(set(starts)) and starts[-1] < count
         assert all(0 < version <= newest_version for version in response.versions().tolist())
         assert np.isfinite([response.reward, *response.reward_parts.values()]).all()
+        if response.steps is not None:
+            edges = np.stack([response.steps.start, response.steps.end], 1).ravel().tolist()
+            assert edges == sorted(edges) and all(0 <= edge <= count for edge in edges)
+            assert len(response.steps.correct) * 2 == len(edges)
+        if (kept := response.sampling_mask) is not None:
+            sets = [kept.ids[a:b].tolist() for a, b in zip(kept.start, kept.start[1:], strict=False)]
+            assert sum(map(len, sets)) == len(kept.ids) and len(sets) == count
+            assert all(token in ids for token, ids in zip(response.tokens.tolist(), sets, strict=True) if ids)
+            assert all(ids == sorted(set(ids)) and ids[0] >= 0 and ids[-1] < VOCABULARY for ids in sets if ids)
+        if response.routing is not None:
+            assert count <= len(response.routing) < count + len(group.prompt) and response.routing.ndim == 3
 
 
 # --- round trip
@@ -125,6 +153,76 @@ def test_decoding_copies_no_array() -> None:
     assert not response.tokens.flags.writeable and not response.tokens.flags.owndata
 
 
+SCHEMA_1 = (
+    {
+        "schema": 1,
+        "kind": "group",
+        "seq": 41,
+        "attempt": 1,
+        "actor": "a1",
+        "responses": 2,
+        "tokens": 5,
+        "version_min": 2097154,
+        "version_max": 2097155,
+        "bytes": 465,
+        "crc": 2243344862,
+    },
+    bytes.fromhex(
+        "88a373657129a7617474656d707401a56163746f72a26131a670726f6d707493a33c69349102c4080100000002000000a9726573706f"
+        "6e736573928aa6746f6b656e7393a33c69349103c40c010000000200000003000000a46c6f677093a33c66349103c40c000000bf0000"
+        "00bf000000bfa46d61736b93a37c75319103c403010001a77370616e5f617493a33c69349102c4080000000002000000a47370616e93"
+        "a33c69389102c41002002000000000000300200000000000a666696e697368a473746f70a6726577617264cb3ff0000000000000a570"
+        "6172747381a166cb3fe0000000000000a47365656407a6616e73776572a234328aa6746f6b656e7393a33c69349102c4080100000002"
+        "000000a46c6f677093a33c66349102c408000000bf000000bfa46d61736b93a37c75319102c4020101a77370616e5f617493a33c6934"
+        "9101c40400000000a47370616e93a33c69389101c4080300200000000000a666696e697368a66c656e677468a6726577617264cbbff0"
+        "000000000000a5706172747380a47365656407a6616e73776572a0ab74656d7065726174757265cb3ff0000000000000a6736f757263"
+        "65a46d617468a77365636f6e647381a867656e6572617465cb3ff8000000000000"
+    ),
+)
+"""Header and payload as the version of schema 1 wrote them."""
+
+
+def test_a_record_of_schema_1_is_read_and_is_whole() -> None:
+    version = version_of(2, 3)
+    first = make_response(
+        version,
+        span_start=np.array([0, 2], np.int32),
+        span_version=np.array([version - 1, version], np.int64),
+        mask=np.array([True, False, True]),
+        reward_parts={"f": 0.5},
+        answer="42",
+    )
+    second = make_response(version, tokens=2, finish=Finish.LENGTH, reward=-1.0)
+    written = make_group(41, attempt=1, source="math", seconds={"generate": 1.5}, responses=(first, second))
+    header, payload = SCHEMA_1
+    assert_equal(decode(wire_form(header), payload, group_size=2), written)
+    with pytest.raises(RecordError, match="group"):
+        decode(header, payload, group_size=3)
+
+
+def test_a_record_of_schema_1_has_no_field_of_schema_2() -> None:
+    header, payload = encode_group(full_group())
+    with pytest.raises(RecordError, match="field"):
+        decode({**header, "schema": 1}, payload)
+
+
+def test_missing_responses_count_among_those_that_were_asked_for() -> None:
+    header, payload = encode_group(full_group())
+    assert decode(header, payload, group_size=3).missing == full_group().missing
+    with pytest.raises(RecordError, match="group"):
+        decode(header, payload, group_size=2)
+
+
+@given(groups())
+@settings(max_examples=40)
+def test_what_only_some_runs_supply_costs_the_others_no_byte(group: Group) -> None:
+    plain = dataclasses.replace(group, greedy_reward=None, demonstrations=())
+    bare = [dataclasses.replace(each, steps=None, sampling_mask=None, routing=None) for each in plain.responses]
+    table = msgpack.unpackb(encode_group(dataclasses.replace(plain, responses=tuple(bare)))[1])
+    assert not {"greedy_reward", "demonstrations"} & table.keys()
+    assert not any({"steps", "sampling_mask", "routing"} & each.keys() for each in table["responses"])
+
+
 # --- refusals, on both ends
 
 
@@ -146,7 +244,37 @@ BAD: dict[str, tuple[str, Callable[[], Group]]] = {
     "seed": ("number", lambda: one(seed=-1)),
     "lone surrogate": ("field", lambda: make_group(actor="\ud800")),
     "long answer": ("field", lambda: one(answer="a" * 70_000)),
+    "missing twice": ("group", lambda: lacking(Missing(0, LOST), Missing(0, LOST))),
+    "missing beyond the group": ("group", lambda: lacking(Missing(3, LOST))),
+    "missing and all the others": ("group", lambda: lacking(*(Missing(i, LOST) for i in range(1024)))),
+    "negative tokens of a missing one": ("number", lambda: lacking(Missing(0, LOST, -1))),
+    "nan greedy reward": ("reward", lambda: make_group(greedy_reward=float("nan"))),
+    "empty demonstration": ("length", lambda: make_group(demonstrations=(Demonstration(ints(), 1.0),))),
+    "nan demonstration": ("reward", lambda: make_group(demonstrations=(Demonstration(ints(1), float("nan")),))),
+    "many demonstrations": ("group", lambda: make_group(demonstrations=(Demonstration(ints(1), 1.0),) * 65)),
+    "step without end": ("length", lambda: one(steps=Steps(ints(0), ints(), np.ones(1, np.bool_)))),
+    "empty step": ("spans", lambda: one(steps=Steps(ints(1), ints(1), np.ones(1, np.bool_)))),
+    "step past the end": ("spans", lambda: one(steps=Steps(ints(1), ints(4), np.ones(1, np.bool_)))),
+    "overlapping steps": ("spans", lambda: one(steps=Steps(ints(0, 1), ints(2, 3), np.ones(2, np.bool_)))),
+    "mask of fewer tokens": ("length", lambda: one(sampling_mask=SamplingMask(ints(1), ints(0, 1)))),
+    "mask starts fall": ("spans", lambda: one(sampling_mask=SamplingMask(ints(1, 2), ints(0, 2, 1, 2)))),
+    "mask without its token": ("tokens", lambda: one(sampling_mask=SamplingMask(ints(2), ints(0, 1, 1, 1)))),
+    "mask with an id twice": ("tokens", lambda: one(sampling_mask=SamplingMask(ints(1, 1), ints(0, 2, 2, 2)))),
+    "routing of fewer tokens": ("length", lambda: one(routing=np.zeros((2, 1, 1), np.uint8))),
+    "routing of more tokens": ("length", lambda: one(routing=np.zeros((5, 1, 1), np.uint8))),
+    "routing without layers": ("length", lambda: one(routing=np.zeros((3, 0, 1), np.uint8))),
+    "flat routing": ("length", lambda: one(routing=np.zeros(3, np.uint8))),
 }
+
+LOST = MissingReason.REWARD
+
+
+def ints(*values: int) -> Any:
+    return np.array(values, np.int32)
+
+
+def lacking(*missing: Missing) -> Group:
+    return make_group(missing=missing)
 
 
 def one(**changes: Any) -> Group:
@@ -323,6 +451,7 @@ def replaced(table: Any, rng: random.Random) -> Any:
 def forgeries(count: int) -> Iterator[tuple[dict[str, Any], bytes]]:
     rng = random.Random(0)
     records = [encode_group(make_group(seq, responses=group)) for seq, group in enumerate(sample_responses())]
+    records += [encode_group(full_group(seq)) for seq in range(2)]
     for _ in range(count):
         header, payload = rng.choice(records)
         if rng.random() < 0.5:
