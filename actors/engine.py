@@ -135,16 +135,19 @@ class Engine:
         return int(self._llm.model_config.max_model_len)
 
     async def generate(
-        self, prompt_ids: Int32, seeds: Sequence[int], *, max_tokens: int, temperature: float
+        self, prompt_ids: Int32, seeds: Sequence[int], *, max_tokens: int, temperature: float, stop: Sequence[str] = ()
     ) -> list[Sample]:
         """Return one response for each of `seeds`. Survives any number of loads; cancelling it ends its requests.
+
+        A response ends at the model's own end token, with the token that completes one of the texts `stop`, or after
+        `max_tokens`.
 
         Raises:
             EngineDiedError: the engine died meanwhile, or is dead.
         """
         prompt = prompt_ids.tolist()
         try:
-            return await self._call(self._samples(prompt, [_sampling(s, max_tokens, temperature) for s in seeds]))
+            return await self._call(self._samples(prompt, [_sampling(s, max_tokens, temperature, stop) for s in seeds]))
         except EngineGenerateError as error:
             raise self._died() from error
 
@@ -249,14 +252,16 @@ class Engine:
         )
 
 
-def _sampling(seed: int, max_tokens: int, temperature: float) -> SamplingParams:
+def _sampling(seed: int, max_tokens: int, temperature: float, stop: Sequence[str]) -> SamplingParams:
     return SamplingParams(
         seed=seed,
         max_tokens=max_tokens,
         temperature=temperature,
         logprobs=0,  # of the sampled token alone
         flat_logprobs=True,
-        detokenize=False,
+        stop=list(stop),
+        detokenize=bool(stop),  # vLLM looks for the texts in what it has decoded
+        skip_special_tokens=False,  # the text of a special token, such as <|im_end|>, may be one of them
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

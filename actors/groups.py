@@ -76,7 +76,11 @@ class GroupMaker:
         seeds = self._seeds(order)
         started = time.monotonic()
         samples = await self._engine.generate(
-            prompt.ids, seeds, max_tokens=sampling.max_new_tokens, temperature=sampling.temperature
+            prompt.ids,
+            seeds,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            stop=sampling.stop,
         )
         return Generated(order, prompt, seeds, samples, time.monotonic() - started)
 

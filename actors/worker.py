@@ -142,7 +142,7 @@ async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> 
         async with asyncio.TaskGroup() as group:
             engine = group.create_task(started(vllm.Engine.start(options)))
             rewards = group.create_task(stack.enter_async_context(scorer))
-            tokenizer = group.create_task(asyncio.to_thread(load_tokenizer, spec.model_dir))
+            tokenizer = group.create_task(asyncio.to_thread(load_tokenizer, spec.model_dir, chat=spec.model))
             prompts = group.create_task(asyncio.to_thread(prompts_of, spec))
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt
 
 
 class Section(BaseModel):
@@ -36,6 +36,12 @@ class ModelConfig(Section):
     max_model_len: PositiveInt | None = None
     """Longest prompt plus response, in tokens; unset: the model's own limit. Too low refuses or skips long prompts; too
     high makes the engine reserve key-value cache for lengths that never come."""
+    chat_template: str = ""
+    """Jinja template of chat prompts: its text, or `file:` and a path relative to the run file; empty: the tokenizer's
+    own. One that the model was not trained with puts every prompt into a form that it does not know."""
+    chat_template_args: dict[str, JsonValue] = {}
+    """Values of the template's variables, such as `{enable_thinking = false}`. A name that the template does not use is
+    refused."""
 
 
 class DataConfig(Section):
@@ -58,6 +64,9 @@ class DataConfig(Section):
     prompt: str = "prompt"
     """Column that holds the prompt: text as it is, or chat messages (`[{role, content}, ...]`) for the tokenizer's
     template."""
+    system_prompt: str = ""
+    """System message of chat prompts that do not begin with one: its text, or `file:` and a path relative to the run
+    file; empty: none. Prompts that are text are refused with it, because they have no place for it."""
     columns: dict[str, str] = {}
     """Renamed columns: name that the reward expects = name in the file."""
     too_long: Literal["error", "skip"] = "error"
@@ -85,6 +94,10 @@ class SamplingConfig(Section):
     max_new_tokens: PositiveInt = 1024
     """Longest response, in tokens. Too low cuts answers off, which then mostly count as wrong; too high lets a few
     long responses hold up a batch, and needs `learner.micro_batch_tokens` to match."""
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts that end a response, beside the model's own end token. The tokens up to the one that completes a text
+    belong to the response: they are trained, and the reward sees them. A text that occurs within good answers cuts them
+    off."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of probability that sampling keeps. Anything below 1 is refused: log-probabilities would be those of
     another distribution."""

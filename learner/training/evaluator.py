@@ -37,7 +37,7 @@ class Evaluator:
         self._rank_group = rank_group
         self._timeout_s = timeout_s
         self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
-        self._tokenizer = load_tokenizer(spec.model_dir)
+        self._tokenizer = load_tokenizer(spec.model_dir, chat=spec.model)
         self._figures = Journal(Path(spec.output_dir), EvalRow)
         self._samples = Journal(Path(spec.output_dir), SampleRow)
 

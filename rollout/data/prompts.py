@@ -147,7 +147,7 @@ class _File:
     """Rows of a data file."""
 
     def __init__(self, path: Path, data: DataConfig, seed: int) -> None:
-        self._shape = RowShape(data.prompt, data.columns, path.stem)
+        self._shape = RowShape(data.prompt, data.columns, path.stem, data.system_prompt)
         self._table = open_table(path, self._shape.row)
         self._order = lru_cache(maxsize=2)(self._permutation)  # orders in flight belong to this pass or the one before
         self._seed = seed

@@ -37,18 +37,19 @@ class RowShape:
     """Mapping from the columns of one data set to a `Row`.
 
     prompt: the column that holds the prompt. columns: name the reward expects = name in the data. source: name of the
-    data set.
+    data set. system: system message of chats that have none; empty: they stay without.
     """
 
     prompt: str
     columns: Mapping[str, str]
     source: str
+    system: str = ""
 
     def row(self, raw: Mapping[str, object], where: str) -> Row:
         """Return the row of `raw`, or a `DataError` that names the column and what to set."""
         columns = dict(raw)
         self._require(self.prompt, "data.prompt", columns, where)
-        prompt = checked_prompt(columns.pop(self.prompt), where)
+        prompt = _with_system(checked_prompt(columns.pop(self.prompt), where), self.system, where)
         renamed: dict[str, object] = {}
         for name, given in self.columns.items():
             self._require(given, f"data.columns.{name}", columns, where)
@@ -100,6 +101,21 @@ def checked_prompt(value: object, where: str) -> str | Messages:
         where=where,
         fix='a prompt is text, or a non-empty list of {"role": ..., "content": ...} messages',
     )
+
+
+def _with_system(prompt: str | Messages, system: str, where: str) -> str | Messages:
+    """Return the prompt with the message `system` before it, unless that is empty or the chat begins with its own."""
+    if not system:
+        return prompt
+    if isinstance(prompt, str):
+        raise DataError(
+            "the prompt is text, which has no place for data.system_prompt",
+            where=where,
+            fix='give the prompt as messages, [{"role": "user", "content": ...}], or leave data.system_prompt out',
+        )
+    if prompt[0]["role"] == "system":
+        return prompt
+    return [{"role": "system", "content": system}, *prompt]
 
 
 def _checked_message(message: object, where: str) -> dict[str, str]:

@@ -154,7 +154,7 @@ class Findings:
             return
         check_lengths(
             suspects,
-            load_tokenizer(model.path, self._file.where("model.path")),
+            load_tokenizer(model.path, self._file.where("model.path"), self._config.model),
             max_new_tokens=self._config.sampling.max_new_tokens,
             max_model_len=model.max_model_len,
         )

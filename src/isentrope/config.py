@@ -23,7 +23,7 @@ from isentrope.rollout.config import (
     WeightsConfig,
 )
 from isentrope.rollout.data.prompts import TASK
-from isentrope.runfile import RunFile, raise_all, read, validate
+from isentrope.runfile import RunFile, raise_all, read, read_text, validate
 
 MAY_CHANGE: Collection[str] = frozenset(
     {
@@ -87,9 +87,28 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, RunFile]:
 
 def accept(file: RunFile) -> tuple[Config, RunFile]:
     """Validate a run file that was read or made; errors as `load`."""
-    config = validate(file, Config)
+    config = with_texts(validate(file, Config), file)
     raise_all(list(contradictions(config, file)))
     return config, file
+
+
+def with_texts(config: Config, file: RunFile) -> Config:
+    """Return the configuration with the texts that it names by file, so that the digest and every machine have them.
+
+    Raises:
+        ConfigError: a file cannot be read, or a text is a file's name.
+    """
+    template = read_text(file, "model.chat_template", config.model.chat_template)
+    if template and "{" not in template:
+        raise ConfigError(
+            f"{template!r} is not a chat template: it has no {{{{ ... }}}}",
+            where=file.where("model.chat_template"),
+            fix="write file: and the path of a template, or the template itself",
+        )
+    system = read_text(file, "data.system_prompt", config.data.system_prompt)
+    model = config.model.model_copy(update={"chat_template": template})
+    data = config.data.model_copy(update={"system_prompt": system})
+    return config.model_copy(update={"model": model, "data": data})
 
 
 def digest(config: Config, objective: object) -> str:
@@ -168,6 +187,12 @@ def _sources(config: Config, file: RunFile) -> Iterator[ConfigError]:
             "key data.reward is missing",
             where=file.where("data.reward"),
             fix="name a reward: built-in, or module:function",
+        )
+    if data.system_prompt and task:
+        yield ConfigError(
+            f"the prompts of {data.train} are text, which has no place for data.system_prompt",
+            where=file.where("data.system_prompt"),
+            fix="leave it out",
         )
     if data.reward_weights and len(data.reward_weights) != len(config.rewards):
         yield ConfigError(

@@ -19,6 +19,9 @@ from isentrope.rollout.config import Section
 
 COMMAND_LINE = "command line"
 
+FILE = "file:"
+"""Prefix that tells the path of a text from the text."""
+
 Model = TypeVar("Model", bound=Section)
 
 _ALLOWED = {
@@ -87,6 +90,26 @@ def validate(file: RunFile, model: type[Model]) -> Model:
     except ValidationError as error:
         raise_all(_rewrite(file, model, error.errors(include_url=False)))
         raise
+
+
+def read_text(file: RunFile, key: str, value: str) -> str:
+    """Return a text that a run file gives as itself, or as `file:` and a path.
+
+    Raises:
+        ConfigError: the file cannot be read as text, or the text is the name of a file that exists.
+    """
+    if not value.startswith(FILE):
+        if "\n" not in value and value and (file.folder / value).is_file():
+            raise ConfigError(
+                f"{value!r} is the name of a file", where=file.where(key), fix=f'write {key} = "{FILE}{value}"'
+            )
+        return value
+    path = file.folder / value.removeprefix(FILE)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"cannot read {path}: {reason}", where=file.where(key), fix="check the path") from None
 
 
 def raise_all(errors: Sequence[Exception]) -> None:

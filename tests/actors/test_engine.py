@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 import pytest
-from tiny_model import Version, publish
+from tiny_model import VOCABULARY, Version, publish
 from waits import DEADLINE_S, is_alive, until
 
 from isentrope.errors import ConfigError, StorageError
@@ -161,6 +161,19 @@ def test_responses_end_at_the_end_token_or_at_the_limit(
     assert ended and len(ended) + len(cut) == len(samples)
     assert all(sample.tokens[-1] == 2 and (sample.tokens[:-1] != 2).all() for sample in ended)
     assert all(len(sample.tokens) == 100 and (sample.tokens != 2).all() for sample in cut)
+
+
+def test_responses_end_with_the_token_that_completes_a_stop_text(
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version]
+) -> None:
+    """It belongs to the response, with its log-probability; a special token's text is one too."""
+    stops = [">", "<bos>"]
+    runner.run(engine.load(versions[0].manifest))
+    samples = runner.run(engine.generate(PROMPT, list(range(64)), max_tokens=100, temperature=1.0, stop=stops))
+    ids = [VOCABULARY.index(stop) for stop in stops]
+    assert {sample.tokens[-1] for sample in samples if sample.finish == "stop"} >= set(ids)
+    assert all(not np.isin(sample.tokens[:-1], ids).any() for sample in samples)
+    assert max(_largest_error(sample, versions[:1], PROMPT) for sample in samples) < LOGP_TOLERANCE
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "incomplete", "foreign"])

@@ -55,6 +55,33 @@ def test_all_contradictions_are_told_together(tmp_path: Path) -> None:
     assert len(raised.value.exceptions) == 3
 
 
+def test_a_text_may_lie_in_a_file_and_is_then_part_of_the_digest(tmp_path: Path) -> None:
+    (tmp_path / "system.txt").write_text("Be brief.")
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    named = _load(tmp_path, FILE_DATA, "data.system_prompt=file:system.txt", "model.chat_template=file:chat.jinja")
+    written = _load(tmp_path, FILE_DATA, "data.system_prompt=Be brief.", "model.chat_template={{ messages }}")
+    assert named == written and named.data.system_prompt == "Be brief."
+    (tmp_path / "system.txt").write_text("Be long.")
+    other = _load(tmp_path, FILE_DATA, "data.system_prompt=file:system.txt", "model.chat_template=file:chat.jinja")
+    assert digest(other, "objective") != digest(named, "objective")
+
+
+@pytest.mark.parametrize(
+    ("override", "says", "fix"),
+    [
+        ("data.system_prompt=file:none.txt", "cannot read .*none.txt: No such file", "check the path"),
+        ("data.system_prompt=system.txt", "is the name of a file", 'data.system_prompt = "file:system.txt"'),
+        ("model.chat_template=none.jinja", "is not a chat template", "write file:"),
+        ("data.train=task:digit_walk", "no place for data.system_prompt", "leave it out"),
+    ],
+)
+def test_a_text_that_is_none_is_refused_at_its_key(tmp_path: Path, override: str, says: str, fix: str) -> None:
+    (tmp_path / "system.txt").write_text("Be brief.")
+    with pytest.raises(ConfigError, match=says) as raised:
+        _load(tmp_path, FILE_DATA, "data.system_prompt=Be brief.", override)
+    assert fix in raised.value.fix and raised.value.where.startswith("command line: ")
+
+
 def test_output_dir_is_relative_to_the_run_file(tmp_path: Path) -> None:
     config = _load(tmp_path, FILE_DATA)
     assert config.output_dir(tmp_path) == tmp_path / "runs" / "a"
@@ -70,6 +97,8 @@ OTHER_VALUES: dict[str, object] = {
     "data.reward_weights": [2.0],
     "data.columns": {"answer": "label"},
     "data.too_long": "skip",
+    "model.chat_template_args": {"enable_thinking": False},
+    "sampling.stop": ["</answer>"],
     "learner.method": "dapo",
     "learner.mode": "on_policy",
     "learner.adam_betas": [0.8, 0.9],

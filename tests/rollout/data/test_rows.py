@@ -87,3 +87,12 @@ def test_any_value_is_a_prompt_or_a_data_error(value: object) -> None:
         checked_prompt(value, "f:1")
     except DataError as error:
         assert len(error.what) < 200
+
+
+def test_a_system_message_goes_before_chats_that_have_none() -> None:
+    shape = RowShape("prompt", {}, "train", system="Be brief.")
+    system, own = {"role": "system", "content": "Be brief."}, {"role": "system", "content": "Be long."}
+    assert shape.row({"prompt": [USER]}, "f:1").prompt == [system, USER]
+    assert shape.row({"prompt": [own, USER]}, "f:1").prompt == [own, USER]
+    with pytest.raises(DataError, match="no place for"):
+        shape.row({"prompt": "1+1"}, "f:1")
