@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from isentrope.rollout.config import LeaseConfig
+from isentrope.rollout.config import LeaseConfig, Seconds
 
 
 class ActorsConfig(LeaseConfig):
@@ -28,13 +28,13 @@ class ActorsConfig(LeaseConfig):
     reward_workers: PositiveInt = 1
     """Processes of an actor that run reward functions. Too few and finished groups queue for their score; too many
     take processor cores from the engine."""
-    drain_s: PositiveFloat = 30.0
+    drain_s: Seconds = 30.0
     """Seconds in which a stopping actor may finish what it holds before it hands it back. Too low and generated tokens
     are thrown away; too high delays the end of an actor that is told
     to leave while the run goes on."""
-    start_timeout_s: PositiveFloat = 600.0
+    start_timeout_s: Seconds = 600.0
     """Seconds an actor may take to start its engine, and then waits for its first weights. Too low ends the run while a
     large model still loads; too high shows late an actor that never comes up."""
-    broker_timeout_s: PositiveFloat = 300.0
+    broker_timeout_s: Seconds = 300.0
     """Seconds an actor keeps what it has while the broker does not answer, before it ends with exit code 69. Too low
     loses generated groups when Redis restarts; too high keeps actors alive that nobody can reach."""

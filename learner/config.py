@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from isentrope.rollout.config import Section
+from isentrope.rollout.config import Seconds, Section
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StalenessConfig(Section):
@@ -59,7 +61,7 @@ class LearnerConfig(Section):
     warmup_updates: Annotated[int, Field(ge=0)] = 0
     """Optimizer updates over which the learning rate rises linearly to its value. Too few let Adam's first, noisy
     steps be large; too many waste batches."""
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay rates of the first and second moment of the gradient. The nearer to 1, the longer past batches
     count."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -82,13 +84,13 @@ class LearnerConfig(Section):
     eval_every: Annotated[int, Field(ge=0)] = 0
     """Batches between two evaluations on held-out prompts, during which training waits; 0: only before and after the
     run, and only if there is held-out data."""
-    start_timeout_s: PositiveFloat = 600.0
+    start_timeout_s: Seconds = 600.0
     """Seconds the command waits for the learner to open the run, and the ranks for a model that is still being made.
     Too low ends the run while a large model still loads; too high shows late a learner that never comes up."""
-    stall_timeout_s: PositiveFloat = 1800.0
+    stall_timeout_s: Seconds = 1800.0
     """Seconds without progress after which the run ends with exit code 78 and names what was waited for. Too low ends
     runs whose groups simply take long; too high keeps machines waiting for a process that is gone."""
-    collective_timeout_s: PositiveFloat = 600.0
+    collective_timeout_s: Seconds = 600.0
     """Seconds a rank waits for the others in one step that all take together. Too low ends the run while one rank
     compiles or writes; too high notices a dead rank late."""
     staleness: StalenessConfig = StalenessConfig()

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
+
+MAX_RESPONSES = 1024
+"""Largest number of responses that one record holds."""
+
+MAX_SECONDS = 3.0e7
+"""Longest time limit, a year: clocks and timers overflow at some longer ones."""
+
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 
 
 class Section(BaseModel):
@@ -57,7 +65,7 @@ class DataConfig(Section):
     the task's own verifier."""
     reward_weights: list[float] = []
     """Factor of each reward function, in their order; empty: all 1."""
-    reward_timeout_s: PositiveFloat = 60.0
+    reward_timeout_s: Seconds = 60.0
     """Seconds one call of the reward may take before its process is killed and the call repeated. Too low fails slow
     verifiers, and their groups are retired; too high lets endless calls hold up a group for
     three times as long, because a call is tried three times."""
@@ -78,19 +86,20 @@ class DataConfig(Section):
     eval_prompts: PositiveInt = 200
     """Held-out prompts of an evaluation, at most. Too few and pass@k jumps by chance; too many and training waits
     longer for every evaluation."""
-    eval_samples: PositiveInt = 8
+    eval_samples: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] = 8
     """Responses to each held-out prompt; the largest k of pass@k that can be told. More cost time in proportion."""
 
 
 class SamplingConfig(Section):
     """`[sampling]`: how responses are drawn from the model."""
 
-    group_size: PositiveInt = 8
+    group_size: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] = 8
     """Responses to one prompt. Too few and baselines within the group are noisy, or 0 for a single response; too many
     spend the batch on few prompts."""
-    temperature: PositiveFloat = 1.0
+    temperature: Annotated[float, Field(ge=0.01)] = 1.0
     """Divides the logits before sampling; the learner computes its log-probabilities at the same temperature. Too low
-    explores little and loses entropy sooner; too high samples errors that the model alone would not make."""
+    explores little and loses entropy sooner; too high samples errors that the model alone would not make. Below 0.01
+    vLLM would sample at 0.01, and the learner's log-probabilities would be those of another distribution."""
     max_new_tokens: PositiveInt = 1024
     """Longest response, in tokens. Too low cuts answers off, which then mostly count as wrong; too high lets a few
     long responses hold up a batch, and needs `learner.micro_batch_tokens` to match."""
@@ -101,7 +110,7 @@ class SamplingConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of probability that sampling keeps. Anything below 1 is refused: log-probabilities would be those of
     another distribution."""
-    top_k: int = -1
+    top_k: Annotated[int, Field(ge=-1)] = -1
     """Number of likeliest tokens that sampling keeps; -1: all. Anything above 0 is refused, as `top_p` below 1 is."""
 
 
@@ -135,7 +144,7 @@ class WeightsConfig(Section):
 class LeaseConfig(Section):
     """Keys of `[actors]` that both sides must know: when an actor counts as gone, and what becomes of its orders."""
 
-    heartbeat_s: PositiveFloat = 5.0
+    heartbeat_s: Seconds = 5.0
     """Seconds between two signs of life; an actor that is silent for three of them loses its leases. Too low and a
     busy machine loses leases of actors that live; too high and the groups of a dead actor are late."""
     max_tries: PositiveInt = 5

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from isentrope import runfolder
-from isentrope.check import Checked, Findings, Model, check
-from isentrope.config import accept, load
+from isentrope.check.findings import Checked, Findings, check
+from isentrope.check.model import Model
+from isentrope.config import accept, load, load_with_errors
 from isentrope.environment import set_defaults, variable
 from isentrope.errors import (
     AccessError,
@@ -48,6 +49,8 @@ MODE_TIMEOUT_S = 600.0
 """Time limit of the learner's answer, which it gives at its next batch."""
 
 INTERRUPTED = 130
+
+_MARKS = ("[green]✓[/green]", "[red]✗[/red]")
 
 _BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
     kind.exit_code: kind
@@ -103,12 +106,15 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
 def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
     """Check everything a run file points to; raise all mistakes as a group."""
     set_defaults()
-    config, file = load(path, overrides)
-    console.print("[green]✓[/green] keys")
-    findings, errors = Findings(config, file), list[Exception]()
+    config, file, errors, wrong = load_with_errors(path, overrides)
+    console.print(f"{_MARKS[bool(errors)]} keys")
+    findings = Findings(config, file, wrong=wrong)
     for name, found in findings.stages():
+        if found is None:
+            console.print(f"- {name}: not looked at before the mistakes above are mended")
+            continue
         errors += found
-        console.print(f"{'[red]✗[/red]' if found else '[green]✓[/green]'} {name}")
+        console.print(f"{_MARKS[bool(found)]} {name}")
     if errors:
         raise ExceptionGroup(str(path), errors)
     _show_notes(findings.checked(), console)

@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -23,7 +23,7 @@ from isentrope.rollout.config import (
     WeightsConfig,
 )
 from isentrope.rollout.data.prompts import TASK
-from isentrope.runfile import RunFile, raise_all, read, read_text, validate
+from isentrope.runfile import RunFile, raise_all, read, read_text, salvage, validate
 
 MAY_CHANGE: Collection[str] = frozenset(
     {
@@ -53,6 +53,10 @@ The mode is not among them: a run continues in the mode it was in, and changes i
 """
 
 
+STAND_INS: Mapping[str, object] = {"run.name": "unnamed", "model.path": "", "data.train": ""}
+"""Values for the keys without a default, so that the rest can be looked at when they are missing."""
+
+
 class Config(Section):
     """The whole configuration of a run."""
 
@@ -71,6 +75,11 @@ class Config(Section):
         reward = self.data.reward
         return [reward] if isinstance(reward, str) and reward else list(reward)
 
+    @property
+    def has_task(self) -> bool:
+        """True if the training prompts are a built-in task's."""
+        return self.data.train.startswith(TASK)
+
     def output_dir(self, folder: Path) -> Path:
         """Return the absolute folder of the run; relative ones start at `folder`, that of the run file."""
         return (folder / (self.run.output_dir or f"runs/{self.run.name}")).resolve()
@@ -83,6 +92,19 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, RunFile]:
         ConfigError: a mistake in it; several as an ExceptionGroup.
     """
     return accept(read(path, overrides))
+
+
+def load_with_errors(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, RunFile, list[Exception], set[str]]:
+    """Read a run file as configuration, with what is wrong in it, and the keys that are wrong, which have their
+    defaults. Combinations of keys are looked at when each of them is right."""
+    file = read(path, overrides)
+    config, errors, wrong = salvage(file, Config, STAND_INS)
+    try:
+        config = with_texts(config, file)
+    except ConfigError as error:
+        errors.append(error)
+        wrong.add(error.where.rpartition(": ")[2])
+    return config, file, [*errors] or list(contradictions(config, file)), wrong
 
 
 def accept(file: RunFile) -> tuple[Config, RunFile]:
@@ -181,7 +203,7 @@ def _sizes(config: Config, file: RunFile) -> Iterator[ConfigError]:
 
 
 def _sources(config: Config, file: RunFile) -> Iterator[ConfigError]:
-    data, task = config.data, config.data.train.startswith(TASK)
+    data, task = config.data, config.has_task
     if not config.rewards and not task:
         yield ConfigError(
             "key data.reward is missing",

@@ -75,10 +75,17 @@ def set_defaults(*, cpu: bool | None = None, offline: bool = False) -> None:
 
 
 def has_gpu() -> bool:
-    """Return True if this process may use a CUDA device, by the driver's device files: torch takes seconds to load."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in {"", "-1"}:
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+    """Return True if this process may use a CUDA device."""
+    return gpu_count() > 0
+
+
+def gpu_count() -> int:
+    """Return how many CUDA devices this process may use, by the driver's device files: torch takes seconds to load."""
+    here = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return here
+    return min(here, len(allowed.split(","))) if allowed not in {"", "-1"} else 0
 
 
 def cache_folder() -> Path:

@@ -20,7 +20,7 @@ pickled between processes.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 RESEMBLES = 2 / 3
@@ -127,6 +127,19 @@ class StalledError(IsentropeError, TimeoutError):
     """No progress for longer than the deadline; the message names what was waited for."""
 
     exit_code = 78
+
+
+def collected(*checks: Callable[[], object]) -> list[Exception]:
+    """Return the errors of all the checks, each of which raises one, a group of them, or none."""
+    errors: list[Exception] = []
+    for check in checks:
+        try:
+            check()
+        except ExceptionGroup as group:
+            errors += group.exceptions
+        except IsentropeError as error:
+            errors.append(error)
+    return errors
 
 
 def nearest(given: str, names: Iterable[str]) -> str:

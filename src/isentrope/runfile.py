@@ -3,6 +3,7 @@
 Mistakes become short errors that name file, line, key, the given value, the allowed ones and the nearest known key.
 """
 
+import copy
 import json
 import re
 import tomllib
@@ -86,7 +87,7 @@ def from_values(path: Path, values: Mapping[str, object]) -> RunFile:
 def validate(file: RunFile, model: type[Model]) -> Model:
     """Return the file's values as `model`; raise ConfigError, or a group of them if several things are wrong."""
     try:
-        return model.model_validate_json(json.dumps(file.values, default=str), strict=True)
+        return _parse(file.values, model)
     except ValidationError as error:
         raise_all(_rewrite(file, model, error.errors(include_url=False)))
         raise
@@ -112,12 +113,43 @@ def read_text(file: RunFile, key: str, value: str) -> str:
         raise ConfigError(f"cannot read {path}: {reason}", where=file.where(key), fix="check the path") from None
 
 
+def salvage(
+    file: RunFile, model: type[Model], stand_ins: Mapping[str, object]
+) -> tuple[Model, list[ConfigError], set[str]]:
+    """Return the file's values as `model` without the keys that are wrong, their errors, and these keys.
+
+    A wrong key takes its default, or, where it has none, the value that `stand_ins` has for its dotted name.
+    """
+    try:
+        return validate(file, model), [], set()
+    except (ConfigError, ExceptionGroup) as error:
+        errors = list(error.exceptions) if isinstance(error, ExceptionGroup) else [error]
+    left = copy.deepcopy(file.values)
+    wrong: set[str] = set()
+    while True:
+        try:
+            return _parse(left, model), [each for each in errors if isinstance(each, ConfigError)], wrong
+        except ValidationError as error:
+            places = {_place(left, detail).partition("[")[0] for detail in error.errors(include_url=False)}
+            if places <= wrong:
+                raise  # a key without a default and without a stand-in
+        for key in places:
+            _remove(left, key)
+        for key, value in stand_ins.items():
+            _set_default(left, key, value)
+        wrong |= places
+
+
 def raise_all(errors: Sequence[Exception]) -> None:
     """Raise the error, or all of them as a group; return if there are none."""
     if len(errors) > 1:
         raise ExceptionGroup("several things are wrong", errors)
     for error in errors:
         raise error
+
+
+def _parse(values: Mapping[str, object], model: type[Model]) -> Model:
+    return model.model_validate_json(json.dumps(values, default=str), strict=True)
 
 
 # --- places
@@ -194,6 +226,27 @@ def _value(text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+# --- keys that are wrong
+
+
+def _remove(values: dict[str, object], key: str) -> None:
+    """Remove a dotted key, if it is there."""
+    table, _, name = key.rpartition(".")
+    inner: object = values
+    for part in filter(None, table.split(".")):
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    if isinstance(inner, dict):
+        inner.pop(name, None)
+
+
+def _set_default(values: dict[str, object], key: str, value: object) -> None:
+    """Set a dotted key of a table, unless it is there."""
+    table, _, name = key.partition(".")
+    inner = values.setdefault(table, {})
+    if isinstance(inner, dict):
+        inner.setdefault(name, value)
 
 
 # --- errors

@@ -1,9 +1,12 @@
 """A run file of one's own, with data, reward and a model, as a user has it."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 RUN = """
 [run]
@@ -47,14 +50,25 @@ def needs_label(prompts, completions, label, **columns):
 """
 
 
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's configuration and tokenizer with room for 4096 tokens, and a file of weights that nothing loads."""
+    from isentrope.demo.model import WEIGHTS, write_skeleton
+
+    folder = tmp_path_factory.mktemp("models") / "model"
+    write_skeleton(folder)
+    facts = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(facts | {"max_position_embeddings": 4096}))
+    save_file({"weight": np.zeros(4, np.float32)}, folder / WEIGHTS)
+    return folder
+
+
 @pytest.fixture
-def run_file(tmp_path: Path) -> Path:
+def run_file(tmp_path: Path, model_folder: Path) -> Path:
     """Everything is in order; tests break one thing."""
     (tmp_path / "run.toml").write_text(RUN)
     (tmp_path / "rewards.py").write_text(REWARDS)
     rows = [{"prompt": "7 > 2 :", "answer": "+3 0"}, {"prompt": "1 > 2 :", "answer": "+1 2"}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "model").mkdir()
-    facts = {"vocab_size": 46, "max_position_embeddings": 4096}
-    (tmp_path / "model" / "config.json").write_text(json.dumps(facts))
+    shutil.copytree(model_folder, tmp_path / "model")
     return tmp_path / "run.toml"

@@ -120,7 +120,28 @@ def test_all_mistakes_are_told_and_the_first_decides(
     shown = capsys.readouterr()
     assert code == 65
     assert shown.err.count("error: ") == 3
-    assert [line[0] for line in shown.out.splitlines()] == ["✓", "✓", "✗", "✗", "✗"]
+    assert [line[0] for line in shown.out.splitlines()] == ["✓", "✓", "✗", "✗", "✗", "-", "✓"]
+
+
+def test_the_check_goes_on_after_wrong_keys_and_leaves_out_what_reads_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    changes = ("learner.lr=1", "data.prompts=question", "learner.method=gprpo", "model.path=./nowhere")
+    assert _run(monkeypatch, "check", run_file, *changes) == 64
+    shown = capsys.readouterr()
+    assert [line[0] for line in shown.out.splitlines()] == ["✗", "✗", "-", "-", "✗", "-", "✓"]
+    for told in ("unknown key learner.lr", "unknown key data.prompts", "gprpo", "no model folder"):
+        assert told in shown.err
+
+
+def test_a_missing_table_does_not_hide_other_mistakes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    run_file.write_text('[model]\npath = "nowhere/model"\n[data]\nreward = "rewards:exact"\n')
+    assert _run(monkeypatch, "check", run_file) == 64
+    shown = capsys.readouterr().err
+    for told in ("table [run] is missing", "key data.train is missing", "no model"):
+        assert told in shown
 
 
 def test_run_file_in_order_passes_with_its_doubts(
@@ -128,7 +149,8 @@ def test_run_file_in_order_passes_with_its_doubts(
 ) -> None:
     assert _run(monkeypatch, "check", run_file, "learner.updates_per_batch=1") == 0
     shown = capsys.readouterr().out
-    assert [line.split()[1] for line in shown.splitlines()[:5]] == ["keys", "objective", "data", "reward", "model"]
+    stages = ["keys", "objective", "data", "reward", "model", "lengths", "machine"]
+    assert [line.split()[1] for line in shown.splitlines()[: len(stages)]] == stages
     assert "note: " in shown  # clipping does nothing with one update
 
 

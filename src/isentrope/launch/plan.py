@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from isentrope import __version__, runfolder
-from isentrope.check import Checked
+from isentrope.check.findings import Checked
 from isentrope.launch.model import ModelPlan
 from isentrope.learner.records import RunRecord
 from isentrope.rollout.config import LeaseConfig

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from isentrope.actors.worker import config_of
-from isentrope.check import Checked, Model
+from isentrope.check.findings import Checked
+from isentrope.check.model import Model
 from isentrope.config import load
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
 from isentrope.rollout.wire.spec import RunSpec

@@ -1,0 +1,193 @@
+"""The stages of the check, one by one, each with the mistakes it finds."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from isentrope import config as run_config
+from isentrope.actors.scoring import Scorer
+from isentrope.check import machine
+from isentrope.check.model import Model, open_model
+from isentrope.check.source import KEY, Source
+from isentrope.config import Config
+from isentrope.errors import IsentropeError, collected
+from isentrope.rollout.data.prompts import Prompts, check_lengths, open_prompts
+from isentrope.rollout.data.rows import Row
+from isentrope.rollout.data.tokenizer import load_tokenizer
+from isentrope.runfile import RunFile, raise_all
+
+SPECIAL_TOKENS = 16
+"""Upper bound of the tokens that a tokenizer adds to a text."""
+
+TEMPLATE_TOKENS = 512
+"""Upper bound of the tokens that a chat template adds to its messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A run that may start."""
+
+    config: Config
+    """The run file's values, with the presets' suggestions for keys it does not set."""
+    file: RunFile
+    digest: str
+    """Digest of everything that decides what is learned."""
+    data_digest: str
+    model: Model
+    notes: Sequence[str]
+    """Suggestions that were applied, and warnings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One part of the check. reads: the keys and tables it looks at; it is left out if one of them is wrong, or if it
+    is not `ready`, because it needs what an earlier stage did not find."""
+
+    name: str
+    run: Callable[[], None]
+    reads: tuple[str, ...]
+    ready: Callable[[], bool] = lambda: True
+
+
+def check(config: Config, file: RunFile, model: Model | None = None) -> Checked:
+    """Return the checked run, or raise its errors in the order of the stages.
+
+    Args:
+        model: facts of a model that is still to be made; None: it exists.
+    """
+    findings = Findings(config, file, model)
+    raise_all([error for _, errors in findings.stages() for error in errors or ()])
+    return findings.checked()
+
+
+class Findings:
+    """The stages of the check, one by one, and their errors."""
+
+    def __init__(
+        self,
+        config: Config,
+        file: RunFile,
+        model: Model | None = None,
+        *,
+        wrong: Collection[str] = (),
+    ) -> None:
+        """Prepare the check.
+
+        Args:
+            config: the run file's values; keys that are `wrong` have their defaults.
+            file: the run file.
+            model: facts of a model that is still to be made; None: it exists.
+            wrong: keys whose values or names are not allowed; stages that read them are left out.
+        """
+        self._config = config
+        self._file = file
+        self._wrong = wrong
+        self._objective: object = None
+        self._prompts: Prompts | None = None
+        self._model = model
+        self._source: Source | None = None
+        self._to_be_made = model is not None
+        self._notes: list[str] = []
+
+    def stages(self) -> Iterator[tuple[str, list[Exception] | None]]:
+        """Yield name and errors of each stage, as it ends; None: it was left out."""
+        for stage in (
+            Stage("objective", self._check_objective, ("learner.method", "learner.objective")),
+            Stage("data", self._check_data, ("data",)),
+            Stage("reward", self._check_reward, ("data",)),
+            Stage("model", self._check_model, ("model", "actors.tensor_parallel_size")),
+            Stage("lengths", self._check_lengths, ("data", "model", "sampling.max_new_tokens"), self._has_room),
+            Stage("machine", self._check_machine, ("run", "actors", "learner.ranks", "learner.prometheus_port")),
+        ):
+            yield stage.name, self._errors(stage)
+
+    def checked(self) -> Checked:
+        """Return the run, if no stage found an error."""
+        assert self._prompts is not None and self._model is not None
+        return Checked(
+            config=self._config,
+            file=self._file,
+            digest=run_config.digest(self._config, self._objective),
+            data_digest=self._prompts.digest,
+            model=self._model,
+            notes=self._notes,
+        )
+
+    def _errors(self, stage: Stage) -> list[Exception] | None:
+        if not stage.ready() or any(
+            key == read or key.startswith(f"{read}.") for read in stage.reads for key in self._wrong
+        ):
+            return None
+        return [_placed(error, self._file) for error in collected(stage.run)]
+
+    def _check_objective(self) -> None:
+        from isentrope.learner.objective.run import open_objective, refusals, warnings  # loads torch
+
+        opened = open_objective(
+            self._config.learner,
+            self._config.sampling,
+            run_folder=self._file.folder,
+            evaluates=bool(self._config.data.eval) or self._config.has_task,
+        )
+        self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
+        self._objective = opened.merged.plain()
+        self._notes += [*opened.suggested, *warnings(opened)]
+        contradictions = run_config.contradictions(self._config, self._file) if opened.suggested else ()
+        raise_all([*refusals(opened), *contradictions])
+
+    def _check_data(self) -> None:
+        config = self._config
+        self._prompts = open_prompts(config.data, run_folder=self._file.folder, seed=config.run.seed)
+
+    def _check_reward(self) -> None:
+        asyncio.run(self._probe())
+
+    async def _probe(self) -> None:
+        """Probe the rewards as an actor does: in another process, with the deadline."""
+        async with Scorer(self._config.data, str(self._file.folder)) as scorer:
+            if self._prompts is not None:
+                await scorer.probe(self._prompts.train(0))
+
+    def _check_model(self) -> None:
+        if not self._to_be_made:
+            self._model, self._source, errors = open_model(self._config, self._file)
+            raise_all(errors)
+
+    def _has_room(self) -> bool:
+        """Return True if prompts and model are known, and leave any length for a prompt."""
+        known = self._prompts is not None and self._model is not None
+        return known and self._model.max_model_len > self._config.sampling.max_new_tokens
+
+    def _check_lengths(self) -> None:
+        prompts, model, source = self._prompts, self._model, self._source
+        assert prompts is not None and model is not None
+        if source is None or self._config.data.too_long == "skip" or self._config.has_task:
+            return
+        new = self._config.sampling.max_new_tokens
+        room = model.max_model_len - new
+        suspects = [row for row in prompts.rows() if _most_tokens(row) > room]  # loading a tokenizer takes seconds
+        if suspects:
+            tokenizer = load_tokenizer(source.loadable, self._file.where(KEY), self._config.model)
+            check_lengths(suspects, tokenizer, max_new_tokens=new, max_model_len=model.max_model_len)
+
+    def _check_machine(self) -> None:
+        self._notes += machine.doubts(self._config)
+        raise_all(list(machine.failures(self._config, self._file)))
+
+
+def _most_tokens(row: Row) -> int:
+    """Return an upper bound of a prompt's tokens: its bytes, plus the tokens that tokenizer and template add."""
+    if isinstance(row.prompt, str):
+        return len(row.prompt.encode()) + SPECIAL_TOKENS
+    return sum(len(message["content"].encode()) for message in row.prompt) + TEMPLATE_TOKENS
+
+
+def _placed(error: Exception, file: RunFile) -> Exception:
+    """Return the error with file and line, if it only has the key."""
+    if not isinstance(error, IsentropeError) or error.where.startswith(file.path.name):
+        return error
+    key, space, rest = error.where.partition(" ")
+    table = key.partition(".")[0]
+    if table not in Config.model_fields:
+        return error
+    return type(error)(error.what, where=file.where(key) + space + rest, fix=error.fix)
