@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.types import batch_of
 
-REWARD_WINDOW = 200
-MAX_REWARD_FAILURES = REWARD_WINDOW // 5
-"""Failures among the last `REWARD_WINDOW` reward calls above which the reward code, not a response, is broken."""
+HEALTH_WINDOW = 200
+MAX_FAILURES = HEALTH_WINDOW // 5
+"""Failures among the last `HEALTH_WINDOW` calls above which what is called, not a response, is broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +70,18 @@ def is_stale(loaded: int, newest: int, *, max_lag: int) -> bool:
     return batch_of(newest) - batch_of(loaded) > max_lag
 
 
-class RewardHealth:
-    """Record of reward calls that tells occasional failures from a broken function."""
+class CallHealth:
+    """Record of calls, for a whole group each, that tells occasional failures from a broken function or engine."""
 
     def __init__(self) -> None:
-        self._failed: deque[bool] = deque(maxlen=REWARD_WINDOW)
+        self._failed: deque[Fraction] = deque(maxlen=HEALTH_WINDOW)
 
-    def record(self, *, failed: bool) -> None:
-        """Count one more call."""
-        self._failed.append(failed)
+    def record(self, *, failed: int, of: int) -> None:
+        """Count one more call, in which `failed` of the group's responses failed."""
+        self._failed.append(Fraction(failed, of))
 
     @property
     def broken(self) -> bool:
-        """True if more than a fifth of the last 200 calls failed; with fewer calls, more than 40."""
-        return sum(self._failed) > MAX_REWARD_FAILURES
+        """True if more than a fifth of the last 200 calls failed, each counted by its share of failed responses; with
+        fewer calls, more than 40."""
+        return sum(self._failed) > MAX_FAILURES

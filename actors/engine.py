@@ -136,8 +136,9 @@ class Engine:
 
     async def generate(
         self, prompt_ids: Int32, seeds: Sequence[int], *, max_tokens: int, temperature: float, stop: Sequence[str] = ()
-    ) -> list[Sample]:
-        """Return one response for each of `seeds`. Survives any number of loads; cancelling it ends its requests.
+    ) -> list[Sample | None]:
+        """Return one response for each of `seeds`; None: its request failed. Survives any number of loads; cancelling
+        it ends its requests.
 
         A response ends at the model's own end token, with the token that completes one of the texts `stop`, or after
         `max_tokens`.
@@ -146,10 +147,10 @@ class Engine:
             EngineDiedError: the engine died meanwhile, or is dead.
         """
         prompt = prompt_ids.tolist()
-        try:
-            return await self._call(self._samples(prompt, [_sampling(s, max_tokens, temperature, stop) for s in seeds]))
-        except EngineGenerateError as error:
-            raise self._died() from error
+        samples = await self._call(self._samples(prompt, [_sampling(s, max_tokens, temperature, stop) for s in seeds]))
+        if None in samples and self._llm.errored:
+            raise self._died()
+        return samples
 
     async def load(self, manifest: Manifest) -> None:
         """Serve the weights of `manifest`. Running requests pause meanwhile and go on with the new weights.
@@ -172,12 +173,16 @@ class Engine:
         self._death.cancel()
         await asyncio.to_thread(self._host.close)
 
-    async def _samples(self, prompt: list[int], samplings: list[SamplingParams]) -> list[Sample]:
+    async def _samples(self, prompt: list[int], samplings: list[SamplingParams]) -> list[Sample | None]:
         return await asyncio.gather(*(self._sample(prompt, sampling) for sampling in samplings))
 
-    async def _sample(self, prompt: list[int], sampling: SamplingParams) -> Sample:
-        async for output in self._llm.generate(tokens_input(prompt), sampling, str(next(self._names))):
-            return _as_sample(output.outputs[0])  # only the final output is delivered
+    async def _sample(self, prompt: list[int], sampling: SamplingParams) -> Sample | None:
+        try:
+            async for output in self._llm.generate(tokens_input(prompt), sampling, str(next(self._names))):
+                return _as_sample(output.outputs[0])  # only the final output is delivered
+        except EngineGenerateError as error:
+            logger.warning("a request failed: %r", error.__cause__)
+            return None
         raise self._died()
 
     async def _load(self, manifest: Manifest) -> None:
@@ -266,9 +271,11 @@ def _sampling(seed: int, max_tokens: int, temperature: float, stop: Sequence[str
     )
 
 
-def _as_sample(output: CompletionOutput) -> Sample:
+def _as_sample(output: CompletionOutput) -> Sample | None:
+    """Return the response of a finished request; None: vLLM ended it otherwise, by an error of that request."""
     if output.finish_reason not in (Finish.STOP, Finish.LENGTH):
-        raise EngineDiedError(f"vLLM ended a request with {output.finish_reason!r}", fix="see the log above")
+        logger.warning("vLLM ended a request with %r", output.finish_reason)
+        return None
     assert isinstance(output.logprobs, FlatLogprobs) and output.weight_versions is not None
     return Sample(
         tokens=np.asarray(output.token_ids, np.int32),

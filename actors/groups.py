@@ -2,21 +2,23 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isentrope.actors.decisions import RewardHealth
+from isentrope.actors.decisions import CallHealth
 from isentrope.actors.scoring import Scorer
-from isentrope.errors import RewardError
+from isentrope.errors import InternalError, IsentropeError, RecordError, RewardError, UnreachableError
 from isentrope.rollout.data.prompts import Prompt, Prompts, tokenize
 from isentrope.rollout.data.tokenizer import TextTokenizer
-from isentrope.rollout.rewards.functions import Score, columns_for
+from isentrope.rollout.rewards.functions import Outcome, Score, columns_for
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import EvalOrder, Group, Int32, Response, WorkOrder
+from isentrope.rollout.wire.types import EvalOrder, Group, Int32, Missing, MissingReason, Response, WorkOrder
+from isentrope.rollout.wire.validation import Limits, validate_response
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine, Sample
@@ -30,18 +32,40 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Responses that are not scored yet."""
+    """Responses that are not scored yet; None: its request failed."""
 
     order: Order
     prompt: Prompt
     seeds: Sequence[int]
-    samples: "Sequence[Sample]"
+    samples: "Sequence[Sample | None]"
     seconds: float
 
     @property
     def tokens(self) -> int:
         """Number of generated tokens."""
-        return sum(len(sample.tokens) for sample in self.samples)
+        return sum(len(sample.tokens) for sample in self.samples if sample is not None)
+
+
+class TooFewResponsesError(IsentropeError):
+    """A group of which fewer responses have an outcome than it needs. reason: the commonest of the missing ones."""
+
+    def __init__(self, lost: "Mapping[int, Lost]", found: int) -> None:
+        counts = Counter(each.missing.reason for each in lost.values())
+        self.reason = counts.most_common(1)[0][0]
+        example = next(each for each in lost.values() if each.missing.reason is self.reason)
+        named = ", ".join(f"{count} by {reason.word}" for reason, count in counts.most_common())
+        super().__init__(
+            f"{len(lost)} of {len(lost) + found} responses failed ({named}): {example.error.what}",
+            where=example.error.where,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A missing response, and the error it is missing for."""
+
+    missing: Missing
+    error: IsentropeError
 
 
 class GroupMaker:
@@ -55,7 +79,8 @@ class GroupMaker:
         self._scorer = scorer
         self._prompts = prompts
         self._tokenizer = tokenizer
-        self._health = RewardHealth()
+        self._reward_health = CallHealth()
+        self._engine_health = CallHealth()
 
     async def generate(self, order: Order) -> Generated:
         """Return the responses to an order's prompt.
@@ -64,6 +89,7 @@ class GroupMaker:
             PromptTooLongError: the prompt leaves no room for them.
             DataError: the row is not a prompt for this model.
             EngineDiedError: the engine died.
+            UnreachableError: its requests fail too often.
         """
         sampling = self._spec.sampling
         row = self._prompts.train(order.seq) if isinstance(order, WorkOrder) else self._prompts.eval(order.index)
@@ -82,23 +108,43 @@ class GroupMaker:
             temperature=sampling.temperature,
             stop=sampling.stop,
         )
+        self._engine_health.record(failed=samples.count(None), of=len(samples))
+        if self._engine_health.broken:
+            raise UnreachableError("the engine fails too many requests", fix="see the log above")
         return Generated(order, prompt, seeds, samples, time.monotonic() - started)
 
     async def score(self, generated: Generated, actor: str) -> Group:
-        """Return the finished group.
+        """Return the finished group, of the responses that have an outcome.
 
         Raises:
-            RewardError: the reward failed three times; see `reward_broken`.
+            TooFewResponsesError: they are fewer than `sampling.min_group`.
+            RewardError: rewards fail so often that the run should end.
         """
         started = time.monotonic()
-        scores = await self._scores(generated.prompt, [sample.tokens for sample in generated.samples])
         order, prompt = generated.order, generated.prompt
+        samples = {place: sample for place, sample in enumerate(generated.samples) if sample is not None}
+        lost = {
+            place: Lost(Missing(place, MissingReason.ENGINE), InternalError("the engine did not finish its request"))
+            for place in range(len(generated.samples))
+            if place not in samples
+        }
+        self._demand(order, len(samples), lost)
+        outcomes = await self._outcomes(prompt, [sample.tokens for sample in samples.values()])
+        responses = []
+        for (place, sample), outcome in zip(samples.items(), outcomes, strict=True):
+            try:
+                responses.append(self._response(sample, outcome, generated.seeds[place], len(prompt.ids)))
+            except (RewardError, RecordError) as error:
+                reason = MissingReason.REWARD if isinstance(error, RewardError) else MissingReason.RECORD
+                lost[place] = Lost(Missing(place, reason, len(sample.tokens)), error)
+        self._demand(order, len(responses), lost)
         return Group(
             seq=order.seq if isinstance(order, WorkOrder) else order.index,
             attempt=order.attempt if isinstance(order, WorkOrder) else 0,
             actor=actor,
             prompt=prompt.ids,
-            responses=tuple(map(_response, generated.samples, scores, generated.seeds)),
+            responses=tuple(responses),
+            missing=tuple(lost[place].missing for place in sorted(lost)),
             temperature=self._spec.sampling.temperature,
             source=prompt.source,
             seconds={"generate": generated.seconds, "reward": time.monotonic() - started},
@@ -109,27 +155,54 @@ class GroupMaker:
         """Version of the weights that generate now; 0: none, and generating waits."""
         return self._engine.version
 
-    @property
-    def reward_broken(self) -> bool:
-        """True if rewards fail so often that the run should end."""
-        return self._health.broken
+    def _demand(self, order: Order, found: int, lost: Mapping[int, Lost]) -> None:
+        """Raise TooFewResponsesError unless an order's `found` responses are enough."""
+        sampling = self._spec.sampling
+        least = min(sampling.min_group, sampling.group_size) if isinstance(order, WorkOrder) else 1
+        if found < least:
+            raise TooFewResponsesError(lost, found)
 
-    async def _scores(self, prompt: Prompt, tokens: Sequence[Int32]) -> list[Score]:
+    async def _outcomes(self, prompt: Prompt, tokens: Sequence[Int32]) -> list[Outcome]:
+        """Return the outcome of each response: its first score in up to three calls, or its last error."""
         ids = [each.tolist() for each in tokens]
         texts = [self._tokenizer.decode(each, skip_special_tokens=True) for each in ids]
         columns = columns_for(prompt.columns, ids)
+        outcomes: list[Outcome] = []
         for tries_left in reversed(range(REWARD_TRIES)):
+            again: list[Outcome] = []
             try:
-                scores = await self._scorer.score([prompt.prompt] * len(texts), texts, columns)
+                again = await self._scorer.score([prompt.prompt] * len(texts), texts, columns)
             except RewardError as error:
-                self._health.record(failed=True)
-                if not tries_left or self._health.broken:
-                    raise
-                logger.warning("reward failed, %d tries left: %s", tries_left, error.what)
-            else:
-                self._health.record(failed=False)
-                return scores
-        raise AssertionError
+                again = [error] * len(texts)
+            failed = [outcome for outcome in again if isinstance(outcome, RewardError)]
+            self._reward_health.record(failed=len(failed), of=len(texts))
+            both = zip(outcomes or again, again, strict=True)
+            outcomes = [first if isinstance(first, Score) else second for first, second in both]
+            if not any(isinstance(outcome, RewardError) for outcome in outcomes):
+                break
+            if self._reward_health.broken:
+                raise failed[0]
+            logger.warning("%d rewards failed, %d tries left: %s", len(failed), tries_left, failed[0].what)
+        return outcomes
+
+    def _response(self, sample: "Sample", outcome: Outcome, seed: int, prompt_length: int) -> Response:
+        """Return a response that is a valid record; RewardError: it has no score."""
+        if isinstance(outcome, RewardError):
+            raise outcome
+        response = Response(
+            tokens=sample.tokens,
+            logp_rollout=sample.logp,
+            mask=np.ones(len(sample.tokens), np.bool_),
+            span_start=sample.span_start,
+            span_version=sample.span_version,
+            finish=sample.finish,
+            reward=outcome.reward,
+            seed=seed,
+            reward_parts=outcome.parts,
+            answer=outcome.answer,
+        )
+        validate_response(response, prompt_length, Limits(self._spec.vocab_size), f"response of seed {seed}")
+        return response
 
     def _seeds(self, order: Order) -> list[int]:
         run_seed = self._spec.seed
@@ -145,18 +218,3 @@ class Tools:
 
     engine: "Engine"
     maker: GroupMaker
-
-
-def _response(sample: "Sample", score: Score, seed: int) -> Response:
-    return Response(
-        tokens=sample.tokens,
-        logp_rollout=sample.logp,
-        mask=np.ones(len(sample.tokens), np.bool_),
-        span_start=sample.span_start,
-        span_version=sample.span_version,
-        finish=sample.finish,
-        reward=score.reward,
-        seed=seed,
-        reward_parts=score.parts,
-        answer=score.answer,
-    )

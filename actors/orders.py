@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 
 from isentrope.actors.broker_calls import BrokerCaller
-from isentrope.actors.groups import GroupMaker, Order, Tools
-from isentrope.errors import IsentropeError, RecordError, RewardError
+from isentrope.actors.groups import GroupMaker, Order, TooFewResponsesError, Tools
+from isentrope.errors import IsentropeError, RecordError
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.data.prompts import PromptTooLongError
-from isentrope.rollout.wire.types import EvalResult, Group, WorkOrder
+from isentrope.rollout.wire.types import EvalResult, Group, MissingReason, WorkOrder
 
 FULL_PAUSE_S = 0.05
 MAX_FULL_PAUSE_S = 2.0
@@ -119,6 +119,17 @@ class Orders:
         self._changes.tell()
 
     async def _fulfil(self, order: Order) -> None:
+        """End an order: publish its group, tell that there is none, or hand back its lease."""
+        try:
+            await self._make(order)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the actor leaves, and hands back all its leases
+            logger.warning("%s was cancelled from within, and is handed back", order)
+            await self._call(lambda: self._port.hand_back([order]))
+
+    async def _make(self, order: Order) -> None:
         if isinstance(order, WorkOrder):
             await self._changes.until(lambda: self._maker.version >= order.min_version)
         try:
@@ -126,18 +137,20 @@ class Orders:
         except PromptTooLongError as error:
             if not self._skip_too_long:
                 raise
-            return await self.give_up(order, "too_long", error)
+            self._leave_engine(order)
+            return await self.give_up(order, MissingReason.TOO_LONG.word, error)
         self.tokens += generated.tokens
-        self._in_engine.discard(order)
-        self._changes.tell()
+        self._leave_engine(order)
         try:
             await self._publish(order, await self._maker.score(generated, self._port.actor))
-        except RewardError as error:
-            if self._maker.reward_broken:
-                raise
-            await self.give_up(order, "reward", error)
+        except TooFewResponsesError as error:
+            await self.give_up(order, error.reason.word, error)
         except RecordError as error:
-            await self.give_up(order, "record", error)
+            await self.give_up(order, MissingReason.RECORD.word, error)
+
+    def _leave_engine(self, order: Order) -> None:
+        self._in_engine.discard(order)
+        self._changes.tell()
 
     async def _publish(self, order: Order, group: Group) -> None:
         if isinstance(order, WorkOrder):

@@ -21,11 +21,11 @@ from typing import Self, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from isentrope.actors.die_with_parent import end_with_parent
+from isentrope.actors.die_with_parent import end_with_parent, lead_session
 from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Messages, Row
-from isentrope.rollout.rewards.functions import RewardSet, Score, load_rewards, probe
+from isentrope.rollout.rewards.functions import Outcome, RewardSet, load_rewards, probe
 
 LOAD_TIMEOUT_S = 300.0
 """Time limit of importing the reward functions; long, because a reward may load a model."""
@@ -75,11 +75,11 @@ class Scorer:
         prompts: Sequence[str | Messages],
         completions: Sequence[str],
         columns: Mapping[str, Sequence[object]],
-    ) -> list[Score]:
-        """Return one score for each completion; the arguments are those of `RewardSet`.
+    ) -> list[Outcome]:
+        """Return one outcome for each completion; the arguments are those of `RewardSet`.
 
         Raises:
-            RewardError: a function failed, did not return a reward, missed the deadline, or killed its process.
+            RewardError: a function failed, gave no completion a reward, missed the deadline, or killed its process.
         """
         return await self._call(_score, prompts, completions, columns)
 
@@ -208,8 +208,9 @@ _setup: tuple[DataConfig, Path]
 
 
 def _start(data: DataConfig, run_folder: Path, output: Connection, parent_pid: int) -> None:
-    """Prepare the process: end it with its parent, redirect its output, give it no input."""
+    """Prepare the process: end it with its parent, and all it starts with it; redirect its output, give it no input."""
     end_with_parent(parent_pid)
+    lead_session()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
     for stream in (sys.stdout, sys.stderr):
@@ -232,7 +233,7 @@ def _load() -> None:
 
 def _score(
     prompts: Sequence[str | Messages], completions: Sequence[str], columns: Mapping[str, Sequence[object]]
-) -> list[Score]:
+) -> list[Outcome]:
     return _rewards()(prompts, completions, columns)
 
 

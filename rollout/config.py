@@ -96,6 +96,10 @@ class SamplingConfig(Section):
     group_size: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] = 8
     """Responses to one prompt. Too few and baselines within the group are noisy, or 0 for a single response; too many
     spend the batch on few prompts."""
+    min_group: PositiveInt = 2
+    """Responses that a group must have left when some of its `group_size` failed, by engine, reward or record; with
+    fewer it is retired. Unset and with a baseline that needs whole groups: all. Too low trains on groups that say
+    little; too high throws away healthy responses."""
     temperature: Annotated[float, Field(ge=0.01)] = 1.0
     """Divides the logits before sampling; the learner computes its log-probabilities at the same temperature. Too low
     explores little and loses entropy sooner; too high samples errors that the model alone would not make. Below 0.01

@@ -106,6 +106,12 @@ class Buffer:
             logger.warning("group %d of %s is invalid: %s (%s)", entry.seq, entry.actor, error.what, error.where)
             self._retire(entry.seq, entry.id, INVALID)
             return True
+        sampling = self._spec.sampling
+        if len(group.responses) < min(sampling.min_group, sampling.group_size):
+            (reason, count), *_ = Counter(each.reason for each in group.missing).most_common(1)
+            logger.warning("group %d of %s lacks responses, %d by %s", entry.seq, entry.actor, count, reason.word)
+            self._retire(entry.seq, entry.id, reason.word)
+            return True
         self._groups[entry.seq] = group
         self._held[entry.seq] = _Held(entry.id, _trainable(group))
         return True

@@ -35,6 +35,8 @@ GROUP_BASELINES = (
     advantage.best_of_group,
     advantage.max_likelihood,
 )
+WHOLE_GROUP_BASELINES = (advantage.best_of_group,)
+"""Baselines whose objective is that of the number of responses: a group with fewer trains another one."""
 TOKEN_BASELINES = (advantage.returns, advantage.gae, advantage.token_optimal)
 SELECTIONS = (
     tokens.top_entropy,
@@ -226,6 +228,20 @@ def _groups(objective: Objective, facts: RunFacts) -> Findings:
             yield Finding("filter", "a response that is alone in its group is never of two outcomes", f"drop {kind}")
 
 
+def needs_whole_groups(objective: Objective) -> bool:
+    """Return True if a group of which responses are missing would train another objective."""
+    return objective.baseline.runs(*WHOLE_GROUP_BASELINES)
+
+
+def _whole_groups(objective: Objective, facts: RunFacts) -> Findings:
+    if needs_whole_groups(objective) and not facts.whole_groups:
+        yield Finding(
+            "advantage.baseline",
+            f"{objective.baseline.kind.name} is defined for all responses of a group, and some may be missing",
+            "leave sampling.min_group out, or set it to sampling.group_size",
+        )
+
+
 def _critic(objective: Objective, facts: RunFacts) -> Findings:
     baseline, trained = objective.baseline, not objective.critic.runs(critic.none)
     if not baseline.runs(advantage.gae):
@@ -350,6 +366,7 @@ REFUSALS: tuple[Rule, ...] = (
     _statistics,
     _constant_baseline,
     _groups,
+    _whole_groups,
     _critic,
     _lengths,
     _on_policy_definition,

@@ -10,7 +10,7 @@ from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import Merged, build, load_objective
-from isentrope.learner.objective.rules import Verdict, check
+from isentrope.learner.objective.rules import Verdict, check, needs_whole_groups
 from isentrope.learner.objective.run_facts import RunFacts, run_facts
 from isentrope.rollout.config import SamplingConfig
 
@@ -40,6 +40,8 @@ def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_fold
     merged = load_objective(learner.method, learner.objective, run_folder)
     learner, sampling, suggested = take_suggestions(learner, sampling, merged)
     objective = build(merged, run_folder, max_new_tokens=sampling.max_new_tokens)
+    if needs_whole_groups(objective) and "min_group" not in sampling.model_fields_set:
+        sampling = sampling.model_copy(update={"min_group": sampling.group_size})
     facts = run_facts(learner, sampling, mode=learner.mode, evaluates=evaluates and learner.eval_every > 0)
     return Opened(learner, sampling, merged, objective, facts, check(objective, facts), suggested)
 

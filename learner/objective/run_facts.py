@@ -19,6 +19,8 @@ class RunFacts:
     max_lag: int = 2
     """In batches."""
     group_size: int = 8
+    whole_groups: bool = True
+    """A group is trained only if no response of it is missing."""
     evaluates: bool = True
     """There is held-out data, scored at intervals."""
     provided: frozenset[Need] = PROVIDED
@@ -46,5 +48,6 @@ def run_facts(learner: LearnerConfig, sampling: SamplingConfig, *, mode: str, ev
         on_policy=learner.mode == "on_policy",
         max_lag=learner.staleness.max_lag,
         group_size=sampling.group_size,
+        whole_groups=sampling.min_group >= sampling.group_size,
         evaluates=evaluates,
     )

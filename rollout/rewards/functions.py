@@ -6,10 +6,12 @@ list of the same length, and of these only what it names unless it takes `**kwar
 entry may be a map `{"reward": 1.0, "answer": "42", "format": 0.5}`: `reward` counts, `answer` is a key under which
 equal answers are the same, every other name is a component that is recorded.
 
-A failure is a `RewardError`, never a reward of 0.
+A failure is a `RewardError`, never a reward of 0: of the whole call if a function raises or returns no such list, of
+one completion if its entry is not a reward.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
 import math
@@ -17,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 
@@ -27,6 +30,9 @@ from isentrope.rollout.data.rows import RESERVED, Messages, Row, set_column
 from isentrope.rollout.data.tasks import open_task
 from isentrope.rollout.rewards import builtin
 from isentrope.rollout.rewards.loading import last_line, load_function
+
+Outcome = Union["Score", RewardError]
+"""Result of the reward functions for one response: a score, or why it has none."""
 
 RewardFunction = Callable[..., object]
 Prompt = str | Messages
@@ -101,8 +107,8 @@ class _Function:
             fix=fix,
         )
 
-    def values(self, returned: object, count: int) -> list[_Value | None]:
-        """Check `returned`: one entry for each of `count` completions."""
+    def values(self, returned: object, count: int) -> list[_Value | RewardError | None]:
+        """Check `returned`: one entry for each of `count` completions; an error stands for one that is not a reward."""
         if isinstance(returned, np.ndarray):
             returned = returned.tolist()
         if not isinstance(returned, (list, tuple)):
@@ -111,7 +117,13 @@ class _Function:
             raise self._refused(
                 f"returned {len(returned)} rewards for {count} completions", "return one reward for each completion"
             )
-        return [self._value(entry, i) for i, entry in enumerate(returned)]
+        return [self._checked(entry, i) for i, entry in enumerate(returned)]
+
+    def _checked(self, entry: object, index: int) -> _Value | RewardError | None:
+        try:
+            return self._value(entry, index)
+        except RewardError as error:
+            return error
 
     def _value(self, entry: object, index: int) -> _Value | None:
         if entry is None:
@@ -167,8 +179,8 @@ class RewardSet:
 
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, Sequence[object]]
-    ) -> list[Score]:
-        """Return one score for each completion.
+    ) -> list[Outcome]:
+        """Return one outcome for each completion.
 
         Args:
             prompts: the prompt of each completion.
@@ -176,7 +188,8 @@ class RewardSet:
             columns: a list for each further argument: the columns of the data, and `completion_ids`.
 
         Raises:
-            RewardError: a function raised, or did not return a list of rewards; names function, index and value.
+            RewardError: a function raised, or did not return a list of rewards, or no completion has one; names
+                function, index and value.
         """
         seen = [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
@@ -184,7 +197,10 @@ class RewardSet:
         ]
         returned = self._call({"prompts": prompts, "completions": seen, **columns})
         values = [f.values(r, len(completions)) for f, r in zip(self._functions, returned, strict=True)]
-        return [self._score([value[i] for value in values], i) for i in range(len(completions))]
+        outcomes = [self._outcome([value[i] for value in values], i) for i in range(len(completions))]
+        if outcomes and all(isinstance(outcome, RewardError) for outcome in outcomes):
+            raise _first_error(outcomes)
+        return outcomes
 
     def close(self) -> None:
         """Close the event loop of async functions."""
@@ -195,20 +211,38 @@ class RewardSet:
         for function in self._functions:
             try:
                 returned.append(function(arguments))
-            except (Exception, SystemExit) as error:  # the user's code: whatever it raises is its failure
+            except BaseException as error:  # the user's code: whatever it raises is its failure, and of no one else
                 raise function.raised(error) from error
         waiting = {i: value for i, value in enumerate(returned) if inspect.isawaitable(value)}
         if waiting:
-            finished = self._runner.run(_outcomes(list(waiting.values())))
+            finished = self._run(waiting)
             for i, value in zip(waiting, finished, strict=True):
                 if isinstance(value, BaseException):
                     raise self._functions[i].raised(value) from value
                 returned[i] = value
         return returned
 
-    def _score(self, values: Sequence[_Value | None], index: int) -> Score:
+    def _run(self, waiting: Mapping[int, Awaitable[object]]) -> list[object]:
+        """Wait for async functions, given by place; return what they return or raise."""
+        try:
+            return self._runner.run(_finished(list(waiting.values())))
+        except BaseException as error:  # of a task that a function has started: asyncio lets some through its loop
+            with contextlib.suppress(BaseException):
+                self._runner.close()
+            self._runner = asyncio.Runner()
+            raise self._functions[min(waiting)].raised(error) from error
+
+    def _outcome(self, values: Sequence[_Value | RewardError | None], index: int) -> Outcome:
+        try:
+            return self._score(values, index)
+        except RewardError as error:
+            return error
+
+    def _score(self, values: Sequence[_Value | RewardError | None], index: int) -> Score:
         reward, answer, parts = 0.0, "", {}
         for function, value in zip(self._functions, values, strict=True):
+            if isinstance(value, RewardError):
+                raise value
             if value is not None:
                 reward += function.weight * value.reward
                 answer = answer or value.answer
@@ -255,7 +289,9 @@ def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:
 
 def probe(rewards: RewardSet, row: Row) -> None:
     """Call `rewards` once on made-up responses to `row`, so that a function that cannot work fails before the run."""
-    rewards([row.prompt] * 2, ["", "0"], columns_for(row.columns, [[], [0]]))
+    outcomes = rewards([row.prompt] * 2, ["", "0"], columns_for(row.columns, [[], [0]]))
+    if any(isinstance(outcome, RewardError) for outcome in outcomes):
+        raise _first_error(outcomes)
 
 
 def columns_for(columns: Mapping[str, object], completion_ids: Sequence[Sequence[int]]) -> dict[str, list[object]]:
@@ -279,15 +315,19 @@ def _find(name: str, run_folder: Path) -> RewardFunction:
     return builtin.load_builtin(name)
 
 
-async def _outcomes(waiting: Sequence[Awaitable[object]]) -> list[object]:
-    return await asyncio.gather(*map(_outcome, waiting))
+def _first_error(outcomes: Sequence[Outcome]) -> RewardError:
+    return next(outcome for outcome in outcomes if isinstance(outcome, RewardError))
 
 
-async def _outcome(waiting: Awaitable[object]) -> object:
-    """Return the result or the exception: also one that would end the event loop, so that its function is known."""
+async def _finished(waiting: Sequence[Awaitable[object]]) -> list[object]:
+    return await asyncio.gather(*map(_result, waiting))
+
+
+async def _result(waiting: Awaitable[object]) -> object:
+    """Return the result or the exception: also a cancellation, or one that would end the event loop."""
     try:
         return await waiting
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         return error
 
 

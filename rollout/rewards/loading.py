@@ -49,7 +49,7 @@ def _import(name: str, folder: Path) -> ModuleType:
         return importlib.import_module(name)
     except RewardError:
         raise
-    except (Exception, SystemExit) as error:  # importing runs the user's code
+    except BaseException as error:  # importing runs the user's code
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name)
         raise RewardError(
             f"cannot import {name!r}: {type(error).__name__}: {error}",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.errors import RecordError
+from isentrope.rollout.config import MAX_RESPONSES
 from isentrope.rollout.wire.types import (
     Bool,
     Demonstration,
@@ -26,7 +27,7 @@ from isentrope.rollout.wire.types import (
     SamplingMask,
     Steps,
 )
-from isentrope.rollout.wire.validation import MAX_ENTRIES, MAX_RESPONSES, MAX_TEXT, refuse
+from isentrope.rollout.wire.validation import MAX_ENTRIES, MAX_TEXT, refuse
 
 GROUP_KEYS = frozenset({"seq", "attempt", "actor", "prompt", "responses", "temperature", "source", "seconds"})
 """Keys of a group of schema 1; schema 2 has `missing` and `GROUP_OPTIONS` too."""

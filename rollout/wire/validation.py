@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.errors import RecordError
+from isentrope.rollout.config import MAX_RESPONSES
 from isentrope.rollout.wire.types import (
     Demonstration,
     EvalResult,
@@ -27,7 +28,6 @@ from isentrope.rollout.wire.types import (
 LOGP_SLACK = 1e-4
 """A log-probability may exceed 0 by this much, in nats: engines sum float32 exponentials."""
 
-MAX_RESPONSES = 1024
 MAX_DEMONSTRATIONS = 64
 MAX_ENTRIES = 256
 MAX_TEXT = 1 << 16

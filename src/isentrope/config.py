@@ -186,6 +186,12 @@ def _sizes(config: Config, file: RunFile) -> Iterator[ConfigError]:
             where=file.where("sampling.max_new_tokens"),
             fix="lower it, or raise model.max_model_len",
         )
+    if "min_group" in sampling.model_fields_set and sampling.min_group > sampling.group_size:
+        yield ConfigError(
+            f"sampling.min_group = {sampling.min_group} is more than sampling.group_size = {sampling.group_size}",
+            where=file.where("sampling.min_group"),
+            fix="lower it to at most sampling.group_size",
+        )
     if learner.micro_batch_tokens <= sampling.max_new_tokens:
         yield ConfigError(
             f"learner.micro_batch_tokens = {learner.micro_batch_tokens} cannot hold a response of "

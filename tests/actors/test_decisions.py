@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isentrope.actors.decisions import ActorSituation, RewardHealth, is_my_turn, is_stale, next_load, takes_groups
+from isentrope.actors.decisions import ActorSituation, CallHealth, is_my_turn, is_stale, next_load, takes_groups
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.types import version_of
 
@@ -97,9 +97,9 @@ def test_staleness_counts_batches_whoever_trained_them() -> None:
     assert not is_stale(version_of(1, 6), version_of(2, 3), max_lag=0)
 
 
-@given(st.lists(st.booleans(), max_size=400))
-def test_a_reward_is_broken_when_a_fifth_of_the_last_200_calls_failed(calls: list[bool]) -> None:
-    health = RewardHealth()
+@given(st.lists(st.integers(0, 8), max_size=400))
+def test_calls_are_broken_when_a_fifth_of_the_last_200_failed_by_their_share_of_responses(calls: list[int]) -> None:
+    health = CallHealth()
     for failed in calls:
-        health.record(failed=failed)
-    assert health.broken == (sum(calls[-200:]) > 40)
+        health.record(failed=failed, of=8)
+    assert health.broken == (sum(calls[-200:]) > 40 * 8)

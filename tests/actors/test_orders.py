@@ -13,17 +13,25 @@ from wire_records import make_group
 
 from isentrope.actors import orders as module
 from isentrope.actors.broker_calls import BrokerCaller
-from isentrope.actors.groups import Generated, GroupMaker, Order, Tools
+from isentrope.actors.groups import Generated, GroupMaker, Lost, Order, TooFewResponsesError, Tools
 from isentrope.actors.orders import Changes, Orders
-from isentrope.errors import IsentropeError, RecordError, RewardError
+from isentrope.errors import RecordError, RewardError
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.data.prompts import PromptTooLongError
-from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, WorkOrder
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, Missing, MissingReason, WorkOrder
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
 
-ERRORS: dict[str, type[IsentropeError]] = {"too_long": PromptTooLongError, "reward": RewardError, "record": RecordError}
+FAILURES: dict[str, BaseException] = {
+    "too_long": PromptTooLongError("601 tokens"),
+    "reward": TooFewResponsesError({0: Lost(Missing(0, MissingReason.REWARD), RewardError("no number"))}, 1),
+    "record": RecordError("size"),
+    "cancelled in the engine": asyncio.CancelledError(),
+    "cancelled in the reward": asyncio.CancelledError(),
+}
+IN_ENGINE = ("too_long", "cancelled in the engine")
+HANDED_BACK = "handed back"
 TOKENS = 7
 
 
@@ -39,7 +47,6 @@ class Script:
 
     version: int = 1
     room: bool = True
-    reward_broken: bool = False
     actor: str = "a1"
     wrong: dict[Order, str] = field(default_factory=dict)
     at: dict[Order, str] = field(default_factory=dict)
@@ -63,15 +70,20 @@ class Script:
 
     async def generate(self, order: Order) -> Generated:
         await self._hold(order, "generate")
-        if self.wrong[order] == "too_long":
-            raise PromptTooLongError("601 tokens")
+        if (wrong := self.wrong[order]) in IN_ENGINE:
+            raise FAILURES[wrong]
         return cast(Generated, _Generated(order))
 
     async def score(self, generated: Generated, actor: str) -> Group:
         await self._hold(generated.order, "score")
-        if (wrong := self.wrong[generated.order]) in ERRORS:
-            raise ERRORS[wrong]("as the test wants it")
+        if error := FAILURES.get(self.wrong[generated.order]):
+            raise error
         return make_group()
+
+    def hand_back(self, orders: list[Order]) -> None:
+        for order in orders:
+            self.at[order], self.reasons[order] = "done", HANDED_BACK
+            self.ends[order] += 1
 
     def publish(self, group: Group, order: WorkOrder) -> PublishResult:
         return self._take(order, "")
@@ -118,12 +130,13 @@ def work(number: int, min_version: int = 0) -> WorkOrder:
 def check(orders: Orders, script: Script, begun: list[Order]) -> None:
     """What orders say of themselves is what happened to each."""
     generated = [
-        order for order in begun if script.wrong[order] != "too_long" and script.at.get(order, "generate") != "generate"
+        order
+        for order in begun
+        if script.wrong[order] not in IN_ENGINE and script.at.get(order, "generate") != "generate"
     ]
     held = [order for order in begun if script.at.get(order) != "done"]
     sent = {order for order in held if script.at.get(order) == "send"}
     before = {order for order in held if script.at.get(order, "generate") == "generate"}
-    before |= {order for order in sent if script.wrong[order] == "too_long"}
     assert script.at.keys() == {
         order for order in begun if isinstance(order, EvalOrder) or order.min_version <= script.version
     }
@@ -136,7 +149,7 @@ def check(orders: Orders, script: Script, begun: list[Order]) -> None:
 
 
 events = st.one_of(
-    st.tuples(st.just("begin"), st.booleans(), st.integers(0, 3), st.sampled_from(["", "", *ERRORS])),
+    st.tuples(st.just("begin"), st.booleans(), st.integers(0, 3), st.sampled_from(["", "", *FAILURES])),
     st.tuples(st.just("let"), st.integers(0, 20)),
     st.tuples(st.just("let"), st.integers(0, 20)),
     st.tuples(st.just("load"), st.integers(0, 3)),
@@ -177,7 +190,8 @@ def test_orders_are_where_they_say_and_each_has_one_end(story: list[tuple[str, *
                 await happen("let", index)
             assert len(orders) == 0
         assert script.ends == Counter(begun)
-        assert script.reasons == {order: script.wrong[order] for order in begun}
+        handed_back = {order: HANDED_BACK for order in begun if script.wrong[order].startswith("cancelled")}
+        assert script.reasons == {order: script.wrong[order] for order in begun} | handed_back
 
     asyncio.run(play())
 
@@ -200,10 +214,12 @@ def test_what_is_left_at_the_end_is_dropped_and_told_to_nobody() -> None:
     asyncio.run(play())
 
 
-@pytest.mark.parametrize("wrong", ["too_long", "reward"])
-def test_what_can_be_right_in_no_order_ends_all(wrong: str) -> None:
+@pytest.mark.parametrize("wrong", ["too_long", "broken"])
+def test_what_can_be_right_in_no_order_ends_all(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAILURES, "broken", RewardError("raised ValueError"))
+
     async def play() -> None:
-        script = Script(reward_broken=True)
+        script = Script()
         orders, order = script.orders(skip_too_long=False), work(0)
         script.wrong = {order: wrong}
         async with asyncio.TaskGroup() as tasks:
@@ -214,4 +230,4 @@ def test_what_can_be_right_in_no_order_ends_all(wrong: str) -> None:
 
     with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(play())
-    assert [type(error) for error in caught.value.exceptions] == [ERRORS[wrong]]
+    assert [type(error) for error in caught.value.exceptions] == [type(FAILURES[wrong])]

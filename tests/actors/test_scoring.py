@@ -21,12 +21,12 @@ from isentrope.actors.scoring import MAX_OUTPUT_BYTES, Scorer
 from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Row
-from isentrope.rollout.rewards.functions import Score
+from isentrope.rollout.rewards.functions import Outcome, Score
 
 T = TypeVar("T")
 
 REWARD = """
-import os, pathlib, signal, sys, time
+import os, pathlib, signal, subprocess, sys, time
 
 print("imported in", os.getpid())
 
@@ -47,8 +47,16 @@ def obey(text):
         case "child": os.system(f"echo {argument}")
         case "stderr": print(argument, file=sys.stderr)
         case "input": input()
+        case "start": start(argument)
         case "pid": return float(os.getpid())
     return float(len(text))
+
+def start(path):
+    "Starts a program and a copy of the process, which end by themselves as little as this one."
+    program, copy = subprocess.Popen(["sleep", "100000"]), os.fork()
+    if copy:
+        pathlib.Path(path).write_text(f"{program.pid} {copy}")
+    time.sleep(100_000)
 
 def meet(mine, other):
     mine.touch()
@@ -65,6 +73,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data(reward: str = "obedient:f", **more: Any) -> DataConfig:
     return DataConfig(**{"train": "train.jsonl", "reward": reward, "reward_timeout_s": DEADLINE_S, **more})
+
+
+def rewards_of(outcomes: list[Outcome]) -> list[float]:
+    return [outcome.reward for outcome in outcomes if isinstance(outcome, Score)]
 
 
 class Driver:
@@ -84,8 +96,7 @@ class Driver:
         return self.run(self.score(*completions))
 
     async def score(self, *completions: str) -> list[float]:
-        scores = await self._scorer.score(["p"] * len(completions), completions, {})
-        return [score.reward for score in scores]
+        return rewards_of(await self._scorer.score(["p"] * len(completions), completions, {}))
 
     def refusal(self, *completions: str) -> RewardError:
         with pytest.raises(RewardError) as caught:
@@ -142,6 +153,19 @@ def test_a_hanging_function_is_killed_at_the_deadline_and_replaced(driver: Drive
     assert "data.reward_timeout_s" in error.fix
     wait_until_gone(before)
     assert driver.pid() != before
+
+
+def test_what_a_reward_has_started_ends_with_its_process(driver: Driver, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    async def start() -> None:
+        task = asyncio.create_task(driver.score(f"start {started}"))
+        await until(lambda: started.exists() and started.read_text(), "what the reward has started")
+        task.cancel()
+
+    driver.run(start())
+    wait_until_gone(*map(int, started.read_text().split()))
+    assert driver.rewards("a") == [1.0]
 
 
 @pytest.mark.slow
@@ -238,7 +262,7 @@ def test_workers_work_at_the_same_time(folder: Path, tmp_path: Path) -> None:
     """Each of two calls ends only when the other has begun."""
     first, second = tmp_path / "first", tmp_path / "second"
 
-    async def both() -> list[list[Score]]:
+    async def both() -> list[list[Outcome]]:
         async with Scorer(data(), str(folder), workers=2) as scorer:
             orders = (f"meet {first} {second}", f"meet {second} {first}")
             return await asyncio.gather(*(scorer.score(["p"], [order], {}) for order in orders))
@@ -254,10 +278,10 @@ def test_importing_takes_none_of_a_calls_time(tmp_path: Path) -> None:
 
     async def scores() -> None:
         async with Scorer(data("slow_import:f", reward_timeout_s=3.0), str(tmp_path)) as scorer:
-            assert (await scorer.score(["p"], ["a"], {}))[0].reward == 1.0
+            assert rewards_of(await scorer.score(["p"], ["a"], {})) == [1.0]
             with pytest.raises(RewardError, match="ended its process"):
                 await scorer.score(["p"], ["leave"], {})
-            assert (await scorer.score(["p"], ["a"], {}))[0].reward == 1.0
+            assert rewards_of(await scorer.score(["p"], ["a"], {})) == [1.0]
 
     asyncio.run(scores())
 

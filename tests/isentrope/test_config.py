@@ -36,6 +36,7 @@ def _load(folder: Path, text: str, *overrides: str) -> Config:
         (["model.max_model_len=1024"], "sampling.max_new_tokens", "leaves no room"),
         (["learner.micro_batch_tokens=1024"], "learner.micro_batch_tokens", "cannot hold a response"),
         (["redis.max_bytes=1000"], "redis.max_record_bytes", "more than redis.max_bytes = 1000"),
+        (["sampling.min_group=9", "sampling.group_size=8"], "sampling.min_group", "more than sampling.group_size = 8"),
         (["sampling.top_p=0.9"], "sampling.top_p", "truncated sampling"),
         (["sampling.top_k=5"], "sampling.top_k", "truncated sampling"),
         (["data.reward="], "data.reward", "key data.reward is missing"),

@@ -11,7 +11,6 @@ from source_files import Source
 
 RUN_BY = {
     "actors/config.py": "isentrope/test_config.py",
-    "actors/groups.py": "actors/test_worker.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
     "kernels/base_2.py": "kernels/test_stats.py",
     "kernels/bench/aot.py": "kernels/test_compiled.py",

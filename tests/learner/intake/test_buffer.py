@@ -10,18 +10,25 @@ from wire_records import make_group, make_response, make_spec
 from isentrope.learner.intake.buffer import AdmissionRules, Buffer
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.rollout.broker.learner_port import Entry
+from isentrope.rollout.config import SamplingConfig
 from isentrope.rollout.wire.codec import encode_group
 from isentrope.rollout.wire.control import Mode
-from isentrope.rollout.wire.types import Response, version_of
+from isentrope.rollout.wire.types import Missing, MissingReason, Response, version_of
 
 P = 4
 LAG = 2
 few = settings(max_examples=50)
 
 
-def entry(seq: int, *responses: Response, version: int = version_of(1, 0), name: str = "") -> Entry:
+def entry(
+    seq: int,
+    *responses: Response,
+    version: int = version_of(1, 0),
+    name: str = "",
+    missing: tuple[Missing, ...] = (),
+) -> Entry:
     given_ones = {"responses": responses} if responses else {}
-    header, payload = encode_group(make_group(seq, version=version, **given_ones))
+    header, payload = encode_group(make_group(seq, version=version, **given_ones, missing=missing))
     return Entry(name or f"{seq}-0", seq, 0, "group", header, payload)
 
 
@@ -30,11 +37,17 @@ def rewarded(seq: int, *rewards: float) -> Entry:
 
 
 def make_buffer(
-    mode: Mode = Mode.ASYNC, *, cursor: int = 100, batches: int = 0, min_kept: float = 0.5, max_replaced: int = 0
+    mode: Mode = Mode.ASYNC,
+    *,
+    cursor: int = 100,
+    batches: int = 0,
+    min_kept: float = 0.5,
+    max_replaced: int = 0,
+    **sampling: int,
 ) -> Buffer:
     ledger = Ledger()
     ledger.batches = batches
-    spec = make_spec("run", prompts_per_batch=P)
+    spec = make_spec("run", prompts_per_batch=P, sampling=SamplingConfig(**{"group_size": 2, **sampling}))
     buffer = Buffer(ledger, spec, 1, AdmissionRules(LAG, min_kept, max_replaced), mode)
     buffer.cursor = cursor
     buffer.newest_version = version_of(1, batches)
@@ -219,3 +232,18 @@ def test_what_is_out_at_the_end_is_retired_as_surplus() -> None:
     assert buffer.ledger.reasons == {"surplus": 3}
     assert buffer.ledger.lwm == P + 3
     assert f"{P}-0" in buffer.uncommitted()[0]
+
+
+@few
+@given(st.integers(1, 8), st.lists(st.sampled_from(MissingReason), max_size=8), st.integers(1, 9))
+def test_a_group_with_too_few_responses_is_retired_for_their_commonest_reason(
+    found: int, lost: list[MissingReason], min_group: int
+) -> None:
+    buffer = make_buffer(group_size=found + len(lost), min_group=min_group)
+    missing = tuple(Missing(index, reason) for index, reason in enumerate(lost))
+    assert buffer.add(entry(0, *[make_response(version_of(1, 0))] * found, missing=missing))
+    if found >= min(min_group, found + len(lost)):
+        assert buffer.ready == 1 and buffer.ledger.reasons == {}
+    else:
+        ((reason, count),) = buffer.ledger.reasons.items()
+        assert count == 1 and lost.count(MissingReason[reason.upper()]) == max(map(lost.count, MissingReason))

@@ -77,6 +77,7 @@ REFUSED: list[Case] = [
     (["top_entropy"], {"stats": "rollout"}, MANY, "stats"),
     (["tis"], {"stats": "rollout"}, MANY, "correction"),
     (["grpo"], {}, {"group_size": 1}, "advantage.baseline"),
+    (["pass_at_k"], {}, {"whole_groups": False}, "advantage.baseline"),
     (["dapo"], {"advantage": {"baseline": "none", "scale": "none"}}, {**MANY, "group_size": 1}, "filter"),
     (["prorl"], {}, {**MANY, "evaluates": False}, "reset"),
     (["prorl"], {"kl": []}, MANY, "reset"),
@@ -224,3 +225,16 @@ def test_rules_hold_under_other_names(
 def test_the_accepted_are_accepted_under_other_names() -> None:
     for methods in (["dapo", "kl_cov"], ["dapo", "steer", "tis"], ["dr_grpo", "decoupled", "deepseek_v32"]):
         assert refused(RunFacts(updates=4, provided=ALL), *methods) == set()
+
+
+@pytest.mark.parametrize(("method", "unset"), [("grpo", 2), ("pass_at_k", 8)])
+def test_the_least_group_is_the_whole_one_where_the_baseline_needs_it_and_the_key_is_unset(
+    tmp_path: Path, method: str, unset: int
+) -> None:
+    def opened(**sampling: int) -> tuple[int, bool]:
+        learner = LearnerConfig(method=method)
+        found = open_objective(learner, SamplingConfig(**sampling), run_folder=tmp_path, evaluates=False)
+        return found.sampling.min_group, any("may be missing" in str(each) for each in refusals(found))
+
+    assert opened(group_size=8) == (unset, False)
+    assert opened(group_size=8, min_group=3) == (3, method == "pass_at_k")

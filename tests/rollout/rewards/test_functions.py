@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from isentrope.errors import ConfigError, RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Row
-from isentrope.rollout.rewards.functions import RewardSet, Score, columns_for, load_rewards, probe
+from isentrope.rollout.rewards.functions import Outcome, RewardSet, Score, columns_for, load_rewards, probe
 
 CHAT = [{"role": "user", "content": "2+2?"}]
 Make = Callable[..., RewardSet]
@@ -41,19 +41,27 @@ def make(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Make]:
         rewards.close()
 
 
-def score(rewards: RewardSet, completions: Sequence[str] = ("a", "bb"), **columns: list[object]) -> list[Score]:
+def outcomes_of(rewards: RewardSet, completions: Sequence[str], **columns: list[object]) -> list[Outcome]:
     return rewards(["p"] * len(completions), completions, columns)
 
 
-def rewards_of(scores: Sequence[Score]) -> list[float]:
-    return [one.reward for one in scores]
+def score(rewards: RewardSet, completions: Sequence[str] = ("a", "bb"), **columns: list[object]) -> list[Score]:
+    return [one for one in outcomes_of(rewards, completions, **columns) if isinstance(one, Score)]
+
+
+def rewards_of(outcomes: Sequence[Outcome]) -> list[float]:
+    assert all(isinstance(one, Score) for one in outcomes)
+    return [one.reward for one in outcomes if isinstance(one, Score)]
 
 
 def refusal(rewards: RewardSet, **columns: list[object]) -> RewardError:
-    with pytest.raises(RewardError) as caught:
-        rewards(["p", "p"], ["a", "bb"], columns)
-    assert len(str(caught.value)) < 700
-    return caught.value
+    """The error of a call for two completions, or of the one that has no score."""
+    try:
+        (error,) = [one for one in outcomes_of(rewards, ["a", "bb"], **columns) if isinstance(one, RewardError)]
+    except RewardError as whole:
+        error = whole
+    assert len(str(error)) < 700
+    return error
 
 
 def test_a_function_of_trl_works_unchanged(make: Make) -> None:
@@ -109,10 +117,19 @@ def test_none_leaves_a_function_out_and_only_for_its_completion(make: Make) -> N
     assert [len(one.parts) for one in scores] == [1, 1]
 
 
-def test_none_from_all_functions_is_a_failure(make: Make) -> None:
+def test_none_from_all_functions_is_a_failure_of_its_completion(make: Make) -> None:
     rewards = make("def f(completions): return [1.0, None]\ndef g(completions): return [1.0, None]", names=["f", "g"])
     error = refusal(rewards)
     assert "completion 1" in error.what and ":f" in error.what and ":g" in error.what
+    assert rewards_of(score(rewards)) == [2.0]
+
+
+def test_only_a_completion_without_a_reward_fails_unless_all_do(make: Make) -> None:
+    rewards = make("def f(completions, value): return value")
+    outcomes = outcomes_of(rewards, ["a", "b", "c"], value=[1.0, float("nan"), None])
+    assert [isinstance(one, RewardError) for one in outcomes] == [False, True, True]
+    with pytest.raises(RewardError, match=r"nan .* completion 0"):
+        rewards(["p", "p"], ["a", "bb"], {"value": [float("nan"), None]})
 
 
 def test_a_map_gives_components_and_an_answer(make: Make) -> None:
@@ -204,8 +221,12 @@ def is_reward(value: object) -> bool:
 def test_any_list_gives_the_same_finite_scores_or_a_reward_error(echo: RewardSet, returned: list[object]) -> None:
     if len(returned) == 2 and all(map(is_reward, returned)):
         assert rewards_of(score(echo, value=returned)) == returned
-    else:
+    elif len(returned) == 2 and any(map(is_reward, returned)):
+        assert rewards_of(score(echo, value=returned)) == list(filter(is_reward, returned))
         refusal(echo, value=returned)
+    else:
+        with pytest.raises(RewardError):
+            outcomes_of(echo, ["a", "bb"], value=returned)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +236,9 @@ def test_any_list_gives_the_same_finite_scores_or_a_reward_error(echo: RewardSet
         ("import sys; sys.exit(3)", "raised SystemExit: 3"),
         ("return [[0.0][1]]", "raised IndexError"),
         ("raise TimeoutError('slow')", "raised TimeoutError: slow"),
+        ("import asyncio; raise asyncio.CancelledError", "raised CancelledError"),
+        ("raise KeyboardInterrupt", "raised KeyboardInterrupt"),
+        ("raise GeneratorExit", "raised GeneratorExit"),
     ],
 )
 @pytest.mark.parametrize("kind", ["def", "async def"])
@@ -222,6 +246,35 @@ def test_an_exception_is_an_error_with_its_place(make: Make, kind: str, body: st
     error = refusal(make(f"{kind} f(completions):\n    {body}"))
     assert what in error.what and ":f'" in error.what
     assert error.where.endswith("_0.py:2, in f")
+
+
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        ("asked[0].cancel()", "raised CancelledError"),
+        ("[each.cancel() for each in asyncio.all_tasks()]", "raised CancelledError"),
+        ("asked.append(asyncio.create_task(end()))", "raised SystemExit: 3"),
+    ],
+)
+def test_what_ends_a_task_of_a_reward_is_its_failure_and_of_no_later_call(make: Make, task: str, what: str) -> None:
+    rewards = make(f"""
+        import asyncio, sys
+        async def end():
+            await asyncio.sleep(0)
+            sys.exit(3)
+        async def ask(text):
+            await asyncio.sleep(0)
+            return float(len(text))
+        async def f(completions, fails):
+            asked = [asyncio.create_task(ask(text)) for text in completions]
+            if fails[0]: {task}
+            return [await each for each in asked]
+    """)
+    for fails in (True, False, True):
+        if fails:
+            assert what in refusal(rewards, fails=[True, True]).what
+        else:
+            assert rewards_of(score(rewards, fails=[False, False])) == [1.0, 2.0]
 
 
 def test_an_error_survives_the_way_between_processes(make: Make) -> None:
