@@ -66,6 +66,17 @@ def demo(
 
 
 @app.command()
+def init(
+    example: Annotated[str, typer.Argument(metavar="[EXAMPLE]", help="Its name; without one, list them.")] = "",
+    folder: Annotated[Path | None, typer.Argument(help="Where to; default: a folder of its name.")] = None,
+) -> None:
+    """Write an example into a new folder: run file, reward, data, and a model to start from."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.init(example, folder, _console()))
+
+
+@app.command()
 def train(
     run_file: _RunFile,
     overrides: _Overrides = None,

@@ -68,6 +68,24 @@ _BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
 }
 
 
+def init(name: str, folder: Path | None, console: Console) -> int:
+    """Write an example and tell how to go on; without a name, list them."""
+    from isentrope.init import examples, write
+
+    if not name:
+        for example in examples():
+            console.print(f"{example.name:12} {example.sentence}", highlight=False, soft_wrap=True)
+        return 0
+    set_defaults(offline=True)
+    folder = folder or Path(name)
+    with console.status("data and model are made: half a minute the first time"):
+        example = write(name, folder)
+    console.print(f"{folder} holds the example. Go on with:\n", highlight=False, soft_wrap=True)
+    for command in (f"cd {folder}", *example.commands):
+        console.print(f"    {command}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
 def train(path: Path, overrides: Sequence[str], ray_address: str, console: Console) -> int:
     """Run a run file to its end, or continue where an earlier command of the same run stopped."""
     started = time.time()

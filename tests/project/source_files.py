@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("actors", "kernels", "learner", "rollout")
+EXAMPLES = "examples"
+"""Folder of what `isentrope init` writes, linked into the package as the four are."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Four folders at the root, one package: what would break silently if a file were added or a link were lost."""
+"""Folders at the root, one package: what would break silently if a file were added or a link were lost."""
 
 from pathlib import Path
 
 import pytest
-from source_files import FOLDERS
+from source_files import EXAMPLES, FOLDERS
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -12,7 +12,7 @@ def test_folder_is_no_package_of_its_own(root: Path, name: str) -> None:
     assert not (root / name / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", [*FOLDERS, EXAMPLES])
 def test_folder_is_linked_into_the_package(root: Path, name: str) -> None:
     link = root / "src" / "isentrope" / name
     assert link.is_symlink()

@@ -12,6 +12,8 @@ from source_files import Source
 RUN_BY = {
     "actors/config.py": "isentrope/test_config.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
+    "examples/digit_walk/make_data.py": "isentrope/test_init.py",
+    "examples/digit_walk/rewards.py": "isentrope/test_init.py",
     "kernels/base_2.py": "kernels/test_stats.py",
     "kernels/bench/aot.py": "kernels/test_compiled.py",
     "kernels/bench/cases.py": "kernels/test_bench.py",

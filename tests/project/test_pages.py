@@ -7,7 +7,6 @@ import re
 import runpy
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from source_files import FOLDERS, ROOT
 
 from isentrope import cli
 
-_FOLDERS = ("docs", "src/isentrope", "tests", *FOLDERS)
+_FOLDERS = ("docs", "examples", "src/isentrope", "tests", *FOLDERS)
 
 PAGES = sorted(
     {path.resolve() for path in ROOT.glob("*.md")}
@@ -41,8 +40,9 @@ HERE = {
     "isentrope help",
     "isentrope help KEY",
     "isentrope help max_lag",
+    "isentrope init",
     "isentrope methods",
-    "isentrope methods show dapo kl_cov",
+    "isentrope methods show dapo top_entropy",
 }
 """Commands that a test of this file runs as they stand."""
 
@@ -58,17 +58,25 @@ BY_OTHERS = {
     "isentrope bench kernels --json F": (
         "tests/isentrope/test_cli.py::test_the_benchmark_without_a_gpu_says_what_works_there"
     ),
-    "isentrope check": "tests/project/test_pages.py::test_readmes_run_file_and_reward_pass_the_check",
-    "isentrope check run.toml": "tests/project/test_pages.py::test_readmes_run_file_and_reward_pass_the_check",
+    "isentrope check": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
+    "isentrope check run.toml": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope demo": "tests/system/test_on_policy.py::test_equal_seeds_give_equal_metrics",
     "isentrope demo --method kl_cov": "tests/project/test_pages.py::test_demo_runs_with_entropy_control",
+    "isentrope init NAME": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
+    "isentrope init digit_walk": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
+    "isentrope init digit_walk mine": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope mode": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope mode async": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope mode on_policy": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope status": "tests/system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends",
     "isentrope train": "tests/system/test_own_run.py::test_run_finishes_and_reports",
     "isentrope train RUN.toml [key=value …]": "tests/system/test_own_run.py::test_run_finishes_and_reports",
+    "isentrope train run.toml": "tests/system/test_own_run.py::test_run_finishes_and_reports",
     "isentrope train run.toml learner.batches=20": "tests/system/test_own_run.py::test_run_finishes_and_reports",
+    "isentrope train run.toml learner.batches=60": "tests/system/test_own_run.py::test_run_finishes_and_reports",
+    "isentrope train run.toml run.name=grpo learner.method=grpo": (
+        "tests/system/test_own_run.py::test_run_finishes_and_reports"
+    ),
     "PYTHONPATH=src:peers python -m isentrope.kernels.bench --json kernels/bench/results/h200.json --check": (
         "tests/kernels/test_bench.py::test_a_machine_without_a_gpu_is_told_of_aot"
     ),
@@ -187,26 +195,11 @@ def test_pages_are_written_where_they_are_wanted(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"configuration.md", "metrics.md"}
 
 
-@pytest.mark.slow
-def test_readmes_run_file_and_reward_pass_the_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As README has them, with the one row of data that it shows; the model is the demo's, without its weights."""
-    from isentrope.demo.model import write_skeleton
-
-    text = _text(ROOT / "README.md")
-    (run_file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    (reward,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (row,) = re.findall(r"# (\{.*\})", run_file)
-    (tmp_path / "run.toml").write_text(run_file, encoding="utf-8")
-    (tmp_path / "rewards.py").write_text(reward, encoding="utf-8")
-    (tmp_path / "train.jsonl").write_text(row + "\n", encoding="utf-8")
-    write_skeleton(tmp_path / tomllib.loads(run_file)["model"]["path"])
-    monkeypatch.setattr(sys, "argv", ["isentrope", "check", str(tmp_path / "run.toml")])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0, capsys.readouterr().err
-    assert len([line for line in run_file.splitlines() if line.strip()]) <= 18
+@pytest.mark.parametrize(("language", "name"), [("toml", "run.toml"), ("python", "rewards.py")])
+def test_readme_quotes_the_files_of_the_example_it_writes(language: str, name: str) -> None:
+    (quoted,) = re.findall(rf"```{language}\n(.*?)```", _text(ROOT / "README.md"), re.DOTALL)
+    assert quoted in _text(ROOT / "examples" / "digit_walk" / name)
+    assert len(quoted.splitlines()) <= 22
 
 
 def test_readmes_table_is_what_its_data_file_holds() -> None:

@@ -7,7 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from source_files import FOLDERS
+from source_files import EXAMPLES, FOLDERS
+
+from isentrope.init import COPIED
 
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info")
 """Also keeps off the file list that an earlier build left behind and setuptools would trust."""
@@ -30,12 +32,13 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_wheel_holds_every_file_of_the_checkouts_package(wheel: Path, root: Path) -> None:
-    """Through the links, so the four folders are among them."""
+    """Through the links, so the four folders and the examples are among them; not what an example has made."""
     package = root / "src" / "isentrope"
     folders = [package, *(package / name for name in FOLDERS)]
     files = {
         path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
+    files |= {path for pattern in COPIED for path in (package / EXAMPLES).rglob(pattern)}
     names = {path.relative_to(root / "src").as_posix() for path in files}
     assert {"isentrope/kernels/plain.py", "isentrope/report/page.html", "isentrope/py.typed"} <= names
     assert names - set(zipfile.ZipFile(wheel).namelist()) == set()

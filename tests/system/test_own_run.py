@@ -1,4 +1,4 @@
-"""A run of one's own: sixteen lines of TOML, own data and reward, a broker by URL, an actor that joined without Ray."""
+"""The example of README, written by `init`: own data and reward, a broker by URL, an actor that joined without Ray."""
 
 import json
 import os
@@ -12,41 +12,33 @@ from urllib.parse import urlsplit
 import pytest
 from whole_commands import BOOT_S, Start, batches, lines
 
-from isentrope.demo.model import make_model
+from isentrope import init
 from isentrope.redis_server import RedisServer
-from isentrope.rollout.data.tasks import open_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-RUN = """[run]
-name = "mine"
-[model]
-path = "model"
-dtype = "float32"
-[data]
-train = "walks.jsonl"
-reward = "walk_rewards:reaches"
-reward_timeout_s = 3600.0
-[sampling]
-max_new_tokens = 13
-[actors]
-count = 0
-[learner]
-prompts_per_batch = 8
-batches = 10
-"""
+CHANGES = (
+    "data.reward=gated:reaches",
+    "data.reward_timeout_s=3600.0",
+    "data.eval_prompts=8",
+    "data.eval_samples=2",
+    "actors.count=0",
+    "learner.prompts_per_batch=8",
+    "learner.batches=10",
+)
+"""Of the example's run: small, and with a reward that waits."""
 
 REWARD = '''
 import itertools, pathlib, time
-from isentrope.rollout.data.tasks import open_task
+import rewards
 
 calls = itertools.count()
 
-def reaches(prompts, completions, **columns):
-    """The built-in verifier, as if it were one's own; for more than three batches it waits until it is allowed."""
-    while next(calls) >= 3 * 8 and not pathlib.Path(__file__).with_name("allowed").exists():
+def reaches(**columns):
+    """The example's reward; after the first evaluation and three batches it waits until it is allowed."""
+    while next(calls) >= 8 + 3 * 8 and not pathlib.Path(__file__).with_name("allowed").exists():
         time.sleep(0.05)
-    return open_task("digit_walk").verify(prompts=prompts, completions=completions, **columns)
+    return rewards.reaches(**columns)
 '''
 
 
@@ -71,14 +63,9 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[Seen]:
-    folder = tmp_path_factory.mktemp("own")
-    assert RUN.count("\n") <= 16
-    (folder / "run.toml").write_text(RUN)
-    (folder / "walk_rewards.py").write_text(REWARD)
-    task = open_task("digit_walk", seed=5)
-    rows = [{"prompt": row.prompt, **row.columns} for row in map(task.train, range(64))]
-    (folder / "walks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    make_model(folder / "model")
+    folder = tmp_path_factory.mktemp("own") / "example"
+    init.write("digit_walk", folder)
+    (folder / "gated.py").write_text(REWARD)
     with RedisServer() as server:
         url = {"ISENTROPE_REDIS_URL": server.start(folder / "broker")}
 
@@ -86,9 +73,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
             command = [sys.executable, "-m", "isentrope.cli", *arguments]
             return subprocess.run(command, cwd=folder, env=os.environ | url, capture_output=True, text=True)
 
-        run = folder / "runs" / "mine"
-        command = start("train", "run.toml", folder=folder, env=url)
-        actor = start("actor", "--run", "mine", "--name", "guest", folder=folder, env=url)
+        run = folder / "runs" / "digit-walk"
+        command = start("train", "run.toml", *CHANGES, folder=folder, env=url)
+        actor = start("actor", "--run", "digit-walk", "--name", "guest", folder=folder, env=url)
         command.until(lambda: len(batches(run)) >= 2)
         status = json.loads(ask("status", "--json").stdout)
         switched = ask("mode", "on_policy")
@@ -97,7 +84,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
         code = command.wait(BOOT_S)
         left = actor.wait()
         secret = urlsplit(url["ISENTROPE_REDIS_URL"]).password or ""
-        yield Seen(run, status, refused, switched, code, left, command.output, secret, ask("train", "run.toml"))
+        yield Seen(
+            run, status, refused, switched, code, left, command.output, secret, ask("train", "run.toml", *CHANGES)
+        )
 
 
 def test_run_finishes_and_reports(seen: Seen) -> None:

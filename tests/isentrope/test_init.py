@@ -1,0 +1,103 @@
+"""`isentrope init`: every example is written whole, overwrites nothing, passes the check, and rewards what it says."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isentrope import cli, init
+from isentrope.errors import ConfigError
+from isentrope.rollout.data.tasks.digit_walk import DigitWalk, verify
+
+NAMES = [example.name for example in init.examples()]
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """Exit code of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["isentrope", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One example whose maker leaves a mark instead of a model, in a checkout where it has already run."""
+    there = tmp_path / "examples" / "bare"
+    there.mkdir(parents=True)
+    (there / "README.md").write_text("# Bare\n\nOne line. And more.\n\n```sh\nisentrope init bare\ncd bare\nls\n```\n")
+    (there / init.MAKER).write_text("from pathlib import Path\nPath(__file__).with_name('made').touch()\n")
+    (there / "train.jsonl").touch()
+    monkeypatch.setattr(init, "EXAMPLES", there.parent)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_passes_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """As it is written, with the commands of its README."""
+    assert _run(monkeypatch, "init", name, tmp_path / "new") == 0
+    assert "isentrope check run.toml" in capsys.readouterr().out
+    assert _run(monkeypatch, "check", tmp_path / "new" / "run.toml") == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_readme_begins_with_a_sentence_and_the_commands(name: str) -> None:
+    (example,) = [each for each in init.examples() if each.name == name]
+    assert example.sentence.endswith(".") and len(example.sentence) < 120
+    page = (init.EXAMPLES / name / "README.md").read_text()
+    assert f"```sh\nisentrope init {name} " in page and f"\ncd {name}\n" in page
+    assert {"isentrope check run.toml", "isentrope train run.toml"} <= {
+        command.partition("#")[0].strip() for command in example.commands
+    }
+
+
+def test_only_what_belongs_to_an_example_is_copied(bare: Path) -> None:
+    init.write("bare", bare / "new")
+    assert {path.name for path in (bare / "new").iterdir()} == {"README.md", init.MAKER, "made"}
+
+
+@pytest.mark.parametrize("there", ["file", "folder/file"])
+def test_nothing_is_overwritten(bare: Path, there: str) -> None:
+    (bare / "folder").mkdir()
+    (bare / there).write_text("mine")
+    with pytest.raises(ConfigError, match="overwrites nothing"):
+        init.write("bare", bare / there.partition("/")[0])
+    assert (bare / there).read_text() == "mine" and len(list((bare / "folder").iterdir())) <= 1
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert _run(monkeypatch, "init", "digitwalk", tmp_path / "new") == 64
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in NAMES) and "fix: isentrope init digit_walk" in shown
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_name_all_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(monkeypatch, "init") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == NAMES
+
+
+PROBLEMS = [DigitWalk(0).train_problem(seq) for seq in range(50)]
+
+
+@given(st.data())
+def test_the_reward_of_digit_walk_is_the_tasks_own(data: st.DataObject) -> None:
+    """But for the number of steps, which it does not bound: at most six here, mostly true ones."""
+    rewards = runpy.run_path(str(init.EXAMPLES / "digit_walk" / "rewards.py"))
+    problem = data.draw(st.sampled_from(PROBLEMS))
+    digit, words = problem.start, list[str]()
+    for operation in data.draw(st.lists(st.sampled_from([*problem.operations, "+0"]), min_size=1, max_size=6)):
+        digit = rewards["SIGNS"][operation[0]](digit, int(operation[1:])) % 10
+        words += [operation, data.draw(st.sampled_from([str(digit)] * 9 + ["x"]))]
+    text = " ".join(words[: data.draw(st.sampled_from([None, -1]))])
+    (reward,) = rewards["reaches"]([text], [problem.start], [problem.target], [list(problem.operations)])
+    assert reward == float(verify(text, problem.start, problem.target, problem.operations))
