@@ -1,4 +1,4 @@
-"""The demo's model: an ordinary Hugging Face folder with a tiny Llama, trained on demonstrations of digit walks.
+"""The demo's model: a tiny Llama, trained on demonstrations of digit walks.
 
 About one answer in three is right and its entropy is still high, so that there is something to reinforce and entropy to
 lose. Making it takes half a minute on one core and gives the same weights every time on one machine: the number of
@@ -8,55 +8,22 @@ steps is fixed, on one thread, from a fixed seed. The weights are cached by a di
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from isentrope import environment
+from isentrope.demo import warm_start
+from isentrope.demo.warm_start import BOS, Progress, Text, WarmUp
 from isentrope.errors import InternalError, StorageError
 from isentrope.rollout.data.tasks import digit_walk
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.wire.files import replacing
 
-Progress = Callable[[int, int], None]
-"""Called with the steps done and the steps to do."""
-
 WEIGHTS = "model.safetensors"
-
-PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-
-_IDS = {word: number for number, word in enumerate(digit_walk.VOCABULARY)}
-
-
-@dataclass(frozen=True, slots=True)
-class WarmUp:
-    """Supervised training on demonstrations. More steps would leave little to learn."""
-
-    steps: int = 500
-    rows: int = 64
-    """Fresh demonstrations per step."""
-    learning_rate: float = 3e-3
-    ramp_steps: int = 50
-    final_share: float = 0.1
-    """Fraction of the learning rate, reached linearly at the last step."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step: up over the ramp, then down to the last step."""
-        ramp = min(1.0, (step + 1) / self.ramp_steps)
-        return self.learning_rate * ramp * (1.0 - (1.0 - self.final_share) * step / self.steps)
 
 
 def make_model(folder: Path, *, seed: int = 0, progress: Progress = lambda done, total: None) -> None:
@@ -79,31 +46,7 @@ def is_cached(seed: int = 0) -> bool:
 
 def write_skeleton(folder: Path) -> None:
     """Write the folder without the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    LlamaConfig(
-        architectures=["LlamaForCausalLM"],
-        dtype="float32",
-        vocab_size=len(_IDS),
-        hidden_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        head_dim=32,  # the smallest that vLLM's CPU attention takes
-        num_key_value_heads=1,
-        intermediate_size=256,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        rms_norm_eps=1e-6,
-        attention_bias=False,
-        pad_token_id=_IDS[PAD],
-        bos_token_id=_IDS[BOS],
-        eos_token_id=_IDS[EOS],
-    ).save_pretrained(folder)
-    GenerationConfig(pad_token_id=_IDS[PAD], bos_token_id=_IDS[BOS], eos_token_id=_IDS[EOS]).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel(_IDS))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, _IDS[BOS])])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=PAD, bos_token=BOS, eos_token=EOS)
-    tokenizer.save_pretrained(folder)
+    warm_start.write_skeleton(folder, digit_walk.VOCABULARY)
     _check_round_trip(folder)
 
 
@@ -112,32 +55,11 @@ def _cache(seed: int) -> Path:
 
 
 def fingerprint(seed: int) -> str:
-    """Return the digest of all that the weights depend on: this file, the task's, the seed, the libraries' versions."""
+    """Return the digest of all that the weights depend on: the source, the seed, the versions of the libraries."""
     digest = hashlib.blake2b(f"{seed} {torch.__version__} {transformers.__version__}".encode(), digest_size=16)
-    for source in (__file__, digit_walk.__file__):
+    for source in (__file__, warm_start.__file__, digit_walk.__file__):
         digest.update(Path(source).read_bytes())
     return digest.hexdigest()
-
-
-def warm_up(model: LlamaForCausalLM, plan: WarmUp, *, seed: int, progress: Progress) -> None:
-    """Train `model` in place on demonstrations of training problems."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay, foreach=True
-    )
-    examples = _examples(plan.rows, seed)
-    model.train()
-    for step in range(plan.steps):
-        ids, answers = next(examples)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
-        # the answers' positions alone: the last token of the prompt predicts the first of the answer
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][answers]
-        loss = cross_entropy(model.lm_head(hidden), ids[:, 1:][answers])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
-        optimizer.step()
-        progress(step + 1, plan.steps)
 
 
 def _fill(cached: Path, seed: int, progress: Progress) -> None:
@@ -147,11 +69,7 @@ def _fill(cached: Path, seed: int, progress: Progress) -> None:
         with tempfile.TemporaryDirectory(prefix="making-", dir=cached.parent, ignore_cleanup_errors=True) as name:
             made = Path(name, "model")
             write_skeleton(made)
-            with _one_thread(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = LlamaForCausalLM(LlamaConfig.from_pretrained(made))
-                warm_up(model, WarmUp(), seed=seed, progress=progress)
-            model.save_pretrained(made)
+            warm_start.fill(made, _demonstrations(seed), WarmUp(), seed=seed, progress=progress)
             made.rename(cached)
     except OSError as error:
         if not (cached / WEIGHTS).exists():  # else another process was faster
@@ -162,23 +80,13 @@ def _fill(cached: Path, seed: int, progress: Progress) -> None:
             ) from error
 
 
-def _examples(rows: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches without end: token ids [rows, T], and which of the T-1 predictions are of an answer [rows, T-1]."""
+def _demonstrations(seed: int) -> Iterator[Text]:
+    """Yield training problems without end, each with a right answer."""
     task, rng, seq = digit_walk.DigitWalk(seed), np.random.default_rng(seed), 0
     while True:
-        texts: list[tuple[list[str], list[str]]] = []
-        for _ in range(rows):
-            problem = task.train_problem(seq)
-            seq += 1
-            texts.append(([BOS, *problem.prompt.split()], [*digit_walk.demonstration(problem, rng).split(), EOS]))
-        width = max(len(prompt) + len(answer) for prompt, answer in texts)
-        ids: NDArray[np.int64] = np.full((rows, width), _IDS[PAD], dtype=np.int64)
-        answers: NDArray[np.bool_] = np.zeros((rows, width), dtype=np.bool_)
-        for row, (prompt, answer) in enumerate(texts):
-            end = len(prompt) + len(answer)
-            ids[row, :end] = [_IDS[word] for word in (*prompt, *answer)]
-            answers[row, len(prompt) : end] = True
-        yield torch.from_numpy(ids), torch.from_numpy(answers[:, 1:].copy())
+        problem = task.train_problem(seq)
+        yield problem.prompt.split(), digit_walk.demonstration(problem, rng).split()
+        seq += 1
 
 
 def _check_round_trip(folder: Path) -> None:
@@ -186,16 +94,5 @@ def _check_round_trip(folder: Path) -> None:
     uses another, which splits `+3`."""
     text = " ".join(digit_walk.VOCABULARY[3:])
     ids = load_tokenizer(str(folder)).encode(text)
-    if ids != [_IDS[BOS], *range(3, len(_IDS))]:
+    if ids != [digit_walk.VOCABULARY.index(BOS), *range(3, len(digit_walk.VOCABULARY))]:
         raise InternalError("the demo's tokenizer is not the saved one after loading", where=str(folder))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: sums are added in the same order every time, and a core is left for the starting engine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
