@@ -72,6 +72,10 @@ class Outcome(FileRecord):
         return self.model_copy(update={"status": "error", "exit_code": error.exit_code, **why})
 
 
+RUN_SCHEMA = 2
+"""Schema of the run folders that this version writes and continues."""
+
+
 class RunRecord(FileRecord):
     """The run in a folder, and how to reach it: `run.json`. Written by the command that runs; holds no secrets."""
 
@@ -80,6 +84,8 @@ class RunRecord(FileRecord):
         {"run", "config_digest", "data_digest", "mode", "batches", "started", "socket", "url_env", "insecure"}
     )
 
+    schema_version: int
+    """Schema of the run folder; 0: of the first version, which wrote none. A newer version's is refused."""
     run: str
     """Name of the run."""
     config_digest: str
@@ -99,7 +105,7 @@ class RunRecord(FileRecord):
     ranks: int
     """Processes of the learner."""
     run_file: str
-    """Path of the run file."""
+    """Path of the run file; empty: the run had none. `run.toml` beside this file holds what it said."""
     started: float
     """Start of the newest command, in seconds of Unix time."""
     versions: dict[str, str]

@@ -31,6 +31,10 @@ class RunConfig(Section):
     output_dir: str = ""
     """Folder for checkpoints, weights, metrics and the report, relative to the run file; empty: `runs/<name>`. On
     several machines it must be one that all of them share."""
+    base_dir: str = ""
+    """Folder at which the file's other relative paths start and in which `module:function` is looked for, relative to
+    the run file; empty: the run file's own. `run.toml` in a run's folder names the folder of the file it was made
+    from."""
 
 
 class ModelConfig(Section):

@@ -84,6 +84,12 @@ def take_suggestions(
     return learner, sampling, tuple(lines)
 
 
+def suggested_by(merged: Merged) -> dict[str, str]:
+    """Return the dotted run keys for which presets suggest values, each with its preset."""
+    tables = {"learner": "learner", "staleness": "learner.staleness", "sampling": "sampling"}
+    return {f"{tables[_PLACES[key][0]]}.{_PLACES[key][1]}": method for key, (_, method) in merged.suggested.items()}
+
+
 _PLACES = {
     "updates_per_batch": ("learner", "updates_per_batch"),
     "epochs": ("learner", "epochs"),

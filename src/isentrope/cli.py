@@ -29,14 +29,28 @@ _RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file
 _Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, as learner.batches=20.")
 ]
-_RunFolder = Annotated[
-    Path | None, typer.Argument(metavar="[RUN_FOLDER]", help="Folder of the run; default: the newest under runs/.")
+_Run = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RUN]", help="Folder of the run, or its run file; default: the newest here or under runs/."
+    ),
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from isentrope import __version__
+
+        typer.echo(f"isentrope {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and end.")
+    ] = False,
 ) -> None:
     _Debug.on = debug
 
@@ -98,24 +112,24 @@ def check(run_file: _RunFile, overrides: _Overrides = None) -> None:
 
 @app.command()
 def status(
-    run_folder: _RunFolder = None,
+    run: _Run = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show what a run is doing and what it waits for."""
     from isentrope import commands
 
-    raise typer.Exit(commands.show_status(_folder(run_folder), as_json, _console()))
+    raise typer.Exit(commands.show_status(run or Path(), as_json, _console()))
 
 
 @app.command()
 def mode(
     mode: Annotated[str, typer.Argument(metavar="async|on_policy", show_default=False)],
-    run_folder: _RunFolder = None,
+    run: _Run = None,
 ) -> None:
     """Switch a running run between asynchronous and exact on-policy training."""
     from isentrope import commands
 
-    raise typer.Exit(commands.switch_mode(mode, _folder(run_folder), _console()))
+    raise typer.Exit(commands.switch_mode(mode, run or Path(), _console()))
 
 
 @app.command()
@@ -204,12 +218,6 @@ def _console() -> "Console":
     from rich.console import Console
 
     return Console(file=sys.stdout)
-
-
-def _folder(given: Path | None) -> Path:
-    from isentrope import runfolder
-
-    return given if given is not None else runfolder.newest(runfolder.RUNS)
 
 
 if __name__ == "__main__":

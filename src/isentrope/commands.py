@@ -35,7 +35,8 @@ from isentrope.errors import (
 from isentrope.launch.model import ModelPlan
 from isentrope.launch.plan import ClaimedRun
 from isentrope.learner.records import Outcome
-from isentrope.progress import Shown
+from isentrope.progress import Progress, Shown
+from isentrope.resolved import resolve
 from isentrope.rollout.config import RedisConfig
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
 from isentrope.rollout.wire.control import Mode
@@ -51,6 +52,8 @@ MODE_TIMEOUT_S = 600.0
 INTERRUPTED = 130
 
 _MARKS = ("[green]✓[/green]", "[red]✗[/red]")
+
+logger = logging.getLogger(__name__)
 
 _BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
     kind.exit_code: kind
@@ -93,7 +96,7 @@ def train(path: Path, overrides: Sequence[str], ray_address: str, console: Conso
     config, file = load(path, overrides)
     checked = check(config, file)
     _show_notes(checked, console)
-    with _claim(checked, config.output_dir(file.folder)) as folder:
+    with _claim(checked, config.output_dir(file.path.parent)) as folder:
         if folder.is_finished(config.learner.batches):
             console.print(
                 f"the run in {folder.path} is finished; raise learner.batches to train longer", soft_wrap=True
@@ -139,11 +142,11 @@ def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
     return 0
 
 
-def switch_mode(mode: str, folder: Path, console: Console) -> int:
+def switch_mode(mode: str, run: Path, console: Console) -> int:
     """Ask the learner for another mode, and wait for its answer."""
     if mode not in list(Mode):
         raise ConfigError(f"there is no mode {mode!r}", fix=f"one of {', '.join(Mode)}")
-    record = runfolder.read_record(folder)
+    record = runfolder.read_record(runfolder.find(run))
     view = runfolder.open_view(record, deadline_s=10.0)
     with contextlib.closing(view.broker):
         control = view.control()
@@ -162,11 +165,11 @@ def switch_mode(mode: str, folder: Path, console: Console) -> int:
         return 0
 
 
-def show_status(folder: Path, as_json: bool, console: Console) -> int:
+def show_status(run: Path, as_json: bool, console: Console) -> int:
     """Print what a run is doing."""
     from isentrope.status import read_status, show
 
-    status = read_status(folder)
+    status = read_status(runfolder.find(run))
     if as_json:
         console.print_json(status.model_dump_json())
     else:
@@ -263,7 +266,8 @@ def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, R
 
 
 def _claim(checked: Checked, path: Path) -> RunFolder:
-    return RunFolder.claim(path, config_digest=checked.digest, data_digest=checked.data_digest)
+    settings = resolve(checked.config, checked.file, path)
+    return RunFolder.claim(path, config_digest=checked.digest, data_digest=checked.data_digest, resolved=settings)
 
 
 def _run(run: ClaimedRun, console: Console) -> int:
@@ -276,19 +280,35 @@ def _run(run: ClaimedRun, console: Console) -> int:
         except KeyboardInterrupt:
             progress.note("ended at once; the same command continues from the last checkpoint")
             return INTERRUPTED
-        if outcome.batches:
-            progress.waiting(["the report is written"])
-            progress.note(f"report: {_report(run.folder.path)}")
+        except Exception as error:
+            if run.folder.has_begun:
+                _record(run.folder.path, error)
+                _leave_results(run.folder.path, progress)
+            raise
+        _leave_results(run.folder.path, progress)
     if outcome.status == "error":
         raise _BY_EXIT_CODE.get(outcome.exit_code, InternalError)(outcome.what, where=outcome.where, fix=outcome.fix)
     console.print(_sentence(outcome), soft_wrap=True)
     return 0
 
 
-def _report(folder: Path) -> Path:
+def _record(folder: Path, error: Exception) -> None:
+    """Record the error that ended a run, if the learner has not."""
+    known = error if isinstance(error, IsentropeError) else InternalError(f"{type(error).__name__}: {error}")
+    with contextlib.suppress(OSError):  # the error itself is shown
+        runfolder.record_error(folder, known)
+
+
+def _leave_results(folder: Path, progress: Progress) -> None:
+    """Write what a run leaves for its user, and say where. No failure here changes how the run has ended."""
     from isentrope import report
 
-    return report.write(folder)
+    progress.waiting(["the report is written"])
+    try:
+        progress.note(f"report: {report.write(folder)}")
+    except Exception as error:  # whatever a file holds
+        logger.exception("no report")
+        progress.note(f"no report: {error}")
 
 
 def _sentence(outcome: Outcome) -> str:

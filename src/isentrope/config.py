@@ -3,6 +3,7 @@
 `runfile` reads the file; `check` tests everything that the keys point to.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from isentrope.runfile import RunFile, raise_all, read, read_text, salvage, vali
 MAY_CHANGE: Collection[str] = frozenset(
     {
         "run.output_dir",  # a moved folder is the same run
+        "run.base_dir",
         "actors",
         "redis",
         "data.reward_timeout_s",
@@ -81,7 +83,7 @@ class Config(Section):
         return self.data.train.startswith(TASK)
 
     def output_dir(self, folder: Path) -> Path:
-        """Return the absolute folder of the run; relative ones start at `folder`, that of the run file."""
+        """Return the absolute folder of the run; relative ones start at `folder`, in which the run file lies."""
         return (folder / (self.run.output_dir or f"runs/{self.run.name}")).resolve()
 
 
@@ -99,6 +101,7 @@ def load_with_errors(path: Path, overrides: Sequence[str] = ()) -> tuple[Config,
     defaults. Combinations of keys are looked at when each of them is right."""
     file = read(path, overrides)
     config, errors, wrong = salvage(file, Config, STAND_INS)
+    file = dataclasses.replace(file, base_dir=config.run.base_dir)
     try:
         config = with_texts(config, file)
     except ConfigError as error:
@@ -109,7 +112,9 @@ def load_with_errors(path: Path, overrides: Sequence[str] = ()) -> tuple[Config,
 
 def accept(file: RunFile) -> tuple[Config, RunFile]:
     """Validate a run file that was read or made; errors as `load`."""
-    config = with_texts(validate(file, Config), file)
+    config = validate(file, Config)
+    file = dataclasses.replace(file, base_dir=config.run.base_dir)
+    config = with_texts(config, file)
     raise_all(list(contradictions(config, file)))
     return config, file
 

@@ -13,6 +13,7 @@ from isentrope.learner.objective.rules import check
 from isentrope.learner.objective.run import take_suggestions
 from isentrope.learner.objective.run_facts import RunFacts, run_facts
 from isentrope.rollout.config import SamplingConfig
+from isentrope.toml_text import toml_key, toml_value
 
 LONGEST = 1024
 """Value of `max_new_tokens` where there is no run."""
@@ -60,12 +61,16 @@ def show(methods: Sequence[str], run_folder: Path) -> str:
     for need, path in sorted(needs(objective).items()):
         lines.append(f"# needs {need}, for {path}" + ("" if need in PROVIDED else ": not in this version"))
     lines += [f"# refused: {f.key}: {f.reason}; {f.remedy}" for f in check(objective, _facts(merged)).refusals]
-    lines.append("[learner.objective]")
-    lines += sorted(
-        f"{path} = {_toml(value)}  # {merged.provenance.get(path, DEFAULT)}"
+    return "\n".join([*lines, *tables(merged, objective)])
+
+
+def tables(merged: Merged, objective: Objective) -> list[str]:
+    """Return the lines of the merged objective as TOML, each key with what set it."""
+    keys = sorted(
+        f"{toml_key(path.split('.'))} = {toml_value(value)}  # {merged.provenance.get(path, DEFAULT)}"
         for path, value in [*merged.choices.items(), *_keys(objective)]
     )
-    return "\n".join(lines)
+    return ["[learner.objective]", *keys]
 
 
 def matrix() -> list[MethodPair]:
@@ -117,9 +122,3 @@ def _keys(objective: Objective) -> Iterator[tuple[str, Any]]:
 def _letter(place: int) -> str:
     letters = "abcdefghijklmnopqrstuvwxyz"
     return letters[place] if place < 26 else letters[place // 26 - 1] + letters[place % 26]
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -47,11 +47,13 @@ class RunFile:
     values: dict[str, object]
     lines: Mapping[str, str]
     """Dotted key or table -> place that set it: `run.toml:12` or the command line."""
+    base_dir: str = ""
+    """Value of `run.base_dir`, once it is validated."""
 
     @property
     def folder(self) -> Path:
         """Folder that relative paths and `module:function` resolve from."""
-        return self.path.parent
+        return (self.path.parent / self.base_dir).resolve() if self.base_dir else self.path.parent
 
     def where(self, key: str) -> str:
         """Return the place of a dotted key, or of the innermost table around it that has one."""

@@ -5,19 +5,23 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from isentrope.environment import variable
 from isentrope.errors import ConfigError, IsentropeError, RunFolderError, StorageError, UnreachableError
 from isentrope.learner import json_files
-from isentrope.learner.records import Outcome, RunRecord
+from isentrope.learner.records import RUN_SCHEMA, Outcome, RunRecord
 from isentrope.redis_server import private_url
+from isentrope.resolved import ResolvedRun
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
+from isentrope.runfile import read
 
 RUNS = Path("runs")
 """Default folder of runs."""
@@ -29,16 +33,26 @@ LOCK_TRIES = 20
 class RunFolder:
     """A run folder held by this process alone; a context manager."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, resolved: ResolvedRun | None) -> None:
         self.path = path
         self._lock = lock
+        self._resolved = resolved
+        self.has_begun = False
+        """True if this command has begun the run: what it leaves is of this run."""
 
     @classmethod
-    def claim(cls, path: Path, *, config_digest: str, data_digest: str) -> Self:
+    def claim(cls, path: Path, *, config_digest: str, data_digest: str, resolved: ResolvedRun | None = None) -> Self:
         """Create the folder if it does not exist, and lock it against other commands.
 
+        Args:
+            path: the folder.
+            config_digest: digest of the run's configuration.
+            data_digest: digest of the run's data.
+            resolved: settings that the folder will keep, and that a refusal is explained by.
+
         Raises:
-            RunFolderError: another command runs in it, its run has another configuration, or it is not a run folder.
+            RunFolderError: another command runs in it, its run has another configuration or is of another version of
+                this program, or it is not a run folder.
             StorageError: it cannot be created.
         """
         if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
@@ -51,7 +65,7 @@ class RunFolder:
             raise RunFolderError(f"{path} is not a folder", fix="choose another run.output_dir") from None
         except OSError as error:
             raise StorageError(f"cannot create run folder {path}: {error.strerror}") from None
-        folder = cls(path, lock)
+        folder = cls(path, lock, resolved)
         try:
             _lock(lock)
             folder._require(config_digest, data_digest)
@@ -86,21 +100,32 @@ class RunFolder:
         return outcome is not None and outcome.status == "finished" and outcome.batches >= batches
 
     def begin(self, record: RunRecord) -> None:
-        """Write `run.json`, and delete the outcome of an earlier command."""
+        """Write `run.json` and the run's settings, and delete the outcome of an earlier command."""
         json_files.write(self.path, record)
+        if self._resolved is not None:
+            self._resolved.write(self.path)
         json_files.remove(self.path, Outcome)
+        self.has_begun = True
 
     def _require(self, config_digest: str, data_digest: str) -> None:
         if self.is_new:
             return
         record = read_record(self.path)
+        if record.schema_version < RUN_SCHEMA:
+            raise RunFolderError(
+                f"the run in {self.path} was begun by {_program(record.versions)}, and this version cannot continue it",
+                where=str(self.path / RunRecord.FILE),
+                fix="continue it with that version, or begin a new run from the folder that `isentrope export` makes",
+            )
         for thing, there, here in (
             ("configuration", record.config_digest, config_digest),
             ("data", record.data_digest, data_digest),
         ):
             if there != here:
+                changes = self._resolved.changes(self.path) if self._resolved is not None else []
+                why = "; ".join(changes) if changes and thing == "configuration" else f"{there[:8]}, now {here[:8]}"
                 raise RunFolderError(
-                    f"the run in {self.path} began with another {thing} ({there[:8]}, this one is {here[:8]})",
+                    f"the run in {self.path} began with another {thing}: {why}",
                     where=str(self.path / RunRecord.FILE),
                     fix="choose another run.output_dir, or undo the change",
                 )
@@ -136,27 +161,79 @@ def _lock(lock: int) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Return the record of the run in a folder; RunFolderError if it is not a run folder."""
+    """Return the record of the run in a folder.
+
+    Raises:
+        RunFolderError: it is not a run folder, or one of a newer version of this program, or its record is damaged.
+    """
+    _require_known_schema(path)
     try:
         record = json_files.read(path, RunRecord)
-    except StorageError:
-        raise RunFolderError(f"{path / RunRecord.FILE} was written by another version of this program") from None
+    except StorageError as error:
+        raise RunFolderError(
+            f"{path / RunRecord.FILE} is damaged: {error.what}", fix="restore it, or begin a new run"
+        ) from None
     if record is None:
         raise RunFolderError(f"{path} is not a run folder: it has no {RunRecord.FILE}", fix="give the run's folder")
     return record
 
 
+def _require_known_schema(path: Path) -> None:
+    """Refuse a record of a newer version by that, whatever else it holds; its reader refuses what is not a record."""
+    try:
+        written = json.loads((path / RunRecord.FILE).read_bytes())
+        schema = int(written.get("schema_version", 0))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return
+    if schema > RUN_SCHEMA:
+        versions = written.get("versions")
+        raise RunFolderError(
+            f"the run in {path} was begun by {_program(versions if isinstance(versions, dict) else {})}, whose run "
+            f"folders have schema {schema}, and this version reads up to {RUN_SCHEMA}",
+            where=str(path / RunRecord.FILE),
+            fix="use that version",
+        )
+
+
+def _program(versions: Mapping[str, object]) -> str:
+    return f"isentrope {versions['isentrope']}" if "isentrope" in versions else "another version of isentrope"
+
+
 def record_error(path: Path, error: IsentropeError) -> None:
-    """Record that the run in this folder ended by an error outside the learner; the learner's counts stay."""
-    json_files.write(path, (json_files.read(path, Outcome) or Outcome.of_nothing()).ended_by(error))
+    """Record that the run in this folder ended by an error outside the learner; the learner's counts stay, and so does
+    an error that is recorded already."""
+    outcome = json_files.read(path, Outcome) or Outcome.of_nothing()
+    if outcome.status != "error":
+        json_files.write(path, outcome.ended_by(error))
 
 
-def newest(runs: Path) -> Path:
-    """Return the folder among `runs` whose run started last."""
-    records = list(runs.glob(f"*/{RunRecord.FILE}"))
+def find(place: Path) -> Path:
+    """Return the run folder that a user means by `place`: the folder itself, the newest run in it or in its `runs`, or
+    that of a run file.
+
+    Raises:
+        RunFolderError: there is no run.
+        ConfigError: the run file cannot be read.
+    """
+    if place.is_file():
+        return _folder_of(place)
+    if (place / RunRecord.FILE).exists():
+        return place
+    records = [*place.glob(f"*/{RunRecord.FILE}"), *place.glob(f"{RUNS}/*/{RunRecord.FILE}")]
     if not records:
-        raise RunFolderError(f"there is no run under {runs.resolve()}", fix="give the run's folder")
+        raise RunFolderError(
+            f"{place.absolute()} is not a run folder (it has no {RunRecord.FILE}), and holds none",
+            fix="give a run's folder, or its run file",
+        )
     return max(records, key=lambda path: path.stat().st_mtime).parent
+
+
+def _folder_of(run_file: Path) -> Path:
+    """Return the folder of a run file's run."""
+    values = read(run_file).values.get("run")
+    run = values if isinstance(values, dict) else {}
+    folder = run.get("output_dir") or RUNS / str(run.get("name", ""))
+    return (run_file.parent / str(folder)).resolve()
 
 
 def open_view(record: RunRecord, *, deadline_s: float) -> RunView:

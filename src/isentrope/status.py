@@ -11,6 +11,7 @@ from isentrope.errors import IsentropeError
 from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, Outcome
 from isentrope.progress import Tail
+from isentrope.report import REPORT
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.types import batch_of, incarnation_of
@@ -50,6 +51,8 @@ class Status(BaseModel):
     """None: the broker cannot be reached, or no learner has opened the run."""
     unreachable: str
     """Reason why the broker cannot be reached; empty: it can."""
+    report: str
+    """Path of the report; empty: there is none yet."""
 
 
 def read_status(folder: Path) -> Status:
@@ -72,6 +75,7 @@ def read_status(folder: Path) -> Status:
         outcome=json_files.read(folder, Outcome),
         live=live,
         unreachable=unreachable,
+        report=str(report.resolve()) if (report := folder / REPORT).exists() else "",
     )
 
 
@@ -85,6 +89,10 @@ def show(status: Status, console: Console) -> None:
             f"lag {last.lag_mean:.1f}, {last.time.tokens_per_second:,.0f} tokens/s",
             highlight=False,
         )
+    if status.outcome is not None and not status.command_alive:
+        if status.report:
+            console.print(f"report: {status.report}", highlight=False, markup=False, soft_wrap=True)
+        return
     if status.live is None:
         console.print(status.unreachable or "no learner has opened the run yet", highlight=False, markup=False)
         return
@@ -98,7 +106,8 @@ def show(status: Status, console: Console) -> None:
 
 def _state(status: Status) -> str:
     if status.outcome is not None:
-        return status.outcome.status + (f": {status.outcome.what}" if status.outcome.what else "")
+        end = f"{status.outcome.status} after {status.outcome.batches} batches"
+        return end + (f": {status.outcome.what}" if status.outcome.what else "")
     if not status.command_alive:
         return "interrupted; the same command continues it"
     return f"{status.live.mode}, {status.live.state}" if status.live is not None else "starting"

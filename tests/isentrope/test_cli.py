@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import isentrope
 from isentrope import cli
 
 HEAVY = {"torch", "vllm", "ray", "transformers", "deepspeed", "matplotlib", "pydantic", "numpy", "redis"}
@@ -26,6 +27,11 @@ def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
 def test_importing_it_loads_nothing_heavy() -> None:
     code = f"import sys, isentrope.cli; print(sorted({HEAVY!r} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_package_runs_and_says_its_version() -> None:
+    told = subprocess.check_output([sys.executable, "-m", "isentrope", "--version"], text=True)
+    assert told == f"isentrope {isentrope.__version__}\n"
 
 
 def test_help_costs_less_than_a_second() -> None:

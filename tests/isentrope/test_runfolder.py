@@ -1,6 +1,7 @@
 """A run's folder belongs to one run and to one command at a time, and says where the run can be reached."""
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from run_records import make_outcome, make_run_record
 from isentrope import runfolder
 from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
 from isentrope.learner import json_files
-from isentrope.learner.records import Outcome, RunRecord
+from isentrope.learner.records import RUN_SCHEMA, Outcome, RunRecord
 from isentrope.runfolder import RunFolder
 
 
@@ -82,6 +83,8 @@ def test_an_error_is_added_to_what_the_learner_wrote(tmp_path: Path) -> None:
     after = Outcome.model_validate_json((tmp_path / Outcome.FILE).read_bytes())
     why = {"status": "error", "exit_code": 65, "what": "broke", "where": "here", "fix": "mend it"}
     assert after == before.model_copy(update=why)
+    runfolder.record_error(tmp_path, RewardError("another, which followed from it"))
+    assert json_files.read(tmp_path, Outcome) == after
 
 
 def test_an_error_is_recorded_without_a_learner(tmp_path: Path) -> None:
@@ -90,14 +93,18 @@ def test_an_error_is_recorded_without_a_learner(tmp_path: Path) -> None:
     assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 65, 0)
 
 
-def test_newest_run_is_the_one_that_began_last(tmp_path: Path) -> None:
+def test_a_run_is_found_by_its_folder_by_its_file_and_by_what_holds_them(tmp_path: Path) -> None:
     for name, began in (("old", 2.0), ("new", 3.0), ("older", 1.0)):
-        with _claim(tmp_path / name) as folder:
+        with _claim(tmp_path / "runs" / name) as folder:
             folder.begin(_record())
-        os.utime(tmp_path / name / RunRecord.FILE, (began, began))
-    assert runfolder.newest(tmp_path) == tmp_path / "new"
-    with pytest.raises(RunFolderError, match="no run under"):
-        runfolder.newest(tmp_path / "old")
+        os.utime(tmp_path / "runs" / name / RunRecord.FILE, (began, began))
+    newest = tmp_path / "runs" / "new"
+    assert [runfolder.find(place) for place in (tmp_path, tmp_path / "runs", newest)] == [newest] * 3
+    for text, name in (("name = 'old'", "old"), ("name = 'x'\noutput_dir = 'runs/older'", "older")):
+        (tmp_path / "run.toml").write_text(f"[run]\n{text}\n")
+        assert runfolder.find(tmp_path / "run.toml") == tmp_path / "runs" / name
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        runfolder.find(tmp_path / "runs" / "old" / "logs")
 
 
 def test_run_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
@@ -107,9 +114,35 @@ def test_run_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
         runfolder.open_view(_record(socket=str(tmp_path / "redis.sock")), deadline_s=1.0)
 
 
-def test_record_of_another_version_is_told_apart_from_no_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 2, "run": 3}'])
+def test_a_damaged_record_is_told_apart_from_none(tmp_path: Path, text: str) -> None:
     with pytest.raises(RunFolderError, match=r"has no run\.json"):
         runfolder.read_record(tmp_path)
-    (tmp_path / RunRecord.FILE).write_text("{}")
-    with pytest.raises(RunFolderError, match="another version"):
+    (tmp_path / RunRecord.FILE).write_text(text)
+    with pytest.raises(RunFolderError, match="is damaged: ") as refused:
         runfolder.read_record(tmp_path)
+    assert str(tmp_path / RunRecord.FILE) in refused.value.what
+
+
+def _begun_with(folder: Path, schema: int | None) -> None:
+    """Leave a record as a version with this schema writes it, and with a key that this one does not know."""
+    values = dict(_record().to_json()) | {"schema_version": schema, "versions": {"isentrope": "9.1"}, "other": 1}
+    with _claim(folder):
+        (folder / RunRecord.FILE).write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
+
+
+def test_a_folder_of_a_newer_version_is_refused_by_its_version(tmp_path: Path) -> None:
+    _begun_with(tmp_path / "run", RUN_SCHEMA + 1)
+    for use in runfolder.read_record, _claim:
+        with pytest.raises(RunFolderError, match=r"begun by isentrope 9\.1, whose run folders have schema 3"):
+            use(tmp_path / "run")
+
+
+def test_a_folder_of_the_version_before_is_read_and_not_continued(tmp_path: Path) -> None:
+    _begun_with(tmp_path / "run", None)
+    assert runfolder.read_record(tmp_path / "run").schema_version == 0
+    with pytest.raises(
+        RunFolderError, match=r"begun by isentrope 9\.1, and this version cannot continue it"
+    ) as refused:
+        _claim(tmp_path / "run")
+    assert "isentrope export" in refused.value.fix

@@ -12,7 +12,7 @@ from run_records import make_outcome, make_row, make_run_record
 from waits import wait_until
 from wire_records import ASYNC, make_actor_port, make_spec, make_weights
 
-from isentrope import commands, runfolder
+from isentrope import commands, report, runfolder
 from isentrope.errors import ConfigError, RewardError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow
@@ -91,7 +91,17 @@ def test_run_whose_command_died_says_how_to_go_on(folder: Path, monkeypatch: pyt
 
 def test_ended_run_tells_how_it_ended(folder: Path) -> None:
     json_files.write(folder, make_outcome(batches=3).ended_by(RewardError("reward broke")))
-    assert "error: reward broke" in _text(read_status(folder))
+    assert "error after 3 batches: reward broke" in _text(read_status(folder))
+
+
+def test_finished_run_names_its_report_and_not_its_broker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runfolder, "is_held", lambda path: False)
+    monkeypatch.delenv(URL)
+    json_files.write(folder, make_outcome(status="finished", batches=10))
+    report.write(folder)
+    text = _text(read_status(folder))
+    assert "finished after 10 batches" in text and f"report: {folder / 'report.html'}" in text
+    assert URL not in text
 
 
 class _Answering:

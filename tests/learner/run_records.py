@@ -3,7 +3,7 @@
 from typing import Any
 
 from isentrope.learner.measures import Measures
-from isentrope.learner.records import BatchProcess, BatchRow, BatchTime, Outcome, RunRecord
+from isentrope.learner.records import RUN_SCHEMA, BatchProcess, BatchRow, BatchTime, Outcome, RunRecord
 
 MEASURES = Measures(
     groups_all_correct=0.25,
@@ -79,6 +79,7 @@ def make_outcome(**changes: Any) -> Outcome:
 def make_run_record(**changes: Any) -> RunRecord:
     """Return what runs in a folder."""
     values: dict[str, Any] = {
+        "schema_version": RUN_SCHEMA,
         "run": "demo",
         "config_digest": "c",
         "data_digest": "d",

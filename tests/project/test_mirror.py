@@ -56,7 +56,6 @@ RUN_BY = {
     "rollout/wire/spec.py": "rollout/broker/test_run_view.py",
     "rollout/wire/validation.py": "rollout/wire/test_codec.py",
     "src/isentrope/check/findings.py": "isentrope/test_cli.py",
-    "src/isentrope/commands.py": "isentrope/test_cli.py",
     "src/isentrope/handbook/catalogue.py": "isentrope/test_handbook.py",
     "src/isentrope/handbook/docstrings.py": "isentrope/test_handbook.py",
     "src/isentrope/handbook/entry.py": "isentrope/test_handbook.py",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from isentrope import __version__, runfolder
 from isentrope.check.findings import Checked
 from isentrope.launch.model import ModelPlan
-from isentrope.learner.records import RunRecord
+from isentrope.learner.records import RUN_SCHEMA, RunRecord
 from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import RunFolder
@@ -62,6 +62,7 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
     config = checked.config
     method = config.learner.method
     return RunRecord(
+        schema_version=RUN_SCHEMA,
         run=config.run.name,
         config_digest=checked.digest,
         data_digest=checked.data_digest,
@@ -71,7 +72,7 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
         batches=config.learner.batches,
         actors=config.actors.count,
         ranks=config.learner.ranks,
-        run_file=str(checked.file.path),
+        run_file=str(checked.file.path) if checked.file.path.is_file() else "",
         started=run.started,
         versions={"redis": redis_version, **dict(_versions())},
         host=runfolder.host(),

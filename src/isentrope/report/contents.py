@@ -4,12 +4,14 @@ A run that was killed, or is still going, leaves files incomplete or absent: mis
 and the page says so. A last line that a crash has truncated is dropped.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope.learner import json_files
 from isentrope.learner.measures import EntropyLaw
 from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, SampleRow
+from isentrope.resolved import OBJECTIVE, RUN_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class RunContents:
     evaluations: tuple[EvalRow, ...]
     """Those in which something was answered."""
     samples: tuple[SampleRow, ...]
+    settings: Mapping[str, str]
+    """Texts of the files with the run's settings, by name; without those that the run did not leave."""
 
     @property
     def before(self) -> EvalRow | None:
@@ -47,4 +51,9 @@ def read_contents(folder: Path) -> RunContents:
         batches=tuple(json_files.read_lines(folder, BatchRow)),
         evaluations=tuple(row for row in json_files.read_lines(folder, EvalRow) if row.prompts),
         samples=tuple(json_files.read_lines(folder, SampleRow)),
+        settings={
+            name: (folder / name).read_text(encoding="utf-8", errors="replace")
+            for name in (RUN_FILE, OBJECTIVE)
+            if (folder / name).is_file()
+        },
     )

@@ -43,6 +43,7 @@ def render(contents: RunContents, summary: Summary) -> str:
         shade_full_at=SHADE_FULL_AT,
         rows=list(_rows(contents, summary)),
         versions=summary.versions,
+        files=contents.settings,
     )
 
 
