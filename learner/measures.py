@@ -21,11 +21,23 @@ class EntropyHistogram(JsonRecord):
     """Tokens in each bin; the outer bins hold what lies beyond their edges too."""
 
 
+class FunctionReward(JsonRecord):
+    """Values of one reward function, or of a component of one, over the responses to which it applied."""
+
+    mean: float | None = None
+    """Mean value, before the function's weight; absent if it applied to no response."""
+    std: float | None = None
+    """Standard deviation of the value over responses; absent as the mean."""
+    missing: float
+    """Share of the responses to which it did not apply: it returned None."""
+
+
 class EntropyLaw(JsonRecord):
     """The line R = -a exp(H) + b through entropy H and reward R of every batch since the reference was last refreshed.
 
-    Where groups are replaced for their outcome, R is the pass rate of all that were drawn. The interval holds the
-    ceiling with 95 % confidence if residuals are independent and normal, which successive batches are not quite.
+    R is the mean reward as the reward functions gave it, graded or not; where groups are replaced for their outcome,
+    that of all responses that were drawn. The interval holds the ceiling with 95 % confidence if residuals are
+    independent and normal, which successive batches are not quite.
     """
 
     a: float
@@ -61,10 +73,12 @@ class Measures(JsonRecord):
         "loss_aux_*": "Part of the loss that the auxiliary term of this kind makes.",
     }
 
-    groups_all_correct: float
-    """Share of the groups whose responses were all correct, before any filter."""
-    groups_all_wrong: float
-    """Share of the groups whose responses were all wrong, before any filter."""
+    groups_same_reward: float
+    """Share of the groups whose responses all have the same reward, before any filter."""
+    groups_all_correct: float | None = None
+    """Share of the groups whose responses were all correct, before any filter; absent where rewards are graded."""
+    groups_all_wrong: float | None = None
+    """Share of the groups whose responses were all wrong, before any filter; absent where rewards are graded."""
     kept_policy: float
     """Share of the trained tokens that filters, selections and corrections left in the policy term."""
     importance_mean: float

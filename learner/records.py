@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from isentrope.errors import IsentropeError
 from isentrope.learner.json_files import FileRecord, JsonRecord
-from isentrope.learner.measures import EntropyHistogram, EntropyLaw, Measures
+from isentrope.learner.measures import EntropyHistogram, EntropyLaw, FunctionReward, Measures
 
 
 class Outcome(FileRecord):
@@ -152,9 +152,11 @@ class BatchProcess(JsonRecord):
     """Complete groups that waited for training when the batch was done."""
     idle_s: float
     """Seconds that this learner has waited for batches so far."""
-    pass_rate_drawn: float | None = None
-    """Pass rate of this batch and of all groups that were replaced for their outcome since the one before; absent
+    reward_drawn: float | None = None
+    """Mean reward of this batch and of all groups that were replaced for their outcome since the one before; absent
     without such a filter."""
+    pass_rate_drawn: float | None = None
+    """Pass rate of the same responses; absent without such a filter, and where rewards are graded."""
     actors: int
     """Rollout actors that generate."""
 
@@ -174,8 +176,10 @@ class BatchRow(FileRecord):
     """Mean reward of a response, as the reward functions gave it."""
     reward_std: float
     """Standard deviation of the reward over responses."""
-    pass_rate: float
-    """Share of the responses whose reward is above `data.correct_above`."""
+    rewards: dict[str, FunctionReward]
+    """Values of each reward function by its name, and of its components as `function.component`."""
+    pass_rate: float | None = None
+    """Share of the responses that are correct by `data.correct`; absent where rewards are graded."""
     entropy: float
     """Mean entropy of the next-token distribution in nats per trained token, over the updates that were applied; before
     the first update if none was."""
@@ -247,7 +251,7 @@ class EvalRow(FileRecord):
     """One evaluation on held-out prompts: a line of `eval.jsonl`. Written by rank 0 of the learner."""
 
     FILE = "eval.jsonl"
-    INDISPENSABLE = frozenset({"batch", "prompts", "samples", "pass_at"})
+    INDISPENSABLE = frozenset({"batch", "prompts", "samples"})
 
     batch: int
     """Trained batches after which the model was evaluated; 0: the model before training."""
@@ -260,9 +264,12 @@ class EvalRow(FileRecord):
     samples: int
     """Responses of each prompt; the smallest number if some are missing."""
     pass_at: dict[int, float]
-    """Share of the prompts that at least one of k responses solves, by k; unbiased estimate, mean over prompts."""
+    """Share of the prompts that at least one of k responses solves, by k; unbiased estimate, mean over prompts. Empty
+    where rewards are graded, and where nothing was answered."""
     reward: float
     """Mean reward of a response."""
+    rewards: dict[str, FunctionReward]
+    """Values of each reward function by its name, and of its components as `function.component`."""
     length_mean: float
     """Mean tokens of a response."""
     truncated: float
@@ -290,6 +297,10 @@ class SampleRow(FileRecord):
     """Entropy of the learner's distribution at each token, nats."""
     reward: float
     """Reward of the response."""
+    rewards: dict[str, float]
+    """Value of each reward function that applied, and of its components, by name."""
+    correct: bool | None = None
+    """True if the response is correct by `data.correct`; absent where rewards are graded."""
 
 
 class Summary(FileRecord):
@@ -319,9 +330,13 @@ class Summary(FileRecord):
     entropy_law: EntropyLaw | None
     """The entropy law of the newest batch."""
     pass_at_1_before: float | None
-    """Share of correct responses to held-out prompts before training."""
+    """Share of correct responses to held-out prompts before training; null where rewards are graded."""
     pass_at_1_after: float | None
-    """Share of correct responses to held-out prompts at the last evaluation."""
+    """Share of correct responses to held-out prompts at the last evaluation; null where rewards are graded."""
+    reward_held_out_before: float | None
+    """Mean reward of responses to held-out prompts before training."""
+    reward_held_out_after: float | None
+    """Mean reward of responses to held-out prompts at the last evaluation."""
     groups_issued: int | None
     """Groups that were ordered."""
     groups_published: int | None

@@ -84,9 +84,12 @@ class DataConfig(Section):
     too_long: Literal["error", "skip"] = "error"
     """Treatment of a prompt that leaves no room for `sampling.max_new_tokens`: the run ends, or its group is retired
     as `too_long`."""
-    correct_above: float = 0.5
-    """Reward above which a response counts as correct, before any shaping. It decides about pass rates, pass@k and
-    filters of groups: too high and nothing ever counts, too low and everything does."""
+    correct: str = ""
+    """Rule by which a response is correct: `"rewards:accuracy"`, the value of that reward function above 0.5, or above
+    another threshold: `"rewards:accuracy > 0.9"`; `"reward > 1.5"`, the weighted sum above 1.5; or `"nothing"`, where
+    rewards are graded. Unset, the only function decides; several need this key. A function that returns None for a
+    response does not make it correct. Pass rates, pass@k and the stages that read `correct` follow it, before any
+    shaping: too high a threshold and nothing ever counts, too low and everything does."""
     eval_prompts: PositiveInt = 200
     """Held-out prompts of an evaluation, at most. Too few and pass@k jumps by chance; too many and training waits
     longer for every evaluation."""

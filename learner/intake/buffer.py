@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from isentrope.errors import RecordError
 from isentrope.learner.intake.ledger import Ledger
+from isentrope.learner.intake.outcomes import ANY_DIFFERENCE, OutcomeRule, Tally
 from isentrope.learner.intake.plan_record import PlannedGroup, PlanRecord
 from isentrope.rollout.broker.learner_port import Entry
 from isentrope.rollout.wire.codec import decode_group
@@ -24,8 +25,6 @@ from isentrope.rollout.wire.validation import Limits
 
 STALE = "stale"
 INVALID = "invalid"
-ALL_CORRECT = "all_correct"
-NONE_CORRECT = "none_correct"
 SURPLUS = "surplus"
 """Reason of groups still missing after the last batch: a restart may find fewer groups retired than before."""
 
@@ -41,7 +40,8 @@ class AdmissionRules:
     min_kept: float
     """A group with a smaller share of its tokens left is stale."""
     max_replaced: int = 0
-    """Maximum number of all-correct or all-wrong groups replaced per batch; further ones are trained."""
+    """Maximum number of groups of one outcome replaced per batch; further ones are trained."""
+    outcome: OutcomeRule = ANY_DIFFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ class Buffer:
         """First seq that was never issued."""
         self.newest_version = 0
         """Newest published version; no token can be from a later one."""
+        self.replaced = Tally()
+        """Responses of all groups that were replaced for their outcome."""
         self.in_hand: ReadyBatch | None = None
         """The batch that is being trained."""
         self._spec = spec
@@ -147,13 +149,12 @@ class Buffer:
         for seq, group in sorted(self._groups.items()):
             if self._is_stale(seq):
                 self._retire_held(seq, STALE)
-            elif self._replaced < self._rules.max_replaced and (outcome := self._only_outcome(group)):
-                self._retire_held(seq, outcome)
+            elif self._replaced < self._rules.max_replaced and (reason := self._rules.outcome.reason(group)):
+                self._retire_held(seq, reason)
+                self.replaced += self._rules.outcome.tally(group)
                 self._replaced += 1
                 if self._replaced == self._rules.max_replaced:
-                    logger.warning(
-                        "%d groups were all right or all wrong: the batch takes further ones", self._replaced
-                    )
+                    logger.warning("%d groups had one outcome each: the batch takes further ones", self._replaced)
         return held - len(self._groups)
 
     # --- modes
@@ -250,11 +251,6 @@ class Buffer:
         """Retire a group that waits for training."""
         del self._groups[seq]
         self._retire(seq, self._held.pop(seq).entry, reason)
-
-    def _only_outcome(self, group: Group) -> str | None:
-        """Return the reason to replace a group whose responses are all correct or all wrong; None: they differ."""
-        correct = {response.reward > self._spec.data.correct_above for response in group.responses}
-        return None if len(correct) == 2 else ALL_CORRECT if correct.pop() else NONE_CORRECT
 
     def _is_stale(self, seq: int) -> bool:
         batches, tokens = self.ledger.batches, self._held[seq].tokens

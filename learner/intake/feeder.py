@@ -17,6 +17,7 @@ from typing import TypeVar
 from isentrope.errors import BrokerChangedError
 from isentrope.learner.intake.buffer import AdmissionRules, Buffer, ReadyBatch
 from isentrope.learner.intake.ledger import Ledger, LedgerState
+from isentrope.learner.intake.outcomes import Tally
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
 from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.broker.waiting import why_waiting
@@ -72,6 +73,8 @@ class FeederStatus:
     """Seconds the training loop waited for batches."""
     quiet_s: float
     """Seconds since a group came in or a batch was trained."""
+    replaced: Tally
+    """Responses of all groups that this learner replaced for their outcome."""
 
 
 class Feeder:
@@ -237,6 +240,7 @@ class Feeder:
                 retired=dict(self._ledger.reasons),
                 idle_s=self._idle_s,
                 quiet_s=self._clocks.quiet_s(),
+                replaced=self._buffer.replaced,
             )
 
     def why_waiting(self) -> str:

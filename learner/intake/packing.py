@@ -89,7 +89,7 @@ def make_batch(
         values = values.to(dtype) if values.is_floating_point() else values
         return _padded(values, slot, ragged.shape) if name in PER_TOKEN else values
 
-    columns: dict[str, Any] = {name: column(name) for name in COLUMNS}
+    columns: dict[str, Any] = {name: column(name) for name in COLUMNS if getattr(ragged, name) is not None}
     return Batch(
         **columns,
         number=ragged.number,

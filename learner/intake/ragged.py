@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.learner.objective.batch import Responses
+from isentrope.rollout.rewards.correctness import Correctness, judge
 from isentrope.rollout.wire.types import Finish, Group, Int64, Response, batch_of
 
 Array: TypeAlias = NDArray[Any]
@@ -49,7 +50,8 @@ class RaggedBatch(Responses[Array]):
 
     def to_bytes(self) -> bytes:
         """Return all columns in NumPy's own format."""
-        columns: dict[str, Any] = {each.name: np.asarray(getattr(self, each.name)) for each in fields(self)}
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        columns: dict[str, Any] = {name: np.asarray(value) for name, value in given.items() if value is not None}
         buffer = io.BytesIO()
         np.savez(buffer, **columns)
         return buffer.getvalue()
@@ -58,7 +60,7 @@ class RaggedBatch(Responses[Array]):
     def from_bytes(cls, blob: bytes) -> "RaggedBatch":
         """Return what `to_bytes` wrote; no code of the sender runs."""
         with np.load(io.BytesIO(blob), allow_pickle=False) as table:
-            columns: dict[str, Any] = {each.name: table[each.name] for each in fields(cls)}
+            columns: dict[str, Any] = {name: table[name] for name in table.files}
         columns["number"] = int(columns["number"])
         columns["source_names"] = tuple(str(name) for name in columns["source_names"])
         return cls(**columns)
@@ -69,7 +71,7 @@ def make_ragged(
     *,
     number: int,
     token_max_lag: int,
-    correct_above: float,
+    correctness: Correctness | None,
 ) -> RaggedBatch:
     """Lay the responses of `groups` end to end; the order in which groups are given does not matter.
 
@@ -77,14 +79,14 @@ def make_ragged(
         groups: groups of distinct seqs.
         number: batches trained before this one. Versions of an abandoned lineage may be ahead of it: their lag is 0.
         token_max_lag: older tokens are masked.
-        correct_above: a response with a higher reward counts as correct.
+        correctness: what makes a response correct; None: rewards are graded.
     """
     groups = sorted(groups, key=lambda group: group.seq)
     responses = [response for group in groups for response in group.responses]
     count = [len(group.responses) for group in groups]
     owner = np.repeat(np.arange(len(groups)), count)
     lag = np.concatenate([_lag(response, number) for response in responses])
-    reward = np.array([response.reward for response in responses], np.float64)
+    correct = judge(correctness, responses)
     names, source = np.unique([group.source for group in groups], return_inverse=True)
     answers = [response.answer for response in responses]
     answer = np.unique(answers, return_inverse=True)[1]
@@ -95,8 +97,8 @@ def make_ragged(
         group=owner,
         seq=np.array([group.seq for group in groups], np.int64)[owner],
         index=np.concatenate([np.arange(size) for size in count]),
-        reward=reward,
-        correct=reward > correct_above,
+        reward=np.array([response.reward for response in responses], np.float64),
+        correct=None if correct is None else np.array(correct, np.bool_),
         length=np.array([len(response.tokens) for response in responses], np.int64),
         truncated=np.array([response.finish is Finish.LENGTH for response in responses], np.bool_),
         source=source.astype(np.int64)[owner],

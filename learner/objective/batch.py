@@ -37,8 +37,6 @@ class Responses(Generic[Column]):
     """[N] int64: place of the response in its group."""
     reward: Column
     """[N]: from the reward functions."""
-    correct: Column
-    """[N] bool: judged on the unshaped reward."""
     length: Column
     """[N] int64: tokens of the response."""
     truncated: Column
@@ -53,6 +51,8 @@ class Responses(Generic[Column]):
     """[S] or [N, T] int64: age of the policy that sampled the token, in batches; 0 is current."""
     logp_rollout: Column
     """[S] or [N, T]: from the engine that sampled."""
+    correct: Column | None = None
+    """[N] bool: by `data.correct`, whatever shaping does; None: rewards are graded."""
 
 
 PER_TOKEN = ("mask", "lag", "logp_rollout")

@@ -123,11 +123,11 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
     """Return metrics of a whole batch, before any filter unless named otherwise; numbers, and lists of numbers.
 
     Entropies are of the full next-token distribution before the first update, over all trained tokens. pass_rate and
-    the shares of groups are on raw correctness, so that a filter does not bias them.
+    the shares of groups are on what the reward functions gave; those of correctness are absent where rewards are
+    graded.
     """
     mask, statistics = batch.mask, batch.statistics
     tokens = mask.sum().clamp_min(1)
-    right = selection.group_sum(batch.correct.double(), batch.group)
     size = selection.group_size(batch.group)
     gap = (statistics.logp - batch.logp_rollout)[mask].double()
     importance = gap.clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP).exp()
@@ -135,9 +135,7 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "reward": _mean(batch.reward),
         "reward_std": float(batch.reward.double().std(unbiased=False)),
-        "pass_rate": _mean(batch.correct),
-        "groups_all_correct": _mean((right == size) / size) * _groups_factor(size),
-        "groups_all_wrong": _mean((right == 0) / size) * _groups_factor(size),
+        "groups_same_reward": _mean(~selection.group_varies(batch.reward, batch.group) / size) * _groups_factor(size),
         "truncated": _mean(batch.truncated),
         "length_mean": _mean(batch.length),
         "tokens": int(mask.sum()),
@@ -152,6 +150,13 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
         "kl_rollout_k1": _mean(-gap),
         "drift_quantiles": _quantiles(drift[mask.any(1)], (0.5, 0.9, 0.99)),
     }
+    if batch.correct is not None:
+        right = selection.group_sum(batch.correct.double(), batch.group)
+        metrics |= {
+            "pass_rate": _mean(batch.correct),
+            "groups_all_correct": _mean((right == size) / size) * _groups_factor(size),
+            "groups_all_wrong": _mean((right == 0) / size) * _groups_factor(size),
+        }
     if batch.logp_ref is not None:
         x = (statistics.logp - batch.logp_ref)[mask].double()
         metrics |= {"kl_ref": _mean(x), "kl_ref_k3": _mean((-x).exp() - 1 + x)}

@@ -12,6 +12,7 @@ class Need(StrEnum):
 
     REFERENCE = "a reference model"
     ANSWERS = "final-answer keys from the reward function"
+    CORRECTNESS = "a rule of what is correct"
     CRITIC = "a critic"
     DEMONSTRATIONS = "demonstrations"
     STEP_LABELS = "step labels"
@@ -20,12 +21,14 @@ class Need(StrEnum):
     ROUTING = "routing replay"
 
 
-PROVIDED = frozenset({Need.REFERENCE, Need.ANSWERS})
-"""Needs that the training loop supplies; a change that builds another one adds it here."""
+PROVIDED = frozenset({Need.REFERENCE, Need.ANSWERS, Need.CORRECTNESS})
+"""Needs that the training loop supplies, the last only where rewards are not graded; a change that builds another one
+adds it here."""
 
 _BY_TENSOR = {
     "logp_ref": Need.REFERENCE,
     "answer": Need.ANSWERS,
+    "correct": Need.CORRECTNESS,
     "values": Need.CRITIC,
     "demonstration": Need.DEMONSTRATIONS,
     "step_correct": Need.STEP_LABELS,
@@ -69,7 +72,7 @@ def needs(objective: Objective) -> dict[Need, str]:
     """Return the objective's needs in any run, with the first place that has each."""
     found: dict[Need, str] = {}
     for path, stage in stages_of(objective):
-        for name in stage.kind.reads:
+        for name in stage.needed:
             if name in _BY_TENSOR:
                 found.setdefault(_BY_TENSOR[name], path)
     for place, term in enumerate(objective.kl):

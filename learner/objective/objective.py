@@ -11,7 +11,7 @@ some responses make; the parts of all micro-batches of all ranks add up to the l
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class Objective:
         """
         if self.stats == "rollout":
             batch = replace(batch, statistics=batch.statistics._replace(logp=batch.logp_rollout))
-        kept = torch.ones_like(batch.correct)
+        kept = torch.ones_like(batch.truncated)
         for stage in self.filter:
             kept = kept & stage(batch.named())
         mask = batch.mask & kept[:, None]
@@ -189,6 +189,12 @@ class Objective:
     def refill(self) -> int:
         """Batches' worth of groups of one outcome that may be replaced for one batch."""
         return max((int(stage.params.get("refill", 0)) for stage in self.filter), default=0)
+
+    @property
+    def refill_by(self) -> Literal["reward", "correct"]:
+        """Property that tells the outcomes of such a group apart."""
+        by = {stage.params.get("by", "reward") for stage in self.filter if stage.params.get("refill")}
+        return "correct" if by == {"correct"} else "reward"
 
     def refreshed_at(self, state: ControllerStates) -> int | None:
         """Return the batch after which the reference was last refreshed; None: it is the run's first model."""

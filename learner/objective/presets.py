@@ -339,7 +339,7 @@ def _own_kind(name: str, run_folder: Path, path: str, where: str) -> Kind:
         raise ConfigError(error.what, where=f"{where}; {error.where}", fix=error.fix) from None
     kind = kind_of(name, function)
     readable = next(READABLE[known] for known in sorted(READABLE, reverse=True) if _is_at(path, known))
-    for read in kind.reads:
+    for read in (*kind.reads, *kind.may_read):
         if read not in readable:
             raise unknown("tensor", read, readable, where, f" in the parameters of {name}")
     if path.startswith("control.") and not {"of", "initial"} <= set(kind.keys.model_fields):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from isentrope.learner.objective.dimensions import CHOICES
-from isentrope.learner.objective.needs import acts, needs
+from isentrope.learner.objective.needs import Need, acts, needs
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.run_facts import RunFacts
 from isentrope.learner.objective.schema import Function, Stage
@@ -93,9 +93,14 @@ def _running(stages: Iterable[Stage], *functions: Function) -> list[Stage]:
 
 def _missing_needs(objective: Objective, facts: RunFacts) -> Findings:
     for need, key in needs(objective).items():
-        if need not in facts.provided:
-            remedy = f'set {key} = "{CHOICES[key].words[0]}"' if key in CHOICES else "choose a method without it"
-            yield Finding(key, f"needs {need}, which this version cannot supply yet", remedy)
+        if need in facts.provided:
+            continue
+        if need is Need.CORRECTNESS:
+            remedy = 'say in data.correct what is correct ("reward > 1.5"), or choose a method without it'
+            yield Finding(key, f'needs {need}, and data.correct = "nothing" says that rewards are graded', remedy)
+            continue
+        remedy = f'set {key} = "{CHOICES[key].words[0]}"' if key in CHOICES else "choose a method without it"
+        yield Finding(key, f"needs {need}, which this version cannot supply yet", remedy)
 
 
 def _inert_divergence(objective: Objective, facts: RunFacts) -> Findings:
@@ -225,7 +230,7 @@ def _groups(objective: Objective, facts: RunFacts) -> Findings:
         )
     for kind in _names(_running(objective.filter, filter.mixed_groups)):
         if facts.group_size == 1:
-            yield Finding("filter", "a response that is alone in its group is never of two outcomes", f"drop {kind}")
+            yield Finding("filter", "a response that is alone in its group never differs from another", f"drop {kind}")
 
 
 def needs_whole_groups(objective: Objective) -> bool:
@@ -333,9 +338,15 @@ def _doubts_about_tokens(objective: Objective, facts: RunFacts) -> Findings:
 
 def _doubts_about_credit(objective: Objective, facts: RunFacts) -> Findings:
     if _running(objective.filter, filter.mixed_groups) and objective.baseline.runs(advantage.constant):
-        yield Finding(
-            "filter", "drops groups without a correct response, which a constant baseline learns from", "drop it"
-        )
+        yield Finding("filter", "drops groups of one outcome, which a constant baseline learns from", "drop it")
+    for paid in _running(objective.reward, reward.scheme):
+        right, wrong = paid.params["right"], paid.params["wrong"]
+        reason = f"pays {right:g} for a correct response and {wrong:g} for another, whatever the reward functions gave"
+        yield Finding(f"reward.{paid.kind.name}", f"{reason}: partial credit is lost", "leave it out to keep that")
+        for kept in _running(objective.filter, filter.mixed_groups):
+            if kept.params["by"] == "reward":
+                reason = f"keeps groups by rewards that {paid.kind.name} replaces by correctness"
+                yield Finding(f"filter.{kept.kind.name}", reason, 'set by = "correct"')
     for kind in _names(_running(objective.reward, reward.unlikeliness)):
         if facts.single:
             reason = "its paper needs several epochs on a batch to see an effect"

@@ -28,11 +28,13 @@ class Opened:
     suggested: tuple[str, ...]
 
 
-def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_folder: Path, evaluates: bool) -> Opened:
+def open_objective(
+    learner: LearnerConfig, sampling: SamplingConfig, *, run_folder: Path, evaluates: bool, graded: bool = False
+) -> Opened:
     """Build the objective of `learner.method` and `learner.objective`.
 
-    evaluates: there is held-out data. Keys that the run file does not set take the presets' suggestions. The refusals
-    of the rules are in `verdict` (see `refusals`).
+    evaluates: there is held-out data. graded: nothing says what is correct. Keys that the run file does not set take
+    the presets' suggestions. The refusals of the rules are in `verdict` (see `refusals`).
 
     Raises:
         ConfigError: it cannot be built.
@@ -42,7 +44,9 @@ def open_objective(learner: LearnerConfig, sampling: SamplingConfig, *, run_fold
     objective = build(merged, run_folder, max_new_tokens=sampling.max_new_tokens)
     if needs_whole_groups(objective) and "min_group" not in sampling.model_fields_set:
         sampling = sampling.model_copy(update={"min_group": sampling.group_size})
-    facts = run_facts(learner, sampling, mode=learner.mode, evaluates=evaluates and learner.eval_every > 0)
+    facts = run_facts(
+        learner, sampling, mode=learner.mode, evaluates=evaluates and learner.eval_every > 0, graded=graded
+    )
     return Opened(learner, sampling, merged, objective, facts, check(objective, facts), suggested)
 
 

@@ -32,7 +32,9 @@ class RunFacts:
         return self.on_policy or self.updates * self.epochs == 1
 
 
-def run_facts(learner: LearnerConfig, sampling: SamplingConfig, *, mode: str, evaluates: bool) -> RunFacts:
+def run_facts(
+    learner: LearnerConfig, sampling: SamplingConfig, *, mode: str, evaluates: bool, graded: bool = False
+) -> RunFacts:
     """Return the facts of a run with this configuration.
 
     Args:
@@ -40,6 +42,7 @@ def run_facts(learner: LearnerConfig, sampling: SamplingConfig, *, mode: str, ev
         sampling: as configured.
         mode: the mode to judge, which need not be the one that the run begins in.
         evaluates: there is held-out data, scored at intervals.
+        graded: nothing says what is correct.
     """
     learner = learner.in_mode(mode)
     return RunFacts(
@@ -50,4 +53,5 @@ def run_facts(learner: LearnerConfig, sampling: SamplingConfig, *, mode: str, ev
         group_size=sampling.group_size,
         whole_groups=sampling.min_group >= sampling.group_size,
         evaluates=evaluates,
+        provided=PROVIDED - {Need.CORRECTNESS} if graded else PROVIDED,
     )

@@ -1,9 +1,10 @@
 """The dimensions of an objective and the kinds each may take, as records.
 
 A stage is a pure module-level function. Its positional parameters are tensors, called by the names of `batch.Batch` and
-of `objective.Objective`; they say what the stage needs. Its keyword-only parameters are the configuration keys of its
-kind, with their types, bounds and defaults. So a kind is declared once, by its signature, and a function of the user's
-own (`kind = "my_module:my_function"`) is equal to a built-in one.
+of `objective.Objective`; they say what the stage needs. One with the default None is read where the batch has it, and
+needed only if a key has its name as value. Its keyword-only parameters are the configuration keys of its kind, with
+their types, bounds and defaults. So a kind is declared once, by its signature, and a function of the user's own
+(`kind = "my_module:my_function"`) is equal to a built-in one.
 """
 
 import inspect
@@ -46,6 +47,8 @@ class Kind:
     function: Function
     reads: tuple[str, ...]
     keys: type[BaseModel]
+    may_read: tuple[str, ...] = ()
+    """Tensors that it can do without, unless a key of the stage names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,13 @@ class Stage:
     def __call__(self, scope: Mapping[str, Any], overrides: Mapping[str, float] | None = None) -> Any:
         """Call the function on the tensors it reads from `scope`; `overrides` are values set by a controller."""
         tensors = {name: scope[name] for name in self.kind.reads}
+        tensors |= {name: scope[name] for name in self.kind.may_read if name in scope}
         return self.kind.function(**tensors, **{**self.params, **(overrides or {})})
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Tensors that it cannot do without, with the keys it has."""
+        return (*self.kind.reads, *(name for name in self.kind.may_read if name in self.params.values()))
 
     def runs(self, *functions: Function) -> bool:
         """Return whether the stage computes one of `functions`, whatever its kind is called."""
@@ -92,13 +101,14 @@ def kind_of(name: str, function: Function) -> Kind:
     """Return the kind that `function` declares by its signature."""
     hints = get_type_hints(function, include_extras=True)
     reads: list[str] = []
+    may_read: list[str] = []
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[parameter.name] = (hints.get(parameter.name, Any), default)
         elif parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            reads.append(parameter.name)
+            (reads if parameter.default is inspect.Parameter.empty else may_read).append(parameter.name)
         else:
             raise ConfigError(
                 f"{name}: a stage takes named parameters only, not {parameter}",
@@ -106,7 +116,7 @@ def kind_of(name: str, function: Function) -> Kind:
             )
     config = ConfigDict(frozen=True, extra="forbid", strict=False)
     keys: type[BaseModel] = create_model(name, __config__=config, **fields)
-    return Kind(name, function, tuple(reads), keys)
+    return Kind(name, function, tuple(reads), keys, tuple(may_read))
 
 
 def kinds(**functions: Function) -> dict[str, Kind]:

@@ -39,8 +39,9 @@ class RunningFit:
 
 def pair_of(row: BatchRow) -> tuple[float, float]:
     """Return entropy and mean reward of a batch. Where groups are replaced for their outcome, those left have a mean of
-    their own; then the pass rate of all that were drawn says how good the policy is."""
-    drawn = row.process.pass_rate_drawn
+    their own; then that of all that were drawn says how good the policy is. Older rows have its pass rate instead."""
+    process = row.process
+    drawn = process.pass_rate_drawn if process.reward_drawn is None else process.reward_drawn
     return row.entropy, row.reward if drawn is None else drawn
 
 

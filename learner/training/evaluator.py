@@ -12,11 +12,13 @@ from statistics import fmean
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.intake.ragged import make_ragged
 from isentrope.learner.records import EvalRow, SampleRow
+from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.data.prompts import open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
+from isentrope.rollout.rewards.correctness import Correctness, correctness_of, judge
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish, batch_of
 
@@ -38,6 +40,7 @@ class Evaluator:
         self._timeout_s = timeout_s
         self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
         self._tokenizer = load_tokenizer(spec.model_dir, chat=spec.model)
+        self._correctness = correctness_of(spec.data)
         self._figures = Journal(Path(spec.output_dir), EvalRow)
         self._samples = Journal(Path(spec.output_dir), SampleRow)
 
@@ -58,7 +61,7 @@ class Evaluator:
         results = self._collect(version, feeder)
         chosen = shown(results)
         entropy = self._show(chosen) if chosen else None
-        row = eval_row(version, results, self._spec.data.correct_above, entropy)
+        row = eval_row(version, results, self._correctness, entropy)
         self._figures.append(row)
         return row
 
@@ -78,22 +81,23 @@ class Evaluator:
     def _show(self, results: Sequence[EvalResult]) -> float:
         """Write a few responses down, with the learner's own entropy of each token; return its mean."""
         groups = [result.group for result in results]
-        ragged = make_ragged(
-            groups, number=batch_of(results[0].version), token_max_lag=0, correct_above=self._spec.data.correct_above
-        )
+        number = batch_of(results[0].version)
+        ragged = make_ragged(groups, number=number, token_max_lag=0, correctness=self._correctness)
         entropy = self._rank_group.score(ragged).entropy
-        for number in range(len(ragged.length)):
-            if ragged.index[number] < SHOWN_RESPONSES:
-                group = groups[ragged.group[number]]
-                tokens = group.responses[ragged.index[number]].tokens
+        for row in range(len(ragged.length)):
+            if ragged.index[row] < SHOWN_RESPONSES:
+                group = groups[ragged.group[row]]
+                response = group.responses[ragged.index[row]]
                 self._samples.append(
                     SampleRow(
-                        batch=batch_of(results[0].version),
+                        batch=number,
                         index=group.seq,
                         prompt=self._tokenizer.decode(group.prompt),
-                        tokens=tuple(self._tokenizer.decode([token]) for token in tokens),
-                        entropy=tuple(entropy[number, : len(tokens)].tolist()),
-                        reward=group.responses[ragged.index[number]].reward,
+                        tokens=tuple(self._tokenizer.decode([token]) for token in response.tokens),
+                        entropy=tuple(entropy[row, : len(response.tokens)].tolist()),
+                        reward=response.reward,
+                        rewards=dict(response.reward_parts),
+                        correct=None if ragged.correct is None else bool(ragged.correct[row]),
                     )
                 )
         return float(entropy.sum() / ragged.length.sum())
@@ -113,12 +117,14 @@ def pass_at(samples: int, correct: int, k: int) -> float:
     return 1.0 - comb(samples - correct, k) / comb(samples, k)
 
 
-def eval_row(version: int, results: Iterable[EvalResult], correct_above: float, entropy: float | None) -> EvalRow:
+def eval_row(
+    version: int, results: Iterable[EvalResult], correctness: Correctness | None, entropy: float | None
+) -> EvalRow:
     """Return the figures over all prompts that were answered, not those that were given up; no `pass_at` if none
-    was."""
+    was, or if rewards are graded."""
     answered = [result.group.responses for result in results if result.group.responses]
-    correct = [[response.reward > correct_above for response in responses] for responses in answered]
-    samples = min((len(each) for each in correct), default=0)
+    correct = [judged for responses in answered if (judged := judge(correctness, responses)) is not None]
+    samples = min((len(each) for each in answered), default=0)
     powers = [1 << power for power in range(samples.bit_length())]
     responses = [response for group in answered for response in group]
     return EvalRow(
@@ -127,8 +133,9 @@ def eval_row(version: int, results: Iterable[EvalResult], correct_above: float, 
         name=NAME,
         prompts=len(answered),
         samples=samples,
-        pass_at={k: _mean([pass_at(len(each), sum(each), k) for each in correct]) for k in powers},
+        pass_at={k: _mean([pass_at(len(each), sum(each), k) for each in correct]) for k in powers if correct},
         reward=_mean([response.reward for response in responses]),
+        rewards=function_rewards((), responses),
         length_mean=_mean([len(response.tokens) for response in responses]),
         truncated=_mean([response.finish is Finish.LENGTH for response in responses]),
         entropy=entropy,

@@ -24,7 +24,9 @@ from isentrope.learner import json_files
 from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
+from isentrope.learner.intake.outcomes import OutcomeRule
 from isentrope.learner.intake.ragged import make_ragged
+from isentrope.learner.measures import FunctionReward
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.rules import inert
 from isentrope.learner.objective.run_facts import run_facts
@@ -32,8 +34,9 @@ from isentrope.learner.records import Outcome
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
 from isentrope.learner.training.evaluator import Evaluator
+from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.learner.training.job import LearnerJob
-from isentrope.learner.training.metrics import BatchLog, Drawn, Surroundings, scalars
+from isentrope.learner.training.metrics import BatchLog, Draws, Surroundings, scalars
 from isentrope.learner.training.publisher import Publisher
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, open_sinks
@@ -43,6 +46,7 @@ from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage
+from isentrope.rollout.rewards.correctness import correctness_of, reward_names
 from isentrope.rollout.wire.control import Control, Mode, RunState
 
 MAX_NONFINITE = 3
@@ -108,6 +112,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         token_max_lag=config.staleness.oldest_token,
         min_kept=config.staleness.min_kept,
         max_replaced=objective.refill * spec.prompts_per_batch,
+        outcome=OutcomeRule(objective.refill_by, correctness_of(spec.data)),
     )
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
     publisher = Publisher(rank_group, spec, incarnation, job.weights.keep)
@@ -126,9 +131,9 @@ class _Run:
         self._mode = parts.start.state.mode
         self._controllers = parts.start.state.controllers
         self._watch = Stopwatch()
-        retired, group_size = parts.start.state.ledger.retired, parts.job.spec.sampling.group_size
-        drawn = Drawn(group_size, retired) if parts.objective.refill else None
-        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, drawn)
+        draws = Draws() if parts.objective.refill else None
+        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, draws)
+        self._correctness = correctness_of(parts.job.spec.data)
         self._nonfinite = 0
 
     def conduct(self) -> Outcome:
@@ -199,12 +204,11 @@ class _Run:
             ready = self._await_batch()
         if ready is None:
             return False
-        spec = self._parts.job.spec
         ragged = make_ragged(
             ready.groups,
             number=self._batch,
             token_max_lag=self._config.staleness.oldest_token,
-            correct_above=spec.data.correct_above,
+            correctness=self._correctness,
         )
         facts = self._parts.rank_group.train(ragged, self._schedule(ready.record.mode), self._controllers)
         if facts.failed:
@@ -221,13 +225,17 @@ class _Run:
             self._publish()
         actors = sum(actor.state is ActorStage.SERVING for actor in feeder.actors())
         version = self._parts.publisher.newest.version
-        self._log.write(ragged, facts, Surroundings(ready.record.mode, intake, version, actors))
+        self._log.write(ragged, facts, Surroundings(ready.record.mode, intake, version, actors, self._rewards(ready)))
         if self._batch < self._config.batches:
             evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
             refreshed = evaluated and self._evaluate()
             if refreshed or self._is_due(self._config.checkpoint_every):
                 self._save()
         return True
+
+    def _rewards(self, ready: ReadyBatch) -> dict[str, FunctionReward]:
+        responses = [response for group in ready.groups for response in group.responses]
+        return function_rewards(reward_names(self._parts.job.spec.data), responses)
 
     def _await_batch(self) -> ReadyBatch | None:
         """Return the next batch; None: an operator wants the run to stop."""
@@ -288,7 +296,8 @@ class _Run:
             sink.write(newest.batch, scalars({"eval": row.to_json()}))
         if self._batch == self._config.batches or not row.prompts:
             return False  # no batch follows, or no prompt was answered
-        state, refresh = self._parts.objective.after_evaluation(self._controllers, row.pass_at[1], self._batch)
+        score = row.pass_at.get(1, row.reward)  # graded rewards have no pass@1
+        state, refresh = self._parts.objective.after_evaluation(self._controllers, score, self._batch)
         self._controllers = _stored(state)
         if refresh:
             logger.info("the reference was refreshed after batch %d, and the optimizer reset", self._batch)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from isentrope.learner.intake.buffer import ALL_CORRECT, NONE_CORRECT
 from isentrope.learner.intake.feeder import FeederStatus
+from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
+from isentrope.learner.measures import FunctionReward
 from isentrope.learner.objective.monitors import batch_metrics, update_metrics
 from isentrope.learner.records import BatchProcess, BatchRow, BatchTime
 from isentrope.learner.training.deepspeed_engine import UpdateFacts
@@ -35,17 +36,19 @@ class Surroundings:
     """Newest published version of the weights."""
     actors: int
     """Actors that generate."""
+    rewards: Mapping[str, FunctionReward]
+    """Values of each reward function over the batch."""
 
 
 class BatchLog:
     """Writer of a line for each batch to `metrics.jsonl`, and of its numbers to the sinks."""
 
-    def __init__(self, folder: Path, sinks: Sequence[Sink], watch: Stopwatch, drawn: "Drawn | None") -> None:
-        """Continue `metrics.jsonl`; `drawn` is None where no group is replaced for its outcome."""
+    def __init__(self, folder: Path, sinks: Sequence[Sink], watch: Stopwatch, draws: "Draws | None") -> None:
+        """Continue `metrics.jsonl`; `draws` is None where no group is replaced for its outcome."""
         self._journal = Journal(folder, BatchRow)
         self._sinks = sinks
         self._watch = watch
-        self._drawn = drawn
+        self._draws = draws
         self._law = RunningFit([], None)
         self._row_at_s = 0.0
 
@@ -61,8 +64,8 @@ class BatchLog:
     def write(self, ragged: RaggedBatch, facts: BatchFacts, around: Surroundings) -> None:
         """Write the line of a batch that was trained."""
         measured = measure(ragged, facts)
-        drawn = self._drawn.pass_rate(measured, around.intake.retired) if self._drawn else None
-        law = self._law.add(measured["entropy"], measured["reward"] if drawn is None else drawn)
+        drawn = self._draws.with_batch(measured, around.intake.replaced) if self._draws else Drawn()
+        law = self._law.add(measured["entropy"], measured["reward"] if drawn.reward is None else drawn.reward)
         if law is not None:
             measured["entropy_law"] = law
         row = _row(measured, around, self._time(measured["tokens"]), drawn)
@@ -107,7 +110,7 @@ def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
     }
 
 
-def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, drawn: float | None) -> BatchRow:
+def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, drawn: "Drawn") -> BatchRow:
     """Return the line; names that are not its own keys go into its map `objective`."""
     intake = around.intake
     headlines = {name: value for name, value in measured.items() if name in BatchRow.model_fields}
@@ -115,12 +118,17 @@ def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, dr
         {
             **headlines,
             "objective": {name: value for name, value in measured.items() if name not in headlines},
+            "rewards": around.rewards,
             "mode": around.mode.value,
             "trained": intake.trained,
             "retired": sum(intake.retired.values()),
             "issued": intake.issued,
             "process": BatchProcess(
-                ready_groups=intake.ready, idle_s=intake.idle_s, pass_rate_drawn=drawn, actors=around.actors
+                ready_groups=intake.ready,
+                idle_s=intake.idle_s,
+                reward_drawn=drawn.reward,
+                pass_rate_drawn=drawn.pass_rate,
+                actors=around.actors,
             ),
             "version": around.version,
             "time": spent,
@@ -128,22 +136,28 @@ def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, dr
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Drawn:
-    """Counter of groups that were replaced for their outcome, which a pass rate must include."""
+    """Means over all responses drawn for a batch; None where no group is replaced, or rewards are graded."""
 
-    def __init__(self, group_size: int, retired: Mapping[str, int]) -> None:
-        """Start from `retired`, the number of groups by reason so far."""
-        self._group_size = group_size
-        self._retired = retired
+    reward: float | None = None
+    pass_rate: float | None = None
 
-    def pass_rate(self, measured: Mapping[str, Any], retired: Mapping[str, int]) -> float:
-        """Return the pass rate of a batch and of all that was replaced since the one before; `retired` as above."""
-        new = Counter(retired)
-        new.subtract(self._retired)
-        self._retired = retired
-        right, wrong = (new[outcome] * self._group_size for outcome in (ALL_CORRECT, NONE_CORRECT))
-        correct = measured["pass_rate"] * measured["responses"]
-        return float((correct + right) / (measured["responses"] + right + wrong))
+
+class Draws:
+    """Counter of groups that were replaced for their outcome, which a mean over what was drawn must include."""
+
+    def __init__(self) -> None:
+        self._replaced = Tally()
+
+    def with_batch(self, measured: Mapping[str, Any], replaced: Tally) -> Drawn:
+        """Return the means over a batch and all that was replaced since the one before; `replaced`: by this learner."""
+        new, self._replaced = replaced - self._replaced, replaced
+        size = measured["responses"]
+        reward = (measured["reward"] * size + new.reward) / (size + new.responses)
+        if "pass_rate" not in measured:
+            return Drawn(reward)
+        return Drawn(reward, (measured["pass_rate"] * size + new.correct) / (size + new.responses))
 
 
 def scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -29,6 +29,7 @@ from isentrope.rollout.data.prompts import TASK
 from isentrope.rollout.data.rows import RESERVED, Messages, Row, set_column
 from isentrope.rollout.data.tasks import open_task
 from isentrope.rollout.rewards import builtin
+from isentrope.rollout.rewards.correctness import reward_names
 from isentrope.rollout.rewards.loading import last_line, load_function
 
 Outcome = Union["Score", RewardError]
@@ -51,8 +52,8 @@ _TRL_ONLY = ("trainer_state", "log_extra", "log_metric", "environments")
 class Score:
     """Result of the reward functions for one response.
 
-    reward: weighted sum over the functions that apply; unshaped, so the response is correct if this is above
-    `data.correct_above`. parts: each function's own value under its name, and its components as `name.component`.
+    reward: weighted sum over the functions that apply. parts: each function's own value under its name, and its
+    components as `name.component`; what `data.correct` looks at.
     answer: key of the final answer, "" if no function gives one.
     """
 
@@ -268,9 +269,7 @@ def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:
         ConfigError: a name is invalid, or the number of weights differs from the number of functions.
         RewardError: a function cannot be imported or called.
     """
-    names = [data.reward] if isinstance(data.reward, str) else data.reward
-    if names == [""] and data.train.startswith(TASK):
-        names = [data.train]
+    names = reward_names(data)
     if not names or "" in names or len(set(names)) < len(names):
         raise ConfigError(
             "no reward function is named" if set(names) <= {""} else f"the names {names} are not all different words",

@@ -24,6 +24,7 @@ from isentrope.rollout.config import (
     WeightsConfig,
 )
 from isentrope.rollout.data.prompts import TASK
+from isentrope.rollout.rewards.correctness import correctness_of
 from isentrope.runfile import RunFile, raise_all, read, read_text, salvage, validate
 
 MAY_CHANGE: Collection[str] = frozenset(
@@ -233,6 +234,10 @@ def _sources(config: Config, file: RunFile) -> Iterator[ConfigError]:
             where=file.where("data.reward_weights"),
             fix="give one weight per reward, or none",
         )
+    try:
+        correctness_of(data)
+    except ConfigError as error:
+        yield ConfigError(error.what, where=file.where("data.correct"), fix=error.fix)
     if config.learner.eval_every and not data.eval and not task:
         yield ConfigError(
             f"learner.eval_every = {config.learner.eval_every}, but there is no held-out data",

@@ -227,7 +227,7 @@ def reward_shaping(case: Case) -> Computed:
     if "keep_raw" in case.outputs:
         correct = case["correct"].bool()
         group = torch.arange(len(correct)).repeat_interleave(correct.shape[1])
-        kept = filter.mixed_groups(correct.flatten(), group).view(correct.shape)[:, 0]
+        kept = filter.mixed_groups(correct.flatten().float(), group).view(correct.shape)[:, 0]
         return {"keep_raw": kept}
     if "paper_multiplier" in case.outputs:
         logp = case["logp"][:, None]

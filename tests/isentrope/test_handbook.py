@@ -212,4 +212,7 @@ def _leaves(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, objec
 
 
 def _described(kinds: Mapping[str, Kind]) -> dict[str, object]:
-    return {name: (kind.reads, kind.keys.model_json_schema(), kind.function.__doc__) for name, kind in kinds.items()}
+    return {
+        name: (kind.reads, kind.may_read, kind.keys.model_json_schema(), kind.function.__doc__)
+        for name, kind in kinds.items()
+    }

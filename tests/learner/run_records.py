@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from isentrope.learner.measures import Measures
+from isentrope.learner.measures import FunctionReward, Measures
 from isentrope.learner.records import RUN_SCHEMA, BatchProcess, BatchRow, BatchTime, Outcome, RunRecord
 
 MEASURES = Measures(
+    groups_same_reward=0.5,
     groups_all_correct=0.25,
     groups_all_wrong=0.25,
     kept_policy=1.0,
@@ -33,6 +34,7 @@ ROW = BatchRow(
     batch=1,
     reward=0.5,
     reward_std=0.5,
+    rewards={"task:digit_walk": FunctionReward(mean=0.5, std=0.5, missing=0.0)},
     pass_rate=0.5,
     entropy=0.25,
     loss=0.0,

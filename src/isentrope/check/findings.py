@@ -14,6 +14,7 @@ from isentrope.errors import IsentropeError, collected
 from isentrope.rollout.data.prompts import Prompts, check_lengths, open_prompts
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tokenizer import load_tokenizer
+from isentrope.rollout.rewards.correctness import NOTHING
 from isentrope.runfile import RunFile, raise_all
 
 SPECIAL_TOKENS = 16
@@ -128,6 +129,7 @@ class Findings:
             self._config.sampling,
             run_folder=self._file.folder,
             evaluates=bool(self._config.data.eval) or self._config.has_task,
+            graded=self._config.data.correct == NOTHING,
         )
         self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
         self._objective = opened.merged.plain()

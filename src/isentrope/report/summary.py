@@ -26,6 +26,8 @@ def summarise(contents: RunContents) -> Summary:
         entropy_law=contents.law,
         pass_at_1_before=_pass_at_1(contents.before),
         pass_at_1_after=_pass_at_1(contents.after),
+        reward_held_out_before=contents.before.reward if contents.before else None,
+        reward_held_out_after=contents.after.reward if contents.after else None,
         groups_issued=outcome.issued if outcome else None,
         groups_published=outcome.published if outcome else None,
         groups_trained=outcome.trained if outcome else None,

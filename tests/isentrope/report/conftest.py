@@ -85,6 +85,7 @@ def _evaluation(batch: int, batches: int) -> EvalRow:
         samples=8,
         pass_at={k: start[k] + share * (end[k] - start[k]) for k in start},
         reward=start[1] + share * (end[1] - start[1]),
+        rewards={},
         length_mean=9.0,
         truncated=0.0,
         entropy=0.4,
@@ -106,6 +107,8 @@ def _samples(batch: int, batches: int, rng: np.random.Generator) -> list[SampleR
             tokens=tokens,
             entropy=tuple(map(entropy, tokens)),
             reward=float(sample),
+            rewards={},
+            correct=bool(sample),
         )
         for index in range(6)
         for sample in range(2)

@@ -120,7 +120,9 @@ def test_a_long_response_is_cut_and_says_so(make_run: MakeRun) -> None:
     samples.rewind(-1)
     for batch in range(2):
         samples.append(
-            SampleRow(batch=batch, index=0, prompt="p", tokens=("a",) * 8000, entropy=(0.5,) * 8000, reward=1.0)
+            SampleRow(
+                batch=batch, index=0, prompt="p", tokens=("a",) * 8000, entropy=(0.5,) * 8000, reward=1.0, rewards={}
+            )
         )
     html = report.write(folder).read_text(encoding="utf-8")
     assert "… 7,600 more tokens" in text_of(html)

@@ -3,20 +3,24 @@
 from random import Random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_records import make_group, make_response, make_spec
 
 from isentrope.learner.intake.buffer import AdmissionRules, Buffer
 from isentrope.learner.intake.ledger import Ledger
+from isentrope.learner.intake.outcomes import OutcomeRule
 from isentrope.rollout.broker.learner_port import Entry
 from isentrope.rollout.config import SamplingConfig
+from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.codec import encode_group
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.types import Missing, MissingReason, Response, version_of
 
 P = 4
 LAG = 2
+BY_REWARD = OutcomeRule("reward", Correctness("reward", 0.5))
 few = settings(max_examples=50)
 
 
@@ -43,12 +47,13 @@ def make_buffer(
     batches: int = 0,
     min_kept: float = 0.5,
     max_replaced: int = 0,
+    outcome: OutcomeRule = BY_REWARD,
     **sampling: int,
 ) -> Buffer:
     ledger = Ledger()
     ledger.batches = batches
     spec = make_spec("run", prompts_per_batch=P, sampling=SamplingConfig(**{"group_size": 2, **sampling}))
-    buffer = Buffer(ledger, spec, 1, AdmissionRules(LAG, min_kept, max_replaced), mode)
+    buffer = Buffer(ledger, spec, 1, AdmissionRules(LAG, min_kept, max_replaced, outcome), mode)
     buffer.cursor = cursor
     buffer.newest_version = version_of(1, batches)
     return buffer
@@ -136,6 +141,26 @@ def test_groups_of_one_outcome_are_replaced_up_to_a_bound(outcomes: list[tuple[b
     expected = {"all_correct": sum(same), "none_correct": len(same) - sum(same)}
     assert buffer.ledger.reasons == {reason: count for reason, count in expected.items() if count}
     assert buffer.ready == len(outcomes) - len(same)
+
+
+@few
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.2, 0.4, 0.9, 1.0]), min_size=2, max_size=2), min_size=1, max_size=12))
+def test_only_what_differs_by_the_rule_is_kept_and_what_is_replaced_is_counted(rewards: list[list[float]]) -> None:
+    correct = Correctness("reward", 0.5)
+    for outcome in (OutcomeRule("reward"), OutcomeRule("reward", correct), OutcomeRule("correct", correct)):
+        buffer = make_buffer(max_replaced=100, outcome=outcome)
+        for seq, group in enumerate(rewards):
+            buffer.add(rewarded(seq, *group))
+        outcomes = [{each > 0.5 for each in group} if outcome.by == "correct" else set(group) for group in rewards]
+        gone = [group for group, found in zip(rewards, outcomes, strict=True) if len(found) == 1]
+        assert buffer.retire_unfit() == len(gone)
+        right = sum(each > 0.5 for group in gone for each in group)
+        assert buffer.replaced.responses == 2 * len(gone)
+        assert buffer.replaced.reward == pytest.approx(sum(map(sum, gone)))
+        assert buffer.replaced.correct == (right if outcome.correctness else 0)
+        reasons = buffer.ledger.reasons
+        assert outcome.correctness is not None or reasons.keys() <= {"same_reward"}
+        assert outcome.correctness is None or reasons.get("all_correct", 0) == right / 2
 
 
 def test_every_batch_may_replace_as_many_groups() -> None:

@@ -14,10 +14,14 @@ from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.packing import make_batch, pack
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
+from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.types import Finish, Group, Missing, MissingReason, Response, version_of
 
 LAG = 2
 few = settings(max_examples=40)
+
+
+RULE = Correctness("reward", 0.5)
 
 
 def response(tokens: list[int], *, version: int = 1 << 20, reward: float = 0.0, answer: str = "") -> Response:
@@ -48,7 +52,7 @@ def groups(draw: st.DrawFn) -> list[Group]:
 
 
 def ragged_of(found: list[Group], number: int = 0) -> RaggedBatch:
-    return make_ragged(found, number=number, token_max_lag=LAG, correct_above=0.5)
+    return make_ragged(found, number=number, token_max_lag=LAG, correctness=RULE)
 
 
 def batch_of(ragged: RaggedBatch, dtype: torch.dtype = torch.float32) -> Batch:

@@ -70,9 +70,11 @@ def test_it_goes_on_where_the_journal_ends(tmp_path: Path) -> None:
 
 
 def test_groups_that_were_replaced_count() -> None:
-    process = BatchProcess(ready_groups=0, idle_s=0.0, actors=1, pass_rate_drawn=0.3)
+    older = BatchProcess(ready_groups=0, idle_s=0.0, actors=1, pass_rate_drawn=0.3)
+    process = older.model_copy(update={"reward_drawn": 0.4})
     assert pair_of(make_row(entropy=0.5, reward=0.6)) == (0.5, 0.6)
-    assert pair_of(make_row(entropy=0.5, reward=0.6, process=process)) == (0.5, 0.3)
+    assert pair_of(make_row(entropy=0.5, reward=0.6, process=process)) == (0.5, 0.4)
+    assert pair_of(make_row(entropy=0.5, reward=0.6, process=older)) == (0.5, 0.3)
 
 
 def test_a_refreshed_reference_begins_another_line() -> None:

@@ -12,6 +12,7 @@ from wire_records import make_group, make_response
 
 from isentrope.learner.records import EvalRow
 from isentrope.learner.training.evaluator import SHOWN_PROMPTS, eval_row, orders, pass_at, shown
+from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.types import EvalResult, Finish
 
 VERSION = 1 << 20
@@ -23,7 +24,7 @@ def result(index: int, rewards: list[float], *, tokens: int = 3) -> EvalResult:
 
 
 def figures_of(*results: EvalResult) -> EvalRow:
-    row = eval_row(VERSION, results, correct_above=0.5, entropy=None)
+    row = eval_row(VERSION, results, Correctness("reward", 0.5), entropy=None)
     assert EvalRow.model_validate_json(json.dumps(row.to_json())) == row
     return row
 

@@ -18,6 +18,7 @@ from toy_log import AROUND, written_row
 from isentrope.errors import ConfigError
 from isentrope.learner import json_files
 from isentrope.learner.config import LearnerConfig
+from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.measures import Measures
 from isentrope.learner.objective.batch import Batch
@@ -27,7 +28,7 @@ from isentrope.learner.records import BatchRow
 from isentrope.learner.training import entropy_law
 from isentrope.learner.training.deepspeed_engine import UpdateFacts
 from isentrope.learner.training.journal import Journal
-from isentrope.learner.training.metrics import BatchLog, Drawn, scalars
+from isentrope.learner.training.metrics import BatchLog, Drawn, Draws, scalars
 from isentrope.learner.training.sinks import Prometheus, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
@@ -63,7 +64,7 @@ def test_a_line_is_what_was_trained(tmp_path: Path) -> None:
     assert row.entropy_hist is not None and sum(row.entropy_hist.counts) == row.tokens
     assert len(row.entropy_hist.edges) == len(row.entropy_hist.counts) + 1
     assert (row.mode, row.version, row.trained, row.retired, row.issued) == ("async", 1 << 20, 3, 1, 9)
-    assert (row.process.ready_groups, row.process.actors, row.process.pass_rate_drawn) == (2, 1, None)
+    assert (row.process.ready_groups, row.process.actors, row.process.reward_drawn) == (2, 1, None)
     assert row.time.tokens_per_second > 0
 
 
@@ -136,17 +137,19 @@ def test_a_batch_without_an_update_or_a_token_has_a_line(tmp_path: Path) -> None
     assert (row.tokens, row.lag_max, row.entropy_hist) == (0, 0, None)
 
 
-def test_a_pass_rate_counts_what_was_replaced() -> None:
-    drawn = Drawn(4, {"stale": 1, "all_correct": 2})
-    measured = {"pass_rate": 0.5, "responses": 8}
-    retired = {"stale": 3, "all_correct": 5, "none_correct": 1}
-    assert drawn.pass_rate(measured, retired) == (4 + 12) / (8 + 16)
-    assert drawn.pass_rate(measured, retired) == 0.5
+def test_means_over_what_was_drawn_count_what_was_replaced() -> None:
+    draws = Draws()
+    measured = {"reward": 0.25, "pass_rate": 0.5, "responses": 8}
+    replaced = Tally(responses=16, reward=4.0, correct=12)
+    assert draws.with_batch(measured, replaced) == Drawn((2 + 4) / (8 + 16), (4 + 12) / (8 + 16))
+    assert draws.with_batch(measured, replaced) == Drawn(0.25, 0.5)
+    graded = {"reward": 0.25, "responses": 8}
+    assert draws.with_batch(graded, replaced + Tally(8, 6.0)) == Drawn((2 + 6) / (8 + 8), None)
 
 
-def test_a_line_says_the_pass_rate_of_what_was_drawn(tmp_path: Path) -> None:
-    drawn = Drawn(4, {"stale": 1})
-    row = written_row(tmp_path, RAGGED, facts_of_batch(True), drawn)
+def test_a_line_says_the_means_of_what_was_drawn(tmp_path: Path) -> None:
+    row = written_row(tmp_path, RAGGED, facts_of_batch(True), Draws())
+    assert row.process.reward_drawn == pytest.approx(row.reward)
     assert row.process.pass_rate_drawn == pytest.approx(row.pass_rate)
 
 

@@ -132,6 +132,7 @@ class ToyActor(threading.Thread):
         assert self._manifest is not None
         ends = np.flatnonzero(tokens == self._tokenizer.eos_token_id)
         length = int(ends[0]) + 1 if len(ends) else len(tokens)
+        reward = float((tokens[:length] < 23).mean())
         return Response(
             tokens=tokens[:length],
             logp_rollout=logp[:length],
@@ -139,6 +140,7 @@ class ToyActor(threading.Thread):
             span_start=np.zeros(1, np.int32),
             span_version=np.full(1, self._manifest.version, np.int64),
             finish=Finish.STOP if len(ends) else Finish.LENGTH,
-            reward=float((tokens[:length] < 23).mean()),
+            reward=reward,
             seed=seed,
+            reward_parts={spec.data.train: reward},
         )

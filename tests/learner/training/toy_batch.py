@@ -7,6 +7,7 @@ from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.packing import make_batch
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
+from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.types import Finish, Group, Response, version_of
 
 VOCABULARY = 46
@@ -34,7 +35,9 @@ def make_toy_rows(*, groups: int, group_size: int, seed: int = 0, number: int = 
         prompt = rng.integers(3, VOCABULARY, int(rng.integers(4, 10))).astype(np.int32)
         return Group(seq, 0, "a1", prompt, tuple(map(response, range(group_size))), 1.0)
 
-    return make_ragged(list(map(group, range(groups))), number=number, token_max_lag=2, correct_above=0.5)
+    return make_ragged(
+        list(map(group, range(groups))), number=number, token_max_lag=2, correctness=Correctness("reward", 0.5)
+    )
 
 
 def padded(ragged: RaggedBatch, logp: torch.Tensor | None = None, entropy: torch.Tensor | None = None) -> Batch:

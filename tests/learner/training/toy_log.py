@@ -3,18 +3,22 @@
 from pathlib import Path
 
 from isentrope.learner.intake.feeder import FeederStatus
+from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
+from isentrope.learner.measures import FunctionReward
 from isentrope.learner.records import BatchRow
-from isentrope.learner.training.metrics import BatchLog, Drawn, Surroundings
+from isentrope.learner.training.metrics import BatchLog, Draws, Surroundings
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
 from isentrope.rollout.wire.control import Mode
 
-INTAKE = FeederStatus(ready=2, issued=9, trained=3, retired={"stale": 1}, idle_s=0.25, quiet_s=0.0)
-AROUND = Surroundings(Mode.ASYNC, INTAKE, version=1 << 20, actors=1)
+INTAKE = FeederStatus(ready=2, issued=9, trained=3, retired={"stale": 1}, idle_s=0.25, quiet_s=0.0, replaced=Tally())
+AROUND = Surroundings(
+    Mode.ASYNC, INTAKE, version=1 << 20, actors=1, rewards={"f": FunctionReward(mean=0.5, std=0.5, missing=0.25)}
+)
 
 
-def written_row(folder: Path, ragged: RaggedBatch, facts: BatchFacts, drawn: Drawn | None = None) -> BatchRow:
+def written_row(folder: Path, ragged: RaggedBatch, facts: BatchFacts, draws: Draws | None = None) -> BatchRow:
     """Write a batch, and return its line."""
-    BatchLog(folder, [], Stopwatch(), drawn).write(ragged, facts, AROUND)
+    BatchLog(folder, [], Stopwatch(), draws).write(ragged, facts, AROUND)
     return BatchRow.model_validate_json((folder / BatchRow.FILE).read_bytes().splitlines()[-1])

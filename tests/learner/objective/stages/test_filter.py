@@ -8,8 +8,12 @@ GROUP = torch.tensor([4, 4, 4, 9, 9, 2])
 CORRECT = torch.tensor([True, False, True, True, True, False])
 
 
-def test_mixed_groups_keeps_what_has_both_outcomes() -> None:
-    assert filter.mixed_groups(CORRECT, GROUP).tolist() == [True, True, True, False, False, False]
+def test_mixed_groups_keeps_what_differs() -> None:
+    kept = [True, True, True, False, False, False]
+    assert filter.mixed_groups(CORRECT.float(), GROUP).tolist() == kept
+    graded = torch.tensor([0.1, 0.1, 0.1, 0.7, 0.8, 0.0])
+    assert filter.mixed_groups(graded, GROUP, CORRECT).tolist() == [False] * 3 + [True] * 2 + [False]
+    assert filter.mixed_groups(graded, GROUP, CORRECT, by="correct").tolist() == kept
 
 
 def test_one_sided_filters() -> None:
