@@ -143,16 +143,14 @@ _TABLE = (
     ),
     Dimension(
         "correction",
-        Form.ONE,
+        Form.BY_KIND,
         kinds(
-            none=correction.none,
             truncate=correction.truncate,
             truncate_current=correction.truncate_current,
             band=correction.band,
             reject=correction.reject,
             second_moment=correction.second_moment,
         ),
-        default="none",
     ),
     Dimension(
         "ratio.level",

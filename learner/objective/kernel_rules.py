@@ -71,7 +71,7 @@ def token_inputs(objective: Objective, prepared: Prepared, update: int, rows: Te
 
 def _token_local(objective: Objective) -> bool:
     """Return True if the loss of a token depends on its own numbers and on values fixed for the batch only."""
-    weights = (*objective.responses, objective.correction)
+    weights = (*objective.responses, *objective.correction)
     return (
         objective.clip.runs(clip.ppo, clip.none)
         and objective.level.runs(ratio.token)

@@ -41,7 +41,6 @@ def stages_of(objective: Objective) -> Iterator[tuple[str, Stage]]:
     single = {
         "advantage.baseline": objective.baseline,
         "advantage.scale": objective.scale,
-        "correction": objective.correction,
         "ratio.anchor": objective.anchor,
         "ratio.level": objective.level,
         "clip": objective.clip,
@@ -56,6 +55,7 @@ def stages_of(objective: Objective) -> Iterator[tuple[str, Stage]]:
         "modulation": objective.modulation,
         "tokens": objective.tokens,
         "responses": objective.responses,
+        "correction": objective.correction,
         "aux": objective.aux,
         "control": objective.control,
     }

@@ -57,7 +57,7 @@ class Objective:
     modulation: tuple[Stage, ...]
     tokens: tuple[Stage, ...]
     responses: tuple[Stage, ...]
-    correction: Stage
+    correction: tuple[Stage, ...]
     anchor: Stage
     level: Stage
     clip: Stage
@@ -267,13 +267,13 @@ class Objective:
     def _fixed_weights(self, scope: Scope) -> list[tuple[str, Tensor]]:
         """Yield the weights that no update changes, with their kinds: [N, T] each."""
         fixed = [stage for stage in self.tokens if not self._follows_update(stage)]
-        fixed += [stage for stage in (*self.responses, self.correction) if not self._follows_policy(stage)]
+        fixed += [stage for stage in (*self.responses, *self.correction) if not self._follows_policy(stage)]
         return [(stage.kind.name, stage(scope)) for stage in fixed]
 
     def _moving_weights(self, scope: Scope, overrides: Overrides) -> list[tuple[str, Tensor]]:
         """Return the weights that follow the current policy or a controller, with their kinds: [n, T] each."""
         tokens = [stage for stage in self.tokens if self._follows_update(stage)]
-        others = [stage for stage in (*self.responses, self.correction) if self._follows_policy(stage)]
+        others = [stage for stage in (*self.responses, *self.correction) if self._follows_policy(stage)]
         if not scope["mask"].any():
             return [(stage.kind.name, torch.ones_like(scope["advantage"])) for stage in (*tokens, *others)]
         now = _detached(scope)

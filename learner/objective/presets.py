@@ -1,8 +1,8 @@
 """Presets: from presets and a run's own keys to one objective, with the source of every key.
 
 A preset is a TOML file: `learner/methods/<name>.toml`, or any path. Presets merge from left to right, then the run's
-own keys: tables key by key (another `kind` starts its table afresh), lists by `kind` (an empty list clears), except
-`kl`, which is replaced as a whole.
+own keys: tables key by key (another `kind` starts its table afresh), lists by `kind`, except `kl`, which is replaced as
+a whole. An empty list clears, and so does the word "none", behind which a list can start afresh.
 """
 
 import tomllib
@@ -21,6 +21,8 @@ from isentrope.rollout.rewards.loading import load_function
 
 FOLDER = Path(__file__).resolve().parent.parent / "methods"
 OWN = "run file"
+CLEARED = "none"
+"""Word that clears a list."""
 DEFAULT = "default"
 
 
@@ -138,7 +140,7 @@ def build(merged: Merged, run_folder: Path, *, max_new_tokens: int) -> Objective
         modulation=maker.several("modulation"),
         tokens=maker.several("tokens"),
         responses=maker.several("responses"),
-        correction=maker.one("correction"),
+        correction=maker.several("correction"),
         anchor=maker.one("ratio.anchor"),
         level=maker.one("ratio.level"),
         clip=maker.one("clip"),
@@ -178,9 +180,9 @@ class _Merging:
                 case Form.ONE:
                     self._one(path, _as_table(value, at), source)
                 case Form.BY_KIND:
-                    self._by_kind(path, _as_list(value, at), source)
+                    self._by_kind(path, as_list(value, at), source)
                 case Form.WHOLE:
-                    self._whole(path, _as_list(value, at), source)
+                    self._whole(path, as_list(value, at), source)
 
     def _one(self, path: str, table: dict[str, object], source: str) -> None:
         present = self.tables[path]
@@ -192,13 +194,12 @@ class _Merging:
         self.provenance |= {f"{path}.{key}": source for key in table}
 
     def _by_kind(self, path: str, tables: list[dict[str, object]], source: str) -> None:
-        present = self.tables[path]
-        assert isinstance(present, list)
-        if not tables:
-            self._forget(path, source)
-            self.tables[path] = []
-            self.provenance[path] = source
-        for table in tables:
+        for table in tables or [{"kind": CLEARED}]:
+            if table["kind"] == CLEARED:
+                self._whole(path, [], source)
+                continue
+            present = self.tables[path]
+            assert isinstance(present, list)
             for place, known in enumerate(present):
                 if known["kind"] == table["kind"]:
                     present[place] = known | table
@@ -208,6 +209,7 @@ class _Merging:
             self.provenance |= {f"{path}.{table['kind']}.{key}": source for key in table}
 
     def _whole(self, path: str, tables: list[dict[str, object]], source: str) -> None:
+        tables = [table for table in tables if table["kind"] != CLEARED]
         self._forget(path, source)
         self.tables[path] = tables
         self.provenance[path] = source
@@ -318,9 +320,11 @@ def _as_table(value: object, where: str) -> dict[str, object]:
     return {"kind": value} if isinstance(value, str) else _as_mapping(value, where)
 
 
-def _as_list(value: object, where: str) -> list[dict[str, object]]:
-    """Return tables with a `kind` each, given as a list, or as a table of tables by kind."""
-    if isinstance(value, Mapping):
+def as_list(value: object, where: str) -> list[dict[str, object]]:
+    """Return tables with a `kind` each, given as a list, as one word or table, or as a table of tables by kind."""
+    if isinstance(value, str) or (isinstance(value, Mapping) and "kind" in value):
+        value = [value]
+    elif isinstance(value, Mapping):
         value = [{"kind": kind} | _as_mapping(keys, f"{where}.{kind}") for kind, keys in value.items()]
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{value!r} is not a list of tables", where=where)

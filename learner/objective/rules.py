@@ -3,14 +3,15 @@
 A setting that would do nothing, or count something twice, is refused; a doubtful one is a warning.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from isentrope.learner.objective.dimensions import CHOICES
-from isentrope.learner.objective.needs import Need, acts, needs
+from isentrope.learner.objective.findings import Finding, Findings, Rule, names, running
+from isentrope.learner.objective.needs import Need, acts, needs, stages_of
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.run_facts import RunFacts
-from isentrope.learner.objective.schema import Function, Stage
+from isentrope.learner.objective.run_rules import few_selected, too_few_selected, unbounded_age, wide_clip
+from isentrope.learner.objective.schema import Stage
 from isentrope.learner.objective.stages import (
     advantage,
     auxiliary,
@@ -46,15 +47,11 @@ SELECTIONS = (
     tokens.entropy_change_exact,
 )
 SCORE_SURROGATES = (clip.mask, clip.score_function)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One mistake. key: its place below `learner.objective`."""
-
-    key: str
-    reason: str
-    remedy: str
+UNKNOWN_TO_ENGINE = frozenset({"entropy_old", "sum_p2", "sum_p2_logp"})
+"""Statistics that only a pass of the learner gives."""
+OLD_STATS = 'set stats = "old"'
+WEIGHTS = (correction.truncate, correction.truncate_current, correction.band, correction.reject)
+"""Corrections that multiply by the ratio to the engine that sampled; the others only choose tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +60,6 @@ class Verdict:
 
     refusals: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
-
-
-Findings = Iterator[Finding]
 
 
 def check(objective: Objective, facts: RunFacts) -> Verdict:
@@ -81,14 +75,9 @@ def inert(objective: Objective, facts: RunFacts) -> str:
     return "; ".join(finding.reason for finding in _inert_divergence(objective, facts))
 
 
-def _names(stages: Iterable[Stage]) -> list[str]:
-    """Return the kinds' names, sorted: what messages and keys call them. What a kind does is asked of its function."""
-    return sorted(stage.kind.name for stage in stages)
-
-
-def _running(stages: Iterable[Stage], *functions: Function) -> list[Stage]:
-    """Return the stages that compute one of `functions`."""
-    return [stage for stage in stages if stage.runs(*functions)]
+def _weighs(stage: Stage) -> bool:
+    """Return True if a correction multiplies by the ratio to the engine that sampled, and does not only choose."""
+    return stage.runs(*WEIGHTS) and bool(stage.params.get("weigh", True))
 
 
 def _missing_needs(objective: Objective, facts: RunFacts) -> Findings:
@@ -135,7 +124,7 @@ def _divergence_replaces_clip(objective: Objective, facts: RunFacts) -> Findings
 def _sequence_ratio(objective: Objective, facts: RunFacts) -> Findings:
     if not objective.level.runs(ratio.sequence) and not objective.clip.runs(clip.geometric_mean):
         return
-    varying = [f"tokens.{name}" for name in _names(_running(objective.tokens, *SELECTIONS, tokens.step_labels))]
+    varying = [f"tokens.{name}" for name in names(running(objective.tokens, *SELECTIONS, tokens.step_labels))]
     if objective.baseline.runs(*TOKEN_BASELINES):
         varying.append("advantage.baseline")
     for key in varying:
@@ -157,26 +146,35 @@ def _sequence_ratio(objective: Objective, facts: RunFacts) -> Findings:
 
 
 def _ratio_counted(objective: Objective, facts: RunFacts) -> Findings:
-    corrected, cut, anchor = objective.correction, objective.clip, objective.anchor
-    if anchor.runs(ratio.rollout) and not corrected.runs(correction.none):
+    cut, anchor = objective.clip, objective.anchor
+    weights = [stage for stage in objective.correction if _weighs(stage)]
+    if anchor.runs(ratio.rollout) and weights:
         yield Finding(
-            "correction",
+            f"correction.{weights[0].kind.name}",
             f"a ratio anchored at `{anchor.kind.name}` already reaches back to the engine that sampled: counted twice",
             'set ratio.anchor = "old" or correction = "none"',
         )
-    of_batch = corrected.runs(correction.second_moment) or corrected.params.get("normalize", False)
-    if anchor.runs(ratio.interpolated) and of_batch:
+    if len(weights) > 1:
         yield Finding(
             "correction",
-            "needs all tokens of the batch at once, and an interpolated anchor moves with every micro-batch",
-            'set ratio.anchor = "old"',
+            f"{' and '.join(names(weights))} each weigh by the ratio to the engine that sampled: counted twice",
+            f'set correction = ["none", "{weights[-1].kind.name}"], or another of them',
         )
-    if corrected.runs(correction.truncate_current) and not cut.runs(*SCORE_SURROGATES):
-        yield Finding(
-            "correction",
-            f"{corrected.kind.name} holds the current ratio, and so does clip {cut.kind.name}",
-            'set clip = "mask" or correction = "truncate"',
-        )
+    for stage in objective.correction:
+        of_batch = stage.runs(correction.second_moment) or stage.params.get("normalize", False)
+        if anchor.runs(ratio.interpolated) and of_batch:
+            yield Finding(
+                f"correction.{stage.kind.name}",
+                "needs all tokens of the batch at once, and an interpolated anchor moves with every micro-batch",
+                'set ratio.anchor = "old"',
+            )
+    for kind in names(running(objective.correction, correction.truncate_current)):
+        if not cut.runs(*SCORE_SURROGATES):
+            yield Finding(
+                f"correction.{kind}",
+                f"{kind} holds the current ratio, and so does clip {cut.kind.name}",
+                'set clip = "mask" or correction = ["none", "truncate"]',
+            )
     if objective.level.runs(ratio.none) and not cut.runs(clip.none, clip.score_function):
         reason = f"without a ratio, clip {cut.kind.name} never acts"
         yield Finding("clip", reason, 'set clip = "none" or ratio.level = "token"')
@@ -186,10 +184,15 @@ def _statistics(objective: Objective, facts: RunFacts) -> Findings:
     if objective.stats != "rollout":
         return
     chosen = [*objective.tokens, *(term.tokens for term in objective.kl if term.tokens is not None)]
-    for kind in _names(stage for stage in chosen if "entropy" in stage.kind.reads):
-        yield Finding("stats", f'{kind} needs entropies, which stats = "rollout" does not have', 'set stats = "old"')
+    for kind in names(stage for stage in chosen if "entropy" in stage.kind.reads):
+        yield Finding("stats", f'{kind} needs entropies, which stats = "rollout" does not have', OLD_STATS)
+    for path, stage in stages_of(objective):
+        if stage.runs(reward.unlikeliness) or not UNKNOWN_TO_ENGINE.isdisjoint(stage.kind.reads):
+            yield Finding(
+                path, 'reads what the learner computes before the update, which stats = "rollout" leaves out', OLD_STATS
+            )
     fixed = not objective.anchor.runs(ratio.interpolated)
-    if fixed and not objective.correction.runs(correction.none, correction.truncate_current):
+    if fixed and any(not stage.runs(correction.truncate_current) for stage in objective.correction):
         yield Finding(
             "correction",
             'with stats = "rollout" there is no pass of the learner\'s own, and every correction is 1',
@@ -199,8 +202,8 @@ def _statistics(objective: Objective, facts: RunFacts) -> Findings:
 
 def _of_group_advantages(objective: Objective) -> list[str]:
     """Return the places of stages that are defined on advantages relative to a group."""
-    shaped = _names(_running(objective.reward, reward.unlikeliness))
-    return [f"modulation.{kind}" for kind in _names(objective.modulation)] + [f"reward.{kind}" for kind in shaped]
+    shaped = names(running(objective.reward, reward.unlikeliness))
+    return [f"modulation.{kind}" for kind in names(objective.modulation)] + [f"reward.{kind}" for kind in shaped]
 
 
 def _constant_baseline(objective: Objective, facts: RunFacts) -> Findings:
@@ -217,18 +220,18 @@ def _constant_baseline(objective: Objective, facts: RunFacts) -> Findings:
 
 def _groups(objective: Objective, facts: RunFacts) -> Findings:
     relative = objective.baseline.runs(*GROUP_BASELINES)
-    one_sided = _running(objective.filter, filter.correct_only, filter.incorrect_only)
+    one_sided = running(objective.filter, filter.correct_only, filter.incorrect_only)
     if one_sided and relative:
         yield Finding(
             "filter", "all that is left of a group has one outcome: group advantages are 0", "use a constant baseline"
         )
     if len(one_sided) == 2:
-        yield Finding("filter", f"{' and '.join(_names(one_sided))} leave no response", "keep one of them")
+        yield Finding("filter", f"{' and '.join(names(one_sided))} leave no response", "keep one of them")
     if relative and facts.group_size == 1:
         yield Finding(
             "advantage.baseline", "a response that is alone in its group has advantage 0", "set group_size >= 2"
         )
-    for kind in _names(_running(objective.filter, filter.mixed_groups)):
+    for kind in names(running(objective.filter, filter.mixed_groups)):
         if facts.group_size == 1:
             yield Finding("filter", "a response that is alone in its group never differs from another", f"drop {kind}")
 
@@ -261,8 +264,8 @@ def _critic(objective: Objective, facts: RunFacts) -> Findings:
 
 
 def _lengths(objective: Objective, facts: RunFacts) -> Findings:
-    terms = _names(_running(objective.reward, reward.soft_overlong, reward.stop_properly))
-    if _running(objective.filter, filter.not_truncated) and terms:
+    terms = names(running(objective.reward, reward.soft_overlong, reward.stop_properly))
+    if running(objective.filter, filter.not_truncated) and terms:
         yield Finding(
             "filter",
             f"truncated responses are dropped, and {' and '.join(terms)} should teach from them",
@@ -284,7 +287,7 @@ def _on_policy_definition(objective: Objective, facts: RunFacts) -> Findings:
 
 def _double_divergence(objective: Objective, facts: RunFacts) -> Findings:
     in_loss = any(term.keys.anchor == "ref" and acts(objective, term) for term in objective.kl)
-    for kind in _names(_running(objective.reward, reward.kl_penalty)):
+    for kind in names(running(objective.reward, reward.kl_penalty)):
         if in_loss:
             yield Finding(
                 f"reward.{kind}", "the divergence to the reference is in the loss already", "keep one of the two"
@@ -292,13 +295,13 @@ def _double_divergence(objective: Objective, facts: RunFacts) -> Findings:
 
 
 def _controllers(objective: Objective, facts: RunFacts) -> Findings:
-    of_entropy = _names(stage for stage in objective.control if not stage.runs(control.adaptive_kl))
+    of_entropy = names(stage for stage in objective.control if not stage.runs(control.adaptive_kl))
     if len(of_entropy) > 1:
         yield Finding("control", f"{' and '.join(of_entropy)} steer one quantity, entropy", "keep one of them")
     if of_entropy and objective.entropy.params["coef"] != 0:
         yield Finding("entropy", f"a fixed bonus beside the controller {of_entropy[0]}", "set entropy.coef = 0")
     stages = {"tokens": objective.tokens, "aux": objective.aux, "reward": objective.reward}
-    present = {f"{path}.{kind}" for path, several in stages.items() for kind in _names(several)}
+    present = {f"{path}.{kind}" for path, several in stages.items() for kind in names(several)}
     present |= {f"kl.{term.keys.anchor}" for term in objective.kl} | {"entropy"}
     for stage in objective.control:
         if stage.params["of"] not in present:
@@ -323,31 +326,31 @@ def _reset(objective: Objective, facts: RunFacts) -> Findings:
 
 
 def _doubts_about_tokens(objective: Objective, facts: RunFacts) -> Findings:
-    chosen = _names(_running(objective.tokens, *SELECTIONS))
+    chosen = names(running(objective.tokens, *SELECTIONS))
     if len(chosen) > 1:
         yield Finding(
             "tokens", f"{' and '.join(chosen)} all choose tokens by their effect on entropy", "run one of them"
         )
-    for kind in _names(_running(objective.tokens, tokens.band_cov)):
+    for kind in names(running(objective.tokens, tokens.band_cov)):
         if objective.scale.runs(advantage.unscaled):
             reason = "without a scale |A| is small, and few tokens reach the band"
             yield Finding(f"tokens.{kind}", reason, "lower `low`")
     if objective.stats == "microbatch":
-        yield Finding("stats", "selections depend on how responses fall into micro-batches", 'set stats = "old"')
+        yield Finding("stats", "selections depend on how responses fall into micro-batches", OLD_STATS)
 
 
 def _doubts_about_credit(objective: Objective, facts: RunFacts) -> Findings:
-    if _running(objective.filter, filter.mixed_groups) and objective.baseline.runs(advantage.constant):
+    if running(objective.filter, filter.mixed_groups) and objective.baseline.runs(advantage.constant):
         yield Finding("filter", "drops groups of one outcome, which a constant baseline learns from", "drop it")
-    for paid in _running(objective.reward, reward.scheme):
+    for paid in running(objective.reward, reward.scheme):
         right, wrong = paid.params["right"], paid.params["wrong"]
         reason = f"pays {right:g} for a correct response and {wrong:g} for another, whatever the reward functions gave"
         yield Finding(f"reward.{paid.kind.name}", f"{reason}: partial credit is lost", "leave it out to keep that")
-        for kept in _running(objective.filter, filter.mixed_groups):
+        for kept in running(objective.filter, filter.mixed_groups):
             if kept.params["by"] == "reward":
                 reason = f"keeps groups by rewards that {paid.kind.name} replaces by correctness"
                 yield Finding(f"filter.{kept.kind.name}", reason, 'set by = "correct"')
-    for kind in _names(_running(objective.reward, reward.unlikeliness)):
+    for kind in names(running(objective.reward, reward.unlikeliness)):
         if facts.single:
             reason = "its paper needs several epochs on a batch to see an effect"
             yield Finding(f"reward.{kind}", reason, "set epochs = 2")
@@ -355,7 +358,7 @@ def _doubts_about_credit(objective: Objective, facts: RunFacts) -> Findings:
         yield Finding(
             "advantage.scale", "whitening mixes the prompts that a modulation tells apart", 'set scale = "none"'
         )
-    for kind in _names(_running(objective.aux, auxiliary.positive_nll)):
+    for kind in names(running(objective.aux, auxiliary.positive_nll)):
         yield Finding(f"aux.{kind}", "lowers entropy, and cancels a low weight of positive advantages", "watch entropy")
 
 
@@ -367,7 +370,6 @@ def _doubts_about_clip(objective: Objective, facts: RunFacts) -> Findings:
         yield Finding("reset", "every reset bends the entropy law: its fit starts again", "read it between resets only")
 
 
-Rule = Callable[[Objective, RunFacts], Findings]
 REFUSALS: tuple[Rule, ...] = (
     _missing_needs,
     _inert_divergence,
@@ -384,5 +386,7 @@ REFUSALS: tuple[Rule, ...] = (
     _double_divergence,
     _controllers,
     _reset,
+    unbounded_age,
+    too_few_selected,
 )
-WARNINGS: tuple[Rule, ...] = (_doubts_about_tokens, _doubts_about_credit, _doubts_about_clip)
+WARNINGS: tuple[Rule, ...] = (_doubts_about_tokens, _doubts_about_credit, _doubts_about_clip, wide_clip, few_selected)

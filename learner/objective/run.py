@@ -3,6 +3,7 @@
 Everything that starts or checks a run uses it, so that all refuse the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,21 @@ from isentrope.rollout.config import SamplingConfig
 
 
 @dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A run key that a preset set, because the run file does not."""
+
+    key: str
+    value: float
+    method: str
+
+    def __str__(self) -> str:
+        """Return it as a line for the user."""
+        return f"{self.key} = {self.value:g}, suggested by {self.method}"
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
-    """A run's objective. suggested: values taken from presets, one line each; learner, sampling: with these values."""
+    """A run's objective. suggested: what presets set; learner, sampling: with these values."""
 
     learner: LearnerConfig
     sampling: SamplingConfig
@@ -25,7 +39,7 @@ class Opened:
     objective: Objective
     facts: RunFacts
     verdict: Verdict
-    suggested: tuple[str, ...]
+    suggested: tuple[Suggestion, ...]
 
 
 def open_objective(
@@ -53,9 +67,31 @@ def open_objective(
 def refusals(opened: Opened) -> list[ConfigError]:
     """Return one error for each refusal of the rules."""
     return [
-        ConfigError(finding.reason, where=opened.merged.place(finding.key), fix=finding.remedy)
+        naming_suggestions(
+            ConfigError(finding.reason, where=opened.merged.place(finding.key), fix=finding.remedy), opened.suggested
+        )
         for finding in opened.verdict.refusals
     ]
+
+
+def naming_suggestions(error: ConfigError, suggested: Sequence[Suggestion]) -> ConfigError:
+    """Return the error with the suggestions whose keys it speaks of: what the user never set needs its source."""
+    text = f"{error.what} {error.where} {error.fix}"
+    named = [f"{each.key} = {each.value:g} is suggested by {each.method}" for each in suggested if each.key in text]
+    return ConfigError("; ".join([error.what, *named]), where=error.where, fix=error.fix)
+
+
+def notes(opened: Opened) -> list[str]:
+    """Return what a user should know of an objective before it runs: suggestions that were taken, and warnings."""
+    return [*map(str, opened.suggested), *comparison(opened.suggested), *warnings(opened)]
+
+
+def comparison(suggested: Sequence[Suggestion]) -> list[str]:
+    """Return a line on the keys that two methods must have in common before their runs can be compared."""
+    if not suggested:
+        return []
+    keys = " and ".join(each.key for each in suggested)
+    return [f"another method suggests other values: to compare with it, set {keys} in both run files"]
 
 
 def warnings(opened: Opened) -> list[str]:
@@ -67,10 +103,9 @@ def warnings(opened: Opened) -> list[str]:
 
 def take_suggestions(
     learner: LearnerConfig, sampling: SamplingConfig, merged: Merged
-) -> tuple[LearnerConfig, SamplingConfig, tuple[str, ...]]:
-    """Return both tables with the keys that they leave unset as the presets suggest them, and a line for each such
-    key."""
-    lines = []
+) -> tuple[LearnerConfig, SamplingConfig, tuple[Suggestion, ...]]:
+    """Return both tables with the keys that they leave unset as the presets suggest them, and these suggestions."""
+    taken = []
     for key, (value, method) in merged.suggested.items():
         table, name = _PLACES[key]
         section = {"learner": learner, "staleness": learner.staleness, "sampling": sampling}[table]
@@ -84,8 +119,8 @@ def take_suggestions(
                 sampling = changed
             case _:
                 learner = learner.model_copy(update={"staleness": changed})
-        lines.append(f"{name} = {value:g}, suggested by {method}")
-    return learner, sampling, tuple(lines)
+        taken.append(Suggestion(name, value, method))
+    return learner, sampling, tuple(taken)
 
 
 def suggested_by(merged: Merged) -> dict[str, str]:

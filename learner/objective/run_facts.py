@@ -17,10 +17,12 @@ class RunFacts:
     """Passes over a batch."""
     on_policy: bool = False
     max_lag: int = 2
-    """In batches."""
+    """Largest age of a token that is trained, in batches."""
     group_size: int = 8
     whole_groups: bool = True
     """A group is trained only if no response of it is missing."""
+    tokens: int | None = None
+    """Tokens of a batch whose responses are all as long as they may be; None: not known."""
     evaluates: bool = True
     """There is held-out data, scored at intervals."""
     provided: frozenset[Need] = PROVIDED
@@ -49,9 +51,10 @@ def run_facts(
         updates=learner.updates_per_batch,
         epochs=learner.epochs,
         on_policy=learner.mode == "on_policy",
-        max_lag=learner.staleness.max_lag,
+        max_lag=min(learner.staleness.max_lag, learner.staleness.oldest_token),
         group_size=sampling.group_size,
         whole_groups=sampling.min_group >= sampling.group_size,
+        tokens=learner.prompts_per_batch * sampling.group_size * sampling.max_new_tokens,
         evaluates=evaluates,
         provided=PROVIDED - {Need.CORRECTNESS} if graded else PROVIDED,
     )

@@ -131,6 +131,7 @@ LOOSER = (
         ),
         1e-7,
     ),
+    (Rule("adv_verl", _symbol("compute_gpg_outcome_advantage"), "its share of responses is float32"), 1e-7),
     (Rule("adv_other", _symbol("RayLeanTrainer._compute_advantages"), "its multipliers are float32"), 1e-5),
     (Rule("trl_grpo", lambda case: case.params.get("loss_type") == "sapo", "its temperatures are float32"), 1e-5),
 )

@@ -87,6 +87,22 @@ def test_the_place_of_a_mistake_is_named_once(
     assert "run.toml:6: model.path" in shown and shown.count("run.toml") == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("learner.prompts_per_batch=10", "updates_per_batch = 8 is suggested by kl_cov"),
+        ("weights.publish_every=2", "max_lag = 0 is suggested by kl_cov"),
+    ],
+)
+def test_what_a_preset_suggests_is_named_where_it_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path, change: str, says: str
+) -> None:
+    run_file.write_text(run_file.read_text(encoding="utf-8").replace("updates_per_batch = 2\n", ""), encoding="utf-8")
+    share = 'learner.objective.kl=[{kind="abs",anchor="old",coef=1.0,tokens={kind="top_cov",share=0.05}}]'
+    assert _run(monkeypatch, "check", run_file, "learner.method=kl_cov", share, change) == 64
+    assert says in capsys.readouterr().err
+
+
 def test_divergence_with_one_on_policy_update_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
 ) -> None:

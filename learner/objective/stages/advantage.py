@@ -233,7 +233,8 @@ def nonzero_share(advantage: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
     """A times the number of responses / those whose reward is not 0: [N, T]. "GPG" by Chu et al.
     (https://arxiv.org/abs/2504.02546), as in verl's `compute_gpg_outcome_advantage`."""
     counted = mask.any(1)
-    return advantage * (counted.sum() / (counted & (reward != 0)).sum().clamp_min(1))
+    # Python's division: that of two counts as tensors would be in float32
+    return advantage * (int(counted.sum()) / max(int((counted & (reward != 0)).sum()), 1))
 
 
 def _zero_if_equal(advantage: Tensor, reward: Tensor, group: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Weights for the difference between the policy that sampled and the learner's: engine mismatch and staleness. No
 gradient.
 
-w = exp(log p_old - log p_rollout), the exponent clamped to +-20. The weight
+w = exp(log p_old - log p_rollout), the exponent clamped to +-20. The weight, of several stages their product,
 multiplies the policy term after its clip and never changes a denominator. Log-probabilities are in nats. `logp_old` is
 the anchor of the ratio. Shapes: logp, logp_old, logp_rollout [N, T]; mask [N, T] bool. Every stage returns [N, T].
 """
@@ -16,11 +16,6 @@ from isentrope.learner.objective import selection
 from isentrope.learner.objective.schema import Finite, NonNegative, Positive
 
 Level = Literal["token", "sequence"]
-
-
-def none(mask: Tensor) -> Tensor:
-    """1: [N, T]."""
-    return torch.ones(mask.shape, device=mask.device)
 
 
 def truncate(

@@ -23,7 +23,7 @@ def semantic_entropy(
     *,
     estimate: Literal["count", "length_normalised", "sequence"] = "count",
     shape: Literal["linear", "exponential", "reciprocal", "focal"] = "linear",
-    alpha: Alpha = 1.0,
+    alpha: Alpha = 0.5,
     power: Positive = 2.0,
 ) -> Tensor:
     """f(alpha SE / log G), 1 for a group that agrees on its answer and less the more it does not: [N].
@@ -36,8 +36,8 @@ def semantic_entropy(
     Args:
         estimate: answers are counted, or weighed by the mean or the sum of the log-probabilities of their responses.
         shape: which f: how the factor falls with disagreement.
-        alpha: scale of the disagreement. 0 does nothing; with 1 and `linear` a group of all different answers counts
-            nothing.
+        alpha: scale of the disagreement. 0 does nothing; with 1 and `linear` a group of all different answers,
+            often that of the hardest prompts, counts nothing.
         power: exponent of `focal`. The higher, the less a group counts that disagrees.
     """
     entropy = answer_entropy(answer, group, logp_old, mask, estimate=estimate)

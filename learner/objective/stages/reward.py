@@ -4,7 +4,8 @@ Stages run in the order in which they stand here, each on the result of the one 
 worth, then terms of length. A stage returns the new reward of each response [N], or a penalty per token [N, T] that is
 added to it.
 
-Shapes: reward [N]; correct, truncated [N] bool; length, group [N] int64; mask [N, T] bool; log-probabilities [N, T].
+Shapes: reward [N]; correct, truncated [N] bool; length, group [N] int64; mask, valid [N, T] bool; log-probabilities
+[N, T]. Statistics of the learner before the update are there already.
 """
 
 from typing import Literal
@@ -28,8 +29,8 @@ def scheme(reward: Tensor, correct: Tensor, *, right: Finite = 1.0, wrong: Finit
 
 def unlikeliness(
     reward: Tensor,
-    logp_rollout: Tensor,
-    mask: Tensor,
+    logp_old: Tensor,
+    valid: Tensor,
     group: Tensor,
     *,
     beta: Fraction = 0.25,
@@ -38,9 +39,10 @@ def unlikeliness(
 ) -> Tensor:
     """Takes more of the reward from responses that were likely, so that rare correct ones weigh more: [N].
 
-    R_i (1 - beta (G - rank_i) / G), rank 0 the likeliest of the group, "Rewarding the Unlikely" by He et al.
-    (https://arxiv.org/abs/2506.02355). The released code takes beta / G less from every response, so that the
-    least likely keeps all, and ranks by the mean log-probability of a token instead of that of the response.
+    R_i (1 - beta (G - rank_i) / G), rank 0 the likeliest of the group to the learner before the update, whole responses
+    compared: "Rewarding the Unlikely" by He et al. (https://arxiv.org/abs/2506.02355). The released code takes beta / G
+    less from every response, so that the least likely keeps all, and ranks by the mean log-probability of a token
+    instead of that of the response.
 
     Args:
         beta: share of its reward that the likeliest response loses. Too high rewards whatever is improbable; 0 does
@@ -48,9 +50,9 @@ def unlikeliness(
         rule: the formula of the paper, or that of its released code.
         by: likelihood of a response: the mean log-probability of its tokens, or their sum, which falls with length.
     """
-    total = (logp_rollout * mask).sum(1)
-    likelihood = total / mask.sum(1).clamp_min(1) if by == "mean" else total
-    ascending = selection.group_rank(likelihood, group)
+    total = (logp_old * valid).sum(1)
+    likelihood = total / valid.sum(1).clamp_min(1) if by == "mean" else total
+    ascending = selection.group_rank(likelihood, group).to(reward.dtype)
     if rule == "paper":
         ascending = ascending + 1
     return reward * (1 - beta * ascending / selection.group_size(group))

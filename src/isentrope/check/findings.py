@@ -122,7 +122,7 @@ class Findings:
         return [_placed(error, self._file) for error in collected(stage.run)]
 
     def _check_objective(self) -> None:
-        from isentrope.learner.objective.run import open_objective, refusals, warnings  # loads torch
+        from isentrope.learner.objective.run import naming_suggestions, notes, open_objective, refusals  # loads torch
 
         opened = open_objective(
             self._config.learner,
@@ -133,9 +133,9 @@ class Findings:
         )
         self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
         self._objective = opened.merged.plain()
-        self._notes += [*opened.suggested, *warnings(opened)]
+        self._notes += notes(opened)
         contradictions = run_config.contradictions(self._config, self._file) if opened.suggested else ()
-        raise_all([*refusals(opened), *contradictions])
+        raise_all([*refusals(opened), *(naming_suggestions(error, opened.suggested) for error in contradictions)])
 
     def _check_data(self) -> None:
         config = self._config

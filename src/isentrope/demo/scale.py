@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from isentrope.learner.objective.dimensions import DIMENSIONS
-from isentrope.learner.objective.presets import OWN, Merged, load_objective
+from isentrope.learner.objective.presets import OWN, Merged, as_list, load_objective
 from isentrope.learner.objective.schema import Form, Table
 
 KL_TOKENS = "kl.tokens"
@@ -87,19 +87,17 @@ def _put(tables: dict[str, Any], merged: Merged, path: str, kind: str, keys: Map
             for term in _several(merged, "kl")
         ]
         return
-    dimension, _, part = path.partition(".")
-    names = [part] if part else []
     if DIMENSIONS[path].form is not Form.ONE:
-        names.append(kind)
-    tables[dimension] = _over(tables.get(dimension, {}), names, keys)
+        tables[path] = [*as_list(tables.get(path, {}), path), {"kind": kind, **keys}]
+        return
+    dimension, _, part = path.partition(".")
+    tables[dimension] = _over(tables.get(dimension, {}), [part] if part else [], keys)
 
 
 def _over(level: Any, names: list[str], keys: Mapping[str, Any]) -> Any:
     """Return `level` with `keys` put over its value at `names`, in any form the run file may use."""
     if not names:
         return ({"kind": level} if isinstance(level, str) else dict(level)) | dict(keys)
-    if isinstance(level, list):
-        return [*level, {"kind": names[-1], **keys}]
     return {**level, names[0]: _over(level.get(names[0], {}), names[1:], keys)}
 
 

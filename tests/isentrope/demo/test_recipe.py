@@ -83,7 +83,7 @@ def test_what_is_changed_for_the_demos_size_is_said() -> None:
     assert any(line.startswith("kl.tokens.top_cov: share = 0.05; ") for line in lines)
     assert any(line.startswith("reward.soft_overlong: factor = 0.0; ") for line in lines)
     objective = Config.model_validate(values).learner.objective
-    assert objective["reward"] == {"soft_overlong": {"factor": 0.0}}
+    assert objective["reward"] == [{"kind": "soft_overlong", "factor": 0.0}]
 
 
 def test_the_default_method_needs_no_change_of_scale() -> None:

@@ -45,6 +45,23 @@ def test_a_list_can_be_written_as_a_table_of_kinds() -> None:
     assert built("top_entropy", tokens={"top_entropy": {"keep": 0.1}}).tokens[0].params["keep"] == 0.1
 
 
+def test_a_list_of_one_can_be_written_as_its_table_or_word() -> None:
+    (stage,) = built(correction={"kind": "band", "low": 0.1}).correction
+    assert (stage.kind.name, stage.params["low"]) == ("band", 0.1)
+    assert [stage.kind.name for stage in built(filter="not_truncated").filter] == ["not_truncated"]
+
+
+def test_corrections_of_several_presets_are_all_kept() -> None:
+    assert [stage.kind.name for stage in built("m2po", "tis").correction] == ["truncate", "second_moment"]
+
+
+def test_the_word_none_clears_a_list_for_what_stands_behind_it() -> None:
+    (stage,) = built("icepop", correction=["none", "truncate"]).correction
+    assert stage.kind.name == "truncate"
+    assert built("icepop", correction="none").correction == built("prorl_v2", correction=[]).correction == ()
+    assert built("sent", kl="none").kl == ()
+
+
 def test_an_empty_list_clears() -> None:
     assert built("top_entropy", tokens=[]).tokens == ()
     assert merged("dapo", filter=[]).provenance["filter"] == "run file"
@@ -69,7 +86,11 @@ def test_a_length_may_be_the_runs() -> None:
 
 
 def test_later_presets_win_suggestions() -> None:
-    assert merged("dapo", "kl_cov").suggested == {"group_size": (16, "dapo"), "updates_per_batch": (8, "kl_cov")}
+    assert merged("dapo", "kl_cov").suggested == {
+        "group_size": (16, "dapo"),
+        "updates_per_batch": (8, "kl_cov"),
+        "max_lag": (0, "kl_cov"),
+    }
 
 
 def test_own_presets_are_files_beside_the_run_file(tmp_path: Path) -> None:

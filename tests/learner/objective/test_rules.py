@@ -3,17 +3,18 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from batches import objective_of
 
+from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig, StalenessConfig
 from isentrope.learner.objective import presets
 from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS
-from isentrope.learner.objective.needs import Need
+from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.rules import check, inert
-from isentrope.learner.objective.run import open_objective, refusals, warnings
+from isentrope.learner.objective.run import comparison, naming_suggestions, open_objective, refusals, warnings
 from isentrope.learner.objective.run_facts import RunFacts, run_facts
 from isentrope.learner.objective.schema import Kind
 from isentrope.rollout.config import SamplingConfig
@@ -23,6 +24,8 @@ Case: TypeAlias = tuple[list[str], dict[str, object], dict[str, object], str]
 
 ALL = frozenset(Need)
 MANY = {"updates": 4, "provided": ALL}
+FRESH = {**MANY, "max_lag": 0}
+SMALL = {**FRESH, "tokens": 32 * 8 * 13}
 HELD = [{"kind": "k3", "anchor": "ref", "coef": 0.1}]
 OLD = [{"kind": "abs", "anchor": "old", "coef": 1.0, "tokens": "top_cov"}]
 
@@ -50,10 +53,23 @@ REFUSED: list[Case] = [
     (["gspo", "dapo"], {}, MANY, "reduce"),
     (["cispo"], {"ratio": {"level": "sequence"}, "reduce": "seq_token_mean"}, MANY, "ratio.level"),
     (["cispo"], {"ratio": {"level": "none"}}, MANY, "clip"),
-    (["cispo", "tis"], {"ratio": {"anchor": "rollout"}}, MANY, "correction"),
-    (["dapo"], {"correction": "truncate_current"}, MANY, "correction"),
-    (["m2po"], {"ratio": {"anchor": "interpolated"}}, MANY, "correction"),
-    (["tis"], {"ratio": {"anchor": "interpolated"}, "correction": {"normalize": True}}, MANY, "correction"),
+    (["cispo", "tis"], {"ratio": {"anchor": "rollout"}}, MANY, "correction.truncate"),
+    (["dapo"], {"correction": "truncate_current"}, MANY, "correction.truncate_current"),
+    (["m2po"], {"ratio": {"anchor": "interpolated"}}, MANY, "correction.second_moment"),
+    (
+        ["tis"],
+        {"ratio": {"anchor": "interpolated"}, "correction": {"truncate": {"normalize": True}}},
+        MANY,
+        "correction.truncate",
+    ),
+    (["prorl_v2", "tis"], {}, MANY, "correction"),
+    (["unlikely"], {"stats": "rollout"}, MANY, "reward.unlikeliness"),
+    ([], {"stats": "rollout", "advantage": {"baseline": "token_optimal"}}, MANY, "advantage.baseline"),
+    (["kl_cov"], {}, {**MANY, "max_lag": 1}, "clip"),
+    (["gpg"], {}, {**MANY, "max_lag": 1}, "clip"),
+    (["kl_cov"], {}, SMALL, "kl.0.tokens.share"),
+    (["sent"], {}, {**SMALL, "tokens": 6000}, "kl.0.tokens.share"),
+    (["clip_cov"], {}, SMALL, "tokens.band_cov.share"),
     (["w_reinforce"], {"advantage": {"scale": "group_std"}}, MANY, "advantage.scale"),
     (["unlikely", "w_reinforce"], {}, MANY, "reward.unlikeliness"),
     (["seed_grpo", "nsr"], {}, MANY, "modulation.semantic_entropy"),
@@ -96,9 +112,15 @@ def test_refused(methods: list[str], own: dict[str, object], facts: dict[str, ob
 @pytest.mark.parametrize(
     ("methods", "own", "facts"),
     [
-        (["dapo", "kl_cov"], {}, MANY),
-        (["kl_cov"], {"stats": "rollout"}, {"updates": 1, "max_lag": 2}),
-        (["kl_cov"], {}, {"updates": 1, "epochs": 2}),
+        (["dapo", "kl_cov"], {}, FRESH),
+        (["kl_cov"], {"stats": "rollout"}, {"updates": 1, "max_lag": 0}),
+        (["kl_cov"], {}, {"updates": 1, "epochs": 2, "max_lag": 0}),
+        (["kl_cov", "tis"], {}, MANY),
+        (["m2po"], {}, MANY),
+        (["dapo"], {"correction": ["second_moment", "truncate"]}, MANY),
+        (["tis"], {"correction": [{"kind": "reject", "weigh": False}]}, MANY),
+        (["kl_cov"], {}, {**FRESH, "tokens": 5000}),
+        (["kl_cov"], {"stats": "microbatch"}, SMALL),
         (["dapo", "top_entropy"], {}, MANY),
         (["dapo", "steer", "tis"], {}, MANY),
         (["rloo", "dapo", "icepop", "positive_weight"], {}, MANY),
@@ -127,6 +149,8 @@ DOUBTED: list[Case] = [
     (["vapo"], {}, MANY, "aux.positive_nll"),
     (["grpo"], {}, {"updates": 1}, "clip"),
     (["prorl"], {}, MANY, "reset"),
+    (["clip_cov"], {}, MANY, "clip.low"),
+    (["kl_cov"], {}, {**FRESH, "tokens": 15000}, "kl.0.tokens.share"),
 ]
 
 
@@ -158,12 +182,14 @@ def test_going_on_policy_is_inert_for_a_divergence_to_the_old_policy_alone() -> 
 
 
 def test_suggestions_fill_only_what_the_run_left_unset() -> None:
-    learner = LearnerConfig(method="kl_cov", updates_per_batch=3)
+    learner = LearnerConfig(method="kl_cov", updates_per_batch=3, staleness=StalenessConfig(max_lag=0))
     opened = open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True)
-    assert opened.learner.updates_per_batch == 3 and opened.suggested == ()
+    assert opened.learner.updates_per_batch == 3 and opened.suggested == () and comparison(opened.suggested) == []
     free = open_objective(LearnerConfig(method=["dapo", "opo"]), SamplingConfig(), run_folder=Path("/"), evaluates=True)
     assert free.sampling.group_size == 16 and free.learner.staleness.max_lag == 0
-    assert "max_lag = 0, suggested by opo" in free.suggested
+    assert "max_lag = 0, suggested by opo" in map(str, free.suggested)
+    (line,) = comparison(free.suggested)
+    assert "set group_size and max_lag in both run files" in line
     assert free.facts.max_lag == 0 and refusals(free) == []
 
 
@@ -171,6 +197,45 @@ def test_refusals_are_errors_that_name_the_preset() -> None:
     opened = open_objective(LearnerConfig(method="ppo"), SamplingConfig(), run_folder=Path("/"), evaluates=True)
     (error,) = refusals(opened)
     assert "a critic" in error.what and error.where == "learner.objective.advantage.baseline (set by ppo)"
+
+
+WALKS: dict[str, Any] = {"method": ["dapo", "kl_cov"], "updates_per_batch": 4}
+"""Two methods for models a ten-thousand times the size of one that writes 13 tokens."""
+
+
+def test_a_large_models_method_on_a_small_task_is_warned_of_by_name() -> None:
+    """Its share of 2e-4 is a token for four updates; and no older token is trained without its clip."""
+    sampling = SamplingConfig(max_new_tokens=13)
+    opened = open_objective(LearnerConfig(**WALKS), sampling, run_folder=Path("/"), evaluates=True)
+    assert refusals(opened) == [] and opened.learner.staleness.max_lag == 0
+    (line,) = (line for line in warnings(opened) if "share" in line)
+    assert "kl.0.tokens.share (set by kl_cov)" in line and "0.0002 of the 6656 tokens" in line
+    aged = LearnerConfig(**WALKS, staleness=StalenessConfig(max_lag=2))
+    (error,) = refusals(open_objective(aged, sampling, run_folder=Path("/"), evaluates=True))
+    assert "up to 2 batches old" in error.what and error.where == "learner.objective.clip (set by kl_cov)"
+    assert error.exit_code == 64 and "max_lag = 0" in error.fix
+
+
+def test_an_error_names_the_suggestions_it_comes_from() -> None:
+    learner = LearnerConfig(method=["opo", "clip_cov"])
+    opened = open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    (error,) = refusals(opened)
+    assert "updates_per_batch = 8 is suggested by clip_cov" in error.what
+    other = naming_suggestions(ConfigError("wrong", where="run.toml", fix="mend it"), opened.suggested)
+    assert other.what == "wrong"
+
+
+@pytest.mark.parametrize("method", presets.method_names())
+def test_no_method_is_refused_as_it_is_but_for_what_it_needs(method: str) -> None:
+    learner = LearnerConfig(method=method, eval_every=20)
+    opened = open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    missing = [need for need in needs(opened.objective) if need not in PROVIDED]
+    assert len(opened.verdict.refusals) == len(missing)
+
+
+def test_tokens_that_are_masked_for_their_age_are_not_trained() -> None:
+    learner = LearnerConfig(method="gpg", staleness=StalenessConfig(max_lag=2, token_max_lag=0))
+    assert run_facts(learner, SamplingConfig(), mode="async", evaluates=True).max_lag == 0
 
 
 def test_doubts_about_what_nobody_set_are_not_told() -> None:
@@ -224,7 +289,7 @@ def test_rules_hold_under_other_names(
 @pytest.mark.usefixtures("other_names")
 def test_the_accepted_are_accepted_under_other_names() -> None:
     for methods in (["dapo", "kl_cov"], ["dapo", "steer", "tis"], ["dr_grpo", "decoupled", "deepseek_v32"]):
-        assert refused(RunFacts(updates=4, provided=ALL), *methods) == set()
+        assert refused(RunFacts(updates=4, max_lag=0, provided=ALL), *methods) == set()
 
 
 @pytest.mark.parametrize(("method", "unset"), [("grpo", 2), ("pass_at_k", 8)])

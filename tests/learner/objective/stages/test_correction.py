@@ -12,10 +12,6 @@ OLD, ROLLOUT = W.log(), torch.zeros_like(W)
 MASK = torch.ones_like(W, dtype=torch.bool)
 
 
-def test_none() -> None:
-    assert correction.none(MASK).tolist() == [[1.0, 1.0], [1.0, 1.0]]
-
-
 def test_truncate_by_token_and_by_response() -> None:
     assert correction.truncate(OLD, ROLLOUT, MASK, high=1.5, low=0.6).tolist() == [[1.5, 0.6], [1.0, 1.5]]
     torch.testing.assert_close(
