@@ -2,9 +2,10 @@
 
 The signature is TRL's: `f(prompts, completions, **columns) -> list[float | None]`, sync or async, one entry for each
 completion. Besides `prompts` and `completions` a function gets `completion_ids` and the columns of the data, each a
-list of the same length, and of these only what it names unless it takes `**kwargs`. None means "not applicable". An
-entry may be a map `{"reward": 1.0, "answer": "42", "format": 0.5}`: `reward` counts, `answer` is a key under which
-equal answers are the same, every other name is a component that is recorded.
+list of the same length, and of these only what it names unless it takes `**kwargs`. A number may be a boolean, or a
+scalar, array or tensor of another library; so may the whole list. None means "not applicable". An entry may be a map
+`{"reward": 1.0, "answer": "42", "format": 0.5}`: `reward` counts, `answer` is a key under which equal answers are the
+same, every other name is a component that is recorded.
 
 A failure is a `RewardError`, never a reward of 0: of the whole call if a function raises or returns no such list, of
 one completion if its entry is not a reward.
@@ -20,8 +21,6 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Union
-
-import numpy as np
 
 from isentrope.errors import ConfigError, RewardError, nearest
 from isentrope.rollout.config import DataConfig
@@ -110,15 +109,14 @@ class _Function:
 
     def values(self, returned: object, count: int) -> list[_Value | RewardError | None]:
         """Check `returned`: one entry for each of `count` completions; an error stands for one that is not a reward."""
-        if isinstance(returned, np.ndarray):
-            returned = returned.tolist()
-        if not isinstance(returned, (list, tuple)):
+        entries = _plain(returned)
+        if not isinstance(entries, (list, tuple)):
             raise self._refused(f"returned {_short(returned)}", "return a list with one reward for each completion")
-        if len(returned) != count:
+        if len(entries) != count:
             raise self._refused(
-                f"returned {len(returned)} rewards for {count} completions", "return one reward for each completion"
+                f"returned {len(entries)} rewards for {count} completions", "return one reward for each completion"
             )
-        return [self._checked(entry, i) for i, entry in enumerate(returned)]
+        return [self._checked(entry, i) for i, entry in enumerate(entries)]
 
     def _checked(self, entry: object, index: int) -> _Value | RewardError | None:
         try:
@@ -142,12 +140,13 @@ class _Function:
         return _Value(numbers.pop("reward"), answer, numbers)
 
     def _number(self, value: object, key: str, index: int) -> float:
-        fix = "return a finite float, or None where the function does not apply"
+        fix = "return a finite number, True or False, or None where the function does not apply"
         what = f"returned {_short(value)}{f' as {key!r}' if key else ''} for completion {index}"
-        if isinstance(value, bool) or not isinstance(value, Real):
+        plain = _plain(value)
+        if not isinstance(plain, Real):
             raise self._refused(what, fix)
         try:
-            number = float(value)
+            number = float(plain)
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
@@ -335,6 +334,15 @@ def _answer_key(answer: str) -> str:
     if len(encoded) <= MAX_ANSWER_BYTES:
         return answer
     return f"blake2b:{hashlib.blake2b(encoded, digest_size=16).hexdigest()}"
+
+
+def _plain(value: object) -> object:
+    """Return an array, a tensor or a scalar of a library as Python's own value; any other value as it is.
+
+    By the method that all of them have, so that no library is loaded for it: NumPy, PyTorch, JAX, pandas.
+    """
+    own = getattr(value, "tolist", None)
+    return own() if callable(own) else value
 
 
 def _short(value: object) -> str:

@@ -1,6 +1,8 @@
 """What a reward function may return, what is done with it, and that a failure is never a reward of 0."""
 
 import pickle
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -152,19 +155,37 @@ def test_long_answers_become_digests_that_still_tell_them_apart(make: Make) -> N
 
 @pytest.mark.parametrize(
     "value",
-    [0.25, 1, np.float32(0.25), np.int64(1), Fraction(1, 4)],
-    ids=lambda value: type(value).__name__,
+    [0.25, 1, Fraction(1, 4), True, np.float32(0.25), np.int64(1), np.bool_(False), np.array(0.25), torch.tensor(True)],
+    ids=repr,
 )
 def test_numbers_of_any_kind_are_rewards(make: Make, value: object) -> None:
     rewards = make("def f(completions, value): return value")
     assert rewards_of(score(rewards, value=[value, value])) == [value, value]
 
 
-def test_an_array_of_floats_is_a_list_of_rewards(make: Make) -> None:
-    assert rewards_of(score(make("import numpy\ndef f(completions): return numpy.ones(2, numpy.float16)"))) == [
-        1.0,
-        1.0,
-    ]
+@pytest.mark.parametrize(
+    ("returned", "rewards"),
+    [
+        ("numpy.ones(2, numpy.float16)", [1.0, 1.0]),
+        ("numpy.array([True, False])", [1.0, 0.0]),
+        ("torch.tensor([0.5, 1.0], dtype=torch.bfloat16, requires_grad=True)", [0.5, 1.0]),
+        ("torch.tensor([True, False])", [1.0, 0.0]),
+        ("(torch.tensor(0.5), numpy.bool_(True))", [0.5, 1.0]),
+    ],
+)
+def test_an_array_or_a_tensor_is_a_list_of_rewards(make: Make, returned: str, rewards: list[float]) -> None:
+    """As TRL's `torch.tensor(returned, dtype=torch.float32)` takes them."""
+    assert rewards_of(score(make(f"import numpy, torch\ndef f(completions): return {returned}"))) == rewards
+
+
+def test_a_tensor_is_read_without_loading_its_library() -> None:
+    source = "import isentrope.rollout.rewards.functions, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", source], check=True)
+
+
+def test_a_boolean_may_be_a_component(make: Make) -> None:
+    (one, _) = score(make("def f(completions): return [{'reward': True, 'form': False}, 1.0]"))
+    assert (one.reward, sorted(one.parts.values())) == (1.0, [0.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -177,11 +198,9 @@ def test_an_array_of_floats_is_a_list_of_rewards(make: Make) -> None:
         ("(x for x in [1.0, 1.0])", "(generator)"),
         ("[]", "returned 0 rewards for 2 completions"),
         ("[1.0] * 3", "returned 3 rewards for 2 completions"),
-        ("[1.0, True]", "returned True (bool) for completion 1"),
-        ("numpy.array([True, False])", "returned True (bool) for completion 0"),
         ("numpy.ones((2, 1))", "returned [1.0] (list) for completion 0"),
-        ("numpy.array(1.0)", "returned 1.0 (float)"),
-        ("[numpy.bool_(True), 1.0]", "for completion 0"),
+        ("numpy.array(1.0)", "returned array(1.) (ndarray)"),
+        ("[numpy.ones(1), 1.0]", "returned array([1.]) (ndarray) for completion 0"),
         ("[1.0, '1.0']", "returned '1.0' (str) for completion 1"),
         ("[float('nan'), 1.0]", "returned nan (float) for completion 0"),
         ("[1.0, float('-inf')]", "returned -inf (float) for completion 1"),
@@ -190,7 +209,7 @@ def test_an_array_of_floats_is_a_list_of_rewards(make: Make) -> None:
         ("[[1.0], 1.0]", "returned [1.0] (list) for completion 0"),
         ("[{}, 1.0]", "returned {} (dict) for completion 0"),
         ("[{'reward': None}, 1.0]", "returned None (NoneType) as 'reward' for completion 0"),
-        ("[{'reward': 1.0, 'form': False}, 1.0]", "returned False (bool) as 'form' for completion 0"),
+        ("[{'reward': 1.0, 'form': 'no'}, 1.0]", "returned 'no' (str) as 'form' for completion 0"),
         ("[{'reward': 1.0, 'answer': 42}, 1.0]", "returned the answer 42 (int) for completion 0"),
         ("['x' * 100000, 1.0]", "for completion 0"),
     ],
@@ -214,7 +233,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> RewardSet:
 
 
 def is_reward(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 10**300
+    return isinstance(value, int | float) and abs(value) < 10**300
 
 
 @given(returned=st.lists(ENTRIES, max_size=4))
