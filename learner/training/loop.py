@@ -185,6 +185,8 @@ class _Run:
         if finished and self._parts.start.state.ledger.batches < self._batch:
             self._evaluate()
         self._save()
+        if self._parts.publisher.newest.batch < self._batch:
+            self._parts.publisher.write(self._batch)  # stopped between two versions: the newest is what was trained
         feeder = self._parts.feeder
         control = feeder.control()
         answered = {"state": RunState.STOP, "requested_stop": False, "requested_mode": None}

@@ -24,6 +24,9 @@ class Tokenizer(Protocol):
 class TextTokenizer(Tokenizer, Protocol):
     """A tokenizer in both directions."""
 
+    chat_template: Any
+    """Text of the chat template; a table of texts by name in some models; None: there is none."""
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
 
 

@@ -133,6 +133,19 @@ def mode(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, or its run file.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.", show_default=False)],
+    version: Annotated[str, typer.Option(help="Batch, or version as `status` shows it; default: the newest.")] = "",
+    model: Annotated[str, typer.Option(help="Model the run began with; default: what the run's folder says.")] = "",
+) -> None:
+    """Write a version of a run as a model folder that transformers and vLLM open, and a run can start from."""
+    from isentrope import commands
+
+    raise typer.Exit(commands.export_version(run, folder, version, model, _console()))
+
+
+@app.command()
 def actor(
     run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],
     redis: Annotated[str, typer.Option(help="The broker's URL; default: $ISENTROPE_REDIS_URL.")] = "",

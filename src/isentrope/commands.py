@@ -193,6 +193,20 @@ def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
     return 0
 
 
+def export_version(run: Path, target: Path, version: str, model: str, console: Console) -> int:
+    """Write a version of a run's weights as a model folder."""
+    set_defaults()
+    from isentrope.model_folder import Origin, choose, export, origin, versions
+    from isentrope.rollout.config import ModelConfig
+
+    folder = runfolder.find(run)
+    chosen = choose(versions(folder), version, folder)
+    begun = Origin(model, ModelConfig(path=model)) if model else origin(folder)
+    export(chosen, begun, target)
+    console.print(f"{target}: batch {chosen.batch} of {folder}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
 def list_methods(console: Console) -> int:
     """Print the presets, and the needs of some that this version cannot supply."""
     from rich.table import Table
@@ -283,9 +297,11 @@ def _run(run: ClaimedRun, console: Console) -> int:
         except Exception as error:
             if run.folder.has_begun:
                 _record(run.folder.path, error)
-                _leave_results(run.folder.path, progress)
+                _leave_report(run.folder.path, progress)
             raise
-        _leave_results(run.folder.path, progress)
+        if outcome.status != "error" and outcome.batches:
+            _leave_model(run, progress)
+        _leave_report(run.folder.path, progress)
     if outcome.status == "error":
         raise _BY_EXIT_CODE.get(outcome.exit_code, InternalError)(outcome.what, where=outcome.where, fix=outcome.fix)
     console.print(_sentence(outcome), soft_wrap=True)
@@ -299,8 +315,23 @@ def _record(folder: Path, error: Exception) -> None:
         runfolder.record_error(folder, known)
 
 
-def _leave_results(folder: Path, progress: Progress) -> None:
-    """Write what a run leaves for its user, and say where. No failure here changes how the run has ended."""
+def _leave_model(run: ClaimedRun, progress: Progress) -> None:
+    """Write the newest version as a model folder, and say where. A failure does not change how the run has ended."""
+    from isentrope.model_folder import FINAL, Origin, choose, export, versions
+
+    folder = run.folder.path
+    progress.waiting(["the model is written"])
+    try:
+        newest = choose(versions(folder), "", folder)
+        export(newest, Origin(run.checked.model.path, run.checked.config.model), folder / FINAL, replace=True)
+        progress.note(f"model: {folder / FINAL}, of batch {newest.batch}")
+    except Exception as error:  # whatever the disk or the model's files hold
+        logger.exception("no model folder")
+        progress.note(f"no {FINAL}: {error}")
+
+
+def _leave_report(folder: Path, progress: Progress) -> None:
+    """Write the report, and say where. A failure does not change how the run has ended."""
     from isentrope import report
 
     progress.waiting(["the report is written"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from run_records import make_outcome, make_row, make_run_record
+from tiny_model import publish
 
 from isentrope import commands, report
 from isentrope.check.findings import Checked
@@ -92,6 +93,25 @@ def test_a_report_that_cannot_be_written_changes_nothing_about_the_end(
     assert "no report: no fonts" in _end(run, monkeypatch, make_outcome(status="finished", batches=1))
     with pytest.raises(UnreachableError, match="no learner came"):
         _end(run, monkeypatch, UnreachableError("no learner came"))
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped"])
+def test_a_run_that_has_trained_leaves_its_newest_version_as_a_model(
+    run: ClaimedRun, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    publish(run.folder.path, 1)
+    newest = publish(run.folder.path, 2).manifest
+    printed = _end(run, monkeypatch, make_outcome(status=status, batches=2))
+    assert f"model: {run.folder.path / 'final'}, of batch 2" in printed
+    weights = Path(newest.folder, newest.shards[0].file).read_bytes()
+    assert (run.folder.path / "final" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_model_that_cannot_be_written_changes_nothing_about_the_end(
+    run: ClaimedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = _end(run, monkeypatch, make_outcome(status="finished", batches=1))
+    assert "no final: no version of the weights is left" in printed and "report: " in printed
 
 
 def _require_report(folder: Path) -> None:

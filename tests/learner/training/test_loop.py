@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from isentrope.learner.training.fault_points import VARIABLE
 from isentrope.learner.training.job import LearnerJob
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.config import WeightsConfig
 from isentrope.rollout.wire.control import Control, Mode, RunState
+from isentrope.rollout.wire.types import batch_of
 
 pytestmark = pytest.mark.slow
 
@@ -246,6 +249,7 @@ def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., R
 
 def test_a_mode_in_which_the_method_would_do_nothing_is_refused(new_run: Callable[..., Run]) -> None:
     run = new_run(mode="async", method="kl_cov", batches=10**6)
+    run.job = replace(run.job, weights=WeightsConfig(publish_every=3))
     ranks = run.start()
     await_rows(run, lambda rows: len(rows) >= 1, ranks)
     run.view.request("on_policy")
@@ -259,6 +263,7 @@ def test_a_mode_in_which_the_method_would_do_nothing_is_refused(new_run: Callabl
     assert {row["mode"] for row in run.rows} == {"async"}
     run.view.request("stop")
     assert ranks.wait() == 0, ranks.text()
+    assert batch_of(run.outcome["version"]) == run.outcome["batches"], "also when it stops between two versions"
 
 
 def test_a_lost_rank_is_named_and_ends_the_others(new_run: Callable[..., Run]) -> None:
