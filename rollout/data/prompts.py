@@ -5,7 +5,7 @@ can serve any order, and a restarted run sees the same data.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,18 +13,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from isentrope.errors import DataError
+from isentrope.errors import ConfigError, DataError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Messages, Row, RowShape
-from isentrope.rollout.data.tables import open_table
+from isentrope.rollout.data.survey import Example, Survey, most_tokens
+from isentrope.rollout.data.tables import open_named, source_name
 from isentrope.rollout.data.tasks import Task, open_task
 from isentrope.rollout.data.tokenizer import Tokenizer
 
 TASK = "task:"
 """Prefix that tells a built-in task from a file."""
 
-_LISTED = 5
-"""Rows named in one message."""
+_TASK_ROWS = 256
+"""Training rows of a task that `row` knows."""
 
 
 class PromptTooLongError(DataError):
@@ -56,6 +57,7 @@ class Prompts:
         self.train_count = train.count if isinstance(train, _File) else None
         """Rows of one pass over the data; None: an endless generator."""
         self.eval_count = min(eval_prompts, held_out.eval_count) if held_out is not None else 0
+        self._train_rows = _TASK_ROWS if self.train_count is None else self.train_count
         self.digest = _digest([source.digest for source in (train, held_out) if source is not None])
         """Depends on the data alone."""
 
@@ -68,11 +70,26 @@ class Prompts:
         assert self._held_out is not None and 0 <= index < self.eval_count
         return self._held_out.eval(index * self._held_out.eval_count // self.eval_count)
 
-    def rows(self) -> Iterator[Row]:
-        """Yield every row of the files once, and the held-out rows of a task."""
-        if isinstance(self._train, _File):
-            yield from map(self._train.eval, range(self._train.count))
-        yield from map(self.eval, range(self.eval_count))
+    @property
+    def count(self) -> int:
+        """Rows that `row` knows: those of the training data, the first ones of a task, and the held-out ones."""
+        return self._train_rows + self.eval_count
+
+    def row(self, index: int) -> Row:
+        """Return a row of the data in its own order: training rows, then held-out ones."""
+        if index >= self._train_rows:
+            return self.eval(index - self._train_rows)
+        return self._train.eval(index) if isinstance(self._train, _File) else self._train.train(index)
+
+    def most_tokens(self) -> NDArray[np.int64]:
+        """Return [count]: an upper bound of the tokens of each row's prompt."""
+        known = self._train.survey.most_tokens if isinstance(self._train, _File) else ()
+        rest = [most_tokens(self.row(index).prompt) for index in range(len(known), self.count)]
+        return np.array([*known, *rest], dtype=np.int64)
+
+    def examples(self) -> list[Example]:
+        """Return one training row for each kind of value that a column holds; none of a task."""
+        return list(self._train.survey.examples()) if isinstance(self._train, _File) else []
 
 
 def open_prompts(data: DataConfig, *, run_folder: Path, seed: int) -> Prompts:
@@ -82,10 +99,10 @@ def open_prompts(data: DataConfig, *, run_folder: Path, seed: int) -> Prompts:
         ConfigError: the task does not exist.
         DataError: the file is missing, broken, empty or of an unsupported kind, or a row is invalid.
     """
-    train = _open(data.train, data, run_folder, seed)
+    train = _open("data.train", data, run_folder, seed)
     held_out: Task | _File | None = None
     if data.eval:
-        held_out = _open(data.eval, data, run_folder, seed)
+        held_out = _open("data.eval", data, run_folder, seed)
     elif not isinstance(train, _File):
         held_out = train
     return Prompts(train, held_out, data.eval_prompts)
@@ -98,9 +115,7 @@ def tokenize(row: Row, tokenizer: Tokenizer, *, max_new_tokens: int, max_model_l
         PromptTooLongError: fewer than `max_new_tokens` are left of `max_model_len`.
         DataError: the template refuses the messages, or the prompt has no tokens.
     """
-    ids = np.asarray(_ids(row, tokenizer), dtype=np.int32)
-    if not len(ids):
-        raise DataError("the prompt has no tokens", where=row.where)
+    ids = encode(row, tokenizer)
     if len(ids) + max_new_tokens > max_model_len:
         raise PromptTooLongError(
             f"the prompt has {len(ids)} tokens, and {max_new_tokens} for the response do not fit into {max_model_len}",
@@ -110,24 +125,12 @@ def tokenize(row: Row, tokenizer: Tokenizer, *, max_new_tokens: int, max_model_l
     return Prompt(ids, row.prompt, row.columns, row.source)
 
 
-def check_lengths(rows: Iterable[Row], tokenizer: Tokenizer, *, max_new_tokens: int, max_model_len: int) -> None:
-    """Tokenize all `rows`, to find before a run the ones that `tokenize` would refuse.
-
-    Raises:
-        PromptTooLongError: lists the first rows that are too long.
-        DataError: as `tokenize`.
-    """
-    refused: list[PromptTooLongError] = []
-    for row in rows:
-        try:
-            tokenize(row, tokenizer, max_new_tokens=max_new_tokens, max_model_len=max_model_len)
-        except PromptTooLongError as error:
-            refused.append(error)
-    if refused:
-        places = "; ".join(error.where for error in refused[:_LISTED]) + ("; ..." if len(refused) > _LISTED else "")
-        raise PromptTooLongError(
-            f"{len(refused)} prompts are too long; of the first, {refused[0].what}", where=places, fix=refused[0].fix
-        )
+def encode(row: Row, tokenizer: Tokenizer) -> NDArray[np.int32]:
+    """Return the tokens of `row`, of whatever length; DataError as `tokenize`."""
+    ids = np.asarray(_ids(row, tokenizer), dtype=np.int32)
+    if not len(ids):
+        raise DataError("the prompt has no tokens", where=row.where)
+    return ids
 
 
 def _ids(row: Row, tokenizer: Tokenizer) -> object:
@@ -146,9 +149,10 @@ def _ids(row: Row, tokenizer: Tokenizer) -> object:
 class _File:
     """Rows of a data file."""
 
-    def __init__(self, path: Path, data: DataConfig, seed: int) -> None:
-        self._shape = RowShape(data.prompt, data.columns, path.stem, data.system_prompt)
-        self._table = open_table(path, self._shape.row)
+    def __init__(self, name: str, data: DataConfig, run_folder: Path, seed: int) -> None:
+        self._shape = RowShape(data.prompt, data.columns, source_name(name), data.system_prompt)
+        self.survey = Survey()
+        self._table = open_named(name, run_folder, lambda raw, where: self.survey.add(self._shape.row(raw, where)))
         self._order = lru_cache(maxsize=2)(self._permutation)  # orders in flight belong to this pass or the one before
         self._seed = seed
         self.count = self.eval_count = len(self._table)
@@ -167,10 +171,16 @@ class _File:
         return np.argsort(np.random.Philox(key=key).random_raw(self.count), kind="stable")
 
 
-def _open(name: str, data: DataConfig, run_folder: Path, seed: int) -> Task | _File:
-    if name.startswith(TASK):
-        return open_task(name.removeprefix(TASK), seed)
-    return _File(run_folder / name, data, seed)
+def _open(key: str, data: DataConfig, run_folder: Path, seed: int) -> Task | _File:
+    """Open what the configuration's `key` names; errors say the key, and where in the data they are."""
+    name = data.train if key == "data.train" else data.eval
+    try:
+        if name.startswith(TASK):
+            return open_task(name.removeprefix(TASK), seed)
+        return _File(name, data, run_folder, seed)
+    except (ConfigError, DataError) as error:
+        where = f"{key} ({error.where})" if error.where else key
+        raise type(error)(error.what, where=where, fix=error.fix) from error
 
 
 def _digest(parts: Sequence[str]) -> str:

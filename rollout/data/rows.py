@@ -1,6 +1,6 @@
 """One row of data, and the rules for a prompt. Files are in `tables.py`, tokenizers in `prompts.py`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from isentrope.errors import DataError, nearest
@@ -48,12 +48,9 @@ class RowShape:
     def row(self, raw: Mapping[str, object], where: str) -> Row:
         """Return the row of `raw`, or a `DataError` that names the column and what to set."""
         columns = dict(raw)
-        self._require(self.prompt, "data.prompt", columns, where)
-        prompt = _with_system(checked_prompt(columns.pop(self.prompt), where), self.system, where)
-        renamed: dict[str, object] = {}
-        for name, given in self.columns.items():
-            self._require(given, f"data.columns.{name}", columns, where)
-            renamed[name] = columns.pop(given)
+        given = _taken(columns, self.prompt, "data.prompt", where)
+        prompt = _with_system(checked_prompt(given, where), self.system, where)
+        renamed = {name: _taken(columns, given, f"data.columns.{name}", where) for name, given in self.columns.items()}
         for name in columns:
             if name in RESERVED or name in renamed:
                 whose = "an argument of every reward function" if name in RESERVED else "also the new name of another"
@@ -64,21 +61,37 @@ class RowShape:
                 )
         return Row(prompt, columns | renamed, self.source, where)
 
-    def _require(self, name: str, key: str, columns: Mapping[str, object], where: str) -> None:
-        if name not in columns:
+
+def _taken(columns: dict[str, object], name: str, key: str, where: str) -> object:
+    """Remove column `name` and return its value; of a dotted name, return the value inside tables and lists, which
+    stay. `key` is the configuration key that names the column."""
+    if name in columns:
+        return columns.pop(name)
+    value: object = columns
+    for part in name.split("."):
+        inner: Mapping[object, object] = dict(enumerate(value)) if isinstance(value, list) else {}
+        inner = value if isinstance(value, Mapping) else inner
+        step = int(part) if isinstance(value, list) and part.isdecimal() else part
+        if step not in inner:
             there = f"{where} (columns: {', '.join(columns) or 'none'})"
             raise DataError(f"column {name!r} is missing", where=there, fix=set_column(key, name, columns))
+        value = inner[step]
+    return value
 
 
-def set_column(key: str, name: str, columns: Iterable[str]) -> str:
+def set_column(key: str, name: str, columns: Mapping[str, object]) -> str:
     """Return advice for a missing column `name`: the configuration `key` to set, to the column most likely meant."""
-    return f'set {key} = "{_meant(name, list(columns)) or "<the column that holds it>"}"'
+    return f'set {key} = "{_meant(name, columns) or "<the column that holds it>"}"'
 
 
-def _meant(name: str, columns: Sequence[str]) -> str:
-    """Return the column most likely meant by `name`; empty if none resembles it."""
-    aliases = (alias for alias in _ALIASES.get(name, ()) if alias in columns)
-    return nearest(name, columns) or next(aliases, "")
+def _meant(name: str, columns: Mapping[str, object]) -> str:
+    """Return the column most likely meant by `name`, or the value inside one; empty if none resembles it."""
+    places = {column: column for column in columns}
+    for column, value in columns.items():
+        for inner in value if isinstance(value, Mapping) else ():
+            places.setdefault(str(inner), f"{column}.{inner}")
+    aliases = (alias for alias in _ALIASES.get(name, ()) if alias in places)
+    return places.get(nearest(name, places) or next(aliases, ""), "")
 
 
 def checked_prompt(value: object, where: str) -> str | Messages:

@@ -30,7 +30,17 @@ class TextTokenizer(Tokenizer, Protocol):
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
 
 
-def load_tokenizer(model: str, where: str = "model.path", chat: ModelConfig | None = None) -> TextTokenizer:
+class ModelTokenizer(TextTokenizer, Protocol):
+    """A tokenizer of a model, with its special tokens."""
+
+    chat_template: str | dict[str, str] | None
+    bos_token_id: int | None
+    eos_token_id: int | None
+    all_special_ids: Sequence[int]
+    added_tokens_decoder: Mapping[int, object]
+
+
+def load_tokenizer(model: str, where: str = "model.path", chat: ModelConfig | None = None) -> ModelTokenizer:
     """Load the tokenizer of a model, a folder or a Hugging Face id; takes seconds, because transformers is imported.
 
     Args:
@@ -44,7 +54,7 @@ def load_tokenizer(model: str, where: str = "model.path", chat: ModelConfig | No
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # transformers raises what the file's reader raises, ImportError and bare ones included
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(
@@ -56,7 +66,7 @@ def load_tokenizer(model: str, where: str = "model.path", chat: ModelConfig | No
         tokenizer.chat_template = chat.chat_template
     if chat is not None and chat.chat_template_args:
         tokenizer.chat_template = with_arguments(_template(tokenizer, model), chat.chat_template_args)
-    return cast(TextTokenizer, tokenizer)  # its stubs let `decode` return a list
+    return cast(ModelTokenizer, tokenizer)  # its stubs let `decode` return a list
 
 
 def with_arguments(template: str, arguments: Mapping[str, JsonValue]) -> str:

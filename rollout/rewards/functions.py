@@ -92,10 +92,12 @@ class _Function:
     def __call__(self, arguments: Mapping[str, Sequence[object]]) -> object:
         """Return the function's return value; an awaitable if it is async."""
         for name in sorted(self._needed - arguments.keys()):
-            raise self._unknown_argument(name, sorted(arguments.keys() - set(RESERVED)))
+            raise self._unknown_argument(
+                name, {column: values[0] for column, values in sorted(arguments.items()) if column not in RESERVED}
+            )
         return self._call(**{k: list(v) for k, v in arguments.items() if self._takes_all or k in self._named})
 
-    def _unknown_argument(self, name: str, columns: Sequence[str]) -> RewardError:
+    def _unknown_argument(self, name: str, columns: Mapping[str, object]) -> RewardError:
         fix = set_column(f"data.columns.{name}", name, columns)
         if name in _TRL_ONLY:
             fix = f"give {name} a default: TRL's trainer passes it, and rewards run outside a trainer here"

@@ -129,13 +129,16 @@ def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
     set_defaults()
     config, file, errors, wrong = load_with_errors(path, overrides)
     console.print(f"{_MARKS[bool(errors)]} keys")
-    findings = Findings(config, file, wrong=wrong)
-    for name, found in findings.stages():
-        if found is None:
-            console.print(f"- {name}: not looked at before the mistakes above are mended")
-            continue
-        errors += found
-        console.print(f"{_MARKS[bool(found)]} {name}")
+    with console.status("") as status:
+        findings = Findings(config, file, wrong=wrong, tell=status.update)
+        for name, found in findings.stages():
+            if found is None:
+                console.print(f"- {name}: not looked at before the mistakes above are mended")
+                continue
+            errors += found
+            console.print(f"{_MARKS[bool(found)]} {name}")
+    for line in findings.shown:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     if errors:
         raise ExceptionGroup(str(path), errors)
     _show_notes(findings.checked(), console)

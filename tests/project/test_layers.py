@@ -22,7 +22,10 @@ OTHERS = {
 }
 """Libraries that a folder may import."""
 
-INSIDE_A_FUNCTION = {"kernels": {"matplotlib"}, "rollout": {"math_verify", "pyarrow", "transformers"}}
+INSIDE_A_FUNCTION = {
+    "kernels": {"matplotlib"},
+    "rollout": {"datasets", "huggingface_hub", "math_verify", "pyarrow", "transformers"},
+}
 """Libraries that only those need who ask for the feature."""
 
 

@@ -6,22 +6,15 @@ from dataclasses import dataclass
 
 from isentrope import config as run_config
 from isentrope.actors.scoring import Scorer
-from isentrope.check import machine
+from isentrope.check import lengths, machine, rendering
 from isentrope.check.model import Model, open_model
 from isentrope.check.source import KEY, Source
 from isentrope.config import Config
 from isentrope.errors import IsentropeError, collected
-from isentrope.rollout.data.prompts import Prompts, check_lengths, open_prompts
-from isentrope.rollout.data.rows import Row
+from isentrope.rollout.data.prompts import Prompts, encode, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.rewards.correctness import NOTHING
 from isentrope.runfile import RunFile, raise_all
-
-SPECIAL_TOKENS = 16
-"""Upper bound of the tokens that a tokenizer adds to a text."""
-
-TEMPLATE_TOKENS = 512
-"""Upper bound of the tokens that a chat template adds to its messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +64,7 @@ class Findings:
         model: Model | None = None,
         *,
         wrong: Collection[str] = (),
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Prepare the check.
 
@@ -79,16 +73,20 @@ class Findings:
             file: the run file.
             model: facts of a model that is still to be made; None: it exists.
             wrong: keys whose values or names are not allowed; stages that read them are left out.
+            tell: shows how far a stage is.
         """
         self._config = config
         self._file = file
         self._wrong = wrong
+        self._tell = tell
         self._objective: object = None
         self._prompts: Prompts | None = None
         self._model = model
         self._source: Source | None = None
         self._to_be_made = model is not None
         self._notes: list[str] = []
+        self.shown: list[str] = []
+        """Lines about what the model will be given, for a reader."""
 
     def stages(self) -> Iterator[tuple[str, list[Exception] | None]]:
         """Yield name and errors of each stage, as it ends; None: it was left out."""
@@ -97,7 +95,7 @@ class Findings:
             Stage("data", self._check_data, ("data",)),
             Stage("reward", self._check_reward, ("data",)),
             Stage("model", self._check_model, ("model", "actors.tensor_parallel_size")),
-            Stage("lengths", self._check_lengths, ("data", "model", "sampling.max_new_tokens"), self._has_room),
+            Stage("prompts", self._check_prompts, ("data", "model", "sampling.max_new_tokens"), self._has_room),
             Stage("machine", self._check_machine, ("run", "actors", "learner.ranks", "learner.prometheus_port")),
         ):
             yield stage.name, self._errors(stage)
@@ -160,28 +158,26 @@ class Findings:
         known = self._prompts is not None and self._model is not None
         return known and self._model.max_model_len > self._config.sampling.max_new_tokens
 
-    def _check_lengths(self) -> None:
+    def _check_prompts(self) -> None:
         prompts, model, source = self._prompts, self._model, self._source
         assert prompts is not None and model is not None
-        if source is None or self._config.data.too_long == "skip" or self._config.has_task:
-            return
-        new = self._config.sampling.max_new_tokens
-        room = model.max_model_len - new
-        suspects = [row for row in prompts.rows() if _most_tokens(row) > room]  # loading a tokenizer takes seconds
-        if suspects:
-            tokenizer = load_tokenizer(source.loadable, self._file.where(KEY), self._config.model)
-            check_lengths(suspects, tokenizer, max_new_tokens=new, max_model_len=model.max_model_len)
+        if source is None:
+            return  # the model is still to be made
+        where = self._file.where(KEY)
+        tokenizer = load_tokenizer(source.loadable, where, self._config.model)
+        row = prompts.row(0)
+        ids = encode(row, tokenizer).tolist()
+        self.shown += rendering.shown(row, ids, tokenizer)
+        self._notes += rendering.doubts(row, ids, tokenizer)
+        rendering.check_vocabulary(row, ids, model.vocab_size, where)
+        room = model.max_model_len - self._config.sampling.max_new_tokens
+        measured = lengths.measure(prompts, tokenizer, room, self._tell)
+        self.shown.append(measured.sentence(room))
+        self._notes += lengths.require_room(prompts, measured, room, skip=self._config.data.too_long == "skip")
 
     def _check_machine(self) -> None:
         self._notes += machine.doubts(self._config)
         raise_all(list(machine.failures(self._config, self._file)))
-
-
-def _most_tokens(row: Row) -> int:
-    """Return an upper bound of a prompt's tokens: its bytes, plus the tokens that tokenizer and template add."""
-    if isinstance(row.prompt, str):
-        return len(row.prompt.encode()) + SPECIAL_TOKENS
-    return sum(len(message["content"].encode()) for message in row.prompt) + TEMPLATE_TOKENS
 
 
 def _placed(error: Exception, file: RunFile) -> Exception:
