@@ -87,6 +87,10 @@ class Scorer:
         """Score made-up responses to `row`, to test before a run that the functions work."""
         await self._call(_probe, row)
 
+    async def columns(self) -> set[str]:
+        """Return the columns of the data that the functions name."""
+        return await self._call(_columns)
+
     async def _call(self, function: Callable[..., _T], *arguments: object) -> _T:
         worker = await self._idle.get()
         try:
@@ -239,3 +243,7 @@ def _score(
 
 def _probe(row: Row) -> None:
     probe(_rewards(), row)
+
+
+def _columns() -> set[str]:
+    return _rewards().columns

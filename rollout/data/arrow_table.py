@@ -3,16 +3,37 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol, Self
 
 from isentrope.errors import DataError
 from isentrope.rollout.data.table import Check
 
-if TYPE_CHECKING:
-    import pyarrow
-
 _BATCH = 1024
 """Rows that are converted together."""
+
+
+class _Value(Protocol):
+    def as_py(self) -> object: ...
+
+
+class _Column(Protocol):
+    def __getitem__(self, index: int) -> _Value: ...
+
+
+class Arrow(Protocol):
+    """The used part of a table of pyarrow."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def column_names(self) -> list[str]: ...
+
+    def column(self, name: str) -> _Column: ...
+
+    def slice(self, offset: int, length: int) -> Self: ...
+
+    def to_pylist(self) -> list[dict[str, object]]: ...
 
 
 class ArrowTable:
@@ -21,7 +42,7 @@ class ArrowTable:
     name: for messages. digest: of its contents.
     """
 
-    def __init__(self, table: "pyarrow.Table", name: str, digest: str, check: Check) -> None:
+    def __init__(self, table: Arrow, name: str, digest: str, check: Check) -> None:
         self._table = table
         self._name = name
         self.digest = digest
@@ -32,7 +53,7 @@ class ArrowTable:
             check(row, self.where(index))
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return self._table.num_rows
 
     def __getitem__(self, index: int) -> dict[str, object]:
         return self._converted(index, 1)[0]
@@ -47,10 +68,9 @@ class ArrowTable:
     def _converted(self, start: int, count: int) -> list[dict[str, object]]:
         part = self._table.slice(start, count)
         try:
-            rows: list[dict[str, object]] = part.to_pylist()
+            return part.to_pylist()
         except (ValueError, OverflowError) as error:
             raise self._unreadable(start, count, error) from error
-        return rows
 
     def _unreadable(self, start: int, count: int, error: Exception) -> DataError:
         """Return the error for the first value that Python cannot hold."""

@@ -43,6 +43,9 @@ MAX_ANSWER_BYTES = 256
 MAX_COMPONENTS = 256
 """Named values of one response that are recorded; the codec takes no more."""
 
+MADE_UP = ("", "0")
+"""Responses that `probe` calls the functions with."""
+
 _TRL_ONLY = ("trainer_state", "log_extra", "log_metric", "environments")
 """Arguments that only TRL passes: they belong to a trainer that runs in the same process."""
 
@@ -79,8 +82,8 @@ class _Function:
         self._call = call
         self._parameters = inspect.signature(call).parameters.values()
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in self._parameters)
-        self._named = {p.name for p in self._parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        self._needed = {p.name for p in self._parameters if p.name in self._named and p.default is p.empty}
+        self.named = {p.name for p in self._parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        self._needed = {p.name for p in self._parameters if p.name in self.named and p.default is p.empty}
         for parameter in self._parameters:
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 raise RewardError(
@@ -91,11 +94,15 @@ class _Function:
 
     def __call__(self, arguments: Mapping[str, Sequence[object]]) -> object:
         """Return the function's return value; an awaitable if it is async."""
-        for name in sorted(self._needed - arguments.keys()):
+        self.require(arguments)
+        return self._call(**{k: list(v) for k, v in arguments.items() if self._takes_all or k in self.named})
+
+    def require(self, arguments: Mapping[str, Sequence[object]]) -> None:
+        """Raise RewardError if the function needs an argument that is not there."""
+        for name in sorted(self._needed - arguments.keys() - {"prompts", "completions"}):
             raise self._unknown_argument(
                 name, {column: values[0] for column, values in sorted(arguments.items()) if column not in RESERVED}
             )
-        return self._call(**{k: list(v) for k, v in arguments.items() if self._takes_all or k in self._named})
 
     def _unknown_argument(self, name: str, columns: Mapping[str, object]) -> RewardError:
         fix = set_column(f"data.columns.{name}", name, columns)
@@ -204,6 +211,16 @@ class RewardSet:
             raise _first_error(outcomes)
         return outcomes
 
+    @property
+    def columns(self) -> set[str]:
+        """Columns of the data that a function names."""
+        return set().union(*(function.named for function in self._functions)) - set(RESERVED)
+
+    def require(self, arguments: Mapping[str, Sequence[object]]) -> None:
+        """Raise RewardError if a function needs a column that is not there."""
+        for function in self._functions:
+            function.require(arguments)
+
     def close(self) -> None:
         """Close the event loop of async functions."""
         self._runner.close()
@@ -288,10 +305,22 @@ def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:
 
 
 def probe(rewards: RewardSet, row: Row) -> None:
-    """Call `rewards` once on made-up responses to `row`, so that a function that cannot work fails before the run."""
-    outcomes = rewards([row.prompt] * 2, ["", "0"], columns_for(row.columns, [[], [0]]))
-    if any(isinstance(outcome, RewardError) for outcome in outcomes):
-        raise _first_error(outcomes)
+    """Call `rewards` once on made-up responses to `row`, so that a function that cannot work fails before the run.
+
+    Raises:
+        RewardError: says what the functions were called with, if they were.
+    """
+    columns = columns_for(row.columns, [[], [0]])
+    rewards.require(columns)
+    try:
+        outcomes = rewards([row.prompt] * len(MADE_UP), MADE_UP, columns)
+        if any(isinstance(outcome, RewardError) for outcome in outcomes):
+            raise _first_error(outcomes)
+    except RewardError as error:
+        responses = " and ".join(f'"{text}"' for text in MADE_UP)
+        called = f"called with the made-up responses {responses} to {row.where}"
+        where = f"{error.where}; {called}" if error.where else called
+        raise RewardError(error.what, where=where, fix=error.fix) from error
 
 
 def columns_for(columns: Mapping[str, object], completion_ids: Sequence[Sequence[int]]) -> dict[str, list[object]]:

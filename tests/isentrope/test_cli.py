@@ -171,9 +171,21 @@ def test_run_file_in_order_passes_with_its_doubts(
 ) -> None:
     assert _run(monkeypatch, "check", run_file, "learner.updates_per_batch=1") == 0
     shown = capsys.readouterr().out
-    stages = ["keys", "objective", "data", "reward", "model", "lengths", "machine"]
+    stages = ["keys", "objective", "data", "reward", "model", "prompts", "machine"]
     assert [line.split()[1] for line in shown.splitlines()[: len(stages)]] == stages
     assert "note: " in shown  # clipping does nothing with one update
+    assert "[<bos>]|7|>|2|:" in shown and "2 prompts: 5 to 5 tokens" in shown
+
+
+def test_a_null_in_a_later_row_is_found_with_what_the_reward_was_called_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    rows = [{"prompt": "7 > 2 :", "answer": answer} for answer in ("1", "2", None, None)]
+    (run_file.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _run(monkeypatch, "check", run_file, "data.reward=exact_match") == 65
+    shown = capsys.readouterr().err
+    for told in ("holds None", "data.reward", "train.jsonl:3", "the first of 2 rows in which 'answer' is null", '"0"'):
+        assert told in shown
 
 
 def test_wrong_broker_url_is_refused_before_anything_starts(

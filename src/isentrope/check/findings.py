@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from isentrope import config as run_config
-from isentrope.actors.scoring import Scorer
 from isentrope.check import lengths, machine, rendering
 from isentrope.check.model import Model, open_model
+from isentrope.check.reward import probe
 from isentrope.check.source import KEY, Source
 from isentrope.config import Config
-from isentrope.errors import IsentropeError, collected
+from isentrope.errors import IsentropeError, RewardError, collected
 from isentrope.rollout.data.prompts import Prompts, encode, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.rewards.correctness import NOTHING
@@ -140,13 +140,11 @@ class Findings:
         self._prompts = open_prompts(config.data, run_folder=self._file.folder, seed=config.run.seed)
 
     def _check_reward(self) -> None:
-        asyncio.run(self._probe())
-
-    async def _probe(self) -> None:
-        """Probe the rewards as an actor does: in another process, with the deadline."""
-        async with Scorer(self._config.data, str(self._file.folder)) as scorer:
-            if self._prompts is not None:
-                await scorer.probe(self._prompts.train(0))
+        try:
+            asyncio.run(probe(self._config.data, self._file.folder, self._prompts))
+        except RewardError as error:
+            where = error.where if error.where.startswith("data.") else f"data.reward ({error.where})"
+            raise RewardError(error.what, where=where, fix=error.fix) from error
 
     def _check_model(self) -> None:
         if not self._to_be_made:

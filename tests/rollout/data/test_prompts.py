@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from isentrope.errors import ConfigError, DataError
 from isentrope.rollout.config import DataConfig
-from isentrope.rollout.data.prompts import Prompts, PromptTooLongError, check_lengths, open_prompts, tokenize
+from isentrope.rollout.data.prompts import Prompts, PromptTooLongError, open_prompts, tokenize
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
 from isentrope.rollout.data.tokenizer import Tokenizer
@@ -104,10 +104,28 @@ def test_counts_tell_files_from_generators(folder: Path) -> None:
     assert prompts(folder, train="task:digit_walk").train_count is None
 
 
-def test_rows_gives_every_row_once(folder: Path) -> None:
-    rows = [row.prompt for row in prompts(folder, eval="aime.jsonl").rows()]
+def test_rows_are_known_in_the_order_of_the_data_held_out_ones_last(folder: Path) -> None:
+    both = prompts(folder, eval="aime.jsonl")
+    rows = [both.row(index).prompt for index in range(both.count)]
     assert rows == [f"train {i}" for i in range(7)] + [f"aime {i}" for i in range(10)]
-    assert len(list(prompts(folder, train="task:digit_walk", eval_prompts=3).rows())) == 3
+    task = prompts(folder, train="task:digit_walk", eval_prompts=3)
+    assert (task.row(0), task.row(task.count - 3)) == (task.train(0), task.eval(0))
+
+
+def test_the_bound_of_tokens_follows_the_bytes(folder: Path) -> None:
+    both = prompts(folder, eval="aime.jsonl")
+    most = both.most_tokens()
+    assert len(most) == both.count
+    assert most[7] - most[0] == len("aime 0") - len("train 0")
+
+
+def test_what_is_wrong_with_data_names_the_key_and_the_place(folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        prompts(folder, eval="none.jsonl")
+    assert caught.value.where == "data.eval"
+    with pytest.raises(DataError) as caught:
+        prompts(folder, prompt="question")
+    assert caught.value.where.startswith("data.train (") and "train.jsonl:1 (columns: " in caught.value.where
 
 
 def test_the_digest_changes_with_either_file(folder: Path) -> None:
@@ -135,7 +153,7 @@ def test_mistakes_in_a_held_out_file_are_found_too(folder: Path) -> None:
     (folder / "bad.jsonl").write_text('{"prompt": "x"}\n{"prompt": ""}\n')
     with pytest.raises(DataError) as caught:
         prompts(folder, eval="bad.jsonl")
-    assert caught.value.where.endswith("bad.jsonl:2")
+    assert caught.value.where.endswith("bad.jsonl:2)")
 
 
 def test_an_unknown_task_is_a_mistake_of_the_configuration(folder: Path) -> None:
@@ -199,12 +217,3 @@ def test_a_prompt_without_tokens_is_refused() -> None:
     mute: Tokenizer = Mute()
     with pytest.raises(DataError, match="no tokens"):
         tokenize(row_of("1"), mute, max_new_tokens=1, max_model_len=9)
-
-
-def test_too_long_rows_are_counted_and_the_first_five_listed(tokenizer: PreTrainedTokenizerFast) -> None:
-    rows = [Row("1 " * i, {}, "train", f"f:{i}") for i in range(1, 13)]
-    check_lengths(rows, tokenizer, max_new_tokens=1, max_model_len=14)
-    with pytest.raises(PromptTooLongError) as caught:
-        check_lengths(rows, tokenizer, max_new_tokens=1, max_model_len=7)
-    assert caught.value.what.startswith("7 prompts are too long; of the first, the prompt has 7 tokens")
-    assert caught.value.where == "f:6; f:7; f:8; f:9; f:10; ..."

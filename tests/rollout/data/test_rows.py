@@ -22,9 +22,28 @@ def test_columns_may_swap_their_names() -> None:
     assert shape.row({"prompt": "p", "a": 1, "b": 2}, "f:1").columns == {"a": 2, "b": 1}
 
 
+def test_a_dotted_name_reaches_into_a_column_which_stays() -> None:
+    raw = {"chat": [{"text": "1+1"}], "reward_model": {"style": "rule", "ground_truth": "2"}, "a.b": 3}
+    row = RowShape("chat.0.text", {"answer": "reward_model.ground_truth", "whole": "a.b"}, "train").row(raw, "f:1")
+    assert row.prompt == "1+1"
+    assert row.columns == {"chat": raw["chat"], "reward_model": raw["reward_model"], "answer": "2", "whole": 3}
+
+
+@pytest.mark.parametrize("name", ["reward_model.truth", "reward_model.style.x", "chat.1.text", "chat.x", "none.a"])
+def test_a_dotted_name_that_leads_nowhere_is_a_missing_column(name: str) -> None:
+    raw = {"prompt": "p", "chat": [{"text": "1+1"}], "reward_model": {"style": "rule", "ground_truth": None}}
+    with pytest.raises(DataError, match=f"column '{name}' is missing"):
+        RowShape("prompt", {"answer": name}, "train").row(raw, "f:1")
+
+
 @pytest.mark.parametrize(
     ("raw", "what", "fix"),
     [
+        (
+            {"question": "1+1", "reward_model": {"label": 2}},
+            "column 'label' is missing",
+            'set data.columns.answer = "reward_model.label"',
+        ),
         ({"query": "1+1", "label": 2}, "column 'question' is missing", 'set data.prompt = "'),
         ({"questoin": "1+1", "label": 2}, "column 'question' is missing", 'set data.prompt = "questoin"'),
         ({"question": "1+1", "labels": 2}, "column 'label' is missing", 'set data.columns.answer = "labels"'),

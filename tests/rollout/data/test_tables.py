@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from isentrope.errors import DataError
-from isentrope.rollout.data.tables import MAX_LINE_BYTES, Table, open_table
+from isentrope.rollout.data.jsonl_table import MAX_LINE_BYTES
+from isentrope.rollout.data.table import Table
+from isentrope.rollout.data.tables import open_named, open_table, source_name
 
 JSON = st.recursive(
     st.none()
@@ -77,6 +79,7 @@ def test_the_digest_is_of_the_contents_alone(folder: Path) -> None:
     [
         (b'{"a": 1', "not valid JSON"),
         (b'{"a": 1} {"a": 2}', "not valid JSON: Extra data"),
+        (b'{"a": 1e400}', "1e400 is larger than any number here"),
         (b"{'a': 1}", "not valid JSON"),
         (b'{"a": NaN}', "NaN is not JSON"),
         (b'{"a": -Infinity}', "Infinity is not JSON"),
@@ -123,9 +126,9 @@ def test_a_missing_file_offers_the_nearest_one(folder: Path) -> None:
         open_table(folder / "gsm8.jsonl", accept)
 
 
-@pytest.mark.parametrize("name", ["openai/gsm8k", "train.csv", "train.jsonl.gz", "train.json"])
+@pytest.mark.parametrize("name", ["train.txt", "train.jsonl.gz", "train"])
 def test_other_kinds_are_refused_with_what_is_supported(folder: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"\.jsonl or \.parquet"):
+    with pytest.raises(DataError, match=r"\.jsonl, \.parquet, \.json, \.csv file"):
         open_table(folder / name, accept)
 
 
@@ -195,3 +198,32 @@ def test_a_parquet_column_that_occurs_twice_is_refused(folder: Path) -> None:
     parquet.write_table(pyarrow.table([[1], [2]], names=["a", "a"]), folder / "twice.parquet")
     with pytest.raises(DataError, match="column 'a' occurs twice"):
         open_table(folder / "twice.parquet", accept)
+
+
+def test_a_value_that_python_cannot_hold_is_told_with_row_and_column(folder: Path) -> None:
+    dates = pyarrow.array([0, 10**15], pyarrow.timestamp("s"))
+    texts = pyarrow.StringArray.from_buffers(2, *map(pyarrow.py_buffer, (b"\0\0\0\0\1\0\0\0\2\0\0\0", b"a\xff")))
+    for name, column in (("when", dates), ("text", texts)):
+        path = folder / f"{name}.parquet"
+        parquet.write_table(pyarrow.table({"prompt": ["a", "b"], name: column}), path)
+        with pytest.raises(DataError, match=f"column '{name}' holds a value that cannot be read") as caught:
+            open_table(path, accept)
+        assert caught.value.where == f"{path}, row 1"
+
+
+def test_a_file_and_a_data_set_are_told_apart_by_their_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("isentrope.rollout.data.tables.open_data_set", lambda chosen, check: opened.append(chosen.id))
+    (folder / "data").mkdir()
+    for name in ("train.csv", "data/train.txt", "data/other", "/data/train", "train", "a/b/c"):
+        with pytest.raises(DataError):
+            open_named(name, folder, accept)
+    assert opened == []
+    for name in ("openai/gsm8k", "openai/gsm8k:main:test", "someone/data-v1.5", "data"):
+        open_named(name, folder, accept)
+    assert opened == ["openai/gsm8k", "openai/gsm8k", "someone/data-v1.5", "data"]
+
+
+def test_the_short_name_of_a_source() -> None:
+    names = ["data/train.jsonl", "openai/gsm8k:main:train"]
+    assert [source_name(name) for name in names] == ["train", "openai/gsm8k"]

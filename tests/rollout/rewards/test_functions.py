@@ -390,6 +390,18 @@ def test_the_probe_finds_what_raises_and_passes_what_works(make: Make) -> None:
         probe(make("def f(completions, answer): return [1 / 0]"), row)
 
 
+def test_the_probe_says_what_it_called_the_functions_with(make: Make) -> None:
+    for body in ("[len(text) / 0 for text in completions]", "[1.0]", "[None, None]"):
+        with pytest.raises(RewardError) as caught:
+            probe(make(f"def f(completions): return {body}"), Row("p", {}, "train", "f:1"))
+        assert caught.value.where.endswith('called with the made-up responses "" and "0" to f:1')
+
+
+def test_the_columns_that_functions_name(make: Make) -> None:
+    rewards = make("def f(prompts, completions, completion_ids, answer, level=1, **rest): return [1.0, 1.0]")
+    assert rewards.columns == {"answer", "level"}
+
+
 @pytest.mark.parametrize(
     ("reward", "weights", "what"),
     [
