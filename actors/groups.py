@@ -52,6 +52,7 @@ class TooFewResponsesError(IsentropeError):
     def __init__(self, lost: "Mapping[int, Lost]", found: int) -> None:
         counts = Counter(each.missing.reason for each in lost.values())
         self.reason = counts.most_common(1)[0][0]
+        self.missing = [each.missing for each in lost.values()]
         example = next(each for each in lost.values() if each.missing.reason is self.reason)
         named = ", ".join(f"{count} by {reason.word}" for reason, count in counts.most_common())
         super().__init__(

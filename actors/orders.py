@@ -10,7 +10,7 @@ from isentrope.actors.groups import GroupMaker, Order, TooFewResponsesError, Too
 from isentrope.errors import IsentropeError, RecordError
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.data.prompts import PromptTooLongError
-from isentrope.rollout.wire.types import EvalResult, Group, MissingReason, WorkOrder
+from isentrope.rollout.wire.types import EvalResult, Group, Missing, MissingReason, WorkOrder
 
 FULL_PAUSE_S = 0.05
 MAX_FULL_PAUSE_S = 2.0
@@ -102,11 +102,11 @@ class Orders:
         for task in self._held.values():
             task.cancel()
 
-    async def give_up(self, order: Order, reason: str, error: IsentropeError) -> None:
-        """Tell the learner that this order cannot be fulfilled."""
+    async def give_up(self, order: Order, reason: str, error: IsentropeError, missing: Sequence[Missing] = ()) -> None:
+        """Tell the learner that this order cannot be fulfilled, and which of its responses failed."""
         logger.warning("order abandoned (%s): %s", reason, error)
-        detail = f"{error.what} {error.where}".strip()
-        await self._send(order, lambda: self._port.fail(order, reason, detail))
+        detail = f"{error.what} ({error.where})" if error.where else error.what
+        await self._send(order, lambda: self._port.fail(order, reason, detail, missing))
 
     @property
     def _maker(self) -> GroupMaker:
@@ -144,7 +144,7 @@ class Orders:
         try:
             await self._publish(order, await self._maker.score(generated, self._port.actor))
         except TooFewResponsesError as error:
-            await self.give_up(order, error.reason.word, error)
+            await self.give_up(order, error.reason.word, error, error.missing)
         except RecordError as error:
             await self.give_up(order, MissingReason.RECORD.word, error)
 

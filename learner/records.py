@@ -161,6 +161,25 @@ class BatchProcess(JsonRecord):
     """Rollout actors that generate."""
 
 
+class Untrained(JsonRecord):
+    """Responses that were asked for and did not train, since the line before.
+
+    Lengths are counted in powers of two: the key is the least one that is not below the number of tokens; 0: not known.
+    """
+
+    groups: dict[str, int]
+    """Groups that were retired, by reason."""
+    failed: dict[str, dict[int, int]]
+    """Responses that failed, in trained groups and in retired ones, by kind (`engine`, `reward`, `environment`,
+    `record`, `too_long`) and length."""
+    retired: dict[str, dict[int, int]]
+    """Responses of groups that came in and were retired, by the reason of the group and length."""
+    masked: dict[int, int]
+    """Responses of the batch with tokens that were too old to be trained, by length."""
+    filtered: dict[int, int]
+    """Responses of the batch that filters removed, by length."""
+
+
 class BatchRow(FileRecord):
     """One trained batch: a line of `metrics.jsonl`. Written by rank 0 of the learner.
 
@@ -229,6 +248,8 @@ class BatchRow(FileRecord):
     """Trained tokens by that age in batches."""
     tokens_masked: int
     """Tokens that were too old to be trained."""
+    untrained: Untrained
+    """Responses that were asked for and did not train."""
     objective: Measures
     """Measures of the objective's stages and monitors."""
     mode: Literal["async", "on_policy"]

@@ -16,17 +16,27 @@ from isentrope.errors import RecordError
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.outcomes import ANY_DIFFERENCE, OutcomeRule, Tally
 from isentrope.learner.intake.plan_record import PlannedGroup, PlanRecord
+from isentrope.learner.intake.retirement import (
+    FAILURES,
+    INVALID,
+    MAX_BATCHES,
+    MIN_PASS_BATCHES,
+    STALE,
+    SURPLUS,
+    LengthCounts,
+    Retired,
+    RetirementLimits,
+    Retirements,
+)
 from isentrope.rollout.broker.learner_port import Entry
-from isentrope.rollout.wire.codec import decode_group
+from isentrope.rollout.wire.codec import decode_group, decode_missing
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import Group, batch_of, version_of
+from isentrope.rollout.wire.types import Group, Missing, batch_of, version_of
 from isentrope.rollout.wire.validation import Limits
 
-STALE = "stale"
-INVALID = "invalid"
-SURPLUS = "surplus"
-"""Reason of groups still missing after the last batch: a restart may find fewer groups retired than before."""
+MAX_DETAIL = 500
+"""Characters of an actor's text that are kept."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +52,17 @@ class AdmissionRules:
     max_replaced: int = 0
     """Maximum number of groups of one outcome replaced per batch; further ones are trained."""
     outcome: OutcomeRule = ANY_DIFFERENCE
+    data_rows: int | None = None
+    """Prompts of one pass over the data; None: they never end."""
+
+    def retirement_limits(self, prompts_per_batch: int) -> RetirementLimits:
+        """Return the numbers of retired groups that end a run; `MAX_BATCHES` and `MIN_PASS_BATCHES` say why."""
+        most = MAX_BATCHES * prompts_per_batch
+        rows = most if self.data_rows is None else min(self.data_rows, most)
+        return RetirementLimits(
+            between_batches=most + (self.token_max_lag + 1) * prompts_per_batch + self.max_replaced,
+            failed=max(rows, MIN_PASS_BATCHES * prompts_per_batch),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +99,11 @@ class Buffer:
         """Responses of all groups that were replaced for their outcome."""
         self.in_hand: ReadyBatch | None = None
         """The batch that is being trained."""
+        self.retirements = Retirements(rules.retirement_limits(spec.prompts_per_batch))
+        self.failed = LengthCounts()
+        """Responses that failed, by kind, of every group that came or was given up."""
+        self.retired_whole = LengthCounts()
+        """Responses of the groups that came and were retired, by reason."""
         self._spec = spec
         self._incarnation = incarnation
         self._rules = rules
@@ -99,21 +125,28 @@ class Buffer:
         if entry.seq >= self.cursor or self.ledger.known(entry.seq) or held is not None:
             return False
         if entry.kind == "tombstone":
-            logger.warning("seq %d abandoned (%s): %s, by %s", entry.seq, entry.reason, entry.detail, entry.actor)
-            self._retire(entry.seq, entry.id, entry.reason)
+            reason = entry.reason if entry.reason in FAILURES else INVALID
+            detail = _printable(f"{entry.detail}, by {entry.actor}")
+            logger.warning("seq %d abandoned (%s): %s", entry.seq, reason, detail)
+            self._count(decode_missing(entry.header))
+            self._retire(Retired(entry.seq, reason, detail), entry.id)
             return True
         try:
             group = self._decode(entry)
         except RecordError as error:
-            logger.warning("group %d of %s is invalid: %s (%s)", entry.seq, entry.actor, error.what, error.where)
-            self._retire(entry.seq, entry.id, INVALID)
+            detail = _printable(f"{error.what} ({error.where}), by {entry.actor}")
+            logger.warning("group %d is invalid: %s", entry.seq, detail)
+            self._retire(Retired(entry.seq, INVALID, detail), entry.id)
             return True
+        self._count(group.missing)
         sampling = self._spec.sampling
         if len(group.responses) < min(sampling.min_group, sampling.group_size):
             (reason, count), *_ = Counter(each.reason for each in group.missing).most_common(1)
-            logger.warning("group %d of %s lacks responses, %d by %s", entry.seq, entry.actor, count, reason.word)
-            self._retire(entry.seq, entry.id, reason.word)
+            detail = _printable(f"{count} of its responses failed, by {entry.actor}")
+            logger.warning("group %d is too small (%s): %s", entry.seq, reason.word, detail)
+            self._retire(Retired(entry.seq, reason.word, detail), entry.id)
             return True
+        self.retirements.came_in()
         self._groups[entry.seq] = group
         self._held[entry.seq] = _Held(entry.id, _trainable(group))
         return True
@@ -195,6 +228,7 @@ class Buffer:
         """Record that the current batch was trained."""
         assert self.in_hand is not None
         self.ledger.train(self.in_hand.record)
+        self.retirements.trained()
         for group in self.in_hand.groups:
             self._uncommitted.add(self._held.pop(group.seq).entry)
         self.in_hand = None
@@ -242,15 +276,22 @@ class Buffer:
             limits=Limits(self._spec.vocab_size, self._spec.sampling.group_size, self.newest_version),
         )
 
-    def _retire(self, seq: int, entry: str, reason: str) -> None:
+    def _count(self, missing: Iterable[Missing]) -> None:
+        for each in missing:
+            self.failed.add(each.reason.word, [each.tokens])
+
+    def _retire(self, group: Retired, entry: str) -> None:
         """Retire a seq; its entry stays in the broker until a checkpoint covers it."""
-        self.ledger.retire(seq, reason)
+        self.ledger.retire(group.seq, group.reason)
         self._uncommitted.add(entry)
+        if group.reason != SURPLUS:
+            self.retirements.retired(group)
 
     def _retire_held(self, seq: int, reason: str) -> None:
         """Retire a group that waits for training."""
-        del self._groups[seq]
-        self._retire(seq, self._held.pop(seq).entry, reason)
+        group = self._groups.pop(seq)
+        self.retired_whole.add(reason, (len(response.tokens) for response in group.responses))
+        self._retire(Retired(seq, reason, f"by {group.actor}"), self._held.pop(seq).entry)
 
     def _is_stale(self, seq: int) -> bool:
         batches, tokens = self.ledger.batches, self._held[seq].tokens
@@ -320,3 +361,8 @@ def _trainable(group: Group) -> dict[int, int]:
         for version in np.unique(versions):
             tokens[int(version)] += int(response.mask[versions == version].sum())
     return dict(tokens)
+
+
+def _printable(text: str) -> str:
+    """Return a text of an actor as one line for people: without control characters, and not too long."""
+    return "".join(char if char.isprintable() else " " for char in text[:MAX_DETAIL])

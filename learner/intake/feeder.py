@@ -4,12 +4,13 @@ One thread of rank 0 talks to the broker; the training loop calls the methods be
 The rules for groups are in `buffer.py`.
 
 An error of the thread ends it and is raised by the next call: a newer learner took over (`FencedError`), the broker was
-unreachable for longer than its deadline, or a bug.
+unreachable for longer than its deadline, nothing but retired groups came (`retirement.py`), or a bug.
 """
 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -69,6 +70,10 @@ class FeederStatus:
     trained: int
     retired: dict[str, int]
     """Retired groups by reason."""
+    failed: dict[str, Counter[int]]
+    """Responses that failed since this learner began, by kind and by `length_bucket`."""
+    retired_whole: dict[str, Counter[int]]
+    """Responses of the groups that came and were retired since this learner began, by reason and length."""
     idle_s: float
     """Seconds the training loop waited for batches."""
     quiet_s: float
@@ -238,6 +243,8 @@ class Feeder:
                 issued=self._buffer.cursor,
                 trained=self._ledger.trained,
                 retired=dict(self._ledger.reasons),
+                failed=self._buffer.failed.copy(),
+                retired_whole=self._buffer.retired_whole.copy(),
                 idle_s=self._idle_s,
                 quiet_s=self._clocks.quiet_s(),
                 replaced=self._buffer.replaced,
@@ -273,6 +280,8 @@ class Feeder:
         with self._changed:
             self._take_in(entries)
             self._buffer.retire_unfit()
+            if (error := self._buffer.retirements.error()) is not None:
+                raise error
             self._changed.notify_all()
             if self._clocks.quiet_s() > self._options.reconcile_after_s and self._clocks.due(
                 "reconcile", self._options.reconcile_after_s
@@ -349,6 +358,8 @@ class Feeder:
         """Write the learner's own counters, for those who watch the run."""
         with self._changed:
             counts = {"trained": self._ledger.trained, "retired": self._ledger.retired}
+            counts |= {f"retired:{reason}": count for reason, count in self._ledger.reasons.items()}
+            counts |= {f"failed:{kind}": each.total() for kind, each in self._buffer.failed.counts.items()}
         if counts != self._reported:
             self._port.report(counts)
             self._reported = counts

@@ -49,6 +49,11 @@ class Evaluator:
         """Digest of all data of the run."""
         return self._prompts.digest
 
+    @property
+    def train_rows(self) -> int | None:
+        """Training prompts of one pass over the data; None: they never end."""
+        return self._prompts.train_count
+
     def rewind(self, batch: int) -> None:
         """Delete evaluations of later batches; -1: all."""
         self._figures.rewind(batch)

@@ -42,6 +42,7 @@ from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import Schedule
+from isentrope.learner.training.untrained import UntrainedCounts
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -113,6 +114,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         min_kept=config.staleness.min_kept,
         max_replaced=objective.refill * spec.prompts_per_batch,
         outcome=OutcomeRule(objective.refill_by, correctness_of(spec.data)),
+        data_rows=evaluator.train_rows,
     )
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
     publisher = Publisher(rank_group, spec, incarnation, job.weights.keep)
@@ -132,7 +134,8 @@ class _Run:
         self._controllers = parts.start.state.controllers
         self._watch = Stopwatch()
         draws = Draws() if parts.objective.refill else None
-        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, draws)
+        untrained = UntrainedCounts(parts.start.state.ledger.retired)
+        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, draws, untrained)
         self._correctness = correctness_of(parts.job.spec.data)
         self._nonfinite = 0
 

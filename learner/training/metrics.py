@@ -21,6 +21,7 @@ from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.sinks import Sink
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
+from isentrope.learner.training.untrained import UntrainedCounts
 from isentrope.rollout.wire.control import Mode
 
 
@@ -43,12 +44,20 @@ class Surroundings:
 class BatchLog:
     """Writer of a line for each batch to `metrics.jsonl`, and of its numbers to the sinks."""
 
-    def __init__(self, folder: Path, sinks: Sequence[Sink], watch: Stopwatch, draws: "Draws | None") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sinks: Sequence[Sink],
+        watch: Stopwatch,
+        draws: "Draws | None",
+        untrained: UntrainedCounts,
+    ) -> None:
         """Continue `metrics.jsonl`; `draws` is None where no group is replaced for its outcome."""
         self._journal = Journal(folder, BatchRow)
         self._sinks = sinks
         self._watch = watch
         self._draws = draws
+        self._untrained = untrained
         self._law = RunningFit([], None)
         self._row_at_s = 0.0
 
@@ -68,6 +77,7 @@ class BatchLog:
         law = self._law.add(measured["entropy"], measured["reward"] if drawn.reward is None else drawn.reward)
         if law is not None:
             measured["entropy_law"] = law
+        measured["untrained"] = self._untrained.since(around.intake, ragged, facts)
         row = _row(measured, around, self._time(measured["tokens"]), drawn)
         self._journal.append(row)
         for sink in self._sinks:

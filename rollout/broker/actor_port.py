@@ -21,9 +21,9 @@ from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.reaper import Reaper
 from isentrope.rollout.broker.run_view import ActorState, RunView
-from isentrope.rollout.wire.codec import HeaderFields, encode_eval, encode_group
+from isentrope.rollout.wire.codec import HeaderFields, encode_eval, encode_group, encode_missing
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, WorkOrder
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, Missing, WorkOrder
 
 ACTOR_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_DETAIL = 2000
@@ -127,10 +127,12 @@ class ActorPort:
         header, payload = encode_eval(result)
         return self._publish_eval(order, {**header, "payload": payload})
 
-    def fail(self, order: WorkOrder | EvalOrder, reason: str, detail: str) -> PublishResult:
+    def fail(
+        self, order: WorkOrder | EvalOrder, reason: str, detail: str, missing: Sequence[Missing] = ()
+    ) -> PublishResult:
         """Report that an order cannot be done: the learner retires its seq with `reason` (one word) and issues another.
 
-        An evaluation order ends with a result without responses.
+        missing: the responses that failed. An evaluation order ends with a result without responses.
         """
         header: HeaderFields = {
             "kind": "tombstone",
@@ -138,6 +140,8 @@ class ActorPort:
             "reason": reason,
             "detail": detail[:MAX_DETAIL],
         }
+        if missing:
+            header["missing"] = encode_missing(missing)
         if isinstance(order, WorkOrder):
             return self._publish(order, "tombstones", {**header, "seq": order.seq, "attempt": order.attempt}, 0)
         what: HeaderFields = {"name": order.name, "index": order.index, "version": order.version}

@@ -9,11 +9,12 @@ An invalid record raises `RecordError`, whose `what` is one word for the broken 
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import numpy as np
 
+from isentrope.rollout.config import MAX_RESPONSES
 from isentrope.rollout.wire.payload import (
     GROUP_KEYS,
     GROUP_OPTIONS,
@@ -25,7 +26,7 @@ from isentrope.rollout.wire.payload import (
     read_text,
     unpack,
 )
-from isentrope.rollout.wire.types import EvalResult, Group
+from isentrope.rollout.wire.types import EvalResult, Group, Missing, MissingReason
 from isentrope.rollout.wire.validation import Limits, refuse, validate_eval, validate_group
 
 RECORD_SCHEMA = 2
@@ -34,6 +35,9 @@ RECORD_SCHEMA = 2
 READ_SCHEMAS = (1, 2)
 """Versions that are read; another one is refused, never guessed. Schema 1 has no `missing` and no optional fields: all
 responses that were asked for are there."""
+
+MAX_TOKENS = (1 << 31) - 1
+"""Largest number of tokens that a tombstone tells of one response."""
 
 HeaderFields: TypeAlias = dict[str, bytes | int | str]
 RawHeader: TypeAlias = Mapping[str, bytes | int | str]
@@ -80,6 +84,24 @@ def decode_eval(header: RawHeader, payload: bytes, *, max_bytes: int, vocab_size
     validate_group(group, Limits(vocab_size=vocab_size))
     validate_eval(result)
     return result
+
+
+def encode_missing(missing: Iterable[Missing]) -> str:
+    """Return the header field `missing` of a tombstone: reason and tokens of each response that failed."""
+    return ",".join(f"{int(each.reason)}:{each.tokens}" for each in missing)
+
+
+def decode_missing(header: RawHeader) -> tuple[Missing, ...]:
+    """Return the missing responses that a tombstone tells of, by place; none if it tells of none or is not valid."""
+    if "missing" not in header:
+        return ()
+    try:
+        parts = header_text(header, "missing").split(",")[:MAX_RESPONSES]
+        pairs = [[int(number) for number in part.split(":")] for part in parts]
+        found = [(MissingReason(reason), min(max(tokens, 0), MAX_TOKENS)) for reason, tokens in pairs]
+        return tuple(Missing(index, reason, tokens) for index, (reason, tokens) in enumerate(found))
+    except ValueError:  # RecordError is one
+        return ()
 
 
 def split_fields(fields: Mapping[bytes, bytes]) -> tuple[RawHeader, bytes]:

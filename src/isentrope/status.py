@@ -97,11 +97,19 @@ def show(status: Status, console: Console) -> None:
         console.print(status.unreachable or "no learner has opened the run yet", highlight=False, markup=False)
         return
     console.print(status.live.waiting_for, highlight=False, markup=False)
-    counted = [
-        f"{status.live.counters.get(name, 0):,} {name}" for name in ("issued", "published", "trained", "retired")
-    ]
-    console.print(f"groups: {', '.join(counted)}", highlight=False)
+    counters = status.live.counters
+    counted = [f"{counters.get(name, 0):,} {name}" for name in ("issued", "published", "trained", "retired")]
+    console.print(f"groups: {', '.join(counted)}{_by_reason(counters, 'retired')}", highlight=False)
+    if failed := _by_reason(counters, "failed"):
+        console.print(f"failed responses:{failed}", highlight=False)
     console.print(_actors(status.live.actors))
+
+
+def _by_reason(counters: dict[str, int], what: str) -> str:
+    """Return the counters of `what` by reason, in brackets; "" if there are none."""
+    found = {name.partition(":")[2]: count for name, count in counters.items() if name.startswith(f"{what}:")}
+    most = sorted(found.items(), key=lambda each: -each[1])
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in most)})" if most else ""
 
 
 def _state(status: Status) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -91,7 +91,7 @@ class Script:
     def publish_eval(self, result: EvalResult, order: EvalOrder) -> PublishResult:
         return self._take(order, "")
 
-    def fail(self, order: Order, reason: str, detail: str) -> PublishResult:
+    def fail(self, order: Order, reason: str, detail: str, missing: Sequence[Missing] = ()) -> PublishResult:
         return self._take(order, reason)
 
     def _take(self, order: Order, reason: str) -> PublishResult:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from isentrope.learner.measures import FunctionReward, Measures
-from isentrope.learner.records import RUN_SCHEMA, BatchProcess, BatchRow, BatchTime, Outcome, RunRecord
+from isentrope.learner.records import RUN_SCHEMA, BatchProcess, BatchRow, BatchTime, Outcome, RunRecord, Untrained
 
 MEASURES = Measures(
     groups_same_reward=0.5,
@@ -57,6 +57,7 @@ ROW = BatchRow(
     lag_max=2,
     lag_hist={0: 300, 1: 2400, 2: 100},
     tokens_masked=0,
+    untrained=Untrained(groups={}, failed={}, retired={}, masked={}, filtered={}),
     objective=MEASURES,
     mode="async",
     trained=32,

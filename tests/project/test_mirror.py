@@ -53,6 +53,7 @@ RUN_BY = {
     "learner/training/publisher.py": "learner/training/test_loop.py",
     "learner/training/sinks.py": "learner/training/test_metrics.py",
     "learner/training/trainer.py": "learner/training/test_every_method.py",
+    "learner/training/untrained.py": "learner/training/test_metrics.py",
     "rollout/broker/evaluations.py": "rollout/broker/test_learner_port.py",
     "rollout/broker/fenced.py": "rollout/broker/test_learner_port.py",
     "rollout/config.py": "isentrope/test_config.py",

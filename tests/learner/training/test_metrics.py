@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from collections import Counter
 from dataclasses import replace
 from fnmatch import filter as filter_names
 from pathlib import Path
@@ -20,6 +21,7 @@ from isentrope.learner import json_files
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
+from isentrope.learner.intake.retirement import length_bucket
 from isentrope.learner.measures import Measures
 from isentrope.learner.objective.batch import Batch
 from isentrope.learner.objective.objective import Objective
@@ -32,6 +34,7 @@ from isentrope.learner.training.metrics import BatchLog, Drawn, Draws, scalars
 from isentrope.learner.training.sinks import Prometheus, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
+from isentrope.learner.training.untrained import UntrainedCounts
 
 RAGGED = make_toy_rows(groups=3, group_size=4, number=6)
 
@@ -79,7 +82,7 @@ def test_a_line_without_a_key_or_under_another_name_is_an_error(tmp_path: Path, 
         BatchRow.model_validate(values | {key: value, f"{key}_renamed": value})
 
 
-@pytest.mark.parametrize("part", ["objective", "process", "time"])
+@pytest.mark.parametrize("part", ["objective", "process", "time", "untrained"])
 def test_parts_of_a_line_are_strict_too(tmp_path: Path, part: str) -> None:
     values = json.loads(json.dumps(written_row(tmp_path, RAGGED, facts_of_batch(True)).to_json()))
     values[part] |= {"renamed": 1.0}
@@ -103,7 +106,7 @@ def test_all_that_objectives_measure_is_declared_and_all_that_is_declared_is_mea
 
 
 def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path) -> None:
-    log = BatchLog(tmp_path, [], Stopwatch(), None)
+    log = BatchLog(tmp_path, [], Stopwatch(), None, UntrainedCounts({}))
     for number in range(entropy_law.FEWEST):
         facts = facts_of(objective_of("grpo"), random_batch(seed=number, dtype=torch.float32), True)
         log.write(replace(RAGGED, number=number), facts, AROUND)
@@ -194,3 +197,24 @@ def test_tensorboard_files_are_written_if_asked_for(tmp_path: Path) -> None:
     sink.write(1, {"reward": 0.5})
     sink.close()
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_line_tells_why_responses_did_not_train_since_the_line_before_and_how_long_they_were(tmp_path: Path) -> None:
+    long = int(RAGGED.length.argmax())
+    mask = RAGGED.mask.copy()
+    mask[np.repeat(np.arange(len(RAGGED.length)), RAGGED.length) == long] = False
+    ragged = replace(RAGGED, mask=mask)
+    log = BatchLog(tmp_path, [], Stopwatch(), None, UntrainedCounts({"stale": 1, "reward": 5}))
+    for number, (groups, failed) in enumerate([({"stale": 3, "reward": 5}, 2), ({"stale": 3, "reward": 6}, 7)]):
+        lengths = {"reward": Counter({8: failed}), "engine": Counter({0: 1})}
+        intake = replace(AROUND.intake, retired=groups, failed=lengths, retired_whole={"stale": Counter({4: 8})})
+        facts = facts_of(objective_of("psr"), padded(ragged), True)
+        log.write(replace(ragged, number=number), facts, replace(AROUND, intake=intake))
+    first, second = (row.untrained for row in json_files.read_lines(tmp_path, BatchRow))
+    assert (first.groups, second.groups) == ({"stale": 2}, {"reward": 1})
+    assert first.failed == {"engine": {0: 1}, "reward": {8: 2}} and second.failed == {"reward": {8: 5}}
+    assert first.retired == {"stale": {4: 8}} and second.retired == {}
+    assert first.masked == {length_bucket(int(RAGGED.length[long])): 1}
+    wrong = [length for row, length in enumerate(RAGGED.length) if not RAGGED.correct[row] and row != long]
+    assert sum(first.filtered.values()) == len(wrong) > 0
+    assert first.filtered == Counter(length_bucket(int(length)) for length in wrong)

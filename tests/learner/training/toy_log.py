@@ -1,5 +1,6 @@
 """The line that the real writer writes about a batch, read back strictly."""
 
+from collections import Counter
 from pathlib import Path
 
 from isentrope.learner.intake.feeder import FeederStatus
@@ -10,9 +11,20 @@ from isentrope.learner.records import BatchRow
 from isentrope.learner.training.metrics import BatchLog, Draws, Surroundings
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
+from isentrope.learner.training.untrained import UntrainedCounts
 from isentrope.rollout.wire.control import Mode
 
-INTAKE = FeederStatus(ready=2, issued=9, trained=3, retired={"stale": 1}, idle_s=0.25, quiet_s=0.0, replaced=Tally())
+INTAKE = FeederStatus(
+    ready=2,
+    issued=9,
+    trained=3,
+    retired={"stale": 1},
+    failed={"reward": Counter({8: 2})},
+    retired_whole={"stale": Counter({16: 4})},
+    idle_s=0.25,
+    quiet_s=0.0,
+    replaced=Tally(),
+)
 AROUND = Surroundings(
     Mode.ASYNC, INTAKE, version=1 << 20, actors=1, rewards={"f": FunctionReward(mean=0.5, std=0.5, missing=0.25)}
 )
@@ -20,5 +32,5 @@ AROUND = Surroundings(
 
 def written_row(folder: Path, ragged: RaggedBatch, facts: BatchFacts, draws: Draws | None = None) -> BatchRow:
     """Write a batch, and return its line."""
-    BatchLog(folder, [], Stopwatch(), draws).write(ragged, facts, AROUND)
+    BatchLog(folder, [], Stopwatch(), draws, UntrainedCounts({})).write(ragged, facts, AROUND)
     return BatchRow.model_validate_json((folder / BatchRow.FILE).read_bytes().splitlines()[-1])
