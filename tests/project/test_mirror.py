@@ -87,6 +87,7 @@ RUN_BY = {
     "src/isentrope/report/figures.py": "isentrope/report/test_report.py",
     "src/isentrope/report/page.py": "isentrope/report/test_report.py",
     "src/isentrope/report/responses.py": "isentrope/report/test_report.py",
+    "src/isentrope/report/reward_table.py": "isentrope/report/test_report.py",
     "src/isentrope/report/words.py": "isentrope/report/test_report.py",
 }
 """Modules that have no test of their name -> a test that runs them."""

@@ -43,15 +43,19 @@ def _learning(contents: RunContents) -> Chart:
         return Chart(title, "", "No batch has been trained yet.")
     first, last = _ends([line.reward for line in contents.batches])
     text = f"The mean reward went from {first:.2f} in the first {_some(contents.batches)} to {last:.2f} in the last."
-    if contents.before is not None and contents.after is not None and {1} <= contents.before.pass_at.keys():
-        held_out = contents.before
-        text += (
-            f" On {held_out.prompts} held-out prompts, {held_out.samples} answers each, the share of right answers went"
-            f" from {percent(contents.before.pass_at[1])} to {percent(contents.after.pass_at[1])}."
-        )
-    else:
-        text += " There is no evaluation on held-out prompts both before and after."
+    text += _held_out(contents.before, contents.after)
     return Chart(title, figures.learning(contents.batches, contents.evaluations), f"{text} {_LINES}")
+
+
+def _held_out(before: EvalRow | None, after: EvalRow | None) -> str:
+    if before is None or after is None:
+        return " There is no evaluation on held-out prompts both before and after."
+    whole = f" On {before.prompts} held-out prompts, {before.samples} answers each,"
+    if 1 in before.pass_at and 1 in after.pass_at:
+        return (
+            f"{whole} the share of right answers went from {percent(before.pass_at[1])} to {percent(after.pass_at[1])}."
+        )
+    return f"{whole} the mean reward went from {before.reward:.2f} to {after.reward:.2f}."
 
 
 def _entropy(batches: Sequence[BatchRow]) -> Chart:
@@ -93,6 +97,10 @@ def _tries(before: EvalRow | None, after: EvalRow | None) -> Chart:
     title = "Did it lose variety?"
     if before is None and after is None:
         return Chart(title, "", "The model was not evaluated on held-out prompts.")
+    if not any(row.pass_at for row in (before, after) if row is not None):
+        return Chart(
+            title, "", "Rewards are graded: no single answer is a success, so there is nothing to count over tries."
+        )
     picture = figures.pass_at_k(before, after)
     if before is None or after is None:
         return Chart(title, picture, "The evaluation before training or the one after it is missing.")

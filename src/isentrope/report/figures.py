@@ -52,11 +52,14 @@ _FLOOR = 0.5
 
 
 def learning(batches: Sequence[BatchRow], evaluations: Sequence[EvalRow]) -> str:
-    """Draw training reward per batch, and pass@1 on held-out prompts where it was measured."""
+    """Draw training reward per batch, and pass@1 on held-out prompts where it was measured; of graded rewards the mean
+    there."""
+    points = [(line.batch, line.pass_at[1]) for line in evaluations if 1 in line.pass_at]
+    held_out = "share of right answers" if points or not evaluations else "reward"
+    points = points or [(line.batch, line.reward) for line in evaluations]
     with _axes("learning") as (figure, axes):
-        axes.set_title("reward in training, and share of right answers on held-out prompts")
+        axes.set_title(f"reward in training, and {held_out} on held-out prompts")
         _curve(axes, batches, [line.reward for line in batches], REWARD, "training")
-        points = [(line.batch, line.pass_at[1]) for line in evaluations if 1 in line.pass_at]
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, "o-", color=AFTER, ms=5, lw=1.0)

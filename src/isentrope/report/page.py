@@ -11,6 +11,8 @@ from isentrope.learner.records import BatchRow, Summary
 from isentrope.report.charts import charts
 from isentrope.report.contents import RunContents
 from isentrope.report.responses import SHADE_FULL_AT, pairs
+from isentrope.report.reward_table import reward_lines
+from isentrope.report.windows import WINDOW
 from isentrope.report.words import duration, percent, several
 
 
@@ -39,6 +41,8 @@ def render(contents: RunContents, summary: Summary) -> str:
         trouble=_trouble(contents),
         tiles=list(_tiles(contents, summary)),
         charts=charts(contents),
+        rewards=reward_lines(contents.batches),
+        window=WINDOW,
         pairs=pairs(contents.samples),
         shade_full_at=SHADE_FULL_AT,
         rows=list(_rows(contents, summary)),
@@ -63,10 +67,14 @@ def _headline(summary: Summary) -> str:
     if summary.reward_first is None or summary.reward_last is None:
         return "No batch has been trained yet."
     entropy = f"Entropy went from {summary.entropy_first:.2f} to {summary.entropy_last:.2f} nats."
-    if summary.pass_at_1_before is None or summary.pass_at_1_after is None:
-        return f"In training, the reward went from {summary.reward_first:.2f} to {summary.reward_last:.2f}. {entropy}"
-    before, after = percent(summary.pass_at_1_before), percent(summary.pass_at_1_after)
-    return f"Of answers to problems it never trained on, {before} were right before and {after} after. {entropy}"
+    held_out = summary.reward_held_out_before, summary.reward_held_out_after
+    if summary.pass_at_1_before is not None and summary.pass_at_1_after is not None:
+        before, after = percent(summary.pass_at_1_before), percent(summary.pass_at_1_after)
+        return f"Of answers to problems it never trained on, {before} were right before and {after} after. {entropy}"
+    if held_out[0] is not None and held_out[1] is not None:
+        change = f"was {held_out[0]:.2f} before and {held_out[1]:.2f} after"
+        return f"The mean reward of answers to problems it never trained on {change}. {entropy}"
+    return f"In training, the reward went from {summary.reward_first:.2f} to {summary.reward_last:.2f}. {entropy}"
 
 
 def _trouble(contents: RunContents) -> list[str]:
@@ -83,6 +91,8 @@ def _trouble(contents: RunContents) -> list[str]:
 
 def _tiles(contents: RunContents, summary: Summary) -> Iterator[KeyFigure]:
     before, after = contents.before, contents.after
+    if after is not None and not after.pass_at:
+        yield KeyFigure("held-out reward", f"{after.reward:.3f}", f"{before.reward:.3f}" if before else "")
     if after is not None:
         for k in sorted({1, max(after.pass_at, default=1)} & set(after.pass_at)):
             yield KeyFigure(

@@ -32,7 +32,7 @@ class Answer:
     """Number of tokens that are not shown."""
     reward: str
     good: bool
-    """True if the reward is above zero."""
+    """True if it is correct; where nothing says so, if its reward is above zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _answers(samples: Sequence[SampleRow]) -> tuple[Answer, ...]:
             tokens=tuple(map(_token, sample.tokens[:SHOWN_TOKENS], sample.entropy[:SHOWN_TOKENS])),
             left_out=max(0, len(sample.tokens) - SHOWN_TOKENS),
             reward=f"{sample.reward:g}",
-            good=sample.reward > 0,
+            good=sample.reward > 0 if sample.correct is None else sample.correct,
         )
         for sample in samples
     )

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -80,6 +81,39 @@ def test_page_says_what_happened_and_how_it_ran(page: str) -> None:
     assert "2,563 issued = 2,560 trained + 3 retired (3 stale)" in text
     for fact in ("grpo · async · seed 0 · 80 batches", "1 rollout actor, 2 learner ranks", "vllm 1.0", "redis 6.2.14"):
         assert fact in text
+
+
+def test_a_graded_run_is_told_in_rewards_and_shows_each_function(make_run: MakeRun) -> None:
+    folder = make_run()
+
+    def edit(name: str, change: Callable[[dict[str, Any]], None]) -> None:
+        lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for line in lines:
+            change(line)
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def grade(line: dict[str, Any]) -> None:
+        del line["pass_rate"], line["objective"]["groups_all_correct"], line["objective"]["groups_all_wrong"]
+        share = line["batch"] / 80
+        line["rewards"] = {
+            "rewards:form": {"mean": share, "std": 0.25, "missing": 0.0},
+            "rewards:hard": {"mean": 0.5, "std": 0.5, "missing": 0.125} if line["batch"] > 10 else {"missing": 1.0},
+        }
+
+    edit("metrics.jsonl", grade)
+    edit("eval.jsonl", lambda line: line["pass_at"].clear())
+    edit("samples.jsonl", lambda line: line.pop("correct"))
+    html = report.write(folder).read_text(encoding="utf-8")
+    text = text_of(html)
+    assert "The mean reward of answers to problems it never trained on was 0.35 before and 0.50 after." in text
+    assert "On 200 held-out prompts, 8 answers each, the mean reward went from 0.35 to 0.50." in text
+    assert not re.search(r"\b(right|correct|solved|pass@\w+)\b", text)
+    assert "share of right answers" not in html
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>.*?</tr>", html)]
+    assert ["rewards:form", "0.069", "0.944", "0.250", "0.0\u202f%"] in rows
+    assert ["rewards:hard", "\u2013", "0.500", "0.500", "23.4\u202f%"] in rows
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["pass_at_1_after"], summary["reward_held_out_after"]) == (None, pytest.approx(0.502))
 
 
 def test_page_states_the_law_of_the_newest_line_with_its_interval(make_run: MakeRun) -> None:
