@@ -31,7 +31,7 @@ def semantic_entropy(
     SE is the entropy of the group's answers: by counting them, or from their probabilities summed over the responses
     with the same answer (see `answer_entropy`). f(x) = 1 - x, exp(-x), 1 / (1 + x) or (1 - x)^power. "SEED-GRPO" by
     Chen et al. (https://arxiv.org/abs/2505.12346); the count is our choice, because sums of sequence probabilities are
-    dominated by length and not bounded by log G.
+    dominated by length and not bounded by log G. It looks at answers and not at rewards: graded ones change nothing.
 
     Args:
         estimate: answers are counted, or weighed by the mean or the sum of the log-probabilities of their responses.

@@ -23,7 +23,7 @@ def on_stagnation(
     `cooldown` batches after the last reset; state "reset" is then 1.
 
     "ProRL" by Liu et al. (https://arxiv.org/abs/2505.24864) resets reference and optimizer when validation stagnates,
-    in words only; the rule is ours.
+    in words only; the rule is ours. The score is pass@1, or the mean reward where rewards are graded.
 
     Args:
         patience: evaluations in a row without a new best. Too few take chance for stagnation; too many train on without

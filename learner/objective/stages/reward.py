@@ -44,6 +44,9 @@ def unlikeliness(
     less from every response, so that the least likely keeps all, and ranks by the mean log-probability of a token
     instead of that of the response.
 
+    Graded rewards are scaled in the same way, each by its own size; one below 0 is then raised, most for the likeliest
+    response, so give rewards that are not negative.
+
     Args:
         beta: share of its reward that the likeliest response loses. Too high rewards whatever is improbable; 0 does
             nothing.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from types import UnionType
-from typing import get_args
+from typing import get_args, get_origin
 
 from isentrope.handbook.docstrings import field_docstrings, unwrapped
 from isentrope.handbook.entry import HelpEntry, Sort
@@ -30,8 +30,17 @@ def _keys(file: str, path: str, record: type[JsonRecord]) -> Iterator[HelpEntry]
             yield HelpEntry(Sort.OUTPUT, path + name, texts.get(name, ""), file, value)
         for each in below:
             yield from _keys(file, f"{path}{name}.", each)
+        for each in _held(field.annotation):
+            yield from _keys(file, f"{path}{name}.*.", each)
     for pattern, text in record.PATTERNS.items():
         yield HelpEntry(Sort.OUTPUT, path + pattern, text, file, "number")
+
+
+def _held(annotation: object) -> list[type[JsonRecord]]:
+    """Return the record that each entry of a table is, if it is one."""
+    if get_origin(annotation) is not dict:
+        return []
+    return [each for each in get_args(annotation) if isinstance(each, type) and issubclass(each, JsonRecord)]
 
 
 def _types(annotation: object) -> list[type]:

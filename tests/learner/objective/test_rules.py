@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from batches import objective_of
+import torch
+from batches import halves, objective_of, random_batch
 
 from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig, StalenessConfig
@@ -191,6 +192,38 @@ def test_suggestions_fill_only_what_the_run_left_unset() -> None:
     (line,) = comparison(free.suggested)
     assert "set group_size and max_lag in both run files" in line
     assert free.facts.max_lag == 0 and refusals(free) == []
+
+
+@pytest.mark.parametrize("method", presets.method_names())
+def test_a_preset_needs_correctness_or_does_the_same_without_it(method: str) -> None:
+    objective, batch = objective_of(method), random_batch()
+    graded = check(objective, RunFacts(**{**FRESH, "provided": ALL - {Need.CORRECTNESS}}))  # type: ignore[arg-type]
+    about = [finding for finding in graded.refusals if "graded" in finding.reason]
+    if Need.CORRECTNESS in needs(objective):
+        (finding,) = about
+        assert finding.key == needs(objective)[Need.CORRECTNESS] and "data.correct" in finding.remedy
+    else:
+        assert about == []
+        without = objective.prepare(dataclasses.replace(batch, correct=None), halves(batch))
+        assert torch.equal(without.advantage, objective.prepare(batch, halves(batch)).advantage)
+
+
+def test_an_optional_tensor_is_needed_once_a_key_names_it() -> None:
+    assert Need.CORRECTNESS not in needs(objective_of("kl_cov"))
+    by_correct = [{"kind": "mixed_groups", "by": "correct"}]
+    assert needs(objective_of("kl_cov", filter=by_correct))[Need.CORRECTNESS] == "filter.mixed_groups"
+
+
+def test_whatever_pays_for_correctness_alone_says_so() -> None:
+    def notes(method: str, **own: object) -> str:
+        learner = LearnerConfig(method=method, objective=own)
+        return " ".join(warnings(open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True)))
+
+    assert "pays 1 for a correct response and -1 for another, whatever the reward functions gave" in notes("dapo")
+    assert "pays 2 for a correct response" in notes("grpo", reward=[{"kind": "scheme", "right": 2.0}])
+    assert "whatever the reward functions gave" not in notes("grpo") + notes("kl_cov")
+    assert 'set by = "correct"' in notes("dapo", filter=[{"kind": "mixed_groups", "by": "reward"}])
+    assert 'set by = "correct"' not in notes("dapo")
 
 
 def test_refusals_are_errors_that_name_the_preset() -> None:

@@ -12,6 +12,7 @@ from wire_records import make_group, make_response
 
 from isentrope.learner.records import EvalRow
 from isentrope.learner.training.evaluator import SHOWN_PROMPTS, eval_row, orders, pass_at, shown
+from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.types import EvalResult, Finish
 
@@ -52,6 +53,26 @@ def test_figures_do_not_depend_on_the_order_in_which_answers_arrive(rewards: lis
 
 def test_a_reward_at_the_threshold_is_not_correct() -> None:
     assert figures_of(result(0, [0.5])).pass_at == {1: 0.0}
+
+
+def test_graded_answers_have_a_mean_reward_and_no_pass_rate() -> None:
+    row = eval_row(VERSION, [result(0, [0.9, 0.4])], None, entropy=None)
+    assert (row.pass_at, row.reward, row.samples) == ({}, pytest.approx(0.65), 2)
+
+
+@given(st.lists(st.tuples(st.none() | st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=9))
+def test_each_function_has_its_own_figures(values: list[tuple[float | None, float]]) -> None:
+    parts = [{"f": f, "g": g} if f is not None else {"g": g} for f, g in values]
+    found = function_rewards(["f", "g", "never"], [make_response(VERSION, reward_parts=each) for each in parts])
+    given_ones = [f for f, _ in values if f is not None]
+    assert list(found) == ["f", "g", "never"]
+    assert found["f"].missing == pytest.approx(sum(f is None for f, _ in values) / len(values))
+    assert (found["f"].mean is None) == (not given_ones)
+    if given_ones:
+        assert found["f"].mean == pytest.approx(np.mean(given_ones))
+        assert found["f"].std == pytest.approx(np.std(given_ones), abs=1e-12)
+    assert found["g"].mean == pytest.approx(np.mean([g for _, g in values]))
+    assert (found["never"].mean, found["never"].missing) == (None, 1.0)
 
 
 def test_truncated_responses_are_counted() -> None:

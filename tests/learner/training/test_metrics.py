@@ -156,6 +156,20 @@ def test_a_line_says_the_means_of_what_was_drawn(tmp_path: Path) -> None:
     assert row.process.pass_rate_drawn == pytest.approx(row.pass_rate)
 
 
+def test_sinks_get_the_figures_of_each_function_by_its_name(tmp_path: Path) -> None:
+    row = written_row(tmp_path, RAGGED, facts_of_batch(True))
+    numbers = scalars(row.to_json())
+    assert (numbers["rewards/f/mean"], numbers["rewards/f/std"], numbers["rewards/f/missing"]) == (0.5, 0.5, 0.25)
+
+
+def test_a_graded_batch_has_no_pass_rate(tmp_path: Path) -> None:
+    ragged = RaggedBatch.from_bytes(replace(RAGGED, correct=None).to_bytes())
+    row = written_row(tmp_path, ragged, facts_of_batch(True, ragged=ragged), Draws())
+    assert row.pass_rate is row.objective.groups_all_correct is row.process.pass_rate_drawn is None
+    assert row.objective.groups_same_reward == 0.0
+    assert row.process.reward_drawn == pytest.approx(row.reward)
+
+
 def test_numbers_of_nested_maps_have_joined_names() -> None:
     row = {"a": 1, "b": {"c": 2.5, "d": [1, 2], "e": {"f": True}}, "g": "text"}
     assert scalars(row) == {"a": 1.0, "b/c": 2.5, "b/e/f": 1.0}
