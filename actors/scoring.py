@@ -26,6 +26,7 @@ from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Messages, Row
 from isentrope.rollout.rewards.functions import Outcome, RewardSet, load_rewards, probe
+from isentrope.rollout.rewards.loading import allow_own_modules
 
 LOAD_TIMEOUT_S = 300.0
 """Time limit of importing the reward functions; long, because a reward may load a model."""
@@ -213,6 +214,7 @@ _setup: tuple[DataConfig, Path]
 
 def _start(data: DataConfig, run_folder: Path, output: Connection, parent_pid: int) -> None:
     """Prepare the process: end it with its parent, and all it starts with it; redirect its output, give it no input."""
+    allow_own_modules()
     end_with_parent(parent_pid)
     lead_session()
     with open(os.devnull, "rb") as nothing:

@@ -43,11 +43,11 @@ class Preset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = ""
     """The method's own name."""
-    paper: str
+    paper: str = ""
     """Link; several are separated by spaces."""
-    differs: str
+    differs: str = ""
     """One sentence: the difference from similar methods."""
     suggest: Suggested = Suggested()
     objective: dict[str, Any] = {}
@@ -95,13 +95,15 @@ def read_preset(method: str, run_folder: Path) -> Preset:
     path = run_folder / method if own else FOLDER / f"{method}.toml"
     if not path.is_file():
         if own:
-            raise ConfigError(f"no method file {path}", where="learner.method")
+            raise ConfigError(
+                f"no method file {path}", where="learner.method", fix="give a path relative to the run file"
+            )
         raise unknown("method", method, method_names(), "learner.method")
     text = path.read_text(encoding="utf-8")
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not TOML: {error}", where=str(path)) from None
+        raise ConfigError(f"not TOML: {error}", where=str(path), fix="see https://toml.io") from None
     return Preset(**parse_keys(Preset, table, lambda key: f"{path}, {key}"))
 
 
@@ -311,7 +313,7 @@ def _by_path(tables: Table, where: str) -> Iterator[tuple[str, object]]:
 
 def _as_mapping(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{value!r} is not a table", where=where)
+        raise ConfigError(f"{value!r} is not a table", where=where, fix='write { kind = "...", ... }')
     return dict(value)
 
 
@@ -327,11 +329,11 @@ def as_list(value: object, where: str) -> list[dict[str, object]]:
     elif isinstance(value, Mapping):
         value = [{"kind": kind} | _as_mapping(keys, f"{where}.{kind}") for kind, keys in value.items()]
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{value!r} is not a list of tables", where=where)
+        raise ConfigError(f"{value!r} is not a list of tables", where=where, fix='write [{ kind = "...", ... }]')
     tables = [_as_table(entry, where) for entry in value]
     for table in tables:
         if "kind" not in table:
-            raise ConfigError("a table of this list has no `kind`", where=where)
+            raise ConfigError("a table of this list has no `kind`", where=where, fix='write { kind = "...", ... }')
     return tables
 
 
@@ -347,7 +349,11 @@ def _own_kind(name: str, run_folder: Path, path: str, where: str) -> Kind:
         if read not in readable:
             raise unknown("tensor", read, readable, where, f" in the parameters of {name}")
     if path.startswith("control.") and not {"of", "initial"} <= set(kind.keys.model_fields):
-        raise ConfigError(f"{name} lacks the keyword parameters `of` and `initial` of a controller", where=where)
+        raise ConfigError(
+            f"{name} lacks the keyword parameters `of` and `initial` of a controller",
+            where=where,
+            fix="write def f(..., *, of, initial, ...)",
+        )
     return kind
 
 

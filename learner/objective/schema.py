@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from isentrope.errors import ConfigError, nearest
+from isentrope.errors import ConfigError, nearest, requirement
 
 Function = Callable[..., Any]
 Table = Mapping[str, object]
@@ -136,13 +136,29 @@ def parse_keys(
         parsed = model.model_validate(dict(table))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key, given = _place(table, first["loc"])
         if first["type"] == "extra_forbidden":
             raise unknown("key", key, {*model.model_fields, *also}, locate(key), of) from None
         if first["type"] == "missing":
             raise ConfigError(f"`{key}`{of} has no default", where=locate(key), fix="set it") from None
-        raise ConfigError(f"`{key}`{of} is {first['input']!r}: {first['msg'].lower()}", where=locate(key)) from None
+        about = [each for each in error.errors() if _place(table, each["loc"])[0] == key]
+        allowed = dict.fromkeys(requirement(each["msg"]) for each in about)
+        raise ConfigError(
+            f"`{key}`{of} is {given!r}", where=locate(key), fix=f"must be {' or '.join(allowed)}"
+        ) from None
     return {name: getattr(parsed, name) for name in model.model_fields}
+
+
+def _place(table: Table, steps: Iterable[int | str]) -> tuple[str, object]:
+    """Return the dotted key that pydantic's steps lead to, without those for the branches of a union, and its value;
+    the last step may be a key that is missing."""
+    key: list[str] = []
+    value: object = table
+    for step in steps:
+        if isinstance(value, Mapping):
+            key.append(str(step))
+            value = value.get(step)
+    return ".".join(key), value
 
 
 def unknown(what: str, given: str, allowed: Iterable[str], where: str, of: str = "") -> ConfigError:

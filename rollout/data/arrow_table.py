@@ -48,7 +48,7 @@ class ArrowTable:
         self.digest = digest
         names = table.column_names
         if twice := [each for each in names if names.count(each) > 1]:
-            raise DataError(f"column {twice[0]!r} occurs twice", where=name)
+            raise DataError(f"column {twice[0]!r} occurs twice", where=name, fix="rename one of them")
         for index, row in enumerate(self._rows()):
             check(row, self.where(index))
 
@@ -99,5 +99,7 @@ def open_parquet(path: Path, check: Check) -> ArrowTable:
     try:
         table = parquet.ParquetFile(path).read()
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path} is not a readable parquet file: {str(error).splitlines()[0]}", fix="write or download it again"
+        ) from error
     return ArrowTable(table, str(path), digest, check)

@@ -129,7 +129,7 @@ def encode(row: Row, tokenizer: Tokenizer) -> NDArray[np.int32]:
     """Return the tokens of `row`, of whatever length; DataError as `tokenize`."""
     ids = np.asarray(_ids(row, tokenizer), dtype=np.int32)
     if not len(ids):
-        raise DataError("the prompt has no tokens", where=row.where)
+        raise DataError("the prompt has no tokens", where=row.where, fix="remove the row or fill the prompt")
     return ids
 
 

@@ -9,6 +9,8 @@ from isentrope.errors import DataError
 from isentrope.rollout.data.jsonl_table import BOM, DECODER
 from isentrope.rollout.data.table import Check, require_columns
 
+_FORM = 'write [{"prompt": "...", "answer": "..."}, ...]'
+
 MAX_CELL_BYTES = 16 << 20
 """Maximum length of a cell of a csv file."""
 
@@ -29,12 +31,12 @@ class JsonTable:
             raise DataError(
                 f"the file holds a {type(rows).__name__}, not a list of objects",
                 where=str(path),
-                fix='write [{"prompt": "...", "answer": "..."}, ...]',
+                fix=_FORM,
             )
         self._rows: list[dict[str, object]] = rows
         for index, row in enumerate(rows):
             if not isinstance(row, dict):
-                raise DataError(f"the row is a {type(row).__name__}, not an object", where=self.where(index))
+                raise DataError(f"the row is a {type(row).__name__}, not an object", where=self.where(index), fix=_FORM)
             require_columns(row, rows[0].keys(), self.where(index))
             check(row, self.where(index))
 
@@ -65,7 +67,11 @@ class CsvTable:
                 self._take(cells, line, check)
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"not valid csv: {error}", where=f"{path}:{line}") from error
+            raise DataError(
+                f"not valid csv: {error}",
+                where=f"{path}:{line}",
+                fix="put a value with quotes or line ends into quotes, and double the quotes in it",
+            ) from error
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -82,7 +88,7 @@ class CsvTable:
         where = f"{self._path}:{line}"
         if not self._columns:
             if twice := [name for name in cells if cells.count(name) > 1]:
-                raise DataError(f"column {twice[0]!r} occurs twice", where=where)
+                raise DataError(f"column {twice[0]!r} occurs twice", where=where, fix="rename one of them")
             self._columns = cells
             return
         if len(cells) != len(self._columns):

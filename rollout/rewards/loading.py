@@ -6,6 +6,7 @@ others.
 """
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,17 @@ from pathlib import Path
 from types import ModuleType
 
 from isentrope.errors import ConfigError, RewardError, nearest
+
+SAFE_PATH = ("PYTHONSAFEPATH", "isentrope")
+"""Variable and value with which an interpreter does not look for modules in the folder where a command was given: a
+file there, such as `math.py`, would take the place of a library's module. Any value but an empty one works."""
+
+
+def allow_own_modules() -> None:
+    """Let programs that a reward function starts find modules beside them again, unless the user forbids it."""
+    name, value = SAFE_PATH
+    if os.environ.get(name) == value:
+        del os.environ[name]
 
 
 def load_function(name: str, folder: Path) -> Callable[..., object]:
@@ -26,7 +38,9 @@ def load_function(name: str, folder: Path) -> Callable[..., object]:
     """
     module_name, _, function_name = name.partition(":")
     if not function_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigError(f"{name!r} is not of the form my_module:my_function")
+        raise ConfigError(
+            f"{name!r} is not of the form my_module:my_function", fix="name a function of a file beside the run file"
+        )
     module = _import(module_name, folder)
     function: object = vars(module).get(function_name)
     if not callable(function):

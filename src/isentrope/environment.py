@@ -5,9 +5,12 @@ user has set stay as they are. Child processes inherit the result; Ray's workers
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+
+from isentrope.rollout.rewards.loading import SAFE_PATH
 
 _ALWAYS = {
     "DO_NOT_TRACK": "1",
@@ -18,6 +21,7 @@ _ALWAYS = {
     "PYTHONWARNINGS": "ignore::FutureWarning",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "PYTHONSAFEPATH": SAFE_PATH[1],
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -72,6 +76,15 @@ def set_defaults(*, cpu: bool | None = None, offline: bool = False) -> None:
     """
     for name, value in defaults(cpu=not has_gpu() if cpu is None else cpu, offline=offline).items():
         os.environ.setdefault(name, value)
+
+
+def forget_command_folder() -> None:
+    """Take the folder in which the command was given off the path of modules, where Ray puts it in its workers: a file
+    there must not take the place of a library's module."""
+    folder = os.getcwd()
+    wanted = {str(Path(__file__).resolve().parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+    if folder not in wanted:
+        sys.path[:] = [place for place in sys.path if place not in ("", folder)]
 
 
 def has_gpu() -> bool:

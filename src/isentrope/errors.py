@@ -129,6 +129,25 @@ class StalledError(IsentropeError, TimeoutError):
     exit_code = 78
 
 
+_REQUIREMENTS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid array": "a list",
+    "a valid list": "a list",
+    "a valid tuple": "a list",
+    "an object": "a table",
+    "a valid dictionary": "a table",
+}
+
+
+def requirement(message: str) -> str:
+    """Return what a value must be, in the words of a TOML file, from pydantic's message about it."""
+    text = message.partition("should be ")[2] or message
+    return _REQUIREMENTS.get(text.partition(",")[0], text)
+
+
 def collected(*checks: Callable[[], object]) -> list[Exception]:
     """Return the errors of all the checks, each of which raises one, a group of them, or none."""
     errors: list[Exception] = []

@@ -55,7 +55,7 @@ def show(methods: Sequence[str], run_folder: Path) -> str:
     """Return the merged objective, key by key with the preset that set it, and a run's reasons to refuse it."""
     merged, objective = _composed(methods, run_folder)
     presets = {name: read_preset(name, run_folder) for name in methods}
-    lines = [f"# {name}: {preset.name}, {preset.paper}" for name, preset in presets.items()]
+    lines = [f"# {name}: {', '.join(filter(None, (preset.name, preset.paper)))}" for name, preset in presets.items()]
     lines += [f"# suggested run key: {key} = {value:g}  # {by}" for key, (value, by) in merged.suggested.items()]
     lines += [f"# {line}" for line in merged.replaced]
     for need, path in sorted(needs(objective).items()):

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from isentrope.errors import ConfigError, nearest
+from isentrope.errors import ConfigError, nearest, requirement
+from isentrope.peer_names import advice
 from isentrope.rollout.config import Section
 
 COMMAND_LINE = "command line"
@@ -25,18 +26,13 @@ FILE = "file:"
 
 Model = TypeVar("Model", bound=Section)
 
-_ALLOWED = {
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid string": "text",
-    "a valid boolean": "true or false",
-    "a valid array": "a list",
-    "a valid list": "a list",
-    "a valid tuple": "a list",
-    "an object": "a table",
-    "a valid dictionary": "a table",
-}
-"""Words of pydantic, and the words of a TOML file that replace them."""
+_KNOWN = "known keys of"
+
+_BARE = re.compile(r"\s*[\w.\"'-]+\s*=\s*([A-Za-z_./~][^\s#]*)")
+"""A key with a value that is not quoted and begins as a word or a path."""
+
+_LITERALS = {"True": "true", "False": "false", "None": "", "null": "", "nil": ""}
+"""Words of other languages, and those of TOML; empty: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise _syntax_error(path, str(error)) from None
+        raise _syntax_error(path, text, str(error)) from None
     lines = {key: f"{path.name}:{line}" for key, line in _lines(text)}
     for override in overrides:
         _apply(values, lines, override)
@@ -194,12 +190,24 @@ def _dotted(values: Mapping[str, object], prefix: str = "") -> Iterator[str]:
             yield from _dotted(value, f"{prefix}{name}.")
 
 
-def _syntax_error(path: Path, message: str) -> ConfigError:
+def _syntax_error(path: Path, content: str, message: str) -> ConfigError:
     text, _, place = message.partition(" (at ")
     text = re.sub(r"\(('[^)]*)\)", lambda names: names.group(1).replace("', '", ".").strip("',"), text)
     line = re.search(r"line (\d+)", place)
     where = f"{path.name}:{line.group(1)}" if line else f"{path.name}: at its end"
-    return ConfigError(f"not valid TOML: {text[0].lower()}{text[1:]}", where=where, fix="see https://toml.io")
+    fix = _quoted(content.splitlines()[int(line.group(1)) - 1]) if line else ""
+    return ConfigError(f"not valid TOML: {text[0].lower()}{text[1:]}", where=where, fix=fix or "see https://toml.io")
+
+
+def _quoted(line: str) -> str:
+    """Return advice for a line whose value is a bare word; empty: it is not."""
+    bare = _BARE.match(line)
+    if bare is None:
+        return ""
+    word = bare.group(1)
+    if word in _LITERALS:
+        return f"write {_LITERALS[word]} in lower case" if _LITERALS[word] else "leave the key out"
+    return f'text needs quotes: "{word}"'
 
 
 # --- overrides
@@ -214,7 +222,9 @@ def _apply(values: dict[str, object], lines: dict[str, str], override: str) -> N
     for name in names[:-1]:
         below = table.setdefault(name, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"{override!r}: {name} is not a table", where=COMMAND_LINE)
+            raise ConfigError(
+                f"{override!r}: {name} is not a table", where=COMMAND_LINE, fix="leave out what follows it"
+            )
         table = below
     table[names[-1]] = _value(text)
     for end in range(1, len(names)):
@@ -267,12 +277,14 @@ def unknown_key(file: RunFile, key: str, known: Sequence[str]) -> ConfigError:
     table, _, name = key.rpartition(".")
     anywhere = {other.rpartition(".")[2]: other for other in known}
     beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == table}
-    if meant := nearest(name, beside):
+    if peer := advice(name):
+        fix = peer
+    elif meant := nearest(name, beside):
         fix = f"did you mean {beside[meant]}?"
     elif meant := nearest(name, anywhere):
         fix = f"did you mean {anywhere[meant]}?"
     else:
-        fix = f"known keys of {f'[{table}]' if table else 'the file'}: {', '.join(beside)}"
+        fix = f"{_KNOWN} {f'[{table}]' if table else 'the file'}: {', '.join(beside)}"
     return ConfigError(f"unknown key {key}", where=file.where(key), fix=fix)
 
 
@@ -282,7 +294,15 @@ def _rewrite(file: RunFile, model: type[Section], details: Sequence[ErrorDetails
     for detail in details:
         by_place.setdefault(_place(file.values, detail), []).append(detail)
     inner = {place.partition("[")[0] for place in by_place if "[" in place}
-    return [_one(file, place, found, known) for place, found in by_place.items() if place not in inner]
+    errors = [_one(file, place, found, known) for place, found in by_place.items() if place not in inner]
+    return [_listed_before(error, errors[:index]) for index, error in enumerate(errors)]
+
+
+def _listed_before(error: ConfigError, earlier: Sequence[ConfigError]) -> ConfigError:
+    """Return the error without the list of known keys, if an earlier one has it."""
+    if not error.fix.startswith(_KNOWN) or all(other.fix != error.fix for other in earlier):
+        return error
+    return ConfigError(error.what, where=error.where, fix="see the known keys above")
 
 
 def _place(values: Mapping[str, object], detail: ErrorDetails) -> str:
@@ -314,5 +334,4 @@ def _allowed(detail: ErrorDetails) -> str:
         return f"text that matches {detail.get('ctx', {})['pattern']}"
     if detail["type"] == "missing":
         return "a longer list"
-    text = detail["msg"].partition("should be ")[2] or detail["msg"]
-    return _ALLOWED.get(text.partition(",")[0], text)
+    return requirement(detail["msg"])

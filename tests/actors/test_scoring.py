@@ -48,6 +48,7 @@ def obey(text):
         case "stderr": print(argument, file=sys.stderr)
         case "input": input()
         case "start": start(argument)
+        case "run": return float(subprocess.run([sys.executable, argument]).returncode)
         case "pid": return float(os.getpid())
     return float(len(text))
 
@@ -310,6 +311,12 @@ def test_what_cannot_be_imported_fails_at_entry_and_leaves_no_process(
         asyncio.run(enter())
     assert caught.value.what.startswith(what)
     assert {process.pid for process in workers_of(os.getpid())} <= before
+
+
+def test_programs_that_a_reward_starts_find_modules_beside_them(driver: Driver, tmp_path: Path) -> None:
+    (tmp_path / "beside.py").touch()
+    (tmp_path / "program.py").write_text("import beside")
+    assert driver.rewards(f"run {tmp_path / 'program.py'}") == [0.0]
 
 
 def test_the_probe_finds_a_column_the_data_lacks(folder: Path, tmp_path: Path) -> None:

@@ -188,6 +188,16 @@ def test_a_null_in_a_later_row_is_found_with_what_the_reward_was_called_with(
         assert told in shown
 
 
+def test_a_reward_file_that_hides_a_library_module_is_told_to_be_renamed(run_file: Path) -> None:
+    """Although the command is given beside it, where interpreters look for modules first."""
+    (run_file.parent / "math.py").write_text("def length(completions, **columns): return [0.0 for _ in completions]")
+    command = [sys.executable, "-P", "-m", "isentrope.cli", "check", run_file.name, "data.reward=math:length"]
+    ended = subprocess.run(command, cwd=run_file.parent, capture_output=True, text=True, check=False)
+    assert ended.returncode == 65, ended.stderr
+    assert ended.stderr.startswith("error: math.py beside the run file has the name of another module")
+    assert "fix: rename the file" in ended.stderr and ended.stderr.count("\n") == 3
+
+
 def test_wrong_broker_url_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Defaults yield to the user's own settings, and fit the machine."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,24 @@ def test_models_by_id_stay_reachable_unless_offline_is_asked_for() -> None:
     assert "HF_HUB_OFFLINE" not in os.environ
     environment.set_defaults(cpu=True, offline=True)
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_the_folder_of_the_command_is_no_place_for_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for wanted in (False, True):
+        monkeypatch.setattr(sys, "path", ["", str(tmp_path), "/elsewhere"])
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path) if wanted else "/elsewhere")
+        environment.forget_command_folder()
+        assert (str(tmp_path) in sys.path) == wanted and "/elsewhere" in sys.path
+
+
+def test_the_folder_of_this_program_stays_a_place_for_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is not installed and the command is given beside it."""
+    here = Path(environment.__file__).resolve().parent.parent
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [str(here)])
+    environment.forget_command_folder()
+    assert sys.path == [str(here)]
 
 
 @pytest.mark.parametrize("hidden", ["", "-1"])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isentrope.config import Config
+from isentrope.config import STAND_INS, Config
 from isentrope.errors import ConfigError
-from isentrope.runfile import RunFile, known_keys, read, validate
+from isentrope.runfile import RunFile, known_keys, read, salvage, validate
 
 SMALLEST = '[run]\nname = "a"\n[model]\npath = "m"\n[data]\ntrain = "task:digit_walk"\n'
 
@@ -110,6 +110,15 @@ def test_every_key_is_found_on_its_line(
         ("group_size=3", "group_size", "unknown key", "did you mean sampling.group_size?"),
         ("lerner.batches=3", "lerner", "unknown key", "did you mean learner?"),
         ("run.zzz=3", "run.zzz", "unknown key", "known keys of [run]: name, seed, output_dir"),
+        ("learner.lr=1", "learner.lr", "unknown key", "it is called learner.learning_rate here"),
+        ("sampling.num_generations=8", "sampling.num_generations", "unknown key", "sampling.group_size"),
+        ("learner.beta=0.1", "learner.beta", "unknown key", "[[learner.objective.kl]]"),
+        ("learner.lora_rank=8", "learner.lora_rank", "unknown key", "LoRA is not supported"),
+        ("trainer.logger=wandb", "trainer", "unknown key", "[learner]"),
+        ("learner.adam_betas=[0.9, 1.5]", "learner.adam_betas", "= 1.5 is", "must be less than 1"),
+        ("sampling.group_size=1100", "sampling.group_size", "= 1100 is", "less than or equal to 1024"),
+        ("sampling.temperature=0.005", "sampling.temperature", "= 0.005 is", "greater than or equal to 0.01"),
+        ("learner.stall_timeout_s=1e300", "learner.stall_timeout_s", "= 1e+300 is", "less than or equal to"),
     ],
 )
 def test_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, change: str, where: str, what: str, fix: str) -> None:
@@ -189,3 +198,52 @@ def test_place_of_an_unset_key_is_that_of_the_table_around_it() -> None:
     file = RunFile(Path("/x/run.toml"), {}, {"learner": "run.toml:7"})
     assert file.where("learner.staleness.max_lag") == "run.toml:7: learner.staleness.max_lag"
     assert file.where("run.name") == "run.toml: run.name"
+
+
+def test_the_list_of_known_keys_is_shown_once(tmp_path: Path) -> None:
+    text = SMALLEST + "[redis]\nqqqq = 1\nzzzz = 1\n[weights]\nqqqq = 1\n"
+    fixes = [error.fix for error in _errors(_file(tmp_path, text))]
+    assert [fix.partition(":")[0] for fix in fixes] == [
+        "known keys of [redis]",
+        "see the known keys above",
+        "known keys of [weights]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("path = model-qwen2", 'text needs quotes: "model-qwen2"'),
+        ("path = ./models/qwen2  # mine", 'text needs quotes: "./models/qwen2"'),
+        ("learner.tensorboard = True", "write true in lower case"),
+        ("model.max_model_len = None", "leave the key out"),
+        ("path = [1, 2", "see https://toml.io"),
+        ('path = "m', "see https://toml.io"),
+    ],
+)
+def test_a_value_without_quotes_is_told_from_other_mistakes(tmp_path: Path, line: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(_file(tmp_path, f'[run]\nname = "a"\n{line}\n'))
+    assert caught.value.fix == fix
+
+
+@given(slips=st.lists(st.sampled_from(KNOWN), min_size=1, max_size=3))
+def test_what_is_right_is_kept_when_keys_are_wrong(tmp_path_factory: pytest.TempPathFactory, slips: list[str]) -> None:
+    """Whichever keys have a value of a wrong type, the others keep theirs."""
+    file = read(_file(tmp_path_factory.mktemp("run"), SMALLEST + "[learner]\nbatches = 7\n"))
+    for key in slips:
+        _set(file.values, key)
+    config, errors, wrong = salvage(file, Config, STAND_INS)
+    assert errors and all(any(key == slip or slip.startswith(f"{key}.") for slip in slips) for key in wrong)
+    assert config.learner.batches == (100 if {"learner", "learner.batches"} & wrong else 7)
+
+
+def _set(values: dict[str, object], key: str) -> None:
+    """Give a key a value that none may have."""
+    *tables, name = key.split(".")
+    for table in tables:
+        inner = values.setdefault(table, {})
+        if not isinstance(inner, dict):
+            return  # the whole table is wrong already
+        values = inner
+    values[name] = [[[None]]]

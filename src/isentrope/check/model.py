@@ -66,7 +66,11 @@ def open_model(config: Config, file: RunFile) -> tuple[Model, Source, list[Excep
 def read_config(source: Source, where: str) -> "PreTrainedConfig":
     """Return the configuration of the model's text part as transformers reads it; ConfigError if it cannot."""
     if "config.json" not in source.files:
-        raise ConfigError(f"{source.loadable} is not a model: it has no config.json", where=where)
+        raise ConfigError(
+            f"{source.loadable} is not a model: it has no config.json",
+            where=where,
+            fix="give the folder that save_pretrained wrote",
+        )
     from transformers import AutoConfig
 
     try:
@@ -85,7 +89,7 @@ def vocabulary(config: "PreTrainedConfig", source: Source, where: str) -> int:
     """Return the number of tokens that the model knows."""
     size: object = getattr(config, "vocab_size", None)
     if not isinstance(size, int) or size < 1:
-        raise ConfigError(f"config.json of {source.loadable} has vocab_size = {size}", where=where)
+        raise ConfigError(f"config.json of {source.loadable} has vocab_size = {size}", where=where, fix="copy it again")
     return size
 
 

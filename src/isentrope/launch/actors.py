@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isentrope.actors.config import ActorsConfig
+from isentrope.environment import forget_command_folder
 from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError, UnreachableError
 from isentrope.launch import logs
 from isentrope.launch.interrupts import SIGNALS
@@ -39,6 +40,7 @@ class RolloutActor:
     def serve(self, options: "ActorOptions", log: Path) -> None:
         """Run an actor until it is told to leave."""
         logs.to_file(log)
+        forget_command_folder()
         try:
             asyncio.run(serve(options))
         except Exception:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isentrope.environment import forget_command_folder
 from isentrope.errors import InternalError, UnreachableError
 from isentrope.launch import logs
 
@@ -37,6 +38,7 @@ def rank_main(config: dict[str, Any]) -> None:
     from ray.train import get_context
 
     plan: LearnerPlan = config["plan"]
+    forget_command_folder()
     logs.to_file(plan.log_folder / f"learner-{get_context().get_world_rank()}.log")
     try:
         _train(plan)

@@ -121,7 +121,7 @@ def test_own_stages_are_functions_beside_the_run_file(tmp_path: Path) -> None:
         (["grpo"], {"clip": {"hgih": 1}}, "unknown key `hgih` of kind `ppo`", "learner.objective.clip.hgih", "`high`"),
         (["grpo"], {"clpi": {}}, "unknown dimension `clpi`", "learner.objective.clpi", "`clip`"),
         (["grpo"], {"clip": "ppoo"}, "unknown kind `ppoo`", "learner.objective.clip.kind", "`ppo`"),
-        (["grpo"], {"clip": {"high": -1}}, "`high`.*-1.*greater", "learner.objective.clip.high", ""),
+        (["grpo"], {"clip": {"high": -1}}, "`high`.*-1", "learner.objective.clip.high", "greater"),
         (["grpo"], {"clip": {"high": "wide"}}, "`high`.*'wide'", "learner.objective.clip.high", ""),
         (
             ["kl_cov"],
@@ -210,7 +210,6 @@ def test_a_stage_without_names_is_refused(tmp_path: Path) -> None:
     [
         ("name = ", "not TOML"),
         ('name = "Mine"\npaper = "x"\ndiffers = "y"\nobjektive = 1\n', "unknown key `objektive`"),
-        ('name = "Mine"\npaper = "x"\n', "`differs` has no default"),
         ('name = "Mine"\npaper = "x"\ndiffers = "y"\n[suggest]\nepochs = 0\n', "`suggest.epochs`"),
     ],
 )
