@@ -1,0 +1,40 @@
+"""The whole loss of every preset that can start, and its gradient, against a reference written from its paper."""
+
+import pytest
+from whole_losses import EVERY, PRESETS, Whole, worst
+
+from isentrope.methods import list_methods
+
+BATCHES = range(10)
+
+
+@pytest.mark.parametrize("whole", EVERY, ids=lambda whole: whole.name)
+def test_loss_and_gradient_are_those_of_the_paper(whole: Whole) -> None:
+    loss, gradient = worst(whole, BATCHES)
+    assert loss <= 1e-9 and gradient <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("deepseek_v32", {"reduce": "token_mean"}),
+        ("m2po", {"ratio": {"anchor": "old"}}),
+        ("m2po", {"clip": "ppo"}),
+        ("unlikely", {"reward": {"unlikeliness": {"by": "sum"}}}),
+        ("seed_grpo", {"modulation": {"semantic_entropy": {"alpha": 1.0}}}),
+        ("steer", {"stats": "microbatch"}),
+        ("tis", {"correction": "none"}),
+        ("grpo", {"clip": {"high": 0.28}}),
+        ("dapo", {"filter": []}),
+        ("skywork", {"control": {"entropy_step": {"delta": 1e-3}}}),
+        ("positive_weight", {"control": {"positive_weight": {"delta": 0.2}}}),
+        ("entropic", {"control": {"entropy_pi": {"target": 0.3}}}),
+    ],
+)
+def test_another_loss_is_noticed(method: str, own: dict[str, object]) -> None:
+    loss, gradient = worst(Whole((method,), PRESETS[method], own), range(4))
+    assert max(loss, gradient) > 1e-2
+
+
+def test_every_preset_that_can_start_has_a_reference() -> None:
+    assert {info.name for info in list_methods() if not info.missing} == set(PRESETS)

@@ -1,0 +1,145 @@
+"""Whole losses of presets: which reference belongs to which, and the table of what both give.
+
+PYTHONPATH=src python tests/golden/whole_losses.py      # writes docs/results/whole_losses.md
+"""
+
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import whole_base as base
+import whole_entropy as entropy
+import whole_stale as stale
+from whole_batches import Reference, differences, opened, product, reference, scene
+
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "whole_losses.md"
+SEEDS = range(50)
+"""Batches of the page; the test takes some of them."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A loss and its reference. own: keys of the run file put over the presets."""
+
+    methods: tuple[str, ...]
+    of: Reference
+    own: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name in the table."""
+        return ", ".join(self.methods) + (", more tokens chosen" if self.own else "")
+
+
+PRESETS: dict[str, Reference] = {
+    "advanced": entropy.advanced,
+    "cispo": base.cispo,
+    "clip_cov": entropy.clip_cov,
+    "dapo": base.dapo,
+    "decoupled": stale.decoupled,
+    "deepseek_v32": stale.deepseek_v32,
+    "dppo": base.dppo,
+    "dr_grpo": base.dr_grpo,
+    "entropic": entropy.entropic,
+    "gmpo": base.gmpo,
+    "gpg": base.gpg,
+    "grpo": base.grpo,
+    "gspo": base.gspo,
+    "icepop": stale.icepop,
+    "kl_cov": entropy.kl_cov,
+    "m2po": stale.m2po,
+    "maxrl": base.maxrl,
+    "minirl": stale.minirl,
+    "nsr": base.signed(None, -1.0),
+    "opo": base.opo,
+    "pass_at_k": base.pass_at_k,
+    "positive_weight": entropy.positive_weight,
+    "prorl": stale.prorl,
+    "prorl_v2": stale.prorl_v2,
+    "psr": base.signed(1.0, None),
+    "reinforce_pp": base.reinforce_pp,
+    "rloo": base.rloo,
+    "sapo": base.sapo,
+    "seed_grpo": entropy.seed_grpo,
+    "sent": entropy.sent,
+    "skywork": entropy.skywork,
+    "starter": entropy.starter,
+    "steer": entropy.steer,
+    "tis": stale.tis,
+    "top_entropy": entropy.top_entropy,
+    "unlikely": base.unlikely,
+    "w_reinforce": base.signed(0.1, -1.0),
+}
+"""References of presets as they are."""
+
+OTHERS = (
+    Whole(
+        ("kl_cov",),
+        partial(entropy.kl_cov, share=0.1),
+        {"kl": [{"kind": "abs", "anchor": "old", "coef": 1.0, "tokens": {"kind": "top_cov", "share": 0.1}}]},
+    ),
+    Whole(
+        ("clip_cov",),
+        partial(entropy.clip_cov, share=0.05, low=0.2),
+        {"tokens": {"band_cov": {"share": 0.05, "low": 0.2}}},
+    ),
+    Whole(
+        ("sent",),
+        partial(entropy.sent, share=0.1),
+        {
+            "kl": [
+                {
+                    "kind": "abs",
+                    "anchor": "old",
+                    "coef": 1.0,
+                    "tokens": {"kind": "low_entropy_cov", "share": 0.1, "rest": 1.0},
+                },
+                {"kind": "k3", "anchor": "ref", "coef": 1e-3},
+            ]
+        },
+    ),
+    Whole(("m2po",), partial(stale.m2po, threshold=0.002), {"correction": {"second_moment": {"threshold": 0.002}}}),
+)
+"""The same with keys that choose many tokens of a small batch, where the presets' own choose one."""
+
+EVERY = (*(Whole((name,), of) for name, of in PRESETS.items()), *OTHERS)
+
+
+def worst(whole: Whole, seeds: Iterable[int]) -> tuple[float, float]:
+    """Largest relative difference of loss and of gradient over batches."""
+    objective = opened(whole.methods, whole.own)
+    found = [differences(product(scene(seed), objective), reference(scene(seed), whole.of)) for seed in seeds]
+    return max(loss for loss, _ in found), max(gradient for _, gradient in found)
+
+
+def page() -> str:
+    """The table as a page."""
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True, cwd=PAGE.parent).strip()
+    updates = sum(len(scene(seed).updates) for seed in SEEDS)
+    lines = [
+        "# Whole losses",
+        "",
+        "The loss of every preset that can start, and its gradient by log-probabilities and entropies, against a",
+        "reference that is written from the paper: largest relative difference in float64, over "
+        f"{len(SEEDS)} random batches",
+        f"with {updates} updates. The references are in [`tests/golden`](../../tests/golden): `whole_base.py`,",
+        "`whole_entropy.py` and `whole_stale.py`, with the equations that they follow. `whole_batches.py` says what a",
+        "batch holds and what differences are relative to. `python tests/golden/whole_losses.py` writes this page.",
+        "",
+        "| preset | loss | gradient |",
+        "|---|---|---|",
+    ]
+    for whole in EVERY:
+        loss, gradient = worst(whole, SEEDS)
+        lines.append(f"| `{whole.name}` | {loss:.1e} | {gradient:.1e} |")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    return "\n".join([*lines, "", f"{machine}, {datetime.date.today().isoformat()}, commit {commit}.", ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
