@@ -96,6 +96,8 @@ class RunRecord(FileRecord):
     """Presets of the objective, joined by ` + `."""
     mode: str
     """Mode that the run began in: `async` or `on_policy`."""
+    correct: str
+    """Rule by which a response is correct: a value and its threshold; empty where rewards are graded."""
     seed: int
     """Seed of the run."""
     batches: int

@@ -88,6 +88,7 @@ def make_run_record(**changes: Any) -> RunRecord:
         "data_digest": "d",
         "method": "grpo",
         "mode": "async",
+        "correct": "task:digit_walk > 0.5",
         "seed": 0,
         "batches": 10,
         "actors": 1,

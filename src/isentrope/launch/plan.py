@@ -11,6 +11,7 @@ from isentrope.check.findings import Checked
 from isentrope.launch.model import ModelPlan
 from isentrope.learner.records import RUN_SCHEMA, RunRecord
 from isentrope.rollout.config import LeaseConfig
+from isentrope.rollout.rewards.correctness import correctness_of
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import RunFolder
 
@@ -68,6 +69,7 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
         data_digest=checked.data_digest,
         method=method if isinstance(method, str) else " + ".join(method),
         mode=config.learner.mode,
+        correct=str(correctness_of(config.data) or ""),
         seed=config.run.seed,
         batches=config.learner.batches,
         actors=config.actors.count,

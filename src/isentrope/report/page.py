@@ -113,6 +113,8 @@ def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
         yield "started", f"{datetime.fromtimestamp(contents.run.started, UTC):%Y-%m-%d %H:%M} UTC"
         actors, ranks = several(contents.run.actors, "rollout actor"), several(contents.run.ranks, "learner rank")
         yield "processes", f"{actors}, {ranks}"
+        if contents.run.correct:
+            yield "an answer is right if", contents.run.correct
     if summary.seconds_total is not None:
         startup = f", of which {duration(summary.seconds_startup)} start-up" if summary.seconds_startup else ""
         yield "duration", duration(summary.seconds_total) + startup

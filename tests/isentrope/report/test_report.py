@@ -13,7 +13,7 @@ import pytest
 from isentrope import report
 from isentrope.errors import StorageError
 from isentrope.learner import json_files
-from isentrope.learner.records import BatchRow, SampleRow
+from isentrope.learner.records import BatchRow, RunRecord, SampleRow
 from isentrope.learner.training.journal import Journal
 
 MakeRun = Callable[..., Path]
@@ -78,6 +78,7 @@ def test_page_says_what_happened_and_how_it_ran(page: str) -> None:
     assert f"R = {MINUS}a·exp(H) + b with a = 0." in text
     assert "With 8 tries, 94.6 % of the prompts were solved before and 75.7 % after." in text
     assert "none was more than 2 batches old" in text
+    assert re.search("an answer is right if.*task:digit_walk > 0.5", text)
     assert "2,563 issued = 2,560 trained + 3 retired (3 stale)" in text
     for fact in ("grpo · async · seed 0 · 80 batches", "1 rollout actor, 2 learner ranks", "vllm 1.0", "redis 6.2.14"):
         assert fact in text
@@ -100,6 +101,9 @@ def test_a_graded_run_is_told_in_rewards_and_shows_each_function(make_run: MakeR
             "rewards:hard": {"mean": 0.5, "std": 0.5, "missing": 0.125} if line["batch"] > 10 else {"missing": 1.0},
         }
 
+    record = json_files.read(folder, RunRecord)
+    assert record is not None
+    json_files.write(folder, record.model_copy(update={"correct": ""}))
     edit("metrics.jsonl", grade)
     edit("eval.jsonl", lambda line: line["pass_at"].clear())
     edit("samples.jsonl", lambda line: line.pop("correct"))
