@@ -118,13 +118,13 @@ class ActorPort:
         if (group.seq, group.attempt) != (order.seq, order.attempt):
             raise InternalError(f"group {group.seq}/{group.attempt} is not order {order.seq}/{order.attempt}")
         header, payload = encode_group(group)
-        if len(payload) > self._max_record_bytes:
-            raise RecordError("size", where=f"seq {order.seq}: {len(payload)} bytes", fix="raise max_record_bytes")
+        self._check_size(payload, f"seq {order.seq}")
         return self._publish(order, "published", {**header, "payload": payload}, len(payload))
 
     def publish_eval(self, result: EvalResult, order: EvalOrder) -> PublishResult:
         """Hand an evaluation result to the learner; as `publish`."""
         header, payload = encode_eval(result)
+        self._check_size(payload, f"evaluation {order.index}")
         return self._publish_eval(order, {**header, "payload": payload})
 
     def fail(
@@ -215,6 +215,10 @@ class ActorPort:
             for stream, entries in reply or []
             for entry_id, fields in entries
         ]
+
+    def _check_size(self, payload: bytes, where: str) -> None:
+        if len(payload) > self._max_record_bytes:
+            raise RecordError("size", where=f"{where}: {len(payload)} bytes", fix="raise redis.max_record_bytes")
 
     def _publish(self, order: WorkOrder, counter: str, fields: HeaderFields, size: int) -> PublishResult:
         flat = [part for pair in fields.items() for part in pair]

@@ -12,7 +12,7 @@ import numpy as np
 from isentrope.errors import RecordError
 from isentrope.rollout.broker.connection import BLOCK_S, BrokerFullError
 from isentrope.rollout.broker.fenced import FencedBroker, RawFields
-from isentrope.rollout.wire.codec import decode_eval, header_int, header_text, split_fields
+from isentrope.rollout.wire.codec import RawHeader, decode_eval, header_int, header_text, split_fields
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import BATCH_BITS, EvalOrder, EvalResult, Group
 
@@ -72,11 +72,19 @@ class Evaluations:
         try:
             if header_text(header, "kind") == "tombstone":
                 logger.warning("evaluation order abandoned: %s", header_text(header, "reason"))
-                none = np.zeros(0, np.int32)
-                group = Group(header_int(header, "index"), 0, header_text(header, "actor"), none, (), 1.0)
-                return EvalResult(header_text(header, "name"), header_int(header, "version"), group)
+                return _unanswered(header, "index")
             limit, vocabulary = self._spec.max_record_bytes, self._spec.vocab_size
             return decode_eval(header, payload, max_bytes=limit, vocab_size=vocabulary)
         except RecordError as error:
-            logger.warning("evaluation result %s dropped: %s (%s)", entry_id, error.what, error.where)
+            logger.warning("evaluation result %s is invalid: %s (%s)", entry_id, error.what, error.where)
+        try:
+            return _unanswered(header, "seq")  # else the evaluation would wait for it until its time limit
+        except RecordError:
             return None
+
+
+def _unanswered(header: RawHeader, index: str) -> EvalResult:
+    """Return the result of an order that failed for good; `index` is the field of the prompt's index."""
+    none = np.zeros(0, np.int32)
+    group = Group(header_int(header, index), 0, header_text(header, "actor"), none, (), 1.0)
+    return EvalResult(header_text(header, "name"), header_int(header, "version"), group)

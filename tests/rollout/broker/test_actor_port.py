@@ -12,8 +12,8 @@ from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
-from isentrope.rollout.wire.codec import decode_group
-from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
+from isentrope.rollout.wire.codec import decode_group, decode_missing
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, Missing, MissingReason, version_of
 from isentrope.rollout.wire.validation import Limits
 
 VERSION = version_of(1, 0)
@@ -148,6 +148,10 @@ def test_a_group_that_is_no_valid_record_is_the_senders_error(learner: LearnerPo
         actor.publish(answer(order, responses=(make_response(VERSION, reward=float("nan")),)), order)
     with pytest.raises(RecordError, match="size"):
         make_actor_port(actor.broker, "a2", max_record_bytes=10).publish(answer(order), order)
+    result = EvalResult("held-out", VERSION, make_group(version=VERSION))
+    with pytest.raises(RecordError, match="size"):
+        small = make_actor_port(actor.broker, "a2", max_record_bytes=10)
+        small.publish_eval(result, EvalOrder("held-out", 0, VERSION, 2, "0-0"))
     with pytest.raises(InternalError, match="group 0/0 is not order"):
         actor.publish(answer(order), replace(order, seq=1))
     assert actor.refresh([order]) == []
@@ -160,6 +164,26 @@ def test_a_failed_order_becomes_a_tombstone(learner: LearnerPort, actor: ActorPo
     (entry,) = learner.admit(5, 0.0)
     assert (entry.kind, entry.seq, entry.reason, entry.actor) == ("tombstone", 0, "reward", "a1")
     assert entry.detail.startswith("ZeroDivisionError") and len(entry.detail) == 2000
+    assert decode_missing(entry.header) == ()
+
+
+def test_a_tombstone_tells_which_responses_failed(learner: LearnerPort, actor: ActorPort) -> None:
+    issue(learner, 1)
+    (order,) = actor.take(1, 0.0)
+    lost = (Missing(0, MissingReason.REWARD, 7), Missing(1, MissingReason.ENGINE))
+    actor.fail(order, "reward", "", lost)
+    (entry,) = learner.admit(5, 0.0)
+    assert decode_missing(entry.header) == lost
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1:2:3", "99:1", "-1:1", "1:" + "9" * 5000, b"\xff", "2:5,"])
+def test_what_an_actor_tells_wrongly_of_failed_responses_is_nothing(text: str | bytes) -> None:
+    assert decode_missing({"missing": text}) == ()
+
+
+def test_what_an_actor_tells_of_failed_responses_is_bounded() -> None:
+    lost = decode_missing({"missing": ",".join(["1:99999999999999", "1:-5"] * 5000)})
+    assert len(lost) == 1024 and {each.tokens for each in lost} == {(1 << 31) - 1, 0}
 
 
 def test_publishing_to_a_broker_that_has_lost_the_run_waits_for_its_learner(

@@ -185,14 +185,15 @@ def test_evaluations_that_are_not_asked_for_any_more_are_ignored(learner: Learne
     assert successor.admit_eval(5, 0.0) == []
 
 
-def test_an_evaluation_result_that_is_no_record_is_dropped_and_the_order_stays_open(
+def test_an_evaluation_result_that_is_no_record_ends_its_order_without_an_answer(
     learner: LearnerPort, actor: ActorPort
 ) -> None:
     learner.issue_eval([EvalOrder("held-out", 0, VERSION, 2, "")])
     (order,) = actor.take_eval(1, 0.0, VERSION)
     beyond = make_group(0, prompt=make_group().prompt + VOCABULARY)
     actor.publish_eval(EvalResult("held-out", VERSION, beyond), order)
-    assert learner.admit_eval(5, 0.0) == []
+    (result,) = learner.admit_eval(5, 0.0)
+    assert (result.name, result.group.seq, result.version, result.group.responses) == ("held-out", 0, VERSION, ())
     assert learner.view.queues()["eval"] == 0
 
 
