@@ -103,7 +103,7 @@ async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
 async def _serve_run(broker: Broker, spec: RunSpec, actor_id: str, drain: asyncio.Event) -> None:
     config = config_of(spec)
     async with AsyncExitStack() as stack:
-        tools = asyncio.create_task(_equip(stack, spec, config))
+        tools = asyncio.create_task(equip(stack, spec, config))
         try:
             for name in _names(actor_id):
                 try:
@@ -120,7 +120,7 @@ def _names(actor_id: str) -> Iterator[str]:
     yield from (f"{actor_id}.{number}" for number in itertools.count(2))
 
 
-async def _equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> Tools:
+async def equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> Tools:
     """Start engine, rewards and data at the same time; `stack` ends what must be ended."""
 
     async def started(starting: "Awaitable[Engine]") -> "Engine":

@@ -79,6 +79,17 @@ def make_manifest(
     Raises:
         StorageError: a shard cannot be read, or the manifest cannot be written.
     """
+    manifest = describe(folder, version=version, dtype=dtype, parameters=parameters, files=files)
+    path = folder / MANIFEST
+    try:
+        write_whole(path, manifest.model_dump_json(indent=1), durable=True)
+    except OSError as error:
+        raise StorageError(f"weight manifest cannot be written: {error.strerror}", where=str(path)) from None
+    return manifest
+
+
+def describe(folder: Path, *, version: int, dtype: str, parameters: ParameterTable, files: Sequence[str]) -> Manifest:
+    """Return the manifest of the shards `files` in `folder`, which stays as it is; StorageError as `make_manifest`."""
     shards = tuple(
         Shard(file=file, size_bytes=_size(folder / file), digest=digest_file(folder / file)) for file in files
     )
@@ -91,13 +102,7 @@ def make_manifest(
         digest="",
         created=time.time(),
     )
-    manifest = manifest.model_copy(update={"digest": _digest_manifest(manifest)})
-    path = folder / MANIFEST
-    try:
-        write_whole(path, manifest.model_dump_json(indent=1), durable=True)
-    except OSError as error:
-        raise StorageError(f"weight manifest cannot be written: {error.strerror}", where=str(path)) from None
-    return manifest
+    return manifest.model_copy(update={"digest": _digest_manifest(manifest)})
 
 
 def verify(manifest: Manifest) -> list[Path]:

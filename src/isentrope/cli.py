@@ -145,6 +145,23 @@ def export(
     raise typer.Exit(commands.export_version(run, folder, version, model, _console()))
 
 
+@app.command("eval")
+def evaluate(
+    place: Annotated[Path, typer.Argument(metavar="MODEL|RUN", help="Model folder; or a run's folder or run file.")],
+    overrides: _Overrides = None,
+    data: Annotated[str, typer.Option(help="File or task:NAME; default: the run's held-out data.")] = "",
+    samples: Annotated[int | None, typer.Option(help="Responses to each prompt; default: as in the run.")] = None,
+    version: Annotated[str, typer.Option(help="Batch or version of a run; default: the newest.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Evaluate a model, or a version of a run, on held-out prompts: pass@k and rewards."""
+    from isentrope import commands
+    from isentrope.evaluation import Request
+
+    request = Request(place, data, samples, version, tuple(overrides or ()))
+    raise typer.Exit(commands.evaluate(request, as_json, _console()))
+
+
 @app.command()
 def actor(
     run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],

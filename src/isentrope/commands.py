@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import logging
 import os
 import time
@@ -45,6 +46,7 @@ from isentrope.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from isentrope.demo.recipe import Options
+    from isentrope.evaluation import Request
 
 MODE_TIMEOUT_S = 600.0
 """Time limit of the learner's answer, which it gives at its next batch."""
@@ -207,6 +209,35 @@ def export_version(run: Path, target: Path, version: str, model: str, console: C
     begun = Origin(model, ModelConfig(path=model)) if model else origin(folder)
     export(chosen, begun, target)
     console.print(f"{target}: batch {chosen.batch} of {folder}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def evaluate(request: "Request", as_json: bool, console: Console) -> int:
+    """Evaluate a model on held-out prompts, and print the figures."""
+    set_defaults()
+    from isentrope import evaluation
+
+    prepared = evaluation.prepare(request)
+    with (
+        console.status("the engine starts") if console.is_terminal and not as_json else contextlib.nullcontext() as line
+    ):
+
+        def show(done: int, count: int) -> None:
+            if line is not None:
+                line.update(f"{done} of {count} prompts are answered")
+
+        row = asyncio.run(evaluation.evaluate(prepared, show))
+    if as_json:
+        console.print_json(json.dumps(row.to_json()))
+        return 0
+    wanted, of = len(prepared.orders), prepared.manifest.folder
+    console.print(f"{of}: {row.prompts} of {wanted} prompts, {row.samples} samples", highlight=False, soft_wrap=True)
+    lines = {f"pass@{k}": f"{share:.3f}" for k, share in row.pass_at.items()} | {"mean reward": f"{row.reward:.3f}"}
+    means = {name: each.mean for name, each in row.rewards.items() if len(row.rewards) > 1}
+    lines |= {name: "did not apply" if mean is None else f"{mean:.3f}" for name, mean in means.items()}
+    lines |= {"tokens of a response": f"{row.length_mean:.1f}", "cut off": f"{row.truncated:.1%}"}
+    for name, value in lines.items():
+        console.print(f"  {name}: {value}", highlight=False, markup=False)
     return 0
 
 

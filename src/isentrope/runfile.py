@@ -8,7 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,14 +72,20 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(path, text, str(error)) from None
     lines = {key: f"{path.name}:{line}" for key, line in _lines(text)}
-    for override in overrides:
-        _apply(values, lines, override)
-    return RunFile(path.resolve(), values, lines)
+    return overridden(RunFile(path.resolve(), values, lines), overrides)
 
 
 def from_values(path: Path, values: Mapping[str, object]) -> RunFile:
     """Return a run file made by a program; in messages its place is its name without suffix."""
     return RunFile(path, dict(values), dict.fromkeys(_dotted(values), path.stem))
+
+
+def overridden(file: RunFile, overrides: Sequence[str]) -> RunFile:
+    """Return the file with each `key=value` in force; ConfigError if one cannot be parsed."""
+    values, lines = copy.deepcopy(file.values), dict(file.lines)
+    for override in overrides:
+        _apply(values, lines, override)
+    return replace(file, values=values, lines=lines)
 
 
 def validate(file: RunFile, model: type[Model]) -> Model:

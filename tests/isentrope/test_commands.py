@@ -4,13 +4,14 @@ import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from run_records import make_outcome, make_row, make_run_record
 from tiny_model import publish
 
-from isentrope import commands, report
+from isentrope import commands, evaluation, report
 from isentrope.check.findings import Checked
 from isentrope.check.model import Model
 from isentrope.config import load
@@ -18,7 +19,8 @@ from isentrope.errors import DataError, RewardError, UnreachableError
 from isentrope.launch import driver
 from isentrope.launch.plan import ClaimedRun
 from isentrope.learner import json_files
-from isentrope.learner.records import BatchRow, Outcome, Summary
+from isentrope.learner.measures import FunctionReward
+from isentrope.learner.records import BatchRow, EvalRow, Outcome, Summary
 from isentrope.learner.training.journal import Journal
 from isentrope.progress import Progress
 from isentrope.runfolder import RunFolder
@@ -112,6 +114,35 @@ def test_a_model_that_cannot_be_written_changes_nothing_about_the_end(
 ) -> None:
     printed = _end(run, monkeypatch, make_outcome(status="finished", batches=1))
     assert "no final: no version of the weights is left" in printed and "report: " in printed
+
+
+class _Prepared:
+    """An evaluation of two prompts."""
+
+    orders = (1, 2)
+    manifest = SimpleNamespace(folder="weights/1")
+
+
+def test_an_evaluation_prints_its_figures_as_text_or_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    rewards = {"format": FunctionReward(mean=0.25, missing=0.5), "style": FunctionReward(missing=1.0)}
+    facts = {"batch": 3, "version": 3, "name": "heldout", "prompts": 2, "samples": 4, "length_mean": 7.25}
+    row = EvalRow(**facts, pass_at={1: 0.5, 2: 0.75}, reward=0.5, rewards=rewards, truncated=0.125)
+
+    async def answered(prepared: object, shown: object) -> EvalRow:
+        return row
+
+    monkeypatch.setattr(evaluation, "prepare", lambda request: _Prepared())
+    monkeypatch.setattr(evaluation, "evaluate", answered)
+    out = io.StringIO()
+    assert commands.evaluate(evaluation.Request(Path("m")), False, Console(file=out, width=200)) == 0
+    shown = out.getvalue()
+    assert "weights/1: 2 of 2 prompts, 4 samples" in shown
+    for line in "pass@1: 0.500", "pass@2: 0.750", "mean reward: 0.500", "format: 0.250", "style: did not apply":
+        assert f"  {line}\n" in shown
+    assert "cut off: 12.5%" in shown
+    out = io.StringIO()
+    assert commands.evaluate(evaluation.Request(Path("m")), True, Console(file=out, width=200)) == 0
+    assert EvalRow.model_validate_json(out.getvalue()) == row
 
 
 def _require_report(folder: Path) -> None:

@@ -65,6 +65,7 @@ RUN_BY = {
     "rollout/wire/validation.py": "rollout/wire/test_codec.py",
     "src/isentrope/check/reward.py": "isentrope/test_cli.py",
     "src/isentrope/check/findings.py": "isentrope/test_cli.py",
+    "src/isentrope/evaluation.py": "actors/test_evaluation.py",
     "src/isentrope/handbook/catalogue.py": "isentrope/test_handbook.py",
     "src/isentrope/handbook/docstrings.py": "isentrope/test_handbook.py",
     "src/isentrope/handbook/entry.py": "isentrope/test_handbook.py",
@@ -93,6 +94,7 @@ RUN_BY = {
 """Modules that have no test of their name -> a test that runs them."""
 
 WITHOUT_A_MODULE = {
+    "actors/test_evaluation.py": "the command `eval`, with the engine that all tests of actors share",
     "isentrope/report/test_report.py": "the whole page, which all modules of the package make together",
     "kernels/test_compiled.py": "what needs a process of its own: torch.compile, bare imports, code for other GPUs",
     "kernels/test_golden_policy.py": "published numbers, through the fused kernels and their plain twins alike",

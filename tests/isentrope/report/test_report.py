@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,11 @@ def test_writing_again_gives_the_same_bytes(make_run: MakeRun) -> None:
     folder = make_run()
     first = report.write(folder).read_bytes()
     assert report.write(folder).read_bytes() == first
+
+
+def test_settings_are_folded_away_and_shown_as_they_are(make_run: MakeRun) -> None:
+    folder = make_run(batches=2)
+    (folder / "run.toml").write_text('[data]\nsystem_prompt = "<b>Think.</b>"  # run.toml:9\n')
+    page = report.write(folder).read_text(encoding="utf-8")
+    assert "<details>\n<summary>settings: <code>run.toml</code></summary>" in page
+    assert 'system_prompt = "<b>Think.</b>"  # run.toml:9' in unescape(page) and "<b>Think." not in page

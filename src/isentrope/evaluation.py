@@ -1,0 +1,186 @@
+"""Evaluation of any model on any data, with the engine and the rewards of an actor and without a broker.
+
+Importing this is light: the learner's figures, vLLM and torch are loaded by the functions that need them.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from isentrope.actors.actor import first_error
+from isentrope.actors.groups import GroupMaker, TooFewResponsesError
+from isentrope.actors.worker import config_of, equip
+from isentrope.check.model import open_model
+from isentrope.config import accept
+from isentrope.errors import ConfigError, DataError, IsentropeError
+from isentrope.learner.records import EvalRow
+from isentrope.model_folder import CONFIG, INDEX, WEIGHTS, choose, versions
+from isentrope.resolved import RUN_FILE
+from isentrope.rollout.config import LeaseConfig
+from isentrope.rollout.data.prompts import TASK, Prompts, PromptTooLongError, open_prompts
+from isentrope.rollout.rewards.correctness import correctness_of
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
+from isentrope.rollout.wire.weights import Manifest, describe
+from isentrope.runfile import COMMAND_LINE, RunFile, from_values, overridden, raise_all, read
+from isentrope.runfolder import find
+from isentrope.toml_text import toml_value
+
+NAME = "eval"
+
+Shown = Callable[[int, int], None]
+"""Called with the prompts that are answered and those there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Wishes of a user. data: a file or task; empty: the run's held-out data. samples: responses to a prompt; None:
+    as in the run. version: of a run; empty: the newest. overrides: `key=value`."""
+
+    place: Path
+    data: str = ""
+    samples: int | None = None
+    version: str = ""
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything that an evaluation needs: the run's facts as an actor knows them, the weights, the prompts."""
+
+    spec: RunSpec
+    manifest: Manifest
+    prompts: Prompts
+
+    @property
+    def orders(self) -> list[EvalOrder]:
+        """An order for each prompt."""
+        from isentrope.learner.training.evaluator import orders
+
+        return orders(self.manifest.version, self.prompts.eval_count, self.spec.data.eval_samples)
+
+
+def prepare(request: Request) -> Evaluation:
+    """Return the evaluation of a run's version, by that run's settings, or of a model folder.
+
+    Raises:
+        IsentropeError: there is no such run, model, version or data, or a setting is wrong.
+    """
+    if (request.place / CONFIG).is_file():
+        config, file = accept(_model_file(request))
+        manifest = _weights(request.place, config.model.dtype)
+    else:
+        folder = find(request.place)
+        config, file = accept(_with_data(read(folder / RUN_FILE, request.overrides), request))
+        manifest = choose(versions(folder), request.version, folder)
+    model, _, errors = open_model(config, file)
+    raise_all(errors)
+    prompts = open_prompts(config.data, run_folder=file.folder, seed=config.run.seed)
+    if not prompts.eval_count:
+        raise ConfigError(
+            "there is no held-out data", where=file.where("data.eval"), fix="give a file or task by --data"
+        )
+    spec = RunSpec(
+        run=config.run.name,
+        config_digest="",
+        seed=config.run.seed,
+        model=config.model,
+        model_dir=model.path,
+        vocab_size=model.vocab_size,
+        data=config.data,
+        data_digest=prompts.digest,
+        sampling=config.sampling,
+        actors=config.actors.model_dump(mode="json", exclude=set(LeaseConfig.model_fields)),
+        prompts_per_batch=config.learner.prompts_per_batch,
+        run_folder=str(file.folder),
+        output_dir=str(request.place),
+    )
+    return Evaluation(spec, manifest, prompts)
+
+
+async def evaluate(evaluation: Evaluation, shown: Shown) -> EvalRow:
+    """Start an engine and rewards, and return the figures of the evaluation."""
+    async with AsyncExitStack() as stack:
+        tools = await equip(stack, evaluation.spec, config_of(evaluation.spec))
+        await tools.engine.load(evaluation.manifest)
+        return await figures(evaluation, tools.maker, shown)
+
+
+async def figures(evaluation: Evaluation, maker: GroupMaker, shown: Shown) -> EvalRow:
+    """Return the figures over all prompts, answered by an engine that serves the weights.
+
+    A prompt that gets no answer is left out, as in the evaluations of a run.
+
+    Raises:
+        DataError: no prompt was answered.
+        IsentropeError: the engine died, or the rewards fail too often.
+    """
+    from isentrope.learner.training.evaluator import eval_row
+
+    wanted = evaluation.orders
+    places = asyncio.Semaphore(config_of(evaluation.spec).max_concurrent_groups)
+    results: list[EvalResult] = []
+    failures: list[IsentropeError] = []
+    skips = evaluation.spec.data.too_long == "skip"
+
+    async def answer(order: EvalOrder) -> None:
+        async with places:
+            try:
+                group = await maker.score(await maker.generate(order), NAME)
+            except (TooFewResponsesError, PromptTooLongError) as error:
+                if isinstance(error, PromptTooLongError) and not skips:
+                    raise
+                failures.append(error)
+            else:
+                results.append(EvalResult(order.name, order.version, group))
+            shown(len(results) + len(failures), len(wanted))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for order in wanted:
+                group.create_task(answer(order))
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+    if not results:
+        raise DataError(f"no prompt was answered; the first: {failures[0].what}", where=failures[0].where)
+    return eval_row(evaluation.manifest.version, results, correctness_of(evaluation.spec.data), None)
+
+
+def _with_data(file: RunFile, request: Request) -> RunFile:
+    """Return the file with the data and samples of the command line."""
+    if request.data:
+        place = Path(request.data)
+        data = str(place.resolve()) if place.is_file() else request.data
+        held_out = "" if data.startswith(TASK) else data  # a task has a held-out part of its own
+        file = overridden(file, [f"data.train={toml_value(data)}", f"data.eval={toml_value(held_out)}"])
+    return file if request.samples is None else overridden(file, [f"data.eval_samples={request.samples}"])
+
+
+def _model_file(request: Request) -> RunFile:
+    """Return a run file for a model folder, whose weights are computed with in the format that they are stored in."""
+    if not request.data:
+        raise ConfigError(
+            f"{request.place} is a model, which has no data", where=COMMAND_LINE, fix="give a file or task by --data"
+        )
+    facts: Mapping[str, object] = json.loads((request.place / CONFIG).read_text(encoding="utf-8"))
+    model = {"path": str(request.place.resolve())}
+    if (facts.get("dtype") or facts.get("torch_dtype")) == "float32":
+        model["dtype"] = "float32"
+    file = from_values(Path(NAME).absolute(), {"run": {"name": NAME}, "model": model})
+    return _with_data(overridden(file, request.overrides), request)
+
+
+def _weights(folder: Path, dtype: str) -> Manifest:
+    """Return the description of a model folder's weights, as one version."""
+    files = [WEIGHTS]
+    if (folder / INDEX).is_file():
+        files = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    elif not (folder / WEIGHTS).is_file():
+        raise ConfigError(
+            f"{folder} has no weights as safetensors: neither {WEIGHTS} nor {INDEX}",
+            fix="save the model with save_pretrained",
+        )
+    return describe(folder, version=version_of(1, 0), dtype=dtype, parameters={}, files=files)
