@@ -60,8 +60,9 @@ class DataConfig(Section):
     """`[data]`: prompts, held-out prompts, and what rewards an answer."""
 
     train: str
-    """Training prompts: a jsonl or parquet file, relative to the run file, or `task:<name>` for a built-in
-    generator."""
+    """Training prompts: a jsonl, json, csv or parquet file, relative to the run file; a data set of the Hugging Face
+    Hub, or a folder, as `<id>:<configuration>:<split>`, such as `openai/gsm8k:main:train` (`<id>` alone: its only
+    configuration, split `train`); or `task:<name>` for a built-in generator."""
     eval: str = ""
     """Held-out prompts, in the same forms; empty: none, and no evaluation. A task has a held-out part of its own."""
     reward: str | list[str] = ""
@@ -74,13 +75,14 @@ class DataConfig(Section):
     verifiers, and their groups are retired; too high lets endless calls hold up a group for
     three times as long, because a call is tried three times."""
     prompt: str = "prompt"
-    """Column that holds the prompt: text as it is, or chat messages (`[{role, content}, ...]`) for the tokenizer's
-    template."""
+    """Column that holds the prompt, or the dotted path to it inside a column: text as it is, or chat messages
+    (`[{role, content}, ...]`) for the tokenizer's template."""
     system_prompt: str = ""
     """System message of chat prompts that do not begin with one: its text, or `file:` and a path relative to the run
     file; empty: none. Prompts that are text are refused with it, because they have no place for it."""
     columns: dict[str, str] = {}
-    """Renamed columns: name that the reward expects = name in the file."""
+    """Renamed columns: name that the reward expects = name in the file, or the dotted path to a value inside a column,
+    such as `answer = "reward_model.ground_truth"`."""
     too_long: Literal["error", "skip"] = "error"
     """Treatment of a prompt that leaves no room for `sampling.max_new_tokens`: the run ends, or its group is retired
     as `too_long`."""

@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from isentrope.errors import ConfigError
 from isentrope.learner.intake.packing import Packed
+from isentrope.learner.training.logits import require_plain_logits
 from isentrope.learner.training.weight_source import WeightSource
 
 Result = TypeVar("Result")
@@ -45,6 +46,7 @@ class Policy(nn.Module):
     @torch.no_grad()
     def check_head(self, device: torch.device) -> None:
         """Raise ConfigError for an architecture that changes logits after the output layer: `forward` does not."""
+        require_plain_logits(self.network.config.get_text_config(), "model.path")
         ids = torch.arange(PROBE_TOKENS, device=device)[None]
         whole = self.network(input_ids=ids, use_cache=False).logits
         hidden = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state

@@ -228,6 +228,12 @@ def _sources(config: Config, file: RunFile) -> Iterator[ConfigError]:
             where=file.where("data.system_prompt"),
             fix="leave it out",
         )
+    if data.reward_weights and not any(data.reward_weights):
+        yield ConfigError(
+            "data.reward_weights are all 0, so every reward is 0",
+            where=file.where("data.reward_weights"),
+            fix="give one function a weight",
+        )
     if data.reward_weights and len(data.reward_weights) != len(config.rewards):
         yield ConfigError(
             f"data.reward_weights has {len(data.reward_weights)} numbers for {len(config.rewards)} rewards",

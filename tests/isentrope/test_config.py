@@ -43,6 +43,7 @@ def _load(folder: Path, text: str, *overrides: str) -> Config:
         (['data.reward=["exact_match", "my:form"]'], "data.correct", "2 reward functions, and nothing says"),
         (["data.correct=my:form"], "data.correct", "not one of the reward functions"),
         (["data.correct=reward > much"], "data.correct", "does not say what is correct"),
+        (["data.reward_weights=[0.0]"], "data.reward_weights", "are all 0, so every reward is 0"),
         (["data.reward_weights=[1.0, 2.0]"], "data.reward_weights", "2 numbers for 1 rewards"),
         (["learner.eval_every=5"], "learner.eval_every", "no held-out data"),
     ],

@@ -164,6 +164,7 @@ class Findings:
         where = self._file.where(KEY)
         tokenizer = load_tokenizer(source.loadable, where, self._config.model)
         row = prompts.row(0)
+        rendering.require_template(row, tokenizer, where)
         ids = encode(row, tokenizer).tolist()
         self.shown += rendering.shown(row, ids, tokenizer)
         self._notes += rendering.doubts(row, ids, tokenizer)

@@ -30,8 +30,8 @@ _TOLD_EVERY = 256
 class Lengths:
     """Lengths that are known.
 
-    rows: [n] indices of tokenized rows. tokens: [n] their lengths. count: rows of the data. unsure: rows that may be
-    too long, and were not tokenized.
+    rows: [n] indices of tokenized rows, first those that are spread evenly over all. tokens: [n] their lengths.
+    count: rows of the data. unsure: rows that may be too long, and were not tokenized.
     """
 
     rows: NDArray[np.int64]
@@ -46,10 +46,12 @@ class Lengths:
     def sentence(self, room: int) -> str:
         """Return what is known, for a reader."""
         of = "" if len(self.rows) == self.count else f" (by {len(self.rows):,} of them)"
-        fit = self.count - self.unsure - len(self.too_long(room))
+        middle = int(np.median(self.tokens[:SAMPLE] if of else self.tokens))
+        fit = f"{self.count - self.unsure - len(self.too_long(room)):,}"
         return (
             f"{self.count:,} prompts: {self.tokens.min():,} to {self.tokens.max():,} tokens, half of them at most "
-            f"{int(np.median(self.tokens)):,}{of}; {fit:,} have at most {room:,}, which leaves room for the response"
+            f"{middle:,}{of}; {'at least ' if self.unsure else ''}{fit} have at most {room:,}, which leaves room for "
+            "the response"
         )
 
 

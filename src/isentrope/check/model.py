@@ -8,6 +8,7 @@ from isentrope.check.source import KEY, Source, find
 from isentrope.check.weights import check_weights
 from isentrope.config import Config
 from isentrope.errors import ConfigError, collected
+from isentrope.learner.training.logits import require_plain_logits
 from isentrope.runfile import RunFile
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def open_model(config: Config, file: RunFile) -> tuple[Model, Source, list[Excep
     model = Model(source.name, vocabulary(facts, source, where), config.model.max_model_len or limit)
     errors = collected(
         lambda: check_weights(source, where),
+        lambda: require_plain_logits(facts, where),
         lambda: check_heads(facts, config.actors.tensor_parallel_size, file),
         lambda: _check_lengths(config, model, most, file),
     )

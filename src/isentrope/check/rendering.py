@@ -34,6 +34,16 @@ def doubts(row: Row, ids: Sequence[int], tokenizer: ModelTokenizer) -> Iterator[
         yield "the chat template does not begin the assistant's turn, so the model may go on with the user's"
 
 
+def require_template(row: Row, tokenizer: ModelTokenizer, where: str) -> None:
+    """Raise ConfigError if the prompt is a chat, and there is no template for it."""
+    if not isinstance(row.prompt, str) and not tokenizer.chat_template:
+        raise ConfigError(
+            f"the prompts are chats ({row.where}), and the model's tokenizer has no chat template",
+            where=where,
+            fix="take a model for chats, set model.chat_template, or give the prompts as text",
+        )
+
+
 def check_vocabulary(row: Row, ids: Sequence[int], vocab_size: int, where: str) -> None:
     """Raise ConfigError if the prompt has tokens that the model does not know."""
     if max(ids) >= vocab_size:

@@ -23,6 +23,9 @@ OBJECT_STORE_BYTES = 80 << 20
 
 CONNECT_S = 10.0
 
+MIN_GPUS = 2
+"""GPUs of the smallest run: one actor and one rank."""
+
 MAX_FOLDER = 40
 """Maximum bytes of its temporary folder's path: Ray's sockets add 66, and the kernel allows 107."""
 
@@ -114,8 +117,10 @@ def require_gpus(resources: Resources, config: Config) -> None:
     actors, ranks = config.actors, config.learner.ranks
     needed = actors.count * actors.tensor_parallel_size + ranks
     if resources.local and not resources.cpu_only and needed > resources.gpus:
+        lower = "lower actors.count, actors.tensor_parallel_size or learner.ranks"
+        alone = "actors and learner need GPUs of their own: take a machine with two, or CUDA_VISIBLE_DEVICES= for none"
         raise ConfigError(
             f"{actors.count} actors of {actors.tensor_parallel_size} and {ranks} ranks need {needed} GPUs, there are "
             f"{resources.gpus}",
-            fix="lower actors.count, actors.tensor_parallel_size or learner.ranks",
+            fix=lower if needed > MIN_GPUS else alone,
         )

@@ -63,6 +63,14 @@ def test_of_many_prompts_only_a_sample_and_the_suspects_are_tokenized(
     assert "1,001 have at most 60" in measured.sentence(60)
 
 
+def test_the_middle_is_that_of_all_prompts_although_the_longest_are_looked_at_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lengths, "SAMPLE", 40)
+    measured = measure(_prompts(folder, [10] * 300 + [70] * 200), Letters(), 30, _quiet)
+    assert len(measured.rows) > 200 and "half of them at most 10 " in measured.sentence(30)
+
+
 def test_when_time_is_over_the_rest_is_counted_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lengths, "SECONDS", -1.0)
     prompts = _prompts(folder, [30] * 600)
@@ -70,6 +78,7 @@ def test_when_time_is_over_the_rest_is_counted_and_said(folder: Path, monkeypatc
     measured = measure(prompts, Letters(), 30 + SPECIAL_TOKENS // 2, told.append)
     assert 0 < len(measured.rows) < 600 and measured.unsure == 600 - len(measured.rows)
     assert told == [f"lengths: {len(measured.rows)} of 600 prompts"]
+    assert "at least 256 have at most 38" in measured.sentence(38)
     (note,) = require_room(prompts, measured, 38, skip=False)
     assert f"{measured.unsure} long prompts were not tokenized" in note
 

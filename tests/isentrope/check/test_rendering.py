@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from isentrope.check.rendering import HEAD, TAIL, check_vocabulary, doubts, shown
+from isentrope.check.rendering import HEAD, TAIL, check_vocabulary, doubts, require_template, shown
 from isentrope.errors import ConfigError
 from isentrope.rollout.data.prompts import encode
 from isentrope.rollout.data.rows import Messages, Row
@@ -69,6 +69,13 @@ def test_what_is_unusual_is_said(prompt: str | Messages, form: str, template: st
 
 def test_a_usual_text_has_no_note() -> None:
     assert _notes("one two", _tokenizer()) == []
+
+
+def test_a_chat_needs_a_template() -> None:
+    require_template(_row("one"), _tokenizer(), "run.toml:3")
+    require_template(_row(CHAT), _tokenizer(template=TURN), "run.toml:3")
+    with pytest.raises(ConfigError, match="has no chat template"):
+        require_template(_row(CHAT), _tokenizer(), "run.toml:3")
 
 
 def test_a_token_that_the_model_does_not_know_is_an_error() -> None:

@@ -20,6 +20,11 @@ def test_machine_with_too_few_gpus_is_refused_with_the_numbers(config: Config) -
         require_gpus(Resources(gpus=7, nodes=1, local=True), config)
 
 
+def test_one_gpu_is_too_few_for_the_smallest_run_and_the_advice_can_be_followed(run_file: Path) -> None:
+    with pytest.raises(ConfigError, match="take a machine with two"):
+        require_gpus(Resources(gpus=1, nodes=1, local=True), load(run_file)[0])
+
+
 @pytest.mark.parametrize(
     "resources",
     [
