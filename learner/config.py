@@ -28,6 +28,48 @@ class StalenessConfig(Section):
         return self.max_lag if self.token_max_lag is None else self.token_max_lag
 
 
+class AlarmsConfig(Section):
+    """`[learner.alarms]`: bounds on what each batch measures. A batch beyond one is an alarm: on the console, in the
+    learner's log, in `metrics.jsonl`, `summary.json`, the report and `isentrope status`. Each bound is the alarm of
+    its name, and 0 turns it off."""
+
+    action: Literal["warn", "stop"] = "warn"
+    """`warn`: the run goes on. `stop`: it writes a checkpoint and ends with exit code 79; the same command continues
+    it, and an alarm that stays on does not end it again."""
+    logp_gap: Annotated[float, Field(ge=0)] | None = None
+    """Mean absolute difference in nats between the log-probabilities of engine and learner, over tokens of the newest
+    version; unset: 0.002 in float32 and 0.05 in bfloat16. Too low and rounding is an alarm; too high and the run may
+    train on what an engine with other weights, or another formula, has sampled."""
+    ratio_max: Annotated[float, Field(ge=0)] = 50.0
+    """Largest ratio of a batch. Too low and one rare token is an alarm; too high and a policy that has broken goes
+    unnoticed."""
+    kl_old: Annotated[float, Field(ge=0)] = 0.1
+    """Divergence in nats per token between the policy during a batch's updates and before them. Too low and large
+    but sound steps are an alarm; too high and a policy that has broken goes unnoticed."""
+    entropy_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Entropy as a share of the first batch's, below which it has collapsed. Too low tells it when nothing is left to
+    explore; too high is an alarm where a task simply has one answer."""
+    no_signal: Annotated[int, Field(ge=0)] = 5
+    """Batches in a row in which every advantage is 0 or no group was left, so that nothing can be learned; more are
+    an alarm. Too low and a few hard batches are one; too high and a run spends its time on nothing."""
+    failed: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the groups, or of the responses, of the last `window` batches that failed: in the engine, in the
+    reward, in the environment, or as a record. Too low and a passing fault is an alarm; too high and training goes on
+    with the easiest part of the data."""
+    retired: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Share of the groups of the last `window` batches that were generated and replaced: as too old, or as of one
+    outcome. Too low is an alarm where a filter works as it should; too high hides that most work is thrown away."""
+    truncated: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of a batch's responses that the length limit ended. Too low is an alarm for a long tail; too high hides
+    that most answers are cut off and count as wrong."""
+    at_bound: Annotated[int, Field(ge=0)] = 20
+    """Batches in a row that a controller's value stays at its `low` or `high`; more are an alarm. Too low and its way
+    to the target is one; too high hides that it cannot reach the target."""
+    window: PositiveInt = 10
+    """Batches over which `failed` and `retired` are taken. Too few and one bad batch is an alarm; too many tell it
+    late."""
+
+
 class LearnerConfig(Section):
     """`[learner]`: the method, how a batch is trained, and what is kept of the run."""
 
@@ -95,6 +137,8 @@ class LearnerConfig(Section):
     compiles or writes; too high notices a dead rank late."""
     staleness: StalenessConfig = StalenessConfig()
     """Bounds on the age of tokens."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """Bounds on what a batch measures, and what happens beyond them."""
     objective: dict[str, object] = Field(default_factory=dict)
     """Stages and their keys, `[learner.objective.*]`, put over the presets of `method`; see the stages."""
     tensorboard: bool = False

@@ -58,6 +58,69 @@ class EntropyLaw(JsonRecord):
     """Batches that were fitted."""
 
 
+class BatchTime(JsonRecord):
+    """Time at which a batch was trained, and the learner's time since the line before, by activity."""
+
+    at: float
+    """Time at which the line was written, seconds of Unix time."""
+    seconds_total: float
+    """Seconds since this learner began."""
+    wait_s: float
+    """Seconds in which groups were waited for."""
+    stats_s: float
+    """Seconds of the statistics before the first update."""
+    update_s: float
+    """Seconds of the updates."""
+    publish_s: float
+    """Seconds in which weights were published, with the barrier of on-policy mode."""
+    evaluate_s: float
+    """Seconds of an evaluation on held-out prompts."""
+    checkpoint_s: float
+    """Seconds in which a checkpoint was written."""
+    tokens_per_second: float
+    """Trained tokens of the batch by the seconds since the line before."""
+
+
+class BatchProcess(JsonRecord):
+    """Values that depend on the processes and their speed; equal runs may differ in them."""
+
+    ready_groups: int
+    """Complete groups that waited for training when the batch was done."""
+    idle_s: float
+    """Seconds that this learner has waited for batches so far."""
+    reward_drawn: float | None = None
+    """Mean reward of this batch and of all groups that were replaced for their outcome since the one before; absent
+    without such a filter."""
+    pass_rate_drawn: float | None = None
+    """Pass rate of the same responses; absent without such a filter, and where rewards are graded."""
+    actors: int
+    """Rollout actors that generate."""
+
+
+class RaisedAlarm(JsonRecord):
+    """A measurement of one batch that is beyond its bound."""
+
+    value: float
+    """Value that was measured."""
+    bound: float
+    """Bound in force, a key of `[learner.alarms]`."""
+
+
+class AlarmFigures(JsonRecord):
+    """One alarm over a whole run."""
+
+    first: int
+    """First batch in alarm."""
+    last: int
+    """Last batch in alarm."""
+    batches: int
+    """Batches in alarm."""
+    worst: float
+    """Value farthest beyond its bound."""
+    bound: float
+    """Bound in force when that was measured."""
+
+
 class Measures(JsonRecord):
     """Measures of the objective's stages and monitors beyond the headlines of a line.
 
@@ -87,6 +150,9 @@ class Measures(JsonRecord):
     """Largest ratio of the learner's probability of a token to that of the engine that sampled it."""
     importance_effective: float
     """Effective share of the tokens under these ratios w: (sum w)^2 / (tokens sum w^2)."""
+    logp_gap_fresh: float | None = None
+    """Mean absolute difference between the log-probabilities of learner and engine over tokens of the newest version,
+    nats; absent if there is none."""
     kl_rollout: float
     """Divergence of the learner's policy from the engine's in nats per token, k3 estimate; 0 if they agree."""
     kl_rollout_k1: float
@@ -128,5 +194,7 @@ class Measures(JsonRecord):
     """Part of the loss that the entropy term makes, mean of the updates; 0 without one."""
     control: dict[str, float] | None = None
     """Value that each controller sets, by kind."""
+    control_at_bound: tuple[str, ...] | None = None
+    """Controllers whose value is at a bound beyond which they would go on; absent if none is."""
     entropy_law: EntropyLaw | None = None
     """The entropy law so far; absent in the first batches, which are too few for a line."""

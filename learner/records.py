@@ -7,7 +7,16 @@ from typing import Literal, Self
 
 from isentrope.errors import IsentropeError
 from isentrope.learner.json_files import FileRecord, JsonRecord
-from isentrope.learner.measures import EntropyHistogram, EntropyLaw, FunctionReward, Measures
+from isentrope.learner.measures import (
+    AlarmFigures,
+    BatchProcess,
+    BatchTime,
+    EntropyHistogram,
+    EntropyLaw,
+    FunctionReward,
+    Measures,
+    RaisedAlarm,
+)
 
 
 class Outcome(FileRecord):
@@ -124,45 +133,6 @@ class RunRecord(FileRecord):
     """True if a broker on another host may have no password."""
 
 
-class BatchTime(JsonRecord):
-    """Time at which a batch was trained, and the learner's time since the line before, by activity."""
-
-    at: float
-    """Time at which the line was written, seconds of Unix time."""
-    seconds_total: float
-    """Seconds since this learner began."""
-    wait_s: float
-    """Seconds in which groups were waited for."""
-    stats_s: float
-    """Seconds of the statistics before the first update."""
-    update_s: float
-    """Seconds of the updates."""
-    publish_s: float
-    """Seconds in which weights were published, with the barrier of on-policy mode."""
-    evaluate_s: float
-    """Seconds of an evaluation on held-out prompts."""
-    checkpoint_s: float
-    """Seconds in which a checkpoint was written."""
-    tokens_per_second: float
-    """Trained tokens of the batch by the seconds since the line before."""
-
-
-class BatchProcess(JsonRecord):
-    """Values that depend on the processes and their speed; equal runs may differ in them."""
-
-    ready_groups: int
-    """Complete groups that waited for training when the batch was done."""
-    idle_s: float
-    """Seconds that this learner has waited for batches so far."""
-    reward_drawn: float | None = None
-    """Mean reward of this batch and of all groups that were replaced for their outcome since the one before; absent
-    without such a filter."""
-    pass_rate_drawn: float | None = None
-    """Pass rate of the same responses; absent without such a filter, and where rewards are graded."""
-    actors: int
-    """Rollout actors that generate."""
-
-
 class Untrained(JsonRecord):
     """Responses that were asked for and did not train, since the line before.
 
@@ -266,6 +236,9 @@ class BatchRow(FileRecord):
     """Values that depend on the processes."""
     version: int
     """Newest published version of the weights after the batch."""
+    alarms: dict[str, RaisedAlarm] | None = None
+    """Alarms that are on, by their key of `[learner.alarms]`: the measured `value` and its `bound`; absent if none
+    is."""
     time: BatchTime
     """Time by activity."""
 
@@ -326,6 +299,18 @@ class SampleRow(FileRecord):
     """True if the response is correct by `data.correct`; absent where rewards are graded."""
 
 
+class Notice(FileRecord):
+    """One warning of the learner, which the command shows too: a line of `notices.jsonl`. Written by rank 0 of the
+    learner; of warnings that differ in numbers only, the first of each start."""
+
+    FILE = "notices.jsonl"
+
+    at: float
+    """Time of the warning, seconds of Unix time."""
+    text: str
+    """The warning."""
+
+
 class Summary(FileRecord):
     """A run in a few numbers: `summary.json`. Written with the report, by the command that runs. null: not known,
     because a part of the run has not happened yet or left no record."""
@@ -376,6 +361,9 @@ class Summary(FileRecord):
     """Largest age in batches of the version that generated a trained token."""
     logp_gap_first: float | None
     """Mean absolute difference between the log-probabilities of learner and engine in the first batch, nats."""
+    alarms: dict[str, AlarmFigures]
+    """Alarms that were on at any time, by their key of `[learner.alarms]`: the `first` and the `last` batch in alarm,
+    the number of `batches` in alarm, the `worst` value and its `bound`."""
     seconds_total: float | None
     """Seconds from the start of the newest command to the learner's end."""
     seconds_startup: float | None
@@ -388,5 +376,5 @@ class Summary(FileRecord):
     """Versions of this program, of Python and of the libraries that matter, by name."""
 
 
-FILES: tuple[type[FileRecord], ...] = (Outcome, RunRecord, BatchRow, EvalRow, SampleRow, Summary)
+FILES: tuple[type[FileRecord], ...] = (Outcome, RunRecord, BatchRow, EvalRow, SampleRow, Notice, Summary)
 """Every file of a run folder that holds records."""

@@ -157,6 +157,8 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
             "groups_all_correct": _mean((right == size) / size) * _groups_factor(size),
             "groups_all_wrong": _mean((right == 0) / size) * _groups_factor(size),
         }
+    if len(fresh := (statistics.logp - batch.logp_rollout)[mask & (batch.lag == 0)]):
+        metrics["logp_gap_fresh"] = _mean(fresh.abs())
     if batch.logp_ref is not None:
         x = (statistics.logp - batch.logp_ref)[mask].double()
         metrics |= {"kl_ref": _mean(x), "kl_ref_k3": _mean((-x).exp() - 1 + x)}

@@ -23,6 +23,7 @@ from isentrope.learner.objective.dimensions import AUX_SETS, KlKeys
 from isentrope.learner.objective.schema import Stage
 from isentrope.learner.objective.stages import advantage as advantages
 from isentrope.learner.objective.stages import kl
+from isentrope.learner.objective.stages.control import limits
 
 Scope = dict[str, Any]
 Overrides = Mapping[str, Mapping[str, float]]
@@ -184,6 +185,14 @@ class Objective:
         now becomes the reference, with a fresh optimizer."""
         stepped: Mapping[str, float] = self.reset({"state": state.get("reset", {}), "score": score, "batch": batch})
         return ({**state, "reset": stepped}, bool(stepped["reset"])) if stepped else (state, False)
+
+    def at_bound(self, state: ControllerStates) -> tuple[str, ...]:
+        """Return the controllers whose value is at a bound beyond which they would go on, by kind."""
+        return tuple(
+            stage.kind.name
+            for stage in self.control
+            if state[stage.kind.name].get("value") in limits(stage.kind.function, stage.params)
+        )
 
     @property
     def refill(self) -> int:

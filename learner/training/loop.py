@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from isentrope.errors import FencedError, InternalError, IsentropeError
+from isentrope.errors import AlarmError, FencedError, InternalError, IsentropeError
 from isentrope.learner import json_files
 from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
@@ -31,12 +31,14 @@ from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.rules import inert
 from isentrope.learner.objective.run_facts import run_facts
 from isentrope.learner.records import Outcome
+from isentrope.learner.training.alarms import Alarms, bounds_in_force
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
 from isentrope.learner.training.evaluator import Evaluator
 from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.learner.training.job import LearnerJob
-from isentrope.learner.training.metrics import BatchLog, Draws, Surroundings, scalars
+from isentrope.learner.training.metrics import Accounts, BatchLog, Draws, Surroundings, scalars
+from isentrope.learner.training.notices import noticed
 from isentrope.learner.training.publisher import Publisher
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, open_sinks
@@ -64,7 +66,10 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
     """
     run: _Run | None = None
     try:
-        with closing(Broker.connect(job.url, job.spec.run, insecure=job.insecure)) as broker:
+        with (
+            noticed(Path(job.spec.output_dir)),
+            closing(Broker.connect(job.url, job.spec.run, insecure=job.insecure)) as broker,
+        ):
             run = _open(job, objective, rank_group, broker)
             ended = run.conduct()
     except FencedError:
@@ -134,10 +139,15 @@ class _Run:
         self._controllers = parts.start.state.controllers
         self._watch = Stopwatch()
         draws = Draws() if parts.objective.refill else None
-        untrained = UntrainedCounts(parts.start.state.ledger.retired)
-        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, draws, untrained)
+        accounts = Accounts(
+            draws,
+            UntrainedCounts(parts.start.state.ledger.retired),
+            Alarms(bounds_in_force(self._config.alarms, parts.job.spec.model.dtype), self._config.alarms.window),
+        )
+        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, accounts)
         self._correctness = correctness_of(parts.job.spec.data)
         self._nonfinite = 0
+        self._alarm: AlarmError | None = None
 
     def conduct(self) -> Outcome:
         """Run from the first published weights to the end."""
@@ -147,7 +157,8 @@ class _Run:
             finished = True
             while finished and self._batch < self._config.batches:
                 finished = self._train_next()
-            return self._end(finished)
+            outcome = self._end(finished)
+            return outcome if self._alarm is None else outcome.ended_by(self._alarm)
         finally:
             feeder.stop()
             for sink in self._parts.sinks:
@@ -203,7 +214,7 @@ class _Run:
     # --- one batch
 
     def _train_next(self) -> bool:
-        """Train one batch and do all that is due after it. False: an operator wants the run to stop."""
+        """Train one batch and do all that is due after it. False: an operator or an alarm ends the run."""
         feeder = self._parts.feeder
         with self._watch("wait_s"):
             ready = self._await_batch()
@@ -230,7 +241,13 @@ class _Run:
             self._publish()
         actors = sum(actor.state is ActorStage.SERVING for actor in feeder.actors())
         version = self._parts.publisher.newest.version
-        self._log.write(ragged, facts, Surroundings(ready.record.mode, intake, version, actors, self._rewards(ready)))
+        around = Surroundings(ready.record.mode, intake, version, actors, self._rewards(ready))
+        verdict = self._log.write(ragged, facts, around)
+        for text in verdict.said:
+            logger.warning(text)
+        if self._config.alarms.action == "stop" and verdict.error is not None:
+            self._alarm = verdict.error
+            return False
         if self._batch < self._config.batches:
             evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
             refreshed = evaluated and self._evaluate()

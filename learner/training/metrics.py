@@ -12,9 +12,10 @@ import numpy as np
 from isentrope.learner.intake.feeder import FeederStatus
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
-from isentrope.learner.measures import FunctionReward
+from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward
 from isentrope.learner.objective.monitors import batch_metrics, update_metrics
-from isentrope.learner.records import BatchProcess, BatchRow, BatchTime
+from isentrope.learner.records import BatchRow
+from isentrope.learner.training.alarms import Alarms, Verdict
 from isentrope.learner.training.deepspeed_engine import UpdateFacts
 from isentrope.learner.training.entropy_law import RunningFit
 from isentrope.learner.training.journal import Journal
@@ -41,47 +42,55 @@ class Surroundings:
     """Values of each reward function over the batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """State that goes on from line to line."""
+
+    draws: "Draws | None"
+    """None where no group is replaced for its outcome."""
+    untrained: UntrainedCounts
+    alarms: Alarms
+
+
 class BatchLog:
     """Writer of a line for each batch to `metrics.jsonl`, and of its numbers to the sinks."""
 
-    def __init__(
-        self,
-        folder: Path,
-        sinks: Sequence[Sink],
-        watch: Stopwatch,
-        draws: "Draws | None",
-        untrained: UntrainedCounts,
-    ) -> None:
-        """Continue `metrics.jsonl`; `draws` is None where no group is replaced for its outcome."""
+    def __init__(self, folder: Path, sinks: Sequence[Sink], watch: Stopwatch, accounts: "Accounts") -> None:
+        """Continue `metrics.jsonl`."""
         self._journal = Journal(folder, BatchRow)
         self._sinks = sinks
         self._watch = watch
-        self._draws = draws
-        self._untrained = untrained
+        self._accounts = accounts
         self._law = RunningFit([], None)
         self._row_at_s = 0.0
 
     def rewind(self, batch: int, refreshed_at: int | None) -> None:
         """Remove lines of later batches, -1: all; the reference was last refreshed after batch `refreshed_at`."""
         self._journal.rewind(batch)
-        self._law = RunningFit(self._journal.rows(), refreshed_at)
+        rows = self._journal.rows()
+        self._law = RunningFit(rows, refreshed_at)
+        for row in rows:
+            self._accounts.alarms.add(row)
 
     def restart_law(self) -> None:
         """Fit only later batches, because the reference was refreshed."""
         self._law.restart()
 
-    def write(self, ragged: RaggedBatch, facts: BatchFacts, around: Surroundings) -> None:
-        """Write the line of a batch that was trained."""
+    def write(self, ragged: RaggedBatch, facts: BatchFacts, around: Surroundings) -> Verdict:
+        """Write the line of a batch that was trained; return its alarms."""
         measured = measure(ragged, facts)
-        drawn = self._draws.with_batch(measured, around.intake.replaced) if self._draws else Drawn()
+        drawn = self._accounts.draws.with_batch(measured, around.intake.replaced) if self._accounts.draws else Drawn()
         law = self._law.add(measured["entropy"], measured["reward"] if drawn.reward is None else drawn.reward)
         if law is not None:
             measured["entropy_law"] = law
-        measured["untrained"] = self._untrained.since(around.intake, ragged, facts)
+        measured["untrained"] = self._accounts.untrained.since(around.intake, ragged, facts)
         row = _row(measured, around, self._time(measured["tokens"]), drawn)
-        self._journal.append(row)
+        verdict = self._accounts.alarms.add(row)
+        self._journal.append(row.model_copy(update={"alarms": dict(verdict.raised) or None}))
+        switches = {f"alarm/{name}": float(name in verdict.raised) for name in self._accounts.alarms.bounds}
         for sink in self._sinks:
-            sink.write(row.batch, scalars(row.to_json()))
+            sink.write(row.batch, scalars(row.to_json()) | switches)
+        return verdict
 
     def _time(self, tokens: int) -> BatchTime:
         now, spent = self._watch.total_s, self._watch.take()
@@ -102,6 +111,8 @@ class BatchLog:
 def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
     """Return, by name, the metrics of a trained batch that depend on the trained data only."""
     measured = batch_metrics(facts.batch, facts.prepared) | _updates(facts.updates)
+    if facts.at_bound:
+        measured["control_at_bound"] = facts.at_bound
     if facts.state:
         measured["control"] = {kind: numbers["value"] for kind, numbers in facts.state.items() if "value" in numbers}
     lag = ragged.lag[ragged.mask]

@@ -53,6 +53,8 @@ class BatchFacts:
     """State of the objective's controllers after the batch."""
     statistics_s: float
     updates_s: float
+    at_bound: tuple[str, ...] = ()
+    """Controllers whose value is at a bound beyond which they would go on."""
 
     @property
     def applied(self) -> int:
@@ -115,7 +117,8 @@ class Trainer:
             if facts.applied:
                 state = self._objective.after_update(state, facts.sums, schedule.progress)
             updates.append(facts)
-        return BatchFacts(batch, prepared, tuple(updates), state, measured - began, time.monotonic() - measured)
+        updates_s, at_bound = time.monotonic() - measured, self._objective.at_bound(state)
+        return BatchFacts(batch, prepared, tuple(updates), state, measured - began, updates_s, at_bound)
 
     def _plan(self, ragged: RaggedBatch, schedule: Schedule) -> Plan:
         return make_plan(

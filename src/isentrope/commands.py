@@ -23,6 +23,7 @@ from isentrope.config import accept, load, load_with_errors
 from isentrope.environment import set_defaults, variable
 from isentrope.errors import (
     AccessError,
+    AlarmError,
     ConfigError,
     DataError,
     FencedError,
@@ -69,6 +70,7 @@ _BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
         FencedError,
         AccessError,
         StalledError,
+        AlarmError,
     )
 }
 

@@ -46,6 +46,7 @@ MAY_CHANGE: Collection[str] = frozenset(
         "learner.start_timeout_s",
         "learner.stall_timeout_s",
         "learner.collective_timeout_s",
+        "learner.alarms",
         "learner.tensorboard",
         "learner.prometheus_port",
     }

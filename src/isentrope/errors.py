@@ -13,7 +13,8 @@ IsentropeError                    exit code
   ├─ StorageError (OSError)              74  disk full, checkpoint or weights unreadable
   ├─ FencedError (RuntimeError)          75  a newer learner took over; do not restart
   ├─ AccessError (PermissionError)       77  password, access rules, TLS
-  └─ StalledError (TimeoutError)         78  a wait passed its deadline; names the cause
+  ├─ StalledError (TimeoutError)         78  a wait passed its deadline; names the cause
+  └─ AlarmError (RuntimeError)           79  an alarm ended the run, as `learner.alarms.action` asks
 
 Each says what was given, where, and what to do. They are printed as three lines without a traceback, and can be
 pickled between processes.
@@ -127,6 +128,12 @@ class StalledError(IsentropeError, TimeoutError):
     """No progress for longer than the deadline; the message names what was waited for."""
 
     exit_code = 78
+
+
+class AlarmError(IsentropeError, RuntimeError):
+    """A measurement beyond its bound in a run whose `learner.alarms.action` is `stop`; a checkpoint was written."""
+
+    exit_code = 79
 
 
 _REQUIREMENTS = {

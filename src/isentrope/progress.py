@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 
 from isentrope.learner import json_files
-from isentrope.learner.records import BatchRow
+from isentrope.learner.json_files import FileRecord
+from isentrope.learner.records import BatchRow, EvalRow
+
+F = TypeVar("F", bound=FileRecord)
 
 PLAIN_INTERVAL_S = 15.0
 """Without a terminal: seconds between two lines about the same wait."""
@@ -22,14 +25,15 @@ PLAIN_INTERVAL_S = 15.0
 HEADER_EVERY = 20
 
 
-class Tail:
-    """New lines of `metrics.jsonl`, as they are written. A resumed learner replaces the file by a shorter one."""
+class Tail(Generic[F]):
+    """New lines of a file of a run folder, as they are written. A resumed learner may replace it by a shorter one."""
 
-    def __init__(self, folder: Path, *, from_end: bool) -> None:
-        self._path = folder / BatchRow.FILE
+    def __init__(self, folder: Path, kind: type[F], *, from_end: bool) -> None:
+        self._kind = kind
+        self._path = folder / kind.FILE
         self._offset = self._path.stat().st_size if from_end and self._path.exists() else 0
 
-    def read(self) -> Iterator[BatchRow]:
+    def read(self) -> Iterator[F]:
         """Yield the lines that were finished since the last call."""
         if not self._path.exists():
             return
@@ -42,7 +46,7 @@ class Tail:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield json_files.parse(line, BatchRow)
+                yield json_files.parse(line, self._kind)
 
 
 class Progress(Protocol):
@@ -50,6 +54,9 @@ class Progress(Protocol):
 
     def batch(self, line: BatchRow, batches: int) -> None:
         """Show a batch that was trained."""
+
+    def evaluation(self, line: EvalRow) -> None:
+        """Show an evaluation."""
 
     def waiting(self, waits: Sequence[str]) -> None:
         """Show what happens, or is waited for, now."""
@@ -91,6 +98,11 @@ class Shown:
             highlight=False,
         )
         self._last = ("", time.monotonic())
+
+    def evaluation(self, line: EvalRow) -> None:
+        """Show an evaluation."""
+        solved = "".join(f", pass@{k} {share:.3f}" for k, share in line.pass_at.items())
+        self.note(f"evaluation after batch {line.batch}: reward {line.reward:.3f}{solved}, {line.prompts} prompts")
 
     def waiting(self, waits: Sequence[str]) -> None:
         """Show what happens, or is waited for, now."""

@@ -9,7 +9,9 @@ from rich.table import Table
 from isentrope import runfolder
 from isentrope.errors import IsentropeError
 from isentrope.learner import json_files
+from isentrope.learner.measures import AlarmFigures
 from isentrope.learner.records import BatchRow, Outcome
+from isentrope.learner.training.alarms import figures, sentences
 from isentrope.progress import Tail
 from isentrope.report import REPORT
 from isentrope.rollout.broker.run_view import ActorState, RunView
@@ -46,6 +48,8 @@ class Status(BaseModel):
     batches: int
     """Batches to train."""
     last_batch: BatchRow | None
+    alarms: dict[str, AlarmFigures]
+    """Alarms that were on at any time, by their key of `[learner.alarms]`."""
     outcome: Outcome | None
     live: Live | None
     """None: the broker cannot be reached, or no learner has opened the run."""
@@ -58,7 +62,7 @@ class Status(BaseModel):
 def read_status(folder: Path) -> Status:
     """Return the status of the run in `folder`; RunFolderError if there is none."""
     record = runfolder.read_record(folder)
-    rows = list(Tail(folder, from_end=False).read())
+    rows = list(Tail(folder, BatchRow, from_end=False).read())
     live, unreachable = None, ""
     try:
         view = runfolder.open_view(record, deadline_s=DEADLINE_S)
@@ -72,6 +76,7 @@ def read_status(folder: Path) -> Status:
         command_alive=runfolder.is_held(folder),
         batches=record.batches,
         last_batch=rows[-1] if rows else None,
+        alarms=figures(rows),
         outcome=json_files.read(folder, Outcome),
         live=live,
         unreachable=unreachable,
@@ -89,6 +94,8 @@ def show(status: Status, console: Console) -> None:
             f"lag {last.lag_mean:.1f}, {last.time.tokens_per_second:,.0f} tokens/s",
             highlight=False,
         )
+    for sentence in sentences(status.alarms):
+        console.print(sentence, highlight=False, markup=False, style="yellow")
     if status.outcome is not None and not status.command_alive:
         if status.report:
             console.print(f"report: {status.report}", highlight=False, markup=False, soft_wrap=True)

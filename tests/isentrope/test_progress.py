@@ -11,7 +11,7 @@ from rich.console import Console
 from run_records import make_row
 
 from isentrope import progress
-from isentrope.learner.records import BatchRow
+from isentrope.learner.records import BatchRow, EvalRow
 from isentrope.progress import Shown, Tail
 
 
@@ -26,7 +26,7 @@ def test_line_is_read_once_however_the_file_grows(
     folder = tmp_path_factory.mktemp("run")
     path = folder / BatchRow.FILE
     text = b"".join(_line(batch) for batch in range(1, count + 1))
-    tail, seen, written = Tail(folder, from_end=False), [], 0
+    tail, seen, written = Tail(folder, BatchRow, from_end=False), [], 0
     for cut in [*sorted(cuts), len(text)]:
         with path.open("ab") as file:
             file.write(text[written:cut])
@@ -43,7 +43,7 @@ def test_rewound_file_is_read_on_from_whole_lines(
     folder = tmp_path_factory.mktemp("run")
     path = folder / BatchRow.FILE
     path.write_bytes(b"".join(_line(batch) for batch in range(before)))
-    tail = Tail(folder, from_end=True)
+    tail = Tail(folder, BatchRow, from_end=True)
     kept = min(kept, before)
     again = [_line(batch + 1_000_000) for batch in range(after)]
     path.write_bytes(b"".join(_line(batch) for batch in range(kept)) + b"".join(again))
@@ -52,7 +52,7 @@ def test_rewound_file_is_read_on_from_whole_lines(
 
 
 def test_file_that_is_not_there_yet_has_no_lines(tmp_path: Path) -> None:
-    assert list(Tail(tmp_path, from_end=True).read()) == []
+    assert list(Tail(tmp_path, BatchRow, from_end=True).read()) == []
 
 
 def _shown() -> tuple[Shown, io.StringIO]:
@@ -67,6 +67,25 @@ def test_batch_is_one_line_with_what_matters() -> None:
     header, line = out.getvalue().splitlines()
     assert header.split() == ["batch", "reward", "entropy", "lag", "tokens/s", "mode"]
     assert line.split() == ["7/80", "0.500", "0.250", "1.0", "1,234", "async"]
+
+
+def test_evaluation_is_one_line_with_every_k() -> None:
+    shown, out = _shown()
+    line = EvalRow(
+        batch=20,
+        version=1,
+        name="heldout",
+        prompts=200,
+        samples=8,
+        pass_at={1: 0.5125, 8: 0.961},
+        reward=0.5,
+        rewards={},
+        length_mean=9.0,
+        truncated=0.0,
+    )
+    with shown:
+        shown.evaluation(line)
+    assert out.getvalue() == "  evaluation after batch 20: reward 0.500, pass@1 0.512, pass@8 0.961, 200 prompts\n"
 
 
 def test_same_wait_is_told_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:

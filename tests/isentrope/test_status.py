@@ -15,6 +15,7 @@ from wire_records import ASYNC, make_actor_port, make_spec, make_weights
 from isentrope import commands, report, runfolder
 from isentrope.errors import ConfigError, RewardError, UnreachableError
 from isentrope.learner import json_files
+from isentrope.learner.measures import RaisedAlarm
 from isentrope.learner.records import BatchRow
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -73,6 +74,15 @@ def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPor
     text = _text(status)
     assert "batch 4 of 10: reward 0.500, entropy 0.250" in text
     assert f"{status.live.counters['issued']:,} issued" in text and "box 7" in text and "1.0" in text
+
+
+def test_alarms_of_the_whole_run_are_shown(folder: Path) -> None:
+    raised = {"ratio_max": RaisedAlarm(value=1476.0, bound=100.0)}
+    rows = [make_row(1), make_row(2, alarms=raised), make_row(3)]
+    (folder / BatchRow.FILE).write_text("".join(json.dumps(row.to_json()) + "\n" for row in rows))
+    status = read_status(folder)
+    assert {name: (each.first, each.batches) for name, each in status.alarms.items()} == {"ratio_max": (2, 1)}
+    assert "Alarm in 1 batch, first in batch 2: at worst the largest ratio is 1.48e+03" in _text(status)
 
 
 def test_json_holds_the_same_as_the_record(folder: Path, learner: LearnerPort) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from isentrope.learner.measures import FunctionReward, Measures
-from isentrope.learner.records import RUN_SCHEMA, BatchProcess, BatchRow, BatchTime, Outcome, RunRecord, Untrained
+from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, Measures
+from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord, Untrained
 
 MEASURES = Measures(
     groups_same_reward=0.5,

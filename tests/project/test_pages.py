@@ -24,7 +24,16 @@ PAGES = sorted(
 """Each once: the links of `src/isentrope` lead to the four folders."""
 
 ELSEWHERE = {
-    *("manifest.json", "metrics.jsonl", "eval.jsonl", "samples.jsonl", "outcome.json", "run.json", "state.json"),
+    *(
+        "manifest.json",
+        "metrics.jsonl",
+        "notices.jsonl",
+        "eval.jsonl",
+        "samples.jsonl",
+        "outcome.json",
+        "run.json",
+        "state.json",
+    ),
     *("summary.json", "report.html", "learner-0.log"),
     *("rewards.py", "run.toml", "train.jsonl"),
     "transports/rollouts/types.py",

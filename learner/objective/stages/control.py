@@ -14,6 +14,16 @@ from isentrope.learner.objective.schema import Count, Finite, Fraction, NonNegat
 ControllerState = Mapping[str, float]
 
 
+def limits(function: object, keys: Mapping[str, object]) -> tuple[object, ...]:
+    """Return the values at which a controller would go on and cannot.
+
+    A coefficient of 0 and a weight of 1 act on nothing: that is where a controller rests, and not such a value.
+    """
+    if function is positive_weight:
+        return (0.0,)
+    return tuple(keys[name] for name in ("low", "high") if keys.get(name))
+
+
 def entropy_step(
     state: ControllerState,
     sampled_entropy: float,

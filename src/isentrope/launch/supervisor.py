@@ -15,7 +15,7 @@ from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
 from isentrope.learner import json_files
-from isentrope.learner.records import Outcome
+from isentrope.learner.records import BatchRow, EvalRow, Notice, Outcome
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
@@ -54,7 +54,10 @@ class Supervisor:
         self._run = run
         self._interrupts = interrupts
         self._progress = progress
-        self._tail = Tail(Path(run.spec.output_dir), from_end=True)
+        folder = Path(run.spec.output_dir)
+        self._batches = Tail(folder, BatchRow, from_end=True)
+        self._evaluations = Tail(folder, EvalRow, from_end=True)
+        self._notices = Tail(folder, Notice, from_end=True)
         self._started = time.monotonic()
         self._stop_sent = False
         self._incarnation = 0
@@ -64,7 +67,7 @@ class Supervisor:
         run = self._run
         while not run.learner.has_ended:
             shown = self._look()
-            self._show_batches()
+            self._show_lines()
             if shown is not None:
                 if self._interrupts.asked and shown.control is None:
                     return Outcome.of_nothing("nothing was trained yet")
@@ -72,7 +75,7 @@ class Supervisor:
                     self._stop()
                 self._tend(shown)
             time.sleep(INTERVAL_S)
-        self._show_batches()
+        self._show_lines()
         outcome = json_files.read(Path(run.spec.output_dir), Outcome)
         if outcome is None:
             raise run.learner.failure()
@@ -138,9 +141,14 @@ class Supervisor:
             self._stop_sent = True
             self._progress.note("stopping: the learner writes a checkpoint; Ctrl-C again ends at once")
 
-    def _show_batches(self) -> None:
-        for line in self._tail.read():
-            self._progress.batch(line, self._run.config.learner.batches)
+    def _show_lines(self) -> None:
+        """Show what the learner has written since the last call."""
+        for batch in self._batches.read():
+            self._progress.batch(batch, self._run.config.learner.batches)
+        for notice in self._notices.read():
+            self._progress.note(f"warning: {notice.text}")
+        for evaluation in self._evaluations.read():
+            self._progress.evaluation(evaluation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from statistics import fmean
 import jinja2
 
 from isentrope.learner.records import BatchRow, Summary
+from isentrope.learner.training.alarms import sentences
 from isentrope.report.charts import charts
 from isentrope.report.contents import RunContents
 from isentrope.report.responses import SHADE_FULL_AT, pairs
@@ -38,7 +39,7 @@ def render(contents: RunContents, summary: Summary) -> str:
         name=contents.run.run if contents.run else "run",
         settings=_settings(summary),
         headline=_headline(summary),
-        trouble=_trouble(contents),
+        trouble=[*_trouble(contents), *sentences(summary.alarms)],
         tiles=list(_tiles(contents, summary)),
         charts=charts(contents),
         rewards=reward_lines(contents.batches),

@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from isentrope.learner.records import EvalRow, Summary
+from isentrope.learner.training.alarms import figures
 from isentrope.report.contents import RunContents
 from isentrope.report.windows import WINDOW
 
@@ -36,6 +37,7 @@ def summarise(contents: RunContents) -> Summary:
         tokens_trained=sum(line.tokens for line in batches),
         max_token_lag=max((line.lag_max for line in batches), default=None),
         logp_gap_first=batches[0].logp_gap_mean if batches else None,
+        alarms=figures(batches),
         **clocked(contents)._asdict(),
         versions=run.versions if run else {},
     )

@@ -5,10 +5,39 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from run_records import make_outcome, make_row
 
 from isentrope.config import load
 from isentrope.errors import UnreachableError
 from isentrope.launch.supervisor import Supervisor
+from isentrope.learner import json_files
+from isentrope.learner.records import BatchRow, Notice
+from isentrope.learner.training.journal import Journal
+
+
+def test_lines_of_the_learner_are_shown_once_and_its_warnings_below_their_batch(run_file: Path) -> None:
+    config, _ = load(run_file)
+    folder, shown = run_file.parent, list[str]()
+    started: Any = SimpleNamespace(
+        spec=SimpleNamespace(output_dir=str(folder)),
+        config=config,
+        view=SimpleNamespace(control=lambda: None, weights=lambda: None, actors=list[object], incarnation=lambda: 0),
+        actors=SimpleNamespace(leave=lambda within_s: None),
+    )
+    progress: Any = SimpleNamespace(
+        batch=lambda line, batches: shown.append(f"batch {line.batch}"),
+        note=shown.append,
+        evaluation=lambda line: shown.append(f"evaluation {line.batch}"),
+        waiting=lambda waits: None,
+    )
+    Journal(folder, Notice).append(Notice(at=1.0, text="of an earlier command"))
+    supervisor = Supervisor(started, SimpleNamespace(asked=False), progress)  # type: ignore[arg-type]
+    Journal(folder, BatchRow).append(make_row(1))
+    Journal(folder, Notice).append(Notice(at=2.0, text="100 % of it"))
+    json_files.write(folder, make_outcome())
+    started.learner = SimpleNamespace(has_ended=True)
+    supervisor.watch()
+    assert shown == ["batch 1", "warning: 100 % of it"]
 
 
 def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_actors(run_file: Path) -> None:

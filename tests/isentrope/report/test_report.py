@@ -14,7 +14,8 @@ import pytest
 from isentrope import report
 from isentrope.errors import StorageError
 from isentrope.learner import json_files
-from isentrope.learner.records import BatchRow, RunRecord, SampleRow
+from isentrope.learner.measures import RaisedAlarm
+from isentrope.learner.records import BatchRow, RunRecord, SampleRow, Summary
 from isentrope.learner.training.journal import Journal
 
 MakeRun = Callable[..., Path]
@@ -225,6 +226,24 @@ def test_a_run_that_did_not_finish_says_so_first(make_run: MakeRun, status: str,
     (folder / "outcome.json").write_text(json.dumps(outcome | {"what": "the disk is full"}))
     text = text_of(report.write(folder).read_text(encoding="utf-8"))
     assert said in text[: text.index("Does it learn?")]
+
+
+def test_alarms_are_in_the_box_at_the_top_and_in_the_summary(make_run: MakeRun) -> None:
+    folder = make_run(batches=12)
+    journal, rows = Journal(folder, BatchRow), list(json_files.read_lines(folder, BatchRow))
+    assert "Alarm" not in text_of(report.write(folder).read_text(encoding="utf-8"))
+    journal.rewind(-1)
+    for row in rows:
+        value = {9: 120.0, 11: 1476.0}.get(row.batch)
+        raised = None if value is None else {"ratio_max": RaisedAlarm(value=value, bound=100.0)}
+        journal.append(row.model_copy(update={"alarms": raised}))
+    page = report.write(folder).read_text(encoding="utf-8")
+    box = text_of(page.split('class="trouble"')[1].split("</div>")[0])
+    assert "Alarm in 2 batches, first in batch 9: at worst the largest ratio is 1.48e+03" in box
+    summary = json_files.read(folder, Summary)
+    assert summary is not None and summary.alarms.keys() == {"ratio_max"}
+    figures = summary.alarms["ratio_max"]
+    assert (figures.first, figures.last, figures.batches, figures.worst) == (9, 11, 2, 1476.0)
 
 
 def test_writing_again_gives_the_same_bytes(make_run: MakeRun) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from run_records import make_row
 
-from isentrope.learner.records import BatchProcess, BatchRow
+from isentrope.learner.measures import BatchProcess
+from isentrope.learner.records import BatchRow
 from isentrope.learner.training import entropy_law
 from isentrope.learner.training.entropy_law import FEWEST, RunningFit, pair_of
 from isentrope.learner.training.journal import Journal

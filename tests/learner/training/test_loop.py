@@ -281,6 +281,21 @@ def test_a_lost_rank_is_named_and_ends_the_others(new_run: Callable[..., Run]) -
     assert not (run.folder / "outcome.json").exists()
 
 
+def test_an_alarm_that_is_to_stop_the_run_saves_it_and_the_same_command_goes_on(new_run: Callable[..., Run]) -> None:
+    alarms = {"action": "stop", "ratio_max": 1e-6, "truncated": 0}  # of the toy model most responses are truncated
+    run = new_run(mode="on_policy", batches=3, checkpoint_every=100, alarms=alarms)
+    run.to_the_end()
+    assert (run.outcome["status"], run.outcome["exit_code"], run.outcome["batches"]) == ("error", 79, 1)
+    assert "the largest ratio" in run.outcome["what"] and "learner.alarms.ratio_max" in run.outcome["fix"]
+    assert (run.folder / "checkpoints" / "step-1-1").is_dir()
+    assert (control := run.view.control()) is not None and control.state is RunState.STOP
+    (notice,) = (each for each in rows(run.folder / "notices.jsonl") if "alarm in batch" in each["text"])
+    assert "alarm in batch 1: the largest ratio is 1, above" in notice["text"]
+    run.to_the_end()
+    assert (run.outcome["status"], [row["batch"] for row in run.rows]) == ("finished", [1, 2, 3])
+    assert all(row["alarms"].keys() == {"ratio_max"} for row in run.rows)
+
+
 def line_with(text: str, ranks: Launched) -> str:
     return next(line for line in ranks.text().splitlines() if text in line)
 

@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import filter as filter_names
 from pathlib import Path
@@ -14,11 +15,11 @@ from batches import objective_of, random_batch
 from pydantic import ValidationError
 from run_records import MEASURES, make_row
 from toy_batch import make_toy_rows, padded
-from toy_log import AROUND, written_row
+from toy_log import AROUND, make_accounts, make_alarms, written_row
 
 from isentrope.errors import ConfigError
 from isentrope.learner import json_files
-from isentrope.learner.config import LearnerConfig
+from isentrope.learner.config import AlarmsConfig, LearnerConfig
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.intake.retirement import length_bucket
@@ -30,7 +31,7 @@ from isentrope.learner.records import BatchRow
 from isentrope.learner.training import entropy_law
 from isentrope.learner.training.deepspeed_engine import UpdateFacts
 from isentrope.learner.training.journal import Journal
-from isentrope.learner.training.metrics import BatchLog, Drawn, Draws, scalars
+from isentrope.learner.training.metrics import Accounts, BatchLog, Drawn, Draws, scalars
 from isentrope.learner.training.sinks import Prometheus, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
@@ -98,6 +99,8 @@ def test_all_that_objectives_measure_is_declared_and_all_that_is_declared_is_mea
     for number, method in enumerate(method_names()):
         facts = facts_of(objective_of(method), random_batch(seed=number, dtype=torch.float32), True)
         found |= written_row(tmp_path, RAGGED, facts).objective.model_fields_set
+    bound = replace(facts, at_bound=("entropy_pi",))
+    found |= written_row(tmp_path, RAGGED, bound).objective.model_fields_set
     law = make_row(objective=dict(MEASURES) | {"entropy_law": entropy_law.fit([0.1, 0.2, 0.3], [0.3, 0.2, 0.1])})
     found |= law.objective.model_fields_set
     assert Measures.model_fields.keys() <= found
@@ -106,7 +109,7 @@ def test_all_that_objectives_measure_is_declared_and_all_that_is_declared_is_mea
 
 
 def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path) -> None:
-    log = BatchLog(tmp_path, [], Stopwatch(), None, UntrainedCounts({}))
+    log = BatchLog(tmp_path, [], Stopwatch(), make_accounts())
     for number in range(entropy_law.FEWEST):
         facts = facts_of(objective_of("grpo"), random_batch(seed=number, dtype=torch.float32), True)
         log.write(replace(RAGGED, number=number), facts, AROUND)
@@ -114,6 +117,52 @@ def test_the_law_stands_in_the_line_once_there_are_enough_batches(tmp_path: Path
     assert all(row.objective.entropy_law is None for row in early)
     fitted = entropy_law.fit([row.entropy for row in (*early, last)], [row.reward for row in (*early, last)])
     assert fitted is not None and last.objective.entropy_law == fitted
+
+
+def test_alarms_stand_in_the_line_and_are_switches_elsewhere(tmp_path: Path) -> None:
+    class Kept:
+        """A sink that keeps what it is given."""
+
+        def write(self, batch: int, numbers: Mapping[str, float]) -> None:
+            written.append(dict(numbers))
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    written: list[dict[str, float]] = []
+    log = BatchLog(tmp_path, [Kept()], Stopwatch(), make_accounts(ratio_max=0.5, truncated=0))
+    verdict = log.write(RAGGED, facts_of_batch(True), AROUND)
+    (row,) = json_files.read_lines(tmp_path, BatchRow)
+    assert row.alarms == verdict.raised and verdict.raised["ratio_max"].value == row.ratio_max
+    switches = {name: value for name, value in written[0].items() if name.startswith("alarm")}
+    assert (switches["alarm/ratio_max"], switches["alarm/entropy_share"]) == (1.0, 0.0)
+    assert switches.keys() == {f"alarm/{name}" for name in AlarmsConfig.model_fields} - {
+        "alarm/action",
+        "alarm/window",
+        "alarm/truncated",
+    }
+
+
+def test_a_resumed_log_does_not_say_again_what_is_still_on(tmp_path: Path) -> None:
+    for batches_before in range(2):
+        log = BatchLog(tmp_path, [], Stopwatch(), make_accounts(ratio_max=0.5))
+        log.rewind(RAGGED.number + batches_before, None)
+        verdict = log.write(replace(RAGGED, number=RAGGED.number + batches_before), facts_of_batch(True), AROUND)
+        assert "ratio_max" in verdict.raised
+        assert any("ratio_max" in text for text in verdict.said) == (batches_before == 0)
+
+
+def test_the_gap_of_fresh_tokens_is_of_those_alone(tmp_path: Path) -> None:
+    lag = np.zeros_like(RAGGED.lag)
+    lag[: RAGGED.length[0]] = 1
+    ragged = replace(RAGGED, lag=lag)
+    facts = facts_of_batch(True, ragged=ragged)
+    gap = torch.where(facts.batch.lag == 1, 3.0, 0.25)
+    statistics = facts.batch.statistics._replace(logp=facts.batch.logp_rollout + gap)
+    row = written_row(tmp_path, ragged, replace(facts, batch=replace(facts.batch, statistics=statistics)))
+    assert row.objective.logp_gap_fresh == pytest.approx(0.25, rel=1e-5)
+    old = replace(RAGGED, lag=np.ones_like(RAGGED.lag))
+    assert written_row(tmp_path, old, facts_of_batch(True, ragged=old)).objective.logp_gap_fresh is None
 
 
 def test_lags_are_those_of_what_was_trained_and_what_was_masked_is_counted(tmp_path: Path) -> None:
@@ -218,7 +267,7 @@ def test_a_line_tells_why_responses_did_not_train_since_the_line_before_and_how_
     mask = RAGGED.mask.copy()
     mask[np.repeat(np.arange(len(RAGGED.length)), RAGGED.length) == long] = False
     ragged = replace(RAGGED, mask=mask)
-    log = BatchLog(tmp_path, [], Stopwatch(), None, UntrainedCounts({"stale": 1, "reward": 5}))
+    log = BatchLog(tmp_path, [], Stopwatch(), Accounts(None, UntrainedCounts({"stale": 1, "reward": 5}), make_alarms()))
     for number, (groups, failed) in enumerate([({"stale": 3, "reward": 5}, 2), ({"stale": 3, "reward": 6}, 7)]):
         lengths = {"reward": Counter({8: failed}), "engine": Counter({0: 1})}
         intake = replace(AROUND.intake, retired=groups, failed=lengths, retired_whole={"stale": Counter({4: 8})})

@@ -46,6 +46,27 @@ def test_the_integral_does_not_wind_up() -> None:
     assert state["value"] < 0
 
 
+@pytest.mark.parametrize(
+    ("stage", "value", "at_bound"),
+    [
+        ({"kind": "entropy_step", "target": 0.5, "high": 0.25}, 0.25, True),
+        ({"kind": "entropy_step", "target": 0.5, "high": 0.25}, 0.0, False),
+        ({"kind": "entropy_step", "target": 0.5, "high": 0.25}, 0.2, False),
+        ({"kind": "entropy_pi", "target": 0.5}, -1.0, True),
+        ({"kind": "entropy_pi", "target": 0.5}, 1.0, True),
+        ({"kind": "entropy_pi", "target": 0.5, "low": 0.0}, 0.0, False),
+        ({"kind": "positive_weight", "target": 0.5}, 0.0, True),
+        ({"kind": "positive_weight", "target": 0.5}, 1.0, False),
+        ({"kind": "positive_weight_by_stage"}, 0.0, False),
+        ({"kind": "adaptive_kl", "target": 0.5}, 1e-3, False),
+    ],
+)
+def test_a_controller_is_at_its_bound_where_it_would_go_on(stage: dict[str, Any], value: float, at_bound: bool) -> None:
+    objective = objective_of("grpo", control=[stage])
+    kind = str(stage["kind"])
+    assert objective.at_bound({kind: {"value": value}}) == ((kind,) if at_bound else ())
+
+
 def test_positive_weight_schedules() -> None:
     assert control.positive_weight({"value": 0.5}, 0.1, target=0.2, delta=0.1)["value"] == pytest.approx(0.4)
     assert control.positive_weight({"value": 0.95}, 0.3, target=0.2, delta=0.1)["value"] == 1.0
