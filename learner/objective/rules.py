@@ -70,9 +70,9 @@ def check(objective: Objective, facts: RunFacts) -> Verdict:
     )
 
 
-def inert(objective: Objective, facts: RunFacts) -> str:
-    """Return why the objective would do nothing in such a run, or "". Asked again before a switch to on-policy."""
-    return "; ".join(finding.reason for finding in _inert_divergence(objective, facts))
+def unfit(objective: Objective, facts: RunFacts) -> str:
+    """Return why the mode of such a run is wrong for the objective, or "". Asked again before a switch of mode."""
+    return "; ".join(finding.reason for rule in OF_MODE for finding in rule(objective, facts))
 
 
 def _weighs(stage: Stage) -> bool:
@@ -370,6 +370,8 @@ def _doubts_about_clip(objective: Objective, facts: RunFacts) -> Findings:
         yield Finding("reset", "every reset bends the entropy law: its fit starts again", "read it between resets only")
 
 
+OF_MODE: tuple[Rule, ...] = (_inert_divergence, _on_policy_definition, unbounded_age)
+"""Refusals that may hold in one mode of a run and not in the other."""
 REFUSALS: tuple[Rule, ...] = (
     _missing_needs,
     _inert_divergence,

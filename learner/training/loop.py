@@ -28,7 +28,7 @@ from isentrope.learner.intake.outcomes import OutcomeRule
 from isentrope.learner.intake.ragged import make_ragged
 from isentrope.learner.measures import FunctionReward
 from isentrope.learner.objective.objective import ControllerStates, Objective
-from isentrope.learner.objective.rules import inert
+from isentrope.learner.objective.rules import unfit
 from isentrope.learner.objective.run_facts import run_facts
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.alarms import Alarms, bounds_in_force
@@ -351,7 +351,7 @@ class _Run:
 
     def _switch(self, control: Control, mode: Mode) -> None:
         facts = run_facts(self._config, self._parts.job.spec.sampling, mode=mode, evaluates=True)
-        refusal = inert(self._parts.objective, facts)
+        refusal = unfit(self._parts.objective, facts)
         if refusal:
             logger.warning("mode %s is refused: %s", mode, refusal)
         else:

@@ -14,7 +14,7 @@ from isentrope.learner.config import LearnerConfig, StalenessConfig
 from isentrope.learner.objective import presets
 from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS
 from isentrope.learner.objective.needs import PROVIDED, Need, needs
-from isentrope.learner.objective.rules import check, inert
+from isentrope.learner.objective.rules import check, unfit
 from isentrope.learner.objective.run import comparison, naming_suggestions, open_objective, refusals, warnings
 from isentrope.learner.objective.run_facts import RunFacts, run_facts
 from isentrope.learner.objective.schema import Kind
@@ -178,8 +178,15 @@ def test_every_finding_says_why_and_what_to_do() -> None:
 
 def test_going_on_policy_is_inert_for_a_divergence_to_the_old_policy_alone() -> None:
     facts = RunFacts(updates=4, on_policy=True)
-    assert "one update per batch" in inert(objective_of("kl_cov"), facts)
-    assert inert(objective_of("dapo"), facts) == ""
+    assert "one update per batch" in unfit(objective_of("kl_cov"), facts)
+    assert unfit(objective_of("dapo"), facts) == ""
+
+
+@pytest.mark.parametrize(("method", "reason"), [("gpg", "up to 2 batches old"), ("opo", "on-policy training only")])
+def test_going_async_is_wrong_for_what_bears_no_older_tokens(method: str, reason: str) -> None:
+    learner = LearnerConfig(method=method, mode="on_policy", staleness=StalenessConfig(max_lag=2))
+    fits, facts = (run_facts(learner, SamplingConfig(), mode=mode, evaluates=True) for mode in ("on_policy", "async"))
+    assert unfit(objective_of(method), fits) == "" and reason in unfit(objective_of(method), facts)
 
 
 def test_suggestions_fill_only_what_the_run_left_unset() -> None:
