@@ -208,7 +208,8 @@ def export_version(run: Path, target: Path, version: str, model: str, console: C
 
     folder = runfolder.find(run)
     chosen = choose(versions(folder), version, folder)
-    begun = Origin(model, ModelConfig(path=model)) if model else origin(folder)
+    place = str(Path(model).resolve()) if Path(model).is_dir() else model
+    begun = Origin(place, ModelConfig(path=model)) if model else origin(folder)
     export(chosen, begun, target)
     console.print(f"{target}: batch {chosen.batch} of {folder}", highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -37,8 +37,8 @@ Shown = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Wishes of a user. data: a file or task; empty: the run's held-out data. samples: responses to a prompt; None:
-    as in the run. version: of a run; empty: the newest. overrides: `key=value`."""
+    """Arguments of an evaluation. data: a file or task; empty: the run's held-out data. samples: responses to a
+    prompt; None: as in the run. version: of a run; empty: the newest. overrides: `key=value`."""
 
     place: Path
     data: str = ""

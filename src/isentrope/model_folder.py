@@ -156,7 +156,7 @@ def _write_files(begun: Origin, dtype: str, folder: Path) -> None:
 
 def _own_files(model: str) -> Path:
     """Return the folder with the files of a model; those of a Hugging Face id were downloaded when the run began."""
-    if Path(model).is_dir():
+    if Path(model).is_absolute():
         return Path(model)
     from huggingface_hub import snapshot_download
 
@@ -164,7 +164,7 @@ def _own_files(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=list(_KEPT)))
     except Exception as error:  # of the network: each of its libraries has its own
         raise ConfigError(
-            f"the configuration and tokenizer of {model} are not here: {type(error).__name__}",
+            f"the configuration and tokenizer of {model!r} are not here: {type(error).__name__}",
             fix="give the model's folder by --model",
         ) from error
 

@@ -16,7 +16,7 @@ from typing import Self
 from isentrope.environment import variable
 from isentrope.errors import ConfigError, IsentropeError, RunFolderError, StorageError, UnreachableError
 from isentrope.learner import json_files
-from isentrope.learner.records import RUN_SCHEMA, Outcome, RunRecord
+from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord
 from isentrope.redis_server import private_url
 from isentrope.resolved import ResolvedRun
 from isentrope.rollout.broker.connection import Broker
@@ -202,9 +202,18 @@ def _program(versions: Mapping[str, object]) -> str:
 def record_error(path: Path, error: IsentropeError) -> None:
     """Record that the run in this folder ended by an error outside the learner; the learner's counts stay, and so does
     an error that is recorded already."""
-    outcome = json_files.read(path, Outcome) or Outcome.of_nothing()
+    outcome = json_files.read(path, Outcome) or _without_outcome(path)
     if outcome.status != "error":
         json_files.write(path, outcome.ended_by(error))
+
+
+def _without_outcome(path: Path) -> Outcome:
+    """Return the outcome of a run whose learner left none: what its last row tells."""
+    nothing = Outcome.of_nothing()
+    with contextlib.suppress(StorageError):  # a damaged row must not hide the error that is recorded
+        for row in json_files.read_lines(path, BatchRow):
+            nothing = nothing.model_copy(update={"batches": row.batch, "version": row.version})
+    return nothing
 
 
 def find(place: Path) -> Path:

@@ -136,3 +136,15 @@ def test_a_run_says_which_model_it_began_with_or_that_it_does_not(tmp_path: Path
     settings = '[run]\nname = "a"\nbase_dir = ".."\n[model]\npath = "model"\n[data]\ntrain = "task:digit_walk"\n'
     (tmp_path / "run" / "run.toml").write_text(settings)
     assert origin(tmp_path / "run") == Origin(str(tmp_path / "model"), ModelConfig(path="model"))
+
+
+def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(
+    published: list[Version], begun: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's folder may have been moved without the model beside it; another of its name may be here."""
+    (tmp_path / "model").mkdir()
+    write_model(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="of 'model' are not here") as refused:
+        export(published[0].manifest, Origin("model", begun.config), tmp_path / "exported")
+    assert "--model" in refused.value.fix and not (tmp_path / "exported").exists()

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from run_records import make_outcome, make_run_record
+from run_records import make_outcome, make_row, make_run_record
 
 from isentrope import runfolder
 from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
 from isentrope.learner import json_files
-from isentrope.learner.records import RUN_SCHEMA, Outcome, RunRecord
+from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord
 from isentrope.runfolder import RunFolder
 
 
@@ -91,6 +91,16 @@ def test_an_error_is_recorded_without_a_learner(tmp_path: Path) -> None:
     runfolder.record_error(tmp_path, RewardError("broke"))
     outcome = json_files.read(tmp_path, Outcome)
     assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 65, 0)
+
+
+def test_an_error_of_a_learner_that_died_has_the_batches_it_trained(tmp_path: Path) -> None:
+    rows = [json.dumps(make_row(batch, version=batch).to_json()) + "\n" for batch in (1, 2)]
+    for text in "".join(rows), "".join(rows) + "damaged\n":
+        (tmp_path / BatchRow.FILE).write_text(text)
+        json_files.remove(tmp_path, Outcome)
+        runfolder.record_error(tmp_path, RewardError("broke"))
+        outcome = json_files.read(tmp_path, Outcome)
+        assert outcome is not None and (outcome.what, outcome.batches, outcome.version) == ("broke", 2, 2)
 
 
 def test_a_run_is_found_by_its_folder_by_its_file_and_by_what_holds_them(tmp_path: Path) -> None:
