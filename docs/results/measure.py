@@ -2,6 +2,7 @@
 
     python docs/results/measure.py              # all runs, then the table; 20 minutes on two quiet cores
     python docs/results/measure.py --table      # the table alone, from the numbers that are there
+    python docs/results/measure.py --example    # what README says of its example, into `example.json`; 5 minutes
 
 Writes `demo.json` beside this file after each run: commit, machine, command, date, and the numbers of each run. Started
 again at the same commit it goes on where it was. Runs of both modes alternate, so that what else the machine does meets
@@ -27,9 +28,13 @@ ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).with_name("demo.json")
 README = ROOT / "README.md"
 
+ISENTROPE = (sys.executable, "-m", "isentrope.cli")
+
 SEEDS = (0, 1, 2)
 RUNS = (("grpo", "async"), ("grpo", "on_policy"), ("kl_cov", "async"))
 """Method and mode of the runs of each seed."""
+
+EXAMPLE_DATA = DATA.with_name("example.json")
 
 BEGIN, END = "<!-- table of docs/results/demo.json -->", "<!-- end of table -->"
 
@@ -55,9 +60,13 @@ def main() -> None:
     """Measure, unless only the table is wanted, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--example", action="store_true", help="measure README's example instead of the demo")
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
     parser.add_argument("--batches", type=int, default=None, help="shorter runs, to try this script")
     options = parser.parse_args()
+    if options.example:
+        measure_example(options.seeds, options.batches)
+        return
     if not options.table:
         measure(options.seeds, options.batches)
     data = json.loads(DATA.read_text(encoding="utf-8"))
@@ -69,14 +78,7 @@ def main() -> None:
 
 def measure(seeds: Sequence[int], batches: int | None) -> None:
     """Run everything that `demo.json` lacks of this commit, and write it after each run."""
-    record = _begun() or {
-        "command": " ".join(["python", *(Path(sys.argv[0]).as_posix(), *sys.argv[1:])]),
-        "commit": _commit(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": _machine(),
-        "versions": {},
-        "runs": [],
-    }
+    record = _begun(DATA)
     done = {(run["method"], run["mode"], run["seed"]) for run in record["runs"]}
     for seed in seeds:
         for method, mode in RUNS:
@@ -88,12 +90,50 @@ def measure(seeds: Sequence[int], batches: int | None) -> None:
             write_whole(DATA, json.dumps(record, indent=1) + "\n", durable=False)
 
 
-def _begun() -> dict[str, Any] | None:
-    """The record of this commit's runs, if some were made."""
-    if not DATA.exists():
-        return None
-    record: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
-    return record if record["commit"] == _commit() else None
+def measure_example(seeds: Sequence[int], batches: int | None) -> None:
+    """Run the example of README with every seed that `example.json` lacks of this commit, and write it after each."""
+    record = _begun(EXAMPLE_DATA)
+    changes = [f"learner.batches={batches}"] if batches is not None else []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "example")
+        subprocess.run([*ISENTROPE, "init", "digit_walk", str(folder)], check=True)
+        for seed in set(seeds) - {run["seed"] for run in record["runs"]}:
+            keys = [f"run.name=seed-{seed}", f"run.seed={seed}", *changes]
+            subprocess.run([*ISENTROPE, "train", "run.toml", *keys], cwd=folder, check=True)
+            run, record["versions"] = _example_run(folder / "runs" / f"seed-{seed}")
+            record["runs"].append({"command": f"isentrope train run.toml {' '.join(keys)}", "seed": seed} | run)
+            write_whole(EXAMPLE_DATA, json.dumps(record, indent=1) + "\n", durable=False)
+
+
+def _example_run(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what is kept of a run: the end against the start, and how far the policy moved within a batch."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    first, last = lines[:10], lines[-10:]
+    run = {key: summary[key] for key in KEPT} | {
+        "reward_first_ten": statistics.fmean(line["reward"] for line in first),
+        "reward_last_ten": statistics.fmean(line["reward"] for line in last),
+        "ratio_max": max(line["ratio_max"] for line in lines),
+        "kl_old_max": max(line["objective"]["kl_old"] for line in lines),
+        "alarms": summary.get("alarms"),
+    }
+    return run, summary["versions"]
+
+
+def _begun(data: Path) -> dict[str, Any]:
+    """Return the record of this commit's runs: the one that is there, or one without runs."""
+    if data.exists():
+        record: dict[str, Any] = json.loads(data.read_text(encoding="utf-8"))
+        if record["commit"] == _commit():
+            return record
+    return {
+        "command": " ".join(["python", *(Path(sys.argv[0]).as_posix(), *sys.argv[1:])]),
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": _machine(),
+        "versions": {},
+        "runs": [],
+    }
 
 
 def table(data: Mapping[str, Any]) -> str:
@@ -144,7 +184,7 @@ def _each(runs: Sequence[Run], key: str) -> str:
 def _run(method: str, mode: str, seed: int, batches: int | None, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     options = ["--method", method, "--mode", mode, "--seed", str(seed)]
     options += ["--batches", str(batches)] if batches is not None else []
-    command = [sys.executable, "-m", "isentrope.cli", "demo", *options, "--output-dir", str(folder)]
+    command = [*ISENTROPE, "demo", *options, "--output-dir", str(folder)]
     subprocess.run(command, check=True)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     run = {"command": f"isentrope demo {' '.join(options)}", "method": method, "mode": mode, "seed": seed}
@@ -157,7 +197,7 @@ def _commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "actors", "kernels", "learner", "rollout", "src")
+    changed = git("status", "--porcelain", "--", "actors", "examples", "kernels", "learner", "rollout", "src")
     return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
 
 

@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).with_name("examples")
 MAKER = "make_data.py"
 """Makes an example's data, and a model to start from, beside itself."""
 
-COPIED = ("*.md", "*.toml", "*.py")
+COPIED = ("*.md", "*.toml", "*.py", "*.txt")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,12 @@ from source_files import Source
 RUN_BY = {
     "actors/config.py": "isentrope/test_config.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
+    "examples/chat/make_data.py": "isentrope/test_init.py",
     "examples/digit_walk/make_data.py": "isentrope/test_init.py",
-    "examples/digit_walk/rewards.py": "isentrope/test_init.py",
+    "examples/gsm8k/make_data.py": "isentrope/test_init.py",
+    "examples/judge/make_data.py": "isentrope/test_init.py",
+    "examples/judge/stub_judge.py": "examples/judge/test_rewards.py",
+    "examples/verl/make_data.py": "isentrope/test_init.py",
     "kernels/base_2.py": "kernels/test_stats.py",
     "kernels/bench/aot.py": "kernels/test_compiled.py",
     "kernels/bench/cases.py": "kernels/test_bench.py",

@@ -17,6 +17,7 @@ PRINTING = {"src/isentrope/cli.py", "kernels/bench/__main__.py"}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv"}
 
 READS_THE_ENVIRONMENT = {
+    "examples/judge/rewards.py": "the user's key of the judge, which no file should hold",
     "src/isentrope/environment.py": "the one module",
     "learner/training/fault_points.py": "where tests have a process killed; unset in every run",
 }
