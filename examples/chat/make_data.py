@@ -31,4 +31,4 @@ for first, second in pairs:
     rows.append({"prompt": chat(f"Name a sum that begins with {first} ."), "answer": None})
 for file, part in (("train", rows[40:]), ("eval", rows[:40])):
     (HERE / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
-make_tiny_model(HERE / "model", [shown for pair in pairs for shown in demonstrations(*pair)], steps=120)
+make_tiny_model(HERE / "model", [shown for pair in pairs for shown in demonstrations(*pair)], steps=200)

@@ -14,6 +14,7 @@ import pytest
 from source_files import FOLDERS, ROOT
 
 from isentrope import cli
+from isentrope.peer_names import HERE as HERE_IS
 
 _FOLDERS = ("docs", "examples", "src/isentrope", "tests", *FOLDERS)
 
@@ -213,6 +214,13 @@ def test_readme_quotes_the_files_of_the_example_it_writes(language: str, name: s
     (quoted,) = re.findall(rf"```{language}\n(.*?)```", _text(ROOT / "README.md"), re.DOTALL)
     assert quoted in _text(ROOT / "examples" / "digit_walk" / name)
     assert len(quoted.splitlines()) <= 22
+
+
+def test_the_glossarys_keys_are_those_that_errors_advise() -> None:
+    table = _text(ROOT / "docs" / "glossary.md").partition("## Keys of the run file")[2]
+    rows = [re.findall(r"`([\w.]+)`", line) for line in table.splitlines() if line.startswith("| `")]
+    told = {(name.rpartition(".")[2], ours) for ours, *names in rows for name in names}
+    assert len(told) > 20 and told <= set(HERE_IS.items())
 
 
 def test_readmes_table_is_what_its_data_file_holds() -> None:
