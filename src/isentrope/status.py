@@ -105,18 +105,19 @@ def show(status: Status, console: Console) -> None:
         return
     console.print(status.live.waiting_for, highlight=False, markup=False)
     counters = status.live.counters
+    retired = _by_reason(counters, "retired")
     counted = [f"{counters.get(name, 0):,} {name}" for name in ("issued", "published", "trained", "retired")]
-    console.print(f"groups: {', '.join(counted)}{_by_reason(counters, 'retired')}", highlight=False)
+    console.print(f"groups: {', '.join(counted)}{f' ({retired})' if retired else ''}", highlight=False)
     if failed := _by_reason(counters, "failed"):
-        console.print(f"failed responses:{failed}", highlight=False)
+        console.print(f"failed responses: {failed}", highlight=False)
     console.print(_actors(status.live.actors))
 
 
 def _by_reason(counters: dict[str, int], what: str) -> str:
-    """Return the counters of `what` by reason, in brackets; "" if there are none."""
+    """Return the counters of `what` by reason, the largest first; "" if there are none."""
     found = {name.partition(":")[2]: count for name, count in counters.items() if name.startswith(f"{what}:")}
     most = sorted(found.items(), key=lambda each: -each[1])
-    return f" ({', '.join(f'{count:,} {reason}' for reason, count in most)})" if most else ""
+    return ", ".join(f"{count:,} {reason}" for reason, count in most)
 
 
 def _state(status: Status) -> str:

@@ -60,6 +60,7 @@ def test_run_that_no_learner_has_opened_is_starting(folder: Path) -> None:
 def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPort, redis_server: str) -> None:
     learner.announce(make_weights())
     learner.issue(trained_batches=0, retired=0, limit=1000)
+    learner.report({"retired": 3, "retired:stale": 1, "retired:too_long": 2, "failed:reward": 4})
     broker = Broker.connect(redis_server, learner.spec.run)
     actor = make_actor_port(broker, "a1")
     actor.heartbeat(
@@ -73,6 +74,7 @@ def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPor
     assert status.live.counters["issued"] > 0 and [actor.id for actor in status.live.actors] == ["a1"]
     text = _text(status)
     assert "batch 4 of 10: reward 0.500, entropy 0.250" in text
+    assert "3 retired (2 too_long, 1 stale)" in text and "failed responses: 4 reward" in text
     assert f"{status.live.counters['issued']:,} issued" in text and "box 7" in text and "1.0" in text
 
 
