@@ -121,7 +121,8 @@ def stable(row: dict[str, Any]) -> dict[str, Any]:
 
 def repeated(row: dict[str, Any]) -> dict[str, Any]:
     """What must be equal when a batch is trained again by a later learner, which finds more orders out."""
-    return {name: value for name, value in stable(row).items() if name not in ("version", "issued", "retired")}
+    differs = ("version", "issued", "retired", "untrained")
+    return {name: value for name, value in stable(row).items() if name not in differs}
 
 
 def test_a_run_trains_every_group_once_and_says_so(lagging: Run) -> None:
@@ -188,6 +189,20 @@ def test_groups_of_one_outcome_are_replaced_the_same_way_every_time(new_run: Cal
         assert any(row["process"]["pass_rate_drawn"] != row["pass_rate"] for row in run.rows)
     first, again = runs
     assert [repeated(row) for row in first.rows[:2]] == [repeated(row) for row in again.rows[:2]]
+
+
+def test_a_graded_run_judges_groups_by_their_rewards_and_has_no_pass_rate(new_run: Callable[..., Run]) -> None:
+    objective = {"filter": [{"kind": "mixed_groups", "refill": 5}]}
+    run = new_run(ranks=1, batches=3, eval_every=3, updates_per_batch=1, objective=objective)
+    data = run.job.spec.data.model_copy(update={"correct": "nothing"})
+    run.job = replace(run.job, spec=run.job.spec.model_copy(update={"data": data}))
+    run.to_the_end()
+    assert run.outcome["retired"].keys() <= {"same_reward", "surplus"}
+    for row in run.rows:
+        assert "pass_rate" not in row and row["objective"]["groups_same_reward"] == 0
+        assert row["rewards"][data.train]["mean"] == pytest.approx(row["reward"], rel=1e-6)
+    assert all(row["pass_at"] == {} and row["reward"] > 0 for row in rows(run.folder / "eval.jsonl"))
+    assert all("correct" not in sample for sample in rows(run.folder / "samples.jsonl"))
 
 
 def test_a_run_that_was_killed_before_its_checkpoint_counts_repeats_the_same_batches(

@@ -94,9 +94,13 @@ class Launched:
 def launch(script: str, arguments: list[str], log: Path, *, ranks: int = 2, **environment: str) -> Launched:
     """Start `script` of this folder on `ranks` local ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    beside = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])  # not on a safe path by itself
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [*command, str(HERE / script), *arguments], stdout=file, stderr=file, env=os.environ | environment
+            [*command, str(HERE / script), *arguments],
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"PYTHONPATH": beside} | environment,
         )
     return Launched(process, log)
 
