@@ -143,7 +143,8 @@ class Findings:
         try:
             asyncio.run(probe(self._config.data, self._file.folder, self._prompts))
         except RewardError as error:
-            where = error.where if error.where.startswith("data.") else f"data.reward ({error.where})"
+            place = f"data.reward ({error.where})" if error.where else "data.reward"
+            where = error.where if error.where.startswith("data.") else place
             raise RewardError(error.what, where=where, fix=error.fix) from error
 
     def _check_model(self) -> None:
