@@ -26,7 +26,6 @@ from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Messages, Row
 from isentrope.rollout.rewards.functions import Outcome, RewardSet, load_rewards, probe
-from isentrope.rollout.rewards.loading import allow_own_modules
 
 LOAD_TIMEOUT_S = 300.0
 """Time limit of importing the reward functions; long, because a reward may load a model."""
@@ -214,7 +213,7 @@ _setup: tuple[DataConfig, Path]
 
 def _start(data: DataConfig, run_folder: Path, output: Connection, parent_pid: int) -> None:
     """Prepare the process: end it with its parent, and all it starts with it; redirect its output, give it no input."""
-    allow_own_modules()
+    os.environ["PYTHONSAFEPATH"] = ""  # programs that the functions start find modules beside them again
     end_with_parent(parent_pid)
     lead_session()
     with open(os.devnull, "rb") as nothing:

@@ -6,7 +6,6 @@ others.
 """
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,17 +15,6 @@ from pathlib import Path
 from types import ModuleType
 
 from isentrope.errors import ConfigError, RewardError, nearest
-
-SAFE_PATH = ("PYTHONSAFEPATH", "isentrope")
-"""Variable and value with which an interpreter does not look for modules in the folder where a command was given: a
-file there, such as `math.py`, would take the place of a library's module. Any value but an empty one works."""
-
-
-def allow_own_modules() -> None:
-    """Let programs that a reward function starts find modules beside them again, unless the user forbids it."""
-    name, value = SAFE_PATH
-    if os.environ.get(name) == value:
-        del os.environ[name]
 
 
 def load_function(name: str, folder: Path) -> Callable[..., object]:

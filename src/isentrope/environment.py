@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from isentrope.rollout.rewards.loading import SAFE_PATH
-
 _ALWAYS = {
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -21,7 +19,7 @@ _ALWAYS = {
     "PYTHONWARNINGS": "ignore::FutureWarning",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "PYTHONSAFEPATH": SAFE_PATH[1],
+    "PYTHONSAFEPATH": "1",  # a file in the command's folder, such as math.py, hides no module from child processes
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",

@@ -85,12 +85,13 @@ def require_room(prompts: Prompts, lengths: Lengths, room: int, *, skip: bool) -
     if len(too_long) and (not skip or known == lengths.count):
         places = "; ".join(prompts.row(int(index)).where for index in too_long[:LISTED])
         longest = int(lengths.tokens.max())
-        few = "none of the prompts fits" if known == lengths.count else f"{len(too_long):,} prompts are too long"
+        none = known == lengths.count
+        few = "none of the prompts fits" if none else f"{len(too_long):,} prompts are too long"
         raise PromptTooLongError(
             f"{few}: there is room for {room:,} tokens, and the longest has {longest:,}",
             where=places + ("; ..." if len(too_long) > LISTED else ""),
             fix="lower sampling.max_new_tokens, or raise model.max_model_len"
-            + ("" if skip else ', or set data.too_long = "skip"'),
+            + ("" if none else ', or set data.too_long = "skip"'),
         )
     if len(too_long):
         yield f"{len(too_long):,} of {lengths.count:,} prompts are too long, and will be skipped"
