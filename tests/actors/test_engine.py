@@ -25,7 +25,9 @@ PROMPT = np.array([1, 10, 43, 5, 44, 16, 37, 24, 45], np.int32)
 
 
 async def _generate(engine: "Engine", prompt: Int32, seeds: list[int], max_tokens: int = 13) -> "list[Sample]":
-    return await engine.generate(prompt, seeds, max_tokens=max_tokens, temperature=1.0)
+    samples = await engine.generate(prompt, seeds, max_tokens=max_tokens, temperature=1.0)
+    assert None not in samples
+    return [sample for sample in samples if sample is not None]
 
 
 class _Supply:
@@ -112,6 +114,24 @@ def test_a_swap_in_flight_loses_nothing_and_labels_every_token(
     assert len(swapped) > 50
     assert all((np.diff(sample.span_version) > 0).all() for sample in samples)
     assert max(_largest_error(sample, versions, PROMPT) for sample in samples) < LOGP_TOLERANCE
+
+
+def test_a_request_that_the_engine_ends_is_missing_and_the_others_are_as_without_it(
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version]
+) -> None:
+    async def end_one() -> "tuple[list[Sample], list[Sample | None]]":
+        await engine.load(versions[0].manifest)
+        expected = await _generate(engine, PROMPT, list(range(16)), 200)
+        requests = engine._llm.output_processor.external_req_ids
+        generating = asyncio.create_task(engine.generate(PROMPT, range(16), max_tokens=200, temperature=1.0))
+        await until(lambda: requests, "a request in the engine")
+        await engine._llm.abort(next(iter(requests)))
+        return expected, await generating
+
+    expected, found = runner.run(end_one())
+    assert found.count(None) == 1 and engine.alive
+    for sample, same in zip(found, expected, strict=True):
+        assert sample is None or sample.tokens.tobytes() == same.tokens.tobytes()
 
 
 def test_tokens_and_bits_depend_on_weights_prompt_and_seed_alone(
