@@ -37,7 +37,7 @@ async def judged(prompts: list[str], completions: list[str], **columns: object) 
             raise error
     failed = [error for error in points if isinstance(error, BaseException)]
     if len(failed) == len(points):
-        raise failed[0]
+        raise RuntimeError(f"the judge at {URL} gave no verdict: {failed[0]}") from failed[0]
     return [math.nan if isinstance(value, BaseException) else value / 10 for value in points]
 
 

@@ -8,7 +8,10 @@ import pytest
 from judges import judge
 
 from isentrope import cli, init
+from isentrope.config import Config
 from isentrope.errors import ConfigError
+from isentrope.learner.objective.run import Opened, open_objective, refusals, warnings
+from isentrope.runfile import read, validate
 
 NAMES = [example.name for example in init.examples()]
 
@@ -83,3 +86,26 @@ def test_an_unknown_name_is_answered_with_the_known_ones(
 def test_without_a_name_all_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(monkeypatch, "init") == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == NAMES
+
+
+def _opened(name: str, *overrides: str) -> Opened:
+    """The objective of an example's run file."""
+    config = validate(read(init.EXAMPLES / name / "run.toml", overrides), Config)
+    folder, evaluates = init.EXAMPLES / name, bool(config.data.eval)
+    return open_objective(config.learner, config.sampling, run_folder=folder, evaluates=evaluates)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_sets_what_its_presets_suggest_and_nothing_is_inert(name: str) -> None:
+    """So that `check` has nothing to say of it, but that DAPO's rewards are 1 and -1."""
+    opened = _opened(name)
+    assert refusals(opened) == [] and opened.suggested == ()
+    assert [line for line in warnings(opened) if "reward.scheme" not in line] == []
+
+
+def test_readmes_example_with_a_preset_that_has_no_clip_is_refused_and_told_what_selects_nothing() -> None:
+    """By the names of the preset and of both keys: such a run broke its policy in ten batches."""
+    opened = _opened("digit_walk", 'learner.method=["dapo", "kl_cov"]', "learner.objective.tokens=[]")
+    (refusal,) = refusals(opened)
+    assert "set by kl_cov" in str(refusal) and "learner.staleness.max_lag = 0" in refusal.fix
+    assert any("tokens.share (set by kl_cov)" in line for line in warnings(opened))

@@ -1,5 +1,6 @@
 """Examples train as their READMEs say, from what `init` writes; that of README itself is in `test_own_run`."""
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -34,5 +35,6 @@ def test_an_example_trains(tmp_path: Path, start: Start, name: str) -> None:
     run = folder / "runs" / name
     assert batches(run) == list(range(1, BATCHES + 1))
     assert (run / "report.html").exists()
+    assert json.loads((run / "summary.json").read_text())["alarms"] == {}
     for line in lines(run / "metrics.jsonl"):
         assert line["reward_std"] > 0 and line["grad_norm"] > 0

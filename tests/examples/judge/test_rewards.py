@@ -146,5 +146,8 @@ def test_a_request_that_hangs_fails_that_response_alone(tmp_path: Path) -> None:
 def test_no_answer_at_all_is_an_error_and_not_a_reward(tmp_path: Path) -> None:
     with served(lambda content: "8") as port:
         pass
-    with rewards(tmp_path, port) as judged, pytest.raises(RewardError, match="judged' raised APIConnectionError"):
+    with (
+        rewards(tmp_path, port) as judged,
+        pytest.raises(RewardError, match=f"the judge at http://127.0.0.1:{port}/v1"),
+    ):
         judged(["?"] * 2, ["a", "b"], {})
