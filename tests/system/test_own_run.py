@@ -117,6 +117,55 @@ def test_same_command_says_that_the_run_is_finished(seen: Seen) -> None:
     assert seen.again.returncode == 0 and "is finished" in seen.again.stdout
 
 
+OPEN = """
+import json, sys
+from isentrope import environment
+environment.set_defaults(offline=True)
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm import LLM, SamplingParams
+from isentrope.learner.training.model import load_policy
+
+folder, *texts = sys.argv[1:]
+if __name__ == "__main__":
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer.encode(text) for text in texts]
+    engine = LLM(folder, dtype="float32", enforce_eager=True, kv_cache_memory_bytes=2**28)  # "auto" halves float32
+    asked = [{"prompt_token_ids": each} for each in ids]
+    answers = engine.generate(asked, SamplingParams(max_tokens=1, prompt_logprobs=0), use_tqdm=False)
+    gaps = []
+    for each, answer in zip(ids, answers, strict=True):
+        with torch.no_grad():
+            logp = model(torch.tensor([each])).logits[0].log_softmax(-1)
+        for place, token in enumerate(each[1:]):
+            gaps.append(abs(answer.prompt_logprobs[place + 1][token].logprob - float(logp[place, token])))
+    policy = load_policy(folder, dtype=torch.float32, device=torch.device("cpu"), gradient_checkpointing=False)
+    begun = policy.network.state_dict()
+    same = all(torch.equal(value, begun[name]) for name, value in model.state_dict().items())
+    print(json.dumps({"gap": max(gaps), "tokens": len(gaps), "same": same}))
+"""
+
+
+def test_the_model_it_leaves_is_one_in_transformers_in_vllm_and_for_the_next_run(seen: Seen) -> None:
+    final = seen.run / "final"
+    walks = [json.loads(line)["prompt"] for line in (seen.run.parents[1] / "train.jsonl").read_text().splitlines()[:8]]
+    command = [sys.executable, "-c", OPEN, str(final), *walks]
+    opened = subprocess.run(command, cwd=seen.run, capture_output=True, text=True, check=True)
+    found = json.loads(opened.stdout.splitlines()[-1])
+    assert found["same"] and found["tokens"] >= 56
+    assert found["gap"] <= 1e-5
+    newest = max(seen.run.glob("weights/*/weights-00000.safetensors"), key=lambda path: int(path.parent.name))
+    assert (final / "model.safetensors").read_bytes() == newest.read_bytes()
+    begun = seen.run.parents[1] / "model" / "model.safetensors"
+    assert newest.read_bytes() != begun.read_bytes()
+
+
+def test_the_settings_in_the_folder_are_those_of_the_run(seen: Seen) -> None:
+    again = [sys.executable, "-m", "isentrope", "train", str(seen.run / "run.toml")]
+    told = subprocess.run(again, env=os.environ | {"ISENTROPE_REDIS_URL": ""}, capture_output=True, text=True)
+    assert told.returncode == 0 and f"the run in {seen.run} is finished" in told.stdout, told.stderr
+
+
 def test_broker_password_is_in_no_file_of_the_run(seen: Seen) -> None:
     assert seen.secret
     found = [path for path in seen.run.rglob("*") if path.is_file() and seen.secret.encode() in path.read_bytes()]
