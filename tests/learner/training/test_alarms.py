@@ -65,7 +65,8 @@ ONE_BATCH: dict[str, tuple[float, dict[str, Any]]] = {
 def test_a_number_beyond_its_bound_is_an_alarm_and_no_other_is(name: str, value: float) -> None:
     bound, place = ONE_BATCH[name]
     (where, key), *_ = place.items()
-    changed = row(objective={key: value}) if where == "objective" else row(**{key: value})
+    number: dict[str, Any] = {key: value}
+    changed = row(objective=number) if where == "objective" else row(**number)
     assert (name in in_alarm([changed], **{name: bound})[0]) == (not value <= bound)
     assert name not in in_alarm([changed], **{name: 0})[0], "0 turns it off"
 
@@ -214,3 +215,12 @@ def test_a_policy_that_breaks_is_an_alarm_within_a_few_batches() -> None:
     heard = said(rows)
     assert heard[0] == (2, "kl_old")
     assert {name for _, name in heard} == {"kl_old", "truncated"}
+
+
+@pytest.mark.parametrize("dtype", LOGP_GAP)
+def test_a_sound_run_has_no_alarm(dtype: str) -> None:
+    """Recorded: 200 batches of the demo, without the keys that no alarm reads. Its worst are a ratio of 3.1, a
+    divergence of 0.007, a fifth of the first entropy and 23 % of truncated responses."""
+    rows = list(json_files.read_lines(RECORDED / "demo_200_batches", BatchRow))
+    assert len(rows) == 200
+    assert said(rows, dtype=dtype) == []
