@@ -89,7 +89,7 @@ class Actor:
         self._seen = _Seen()
         self._grace_s: float | None = None
         self._last_error = ""
-        self._load_failures = 0
+        self._load_failures = self._refused = 0
         self._boot = uuid.uuid4().hex
         self._counted = (0, time.monotonic())
 
@@ -135,7 +135,8 @@ class Actor:
     def _state(self) -> ActorState:
         tokens, since = self._counted
         self._counted = self._orders.tokens, time.monotonic()
-        manifest = self._tools.result().engine.manifest if self._tools.done() else None
+        engine = self._tools.result().engine if self._tools.done() else None
+        manifest = engine.manifest if engine is not None else None
         return ActorState(
             id=self._port.actor,
             host=socket.gethostname(),
@@ -143,6 +144,8 @@ class Actor:
             state=self._stage(),
             version=manifest.version if manifest is not None else 0,
             digest=manifest.digest if manifest is not None else "",
+            proof=engine.proof if engine is not None else None,
+            refused=self._refused,
             leases=len(self._orders),
             tokens_per_s=round((self._orders.tokens - tokens) / (self._counted[1] - since + 1e-3), 1),
             boot=self._boot,
@@ -237,6 +240,7 @@ class Actor:
         except StorageError as error:
             logger.warning("%s cannot load version %d: %s", self._port.actor, version, error)
             self._last_error = error.what
+            self._refused += 1
             if version == newest.version:
                 self._load_failures += 1
                 if self._load_failures == LOAD_TRIES:

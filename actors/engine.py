@@ -1,6 +1,6 @@
 """One vLLM engine in its own processes: generates, swaps weights in flight, reports its death.
 
-The only file that uses vLLM's engine interface. Does not import broker, groups or rewards.
+With `engine_host.py` the only file that uses vLLM's engine interface. Does not import broker, groups or rewards.
 
 Each request has its own seed, so its tokens and log-probabilities are a function of weights, prompt and seed, whatever
 else runs (bitwise on a CPU in float32 with one thread). Log-probabilities are those of the distribution that was
@@ -11,18 +11,15 @@ nothing runs, and the key-value cache is computed anew with the new weights.
 import asyncio
 import itertools
 import logging
-import multiprocessing
-import signal
-import threading
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, Self, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 from vllm import SamplingParams
-from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
-from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput
@@ -32,13 +29,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
-from isentrope.actors.weight_receiver import BACKEND, Tether
-from isentrope.errors import ConfigError, StorageError, UnreachableError
+from isentrope.actors.engine_host import POLL_S, EngineDiedError, EngineHost, EngineOptions, last_line
+from isentrope.actors.served import Judge
+from isentrope.errors import ConfigError, StorageError
+from isentrope.rollout.wire.proof import Proof, parse_tensors, read_canary
 from isentrope.rollout.wire.types import Finish, Float32, Int32, Int64
 from isentrope.rollout.wire.weights import Manifest, verify
-
-POLL_S = 0.25
-"""Interval of checks that the engine's processes run."""
 
 PROBE_S = 10.0
 """Interval of calls that the engine must answer."""
@@ -46,31 +42,11 @@ PROBE_S = 10.0
 SILENT_S = 60.0
 """Silence after which an engine counts as dead."""
 
-CPU_MAX_REQUESTS = 256
-"""Requests computed together on a CPU; vLLM's own default of 128 makes small models a fifth slower."""
+WARM_UP_TOKENS = 97
+"""Tokens of the canary at start: vLLM compiles for each length, and canaries of a run are this long."""
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-
-class EngineDiedError(UnreachableError):
-    """The engine did not start, its process is gone, or it no longer answers."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Options of an engine.
-
-    model_dir: folder or id of configuration and tokenizer; weights come by manifest. max_model_len: None: the model's
-    own limit. gpu_memory_utilization, kv_cache_gib: size of the key-value cache on a GPU and on a CPU.
-    """
-
-    model_dir: str
-    dtype: Literal["float32", "bfloat16"]
-    max_model_len: int | None = None
-    tensor_parallel_size: int = 1
-    gpu_memory_utilization: float = 0.9
-    kv_cache_gib: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +63,15 @@ class Sample:
 class Engine:
     """A running engine, made with `start`. Until the first good `load`, and after a failed one, requests wait."""
 
-    def __init__(self, llm: AsyncLLM, host: "_Host") -> None:
+    def __init__(self, llm: AsyncLLM, host: EngineHost, dtype: str) -> None:
         self._llm = llm
         self._host = host
         self._names = itertools.count()
         self._load_lock = asyncio.Lock()
         self._manifest: Manifest | None = None
+        self._proof: Proof | None = None
+        self._judge = Judge(dtype)
+        self._computes_canary = True
         self._death = asyncio.create_task(self._until_dead())
 
     @classmethod
@@ -103,12 +82,13 @@ class Engine:
             ConfigError: vLLM refuses the model or the options.
             EngineDiedError: its processes did not start.
         """
-        host = _Host(options)
+        host = EngineHost(options)
         llm = await host.llm()
-        engine = cls(llm, host)
+        engine = cls(llm, host, options.dtype)
         try:
             await engine._call(llm.pause_generation(mode="keep", clear_cache=True))
             await engine._call(llm.init_weight_transfer_engine(WeightTransferInitRequest({})))
+            await engine._warm_up()
         except BaseException:
             await engine.close()
             raise
@@ -118,6 +98,11 @@ class Engine:
     def manifest(self) -> Manifest | None:
         """The weights that are served; None: none, and requests wait."""
         return self._manifest
+
+    @property
+    def proof(self) -> Proof | None:
+        """What showed that the weights that are served are the learner's; None: none are served."""
+        return self._proof
 
     @property
     def version(self) -> int:
@@ -158,7 +143,8 @@ class Engine:
         After an error the engine is paused: it serves nothing until a load succeeds.
 
         Raises:
-            StorageError: the files differ from the manifest, or are not the weights of this model.
+            StorageError: the files differ from the manifest, or are not the weights of this model, or the engine
+                computes another policy with them than the learner.
             EngineDiedError: the engine died meanwhile, or is dead.
         """
         await asyncio.shield(self._load(manifest))  # a cancelled caller must not leave half a load
@@ -193,22 +179,60 @@ class Engine:
                 await self._pause()
                 raise
             await self._pause()
-            files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths]})
+            table = Path(manifest.folder, manifest.tensors.file)
+            files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths], "tensors": str(table)})
             try:
                 await self._call(self._llm.start_weight_update())
                 await self._call(self._llm.update_weights(files))
                 await self._call(self._llm.finish_weight_update(str(manifest.version)))
-            except EngineDiedError:
+                proof = await self._prove(manifest)
+            except (EngineDiedError, StorageError):
                 raise
             except Exception as error:  # vLLM passes on any error of its processes as a bare Exception
                 raise StorageError(
-                    f"version {manifest.version} cannot be loaded: {_last_line(error)}", where=manifest.folder
+                    f"version {manifest.version} cannot be loaded: {last_line(error)}", where=manifest.folder
                 ) from error
             await self._call(self._llm.resume_generation())
-            self._manifest = manifest
+            self._manifest, self._proof = manifest, proof
+
+    async def _prove(self, manifest: Manifest) -> Proof:
+        """Return what shows that the loaded weights are those of `manifest`; StorageError if they are not."""
+        self._judge.check_bits(manifest, await self._on_workers("isentrope_loaded"))
+        tensors = len(parse_tensors(Path(manifest.folder, manifest.tensors.file).read_bytes()))
+        if manifest.canary is None or not self._computes_canary:
+            return Proof(tensors=tensors)
+        canary, began = read_canary(Path(manifest.folder)), time.monotonic()
+        logp = await self._logp(canary.tokens)
+        return self._judge.prove(manifest, tensors, canary, logp, time.monotonic() - began)
+
+    async def _logp(self, tokens: Sequence[int]) -> list[float]:
+        """Return the log-probabilities of all `tokens` but the first; only while paused."""
+        answers = await self._on_workers("isentrope_logp", list(tokens))
+        return next(answer for answer in answers if answer is not None)
+
+    async def _warm_up(self) -> None:
+        """Compute a canary of the random weights, so that what it needs is compiled before anything waits for it."""
+        tokens = range(min(WARM_UP_TOKENS, self.max_model_len - 1, self._llm.model_config.get_vocab_size()))
+        try:
+            await self._logp(tokens)
+        except EngineDiedError:
+            raise
+        except Exception as error:  # as in `_load`
+            if current_platform.is_cpu():
+                raise ConfigError(
+                    f"vLLM cannot compute this model: {last_line(error)}",
+                    where=f"model {self._llm.model_config.model}",
+                    fix="use another model or version of vLLM",
+                ) from error
+            logger.warning("log-probabilities of new weights are not compared with the learner's: %s", error)
+            self._computes_canary = False
+
+    async def _on_workers(self, method: str, *arguments: object) -> list[Any]:
+        """Return what a method of `WorkerCanary` returns on each of the engine's workers."""
+        return await self._call(self._llm.collective_rpc(method, args=arguments))
 
     async def _pause(self) -> None:
-        self._manifest = None
+        self._manifest = self._proof = None
         await self._call(self._llm.pause_generation(mode="keep", clear_cache=True))
 
     async def _call(self, call: Coroutine[None, None, _T]) -> _T:
@@ -284,99 +308,3 @@ def _as_sample(output: CompletionOutput) -> Sample | None:
         span_version=np.asarray([int(span.version) for span in output.weight_versions], np.int64),
         finish=Finish(output.finish_reason),
     )
-
-
-class _Host(threading.Thread):
-    """Thread that starts vLLM and runs until `close`.
-
-    The kernel ends an engine's process with the thread that started it, so the engine needs its own thread; and
-    starting takes half a minute, in which the event loop must go on.
-    """
-
-    def __init__(self, options: EngineOptions) -> None:
-        super().__init__(name="engine", daemon=True)
-        self._options = options
-        self._loop = asyncio.get_running_loop()
-        self._llm: asyncio.Future[AsyncLLM] = self._loop.create_future()
-        self._closed = threading.Event()
-        self._others = set(multiprocessing.active_children())
-        self.start()
-
-    async def llm(self) -> AsyncLLM:
-        """Return vLLM, once it has started. Cancelling this ends what has been started, and waits for that end."""
-        try:
-            return await self._llm
-        except asyncio.CancelledError:
-            self._closed.set()
-            while self.is_alive():
-                for child in set(multiprocessing.active_children()) - self._others:
-                    if child.name == "EngineCore":
-                        child.kill()  # vLLM then stops starting
-                await asyncio.sleep(POLL_S)
-            raise
-
-    def close(self) -> None:
-        """End the engine's processes at once; blocks."""
-        self._closed.set()
-        self.join()
-
-    def run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the engine inherits it: Ctrl-C is for us to handle
-        try:
-            llm = _start_vllm(self._options)
-        except BaseException as error:  # the waiting task must receive it, whatever it is
-            self._deliver(self._llm.set_exception, error)
-            return
-        self._deliver(self._llm.set_result, llm)
-        self._closed.wait()
-        llm.shutdown(timeout=0.0)  # by default it takes 4 s, and has nothing to save
-
-    def _deliver(self, deliver: Callable[[_T], None], what: _T) -> None:
-        if not self._closed.is_set():
-            self._loop.call_soon_threadsafe(deliver, what)
-
-
-def _start_vllm(options: EngineOptions) -> AsyncLLM:
-    try:
-        config = _arguments(options).create_engine_config()
-    except (ValueError, OSError) as error:
-        raise ConfigError(
-            f"vLLM refuses the model: {_last_line(error)}", where=options.model_dir, fix="see model and actors"
-        ) from error
-    config.additional_config = Tether()
-    try:
-        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-    except (RuntimeError, TimeoutError) as error:
-        raise EngineDiedError(
-            f"the engine did not start: {_last_line(error)}",
-            where=f"model {options.model_dir}",
-            fix="see the log above",
-        ) from error
-
-
-def _arguments(options: EngineOptions) -> AsyncEngineArgs:
-    arguments = AsyncEngineArgs(
-        model=options.model_dir,
-        load_format="dummy",
-        dtype=options.dtype,
-        tensor_parallel_size=options.tensor_parallel_size,
-        logprobs_mode="processed_logprobs",
-        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-    )
-    if options.max_model_len is not None:
-        arguments.max_model_len = options.max_model_len
-    if current_platform.is_cpu():
-        arguments.enforce_eager = True
-        arguments.kv_cache_memory_bytes = int(options.kv_cache_gib * 2**30)
-        arguments.max_num_seqs = CPU_MAX_REQUESTS
-        # For a prompt computed in pieces vLLM rewinds the seeded generator, which a CPU generator cannot do: the engine
-        # dies. Short prompts too: a load turns all running requests into prompts.
-        arguments.enable_chunked_prefill = False
-    else:
-        arguments.gpu_memory_utilization = options.gpu_memory_utilization
-    return arguments
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -8,7 +8,8 @@ engine's interface.
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from safetensors import safe_open
@@ -23,6 +24,11 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from isentrope.actors.die_with_parent import end_with_parent
+from isentrope.rollout.wire.proof import TensorFacts, parse_tensors
+from isentrope.rollout.wire.tensor_bits import bits_of
+from isentrope.rollout.wire.weights import digest_bytes
+
+Named: TypeAlias = tuple[str, torch.Tensor]
 
 BACKEND = "isentrope"
 """Name of the receiver in vLLM's configuration."""
@@ -55,12 +61,14 @@ class Files(WeightTransferUpdateInfo):
     """All weights of one version, as safetensors files under the names of the Hugging Face model."""
 
     paths: list[str]
+    tensors: str
+    """Path of the table of all tensors, with a hash of the bits of each."""
 
 
 class _Loadable(Protocol):
     """The used part of a vLLM model."""
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]: ...
+    def load_weights(self, weights: Iterable[Named]) -> set[str]: ...
 
 
 class WeightReceiver(WeightTransferEngine[NoInit, Files]):
@@ -71,6 +79,8 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
 
     init_info_cls = NoInit
     update_info_cls = Files
+    loaded = ""
+    """Digest of the table of the tensors that were loaded at last, all of them with the bits that it says."""
     _needed: frozenset[str]
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
@@ -78,16 +88,23 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
 
     def start_weight_update(self) -> None:
         """Put the model into the form in which weights are loaded."""
-        self._needed = frozenset(name for name, _ in self.model.named_parameters())  # a tied one has one name here
+        self.loaded = ""
         initialize_layerwise_reload(self.model)
+        # Not before: vLLM derives some parameters from others, and removes them here. A tied one has one name.
+        self._needed = frozenset(name for name, _ in self.model.named_parameters())
 
     def receive_weights(self, update_info: Files) -> None:
-        """Load all files; ValueError if they do not cover the whole model."""
+        """Load all files; ValueError if they do not cover the whole model, or are not what the learner published."""
         try:
-            loaded = cast(_Loadable, self.model).load_weights(_tensors(update_info.paths))
+            content = Path(update_info.tensors).read_bytes()
+            table = parse_tensors(content)
+            loaded = cast(_Loadable, self.model).load_weights(_proven(_tensors(update_info.paths), table))
             lacking = sorted(self._needed - loaded) or _incomplete(self.model)
             if lacking:
                 raise ValueError(f"{len(lacking)} of the model's parameters are not in the files: {lacking[:3]}")
+            if table:
+                raise ValueError(f"{len(table)} tensors were published and are not in the files: {sorted(table)[:3]}")
+            self.loaded = digest_bytes(content)
         except BaseException:
             self.finish_weight_update()  # else the next update would continue with the parts of this one
             raise
@@ -96,16 +113,26 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
         """Put the model back into the form that computes."""
         finalize_layerwise_reload(self.model, self.model_config)
         _process_tied_heads(self.model)
+        _process_experts(self.model)
 
     def shutdown(self) -> None:
         """Do nothing."""
 
 
-def _tensors(paths: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(paths: Iterable[str]) -> Iterator[Named]:
     for path in paths:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  (safetensors files have no .items())
                 yield name, file.get_tensor(name)
+
+
+def _proven(tensors: Iterable[Named], table: dict[str, TensorFacts]) -> Iterator[Named]:
+    """Yield `tensors` and take each out of `table`; ValueError for one that is not what the learner had in memory."""
+    for name, value in tensors:
+        facts = table.pop(name, None)
+        if facts is None or facts.bits != bits_of(value) or facts.shape != tuple(value.shape):
+            raise ValueError(f"{name} is not what the learner published")
+        yield name, value
 
 
 def _incomplete(model: torch.nn.Module) -> list[str]:
@@ -133,6 +160,17 @@ def _process_tied_heads(model: torch.nn.Module) -> None:
     for head in heads:
         if id(head.weight) in taken:
             head.quant_method.process_weights_after_loading(head)
+
+
+def _process_experts(model: torch.nn.Module) -> None:
+    """Pack the experts of each layer again for the kernel that computes them.
+
+    On a CPU vLLM packs them at the first load alone, and would go on computing with that copy.
+    """
+    for layer in model.modules():
+        kernel = getattr(getattr(layer, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and hasattr(layer, "w13_weight"):
+            kernel.fused_experts.process_weights_after_loading(layer)
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, WeightReceiver)

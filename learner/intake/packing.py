@@ -128,6 +128,13 @@ def pack(ragged: RaggedBatch, rows: Sequence[int], device: torch.device | str = 
     return _packed(chosen, (ids, position, bounds, source, target, owner * longest + token), longest, device)
 
 
+def pack_row(tokens: Sequence[int], device: torch.device | str = "cpu") -> Packed:
+    """Pack one row of which every token but the first is to be predicted."""
+    ids, place = np.asarray(tokens, np.int64), np.arange(len(tokens) - 1)
+    bounds = np.array([0, len(place)])
+    return _packed(np.zeros(1, np.int64), (ids[:-1], place, bounds, place, ids[1:], place), len(place), device)
+
+
 def _packed(
     rows: NDArray[np.int64], columns: Sequence[NDArray[Any]], longest: int, device: torch.device | str
 ) -> Packed:

@@ -21,7 +21,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from isentrope.kernels import plain
 from isentrope.learner.config import LearnerConfig
-from isentrope.learner.intake.packing import Packed
+from isentrope.learner.intake.packing import Packed, pack_row
 from isentrope.learner.objective.batch import LossParts
 from isentrope.learner.training.deepspeed_files import ShardFiles, load_random_state
 from isentrope.learner.training.micro_batch import Loss
@@ -69,6 +69,12 @@ class TrainingEngine:
         """Return statistics of the present policy, without gradient: [n, T] each, on the CPU, 0 off the responses."""
         moments = self._engine(packed, self._moments)
         return plain.Moments(*(packed.to_padded(values).cpu() for values in moments))
+
+    @torch.no_grad()
+    def logp(self, tokens: Sequence[int]) -> list[float]:
+        """Return the log-probability of every token but the first at temperature 1, whatever that of sampling is."""
+        values: Tensor = self._engine(pack_row(tokens, self.device), _plain_logp)
+        return values.tolist()
 
     def update(self, micro_batches: Sequence[Packed], loss: Loss) -> UpdateFacts:
         """Accumulate the gradient of all micro-batches of all ranks, equally many on each, and apply it once."""
@@ -147,6 +153,10 @@ class TrainingEngine:
 
         gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
         return gathered
+
+
+def _plain_logp(logits: Tensor, targets: Tensor) -> Tensor:
+    return plain.logp_entropy(logits, targets)[0]
 
 
 def _added(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

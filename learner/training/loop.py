@@ -32,6 +32,7 @@ from isentrope.learner.objective.rules import unfit
 from isentrope.learner.objective.run_facts import run_facts
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.alarms import Alarms, bounds_in_force
+from isentrope.learner.training.canary import tokens_of
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
 from isentrope.learner.training.evaluator import Evaluator
@@ -234,6 +235,7 @@ class _Run:
         self._watch.add("stats_s", facts.statistics_s)
         self._watch.add("update_s", facts.updates_s)
         self._controllers = _stored(facts.state)
+        self._parts.publisher.canary = tokens_of(ragged)
         feeder.trained()
         self._batch += 1
         intake = feeder.status()  # before anything else is issued

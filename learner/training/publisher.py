@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from isentrope.errors import StorageError
 from isentrope.learner.intake.feeder import Feeder
+from isentrope.learner.training import canary
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import Wait
 from isentrope.rollout.broker.reaper import SILENT_BEATS
@@ -33,6 +34,8 @@ class Publisher:
         self._rank_group = rank_group
         self._spec = spec
         self._keep = keep
+        self.canary = canary.first_tokens(spec.vocab_size)
+        """Tokens whose log-probabilities go with the next version: those of the newest batch, once there is one."""
         self._written: list[Manifest] = []
         self._failures = 0
 
@@ -47,7 +50,7 @@ class Publisher:
         Raises:
             StorageError: they cannot be written.
         """
-        manifest = self._rank_group.publish(version_of(self.incarnation, batch))
+        manifest = self._rank_group.publish(version_of(self.incarnation, batch), self.canary)
         self._written.append(manifest)
         return manifest
 

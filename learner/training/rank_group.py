@@ -6,7 +6,8 @@ it must send `idle` orders, because the others wait for it with a deadline.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -30,6 +31,7 @@ from isentrope.learner.training.rank_orders import (
     BuildArguments,
     CheckArguments,
     JsonArguments,
+    PublishArguments,
     SaveArguments,
     TrainArguments,
     VersionArguments,
@@ -37,6 +39,7 @@ from isentrope.learner.training.rank_orders import (
 from isentrope.learner.training.reference_policy import ReferencePolicy, reference_folder, write
 from isentrope.learner.training.trainer import BatchFacts, Schedule, Trainer
 from isentrope.learner.training.weight_files import write_version
+from isentrope.rollout.wire.proof import Canary
 from isentrope.rollout.wire.types import batch_of
 from isentrope.rollout.wire.weights import Manifest, version_folder
 
@@ -107,9 +110,10 @@ class RankGroup:
         """Return statistics of the present policy on some responses: each field [N, T]."""
         return self._give(SCORE, ragged)
 
-    def publish(self, version: int) -> Manifest:
-        """Write the present weights as `version`; StorageError if they could not be written: nothing else changed."""
-        manifest = self._give(PUBLISH, VersionArguments(version=version))
+    def publish(self, version: int, canary: Sequence[int]) -> Manifest:
+        """Write the present weights as `version`, with their log-probabilities of the tokens `canary`; StorageError if
+        they could not be written: nothing else changed."""
+        manifest = self._give(PUBLISH, PublishArguments(version=version, canary=tuple(canary)))
         assert manifest is not None, "rank 0 writes"
         return manifest
 
@@ -187,14 +191,16 @@ class RankGroup:
     def _score(self, ragged: RaggedBatch) -> Moments:
         return self._built.trainer.statistics(ragged, self._job.config.micro_batch_tokens)
 
-    def _publish(self, told: VersionArguments) -> Manifest | None:
-        """Gather the weights on every rank; write them on rank 0."""
+    def _publish(self, told: PublishArguments) -> Manifest | None:
+        """Compute the canary and gather the weights on every rank; write both on rank 0."""
         engine = self._built.engine
+        tokens = told.canary[: self._longest_row]
+        canary = Canary(tokens=tokens, logp=tuple(engine.logp(tokens)))
         if self._collectives.rank:
             _read_to_end(engine.weights.published())
             return None
         folder = version_folder(self._root, told.version)
-        return write_version(engine.weights.published(), folder, version=told.version, dtype=engine.dtype)
+        return write_version(engine.weights.published(), folder, version=told.version, canary=canary)
 
     def _refresh(self, told: VersionArguments) -> None:
         engine, reference = self._built.engine, self._built.reference
@@ -204,7 +210,7 @@ class RankGroup:
             _read_to_end(refreshed)
         else:
             folder = reference_folder(self._root, batch_of(told.version))
-            write(refreshed, folder, version=told.version, dtype=engine.dtype)
+            write(refreshed, folder, version=told.version)
         engine.forget_moments()
 
     def _save(self, told: SaveArguments) -> tuple[str, dict[str, FileFacts]]:
@@ -232,6 +238,12 @@ class RankGroup:
         )
 
     @property
+    def _longest_row(self) -> int:
+        """Tokens that both the policy and an engine can compute as one prompt, after which an engine samples one."""
+        own = getattr(self._built.engine.policy.network.config, "max_position_embeddings", None)
+        return min(each for each in (self._job.spec.model.max_model_len, own, sys.maxsize) if each) - 1
+
+    @property
     def _built(self) -> _Network:
         assert self._network is not None, "build comes first"
         return self._network
@@ -248,7 +260,7 @@ CHECK = RankOrder("check", CheckArguments, RankGroup._check)
 BUILD = RankOrder("build", BuildArguments, RankGroup._build)
 TRAIN = RankOrder("train", TrainArguments, RankGroup._train)
 SCORE = RankOrder("score", RaggedBatch, RankGroup._score)
-PUBLISH = RankOrder("publish", VersionArguments, RankGroup._publish)
+PUBLISH = RankOrder("publish", PublishArguments, RankGroup._publish)
 REFRESH = RankOrder("refresh", VersionArguments, RankGroup._refresh)
 SAVE = RankOrder("save", SaveArguments, RankGroup._save)
 END = RankOrder("end", JsonArguments, RankGroup._nothing)

@@ -59,6 +59,13 @@ class VersionArguments(JsonArguments):
     version: int
 
 
+class PublishArguments(VersionArguments):
+    """A version of the weights to be written."""
+
+    canary: tuple[int, ...]
+    """Tokens whose log-probabilities go with it."""
+
+
 class SaveArguments(JsonArguments):
     """A checkpoint to be written."""
 

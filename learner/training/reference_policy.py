@@ -66,7 +66,7 @@ def reference_folder(output_dir: Path, batch: int) -> Path:
     return output_dir / "reference" / str(batch)
 
 
-def write(parameters: Iterator[tuple[str, Tensor]], folder: Path, *, version: int, dtype: torch.dtype) -> None:
+def write(parameters: Iterator[tuple[str, Tensor]], folder: Path, *, version: int) -> None:
     """Write a refreshed reference to `folder`, whole or not at all, and delete all but the newest ones.
 
     `parameters` is read to its end even after an error.
@@ -76,7 +76,7 @@ def write(parameters: Iterator[tuple[str, Tensor]], folder: Path, *, version: in
     """
     unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
-    write_version(parameters, unfinished, version=version, dtype=dtype)
+    write_version(parameters, unfinished, version=version)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.replace(folder)
     finished = sorted((int(path.name) for path in folder.parent.iterdir() if path.name.isdecimal()), reverse=True)

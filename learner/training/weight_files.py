@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from isentrope.errors import StorageError
 from isentrope.rollout.wire.files import replacing
+from isentrope.rollout.wire.proof import Canary, TensorFacts
+from isentrope.rollout.wire.tensor_bits import bits_of
 from isentrope.rollout.wire.weights import Manifest, make_manifest
 
 SHARD_BYTES = 2 << 30
@@ -17,27 +18,27 @@ SHARD_BYTES = 2 << 30
 
 
 def write_version(
-    parameters: Iterator[tuple[str, Tensor]], folder: Path, *, version: int, dtype: torch.dtype
+    weights: Iterator[tuple[str, Tensor]], folder: Path, *, version: int, canary: Canary | None = None
 ) -> Manifest:
-    """Write all of `parameters` and their manifest into `folder`.
+    """Write all of `weights` and their manifest into `folder`.
 
-    `parameters` is read to its end even after an error, because the other ranks take part in it.
+    `weights` is read to its end even after an error, because the other ranks take part in it.
 
     Raises:
         StorageError: a file could not be written.
     """
     shards = _Shards(folder)
-    for name, value in parameters:
+    for name, value in weights:
         shards.add(name, value)
     files = shards.close()
-    return make_manifest(folder, version=version, dtype=_name(dtype), parameters=shards.table, files=files)
+    return make_manifest(folder, version=version, tensors=shards.table, files=files, canary=canary)
 
 
 class _Shards:
     """Writer of tensors into shards. A shard has its final name only when it is complete."""
 
     def __init__(self, folder: Path) -> None:
-        self.table: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.table: dict[str, TensorFacts] = {}
         self._folder = folder
         self._files: list[str] = []
         self._tensors: dict[str, Tensor] = {}
@@ -45,10 +46,11 @@ class _Shards:
         self._failure: Exception | None = None
 
     def add(self, name: str, value: Tensor) -> None:
-        """Copy `value`; after a failure do nothing."""
+        """Copy `value`, after hashing it where it is; after a failure do nothing."""
         if self._failure is not None:
             return
-        self.table[name] = (_name(value.dtype), tuple(value.shape))
+        dtype = str(value.dtype).removeprefix("torch.")
+        self.table[name] = TensorFacts(dtype, tuple(value.shape), bits_of(value))
         self._tensors[name] = value.to("cpu", copy=True).contiguous()
         self._bytes += value.nbytes
         if self._bytes >= SHARD_BYTES:
@@ -72,7 +74,3 @@ class _Shards:
             self._failure = error
         self._files.append(path.name)
         self._tensors, self._bytes = {}, 0
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -15,6 +15,7 @@ from isentrope.errors import InternalError, UnreachableError
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS, LEARNER
 from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.wire.proof import Proof
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.weights import Manifest
 
@@ -50,6 +51,10 @@ class ActorState(BaseModel):
     """Version of the weights it serves; 0: none yet."""
     digest: str = ""
     """Digest of those weights as the manifest states it."""
+    proof: Proof | None = None
+    """What shows that they are the learner's; None: it serves none."""
+    refused: int = 0
+    """Loads that failed, or were refused because they were not the learner's policy, since the process began."""
     leases: int = 0
     tokens_per_s: float = 0.0
     boot: str = ""

@@ -1,31 +1,29 @@
 """Published weights as files: one folder per version, its manifest, digests. Imports neither torch nor redis.
 
 A folder is complete when it holds `manifest.json`, which is written last. `verify` compares the shards with their
-manifest before anything is loaded. A digest detects damage; it does not prove who wrote the file.
+manifest before anything is loaded. A digest detects damage; it does not prove who wrote the file, nor that the file
+holds what the learner had in memory: `proof.py` does.
 """
 
 import hashlib
-import json
 import re
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from isentrope.errors import StorageError
 from isentrope.rollout.wire.files import write_whole
+from isentrope.rollout.wire.proof import CANARY, TENSORS, Canary, TensorTable, tensors_text
 from isentrope.rollout.wire.types import batch_of, incarnation_of
 
 MANIFEST = "manifest.json"
 DIGEST_BYTES = 32
 
 _VERSION_FOLDER = re.compile(r"[0-9]{1,19}")
-
-ParameterTable: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Parameter name -> (dtype, shape)."""
 
 
 class Shard(BaseModel):
@@ -47,9 +45,11 @@ class Manifest(BaseModel):
     folder: str
     """Absolute folder of the shards."""
     shards: tuple[Shard, ...]
-    dtype: str
-    parameters: str
-    """Digest of the table of parameters; see `digest_parameters`."""
+    tensors: Shard | None = None
+    """Table of the tensors, with the dtype of each and the hash of its bits; see `proof.py`. None: no learner wrote
+    these files."""
+    canary: Shard | None = None
+    """Tokens with the policy's log-probabilities; None: a version that no run serves."""
     digest: str
     """Digest of all fields but `folder` and `created`: equal in two runs that publish the same weights."""
     created: float
@@ -72,54 +72,51 @@ def version_folder(output_dir: str | Path, version: int) -> Path:
 
 
 def make_manifest(
-    folder: Path, *, version: int, dtype: str, parameters: ParameterTable, files: Sequence[str]
+    folder: Path, *, version: int, tensors: TensorTable, files: Sequence[str], canary: Canary | None = None
 ) -> Manifest:
-    """Return the manifest of the shards `files` that lie complete in `folder`; also writes it there, in one step.
+    """Return the manifest of the shards `files` that lie complete in `folder`; also writes it there, in one step, and
+    the table and the canary before it.
 
     Raises:
         StorageError: a shard cannot be read, or the manifest cannot be written.
     """
-    manifest = describe(folder, version=version, dtype=dtype, parameters=parameters, files=files)
-    path = folder / MANIFEST
-    try:
-        write_whole(path, manifest.model_dump_json(indent=1), durable=True)
-    except OSError as error:
-        raise StorageError(f"weight manifest cannot be written: {error.strerror}", where=str(path)) from None
+    manifest = describe(folder, version=version, files=files)
+    _write(folder / TENSORS, tensors_text(tensors))
+    beside = {"tensors": _facts(folder, TENSORS)}
+    if canary is not None:
+        _write(folder / CANARY, canary.model_dump_json())
+        beside["canary"] = _facts(folder, CANARY)
+    manifest = _with_digest(manifest.model_copy(update=beside))
+    _write(folder / MANIFEST, manifest.model_dump_json(indent=1), durable=True)
     return manifest
 
 
-def describe(folder: Path, *, version: int, dtype: str, parameters: ParameterTable, files: Sequence[str]) -> Manifest:
-    """Return the manifest of the shards `files` in `folder`, which stays as it is; StorageError as `make_manifest`."""
-    shards = tuple(
-        Shard(file=file, size_bytes=_size(folder / file), digest=digest_file(folder / file)) for file in files
-    )
-    manifest = Manifest(
-        version=version,
-        folder=str(folder.absolute()),
-        shards=shards,
-        dtype=dtype,
-        parameters=digest_parameters(parameters),
-        digest="",
-        created=time.time(),
-    )
-    return manifest.model_copy(update={"digest": _digest_manifest(manifest)})
+def describe(folder: Path, *, version: int, files: Sequence[str]) -> Manifest:
+    """Return the manifest of the shards `files` in `folder`, which stays as it is; StorageError as `make_manifest`.
+
+    Nothing proves that an engine serves these weights: no learner has them in memory.
+    """
+    shards = tuple(_facts(folder, file) for file in files)
+    place, now = str(folder.absolute()), time.time()
+    return _with_digest(Manifest(version=version, folder=place, shards=shards, digest="", created=now))
 
 
 def verify(manifest: Manifest) -> list[Path]:
-    """Return the paths of the shards, in order, after checking that each is exactly what the manifest says.
+    """Return the paths of the shards, in order, after checking that each file is exactly what the manifest says.
 
     Raises:
         StorageError: names the file, the expected value and the value found.
     """
     if (actual := _digest_manifest(manifest)) != manifest.digest:
         raise _differs(Path(manifest.folder, MANIFEST), "digest", manifest.digest, actual)
-    paths = [Path(manifest.folder, shard.file) for shard in manifest.shards]
-    for path, shard in zip(paths, manifest.shards, strict=True):
+    beside = (manifest.tensors, manifest.canary)
+    for shard in (*manifest.shards, *(each for each in beside if each is not None)):
+        path = Path(manifest.folder, shard.file)
         if (size := _size(path)) != shard.size_bytes:
             raise _differs(path, "size", f"{shard.size_bytes} bytes", f"{size} bytes")
         if (digest := digest_file(path)) != shard.digest:
             raise _differs(path, "digest", shard.digest, digest)
-    return paths
+    return [Path(manifest.folder, shard.file) for shard in manifest.shards]
 
 
 def prune(output_dir: str | Path, keep: Collection[int]) -> None:
@@ -147,10 +144,24 @@ def digest_file(path: Path) -> str:
         raise StorageError(f"weight file cannot be read: {error.strerror}", where=str(path)) from None
 
 
-def digest_parameters(parameters: ParameterTable) -> str:
-    """Return the digest of the sorted (name, dtype, shape) table: equal for models whose weights fit each other."""
-    table = [[name, dtype, list(shape)] for name, (dtype, shape) in sorted(parameters.items())]
-    return _hasher(json.dumps(table).encode()).hexdigest()
+def digest_bytes(content: bytes) -> str:
+    """Return the digest of a file with this content."""
+    return _hasher(content).hexdigest()
+
+
+def _facts(folder: Path, file: str) -> Shard:
+    return Shard(file=file, size_bytes=_size(folder / file), digest=digest_file(folder / file))
+
+
+def _write(path: Path, text: str, *, durable: bool = False) -> None:
+    try:
+        write_whole(path, text, durable=durable)
+    except OSError as error:
+        raise StorageError(f"weight manifest cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def _with_digest(manifest: Manifest) -> Manifest:
+    return manifest.model_copy(update={"digest": _digest_manifest(manifest)})
 
 
 def _digest_manifest(manifest: Manifest) -> str:

@@ -12,6 +12,8 @@ from tiny_model import VOCABULARY, Version, publish
 from waits import DEADLINE_S, is_alive, until
 
 from isentrope.errors import ConfigError, StorageError
+from isentrope.rollout.wire.proof import TensorFacts
+from isentrope.rollout.wire.tensor_bits import bits_of
 from isentrope.rollout.wire.types import Int32
 from isentrope.rollout.wire.weights import make_manifest
 
@@ -220,9 +222,8 @@ def test_after_bad_weights_nothing_is_served_until_a_good_load(
         if damage == "foreign":
             tensors["model.layers.7.self_attn.v_proj.weight"] = one
         save_file(tensors, file)
-        bad = make_manifest(
-            Path(bad.folder), version=bad.version, dtype="float32", parameters={}, files=[bad.shards[0].file]
-        )
+        table = {name: TensorFacts("float32", tuple(value.shape), bits_of(value)) for name, value in tensors.items()}
+        bad = make_manifest(Path(bad.folder), version=bad.version, tensors=table, files=[bad.shards[0].file])
 
     async def scenario() -> "list[Sample]":
         await engine.load(versions[0].manifest)

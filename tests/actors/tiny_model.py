@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isentrope.rollout.wire.proof import Canary
 from isentrope.rollout.wire.types import Float32, Int32, version_of
-from isentrope.rollout.wire.weights import Manifest, make_manifest, version_folder
+from isentrope.rollout.wire.weights import Manifest, version_folder
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -61,19 +62,26 @@ class Version:
 
     def logp(self, prompt: Int32, tokens: Int32) -> Float32:
         """Log-probability of each of `tokens` after `prompt`: [T]."""
-        import torch
+        return _logp(self.model, prompt, tokens)
 
-        with torch.no_grad():
-            logits = self.model(torch.tensor(np.concatenate([prompt, tokens]))[None].long()).logits[0]
-        picked = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, torch.tensor(tokens)[:, None].long())
-        return picked[:, 0].numpy()
+
+def _logp(model: "LlamaForCausalLM", prompt: Int32, tokens: Int32) -> Float32:
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.tensor(np.concatenate([prompt, tokens]))[None].long()).logits[0]
+    picked = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, torch.tensor(tokens)[:, None].long())
+    values: Float32 = picked[:, 0].numpy()
+    return values
 
 
 def publish(output_dir: Path, batch: int) -> Version:
     """Write the weights of a batch. Those of two batches differ; what they sample from is far from uniform."""
     import torch
-    from safetensors.torch import save_file
     from transformers import LlamaForCausalLM
+
+    from isentrope.learner.training.weight_files import write_version
+    from isentrope.learner.training.weight_source import WeightSource
 
     torch.manual_seed(batch)
     model = LlamaForCausalLM(_config()).eval()
@@ -81,12 +89,8 @@ def publish(output_dir: Path, batch: int) -> Version:
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.mul_(8.0)
-    tensors = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
-    folder = version_folder(output_dir, version_of(1, batch))
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "weights-00000.safetensors")
-    table = {name: ("float32", tuple(tensor.shape)) for name, tensor in tensors.items()}
-    manifest = make_manifest(
-        folder, version=version_of(1, batch), dtype="float32", parameters=table, files=["weights-00000.safetensors"]
-    )
-    return Version(manifest, model)
+    version = version_of(1, batch)
+    tokens = np.random.default_rng(batch).integers(0, len(VOCABULARY), 97).astype(np.int32)
+    canary = Canary(tokens=tokens.tolist(), logp=_logp(model, tokens[:1], tokens[1:]).tolist())
+    weights = WeightSource(model).published()
+    return Version(write_version(weights, version_folder(output_dir, version), version=version, canary=canary), model)

@@ -26,7 +26,7 @@ from isentrope.rollout.wire.types import (
     WorkOrder,
     version_of,
 )
-from isentrope.rollout.wire.weights import Manifest
+from isentrope.rollout.wire.weights import Manifest, Shard
 
 VOCABULARY = 50
 ASYNC = Control(mode=Mode.ASYNC, max_lag=1)
@@ -111,8 +111,8 @@ def make_weights(incarnation: int = 1, batch: int = 0) -> Manifest:
         version=version_of(incarnation, batch),
         folder="weights",
         shards=(),
-        dtype="float32",
-        parameters="",
+        tensors=Shard(file="tensors.json", size_bytes=0, digest=""),
+        canary=None,
         digest=f"{incarnation}.{batch}",
         created=0.0,
     )

@@ -113,6 +113,7 @@ def make_network(architecture: str, *, dtype: torch.dtype = torch.float32) -> Pr
     """Return a network whose weights all differ, the same every time."""
     torch.manual_seed(0)
     network: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[architecture](), dtype=torch.float32)
+    network.config.architectures = [type(network).__name__]  # else vLLM guesses, and takes some for embedding models
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(SCALE if parameter.ndim > 1 else 1.0).add_(torch.randn_like(parameter), alpha=NOISE)

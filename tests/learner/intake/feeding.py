@@ -16,7 +16,7 @@ from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.types import WorkOrder, version_of
-from isentrope.rollout.wire.weights import Manifest
+from isentrope.rollout.wire.weights import Manifest, Shard
 
 P = 4
 
@@ -26,8 +26,8 @@ def weights(incarnation: int, batch: int) -> Manifest:
         version=version_of(incarnation, batch),
         folder="weights",
         shards=(),
-        dtype="float32",
-        parameters="",
+        tensors=Shard(file="tensors.json", size_bytes=0, digest=""),
+        canary=None,
         digest=f"{incarnation}.{batch}",
         created=0.0,
     )

@@ -50,7 +50,7 @@ def test_a_refreshed_reference_is_the_policy_and_is_handed_on(toy_model: Path) -
 def test_it_comes_back_from_the_disk_bit_by_bit(toy_model: Path, tmp_path: Path) -> None:
     reference, folder = ReferencePolicy(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 40)
     source = moved(toy_model).network.named_parameters()
-    write(reference.refreshed(source), folder, version=version_of(2, 40), dtype=torch.float32)
+    write(reference.refreshed(source), folder, version=version_of(2, 40))
     again = ReferencePolicy(policy_of(toy_model), 1.0, CPU)
     again.load(folder)
     assert torch.equal(again.logp(PACKED), reference.logp(PACKED))
@@ -59,7 +59,7 @@ def test_it_comes_back_from_the_disk_bit_by_bit(toy_model: Path, tmp_path: Path)
 def test_only_the_newest_stay(toy_model: Path, tmp_path: Path) -> None:
     for batch in (10, 60, 110):
         parameters = policy_of(toy_model).network.named_parameters()
-        write(parameters, reference_folder(tmp_path, batch), version=version_of(1, batch), dtype=torch.float32)
+        write(parameters, reference_folder(tmp_path, batch), version=version_of(1, batch))
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == ["110", "60"][:KEPT]
 
 
@@ -67,7 +67,7 @@ def test_damage_and_absence_are_told(toy_model: Path, tmp_path: Path) -> None:
     reference, folder = ReferencePolicy(policy_of(toy_model), 1.0, CPU), reference_folder(tmp_path, 1)
     with pytest.raises(StorageError, match="cannot be read"):
         reference.load(folder)
-    write(policy_of(toy_model).network.named_parameters(), folder, version=version_of(1, 1), dtype=torch.float32)
+    write(policy_of(toy_model).network.named_parameters(), folder, version=version_of(1, 1))
     shard = next(folder.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(StorageError, match="size"):

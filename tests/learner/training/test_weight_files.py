@@ -11,8 +11,10 @@ from torch import Tensor
 from isentrope.errors import StorageError
 from isentrope.learner.training import weight_files
 from isentrope.learner.training.weight_files import write_version
+from isentrope.rollout.wire.proof import parse_tensors
+from isentrope.rollout.wire.tensor_bits import bits_of
 from isentrope.rollout.wire.types import version_of
-from isentrope.rollout.wire.weights import Manifest, digest_parameters, verify, version_folder
+from isentrope.rollout.wire.weights import Manifest, verify, version_folder
 
 VERSION = version_of(1, 3)
 
@@ -22,9 +24,7 @@ def weights(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 
 
 def write(root: Path, tensors: dict[str, Tensor]) -> Manifest:
-    return write_version(
-        iter(tensors.items()), version_folder(root, VERSION), version=VERSION, dtype=tensors["layer.0"].dtype
-    )
+    return write_version(iter(tensors.items()), version_folder(root, VERSION), version=VERSION)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -40,10 +40,10 @@ def test_every_weight_comes_back_bit_by_bit(
     loaded = {name: value for path in paths for name, value in load_file(path).items()}
     assert list(loaded) == list(tensors)
     assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
-    assert (manifest.version, manifest.dtype) == (VERSION, str(dtype).removeprefix("torch."))
-    assert manifest.parameters == digest_parameters(
-        {name: (manifest.dtype, tuple(value.shape)) for name, value in tensors.items()}
-    )
+    assert manifest.version == VERSION
+    table = parse_tensors((version_folder(tmp_path, VERSION) / manifest.tensors.file).read_bytes())
+    named = str(dtype).removeprefix("torch.")
+    assert table == {name: (named, tuple(value.shape), bits_of(value)) for name, value in loaded.items()}
 
 
 def test_weights_that_change_after_they_were_given_are_not_torn(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_weights_that_change_after_they_were_given_are_not_torn(tmp_path: Path) 
             buffer.fill_(number)
             yield f"p{number}", buffer
 
-    manifest = write_version(gathered(), tmp_path / "w", version=VERSION, dtype=torch.float32)
+    manifest = write_version(gathered(), tmp_path / "w", version=VERSION)
     loaded = load_file(verify(manifest)[0])
     assert [float(loaded[f"p{number}"][0]) for number in range(3)] == [0.0, 1.0, 2.0]
 
@@ -64,11 +64,11 @@ def test_a_refusing_disk_leaves_no_version_and_still_gathers_everything(tmp_path
     (tmp_path / "weights").write_text("a file where the folder should be")
     left = iter(weights().items())
     with pytest.raises(StorageError, match="weights cannot be written"):
-        write_version(left, version_folder(tmp_path, VERSION), version=VERSION, dtype=torch.float32)
+        write_version(left, version_folder(tmp_path, VERSION), version=VERSION)
     assert next(left, None) is None
 
 
 def test_no_unfinished_file_stays(tmp_path: Path) -> None:
     write(tmp_path, weights())
     names = sorted(path.name for path in version_folder(tmp_path, VERSION).iterdir())
-    assert names == ["manifest.json", "weights-00000.safetensors"]
+    assert names == ["manifest.json", "tensors.json", "weights-00000.safetensors"]

@@ -18,7 +18,7 @@ from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.types import Group, version_of
 from isentrope.rollout.wire.validation import Limits
-from isentrope.rollout.wire.weights import Manifest
+from isentrope.rollout.wire.weights import Manifest, Shard
 
 RUN = "protocol"
 PROMPTS = 2
@@ -342,7 +342,15 @@ def check_learner(learner: Learner) -> None:
 
 
 def make_manifest(version: int, weights: str) -> Manifest:
-    return Manifest(version=version, folder="w", shards=(), dtype="float32", parameters="", digest=weights, created=0.0)
+    return Manifest(
+        version=version,
+        folder="w",
+        shards=(),
+        tensors=Shard(file="tensors.json", size_bytes=0, digest=""),
+        canary=None,
+        digest=weights,
+        created=0.0,
+    )
 
 
 def _versions(group: Group) -> list[int]:

@@ -8,18 +8,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from isentrope.errors import StorageError
+from isentrope.rollout.wire.proof import Canary, TensorFacts, TensorTable, parse_tensors, read_canary
 from isentrope.rollout.wire.types import version_of
 from isentrope.rollout.wire.weights import (
     Manifest,
     Shard,
-    digest_parameters,
     make_manifest,
     prune,
     verify,
     version_folder,
 )
 
-PARAMETERS = {"a.weight": ("F32", (3, 5)), "b.weight": ("F32", (7,))}
+TENSORS = {"a.weight": TensorFacts("float32", (3, 5), "0a"), "b.weight": TensorFacts("float32", (7,), "0b")}
+CANARY = Canary(tokens=(1, 2, 3), logp=(-0.5, -1.25))
 VERSION = version_of(3, 12)
 
 
@@ -29,7 +30,7 @@ def publish(output_dir: Path, version: int = VERSION, contents: tuple[bytes, ...
     files = [f"shard-{i}.safetensors" for i in range(len(contents))]
     for file, content in zip(files, contents, strict=True):
         (folder / file).write_bytes(content)
-    return make_manifest(folder, version=version, dtype="float32", parameters=PARAMETERS, files=files)
+    return make_manifest(folder, version=version, tensors=TENSORS, files=files, canary=CANARY)
 
 
 def test_a_manifest_comes_back_from_its_file_and_verifies(tmp_path: Path) -> None:
@@ -38,7 +39,10 @@ def test_a_manifest_comes_back_from_its_file_and_verifies(tmp_path: Path) -> Non
     assert Manifest.model_validate_json((folder / "manifest.json").read_text()) == manifest
     assert verify(manifest) == [folder / "shard-0.safetensors", folder / "shard-1.safetensors"]
     assert (manifest.batch, manifest.incarnation) == (12, 3)
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", *(s.file for s in manifest.shards)]
+    own = ["canary.json", "manifest.json", "tensors.json"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*own, *(s.file for s in manifest.shards)])
+    assert parse_tensors((folder / "tensors.json").read_bytes()) == TENSORS
+    assert read_canary(folder) == CANARY
 
 
 def test_equal_weights_have_equal_digests_wherever_they_lie(tmp_path: Path) -> None:
@@ -52,7 +56,7 @@ def test_equal_weights_have_equal_digests_wherever_they_lie(tmp_path: Path) -> N
 def test_any_changed_byte_is_noticed(tmp_path: Path, data: st.DataObject, content: bytes) -> None:
     shard = tmp_path / "s"
     shard.write_bytes(content)
-    manifest = make_manifest(tmp_path, version=VERSION, dtype="float32", parameters=PARAMETERS, files=["s"])
+    manifest = make_manifest(tmp_path, version=VERSION, tensors=TENSORS, files=["s"])
     place = data.draw(st.integers(0, len(content) - 1))
     changed = bytearray(content)
     changed[place] ^= data.draw(st.integers(1, 255))
@@ -87,20 +91,30 @@ def test_a_manifest_cannot_point_outside_its_folder(file: str) -> None:
         Shard(file=file, size_bytes=0, digest="")
 
 
-def test_the_parameter_table_digest_sees_name_dtype_and_shape_but_not_order() -> None:
-    same = {"b.weight": ("F32", (7,)), "a.weight": ("F32", (3, 5))}
-    others = [
-        {"c.weight": ("F32", (3, 5)), "b.weight": ("F32", (7,))},
-        {"a.weight": ("BF16", (3, 5)), "b.weight": ("F32", (7,))},
-        {"a.weight": ("F32", (5, 3)), "b.weight": ("F32", (7,))},
-    ]
-    assert digest_parameters(same) == digest_parameters(PARAMETERS)
-    assert digest_parameters(PARAMETERS) not in {digest_parameters(other) for other in others}
+@pytest.mark.parametrize("file", ["tensors.json", "canary.json"])
+def test_what_proves_a_version_is_covered_by_its_digest(tmp_path: Path, file: str) -> None:
+    manifest = publish(tmp_path)
+    path = version_folder(tmp_path, VERSION) / file
+    path.write_text(path.read_text().replace("3", "4"))
+    with pytest.raises(StorageError, match="another digest") as caught:
+        verify(manifest)
+    assert caught.value.where == str(path)
+
+
+def test_the_digest_sees_name_dtype_shape_and_bits_but_not_the_order(tmp_path: Path) -> None:
+    def digest(tensors: TensorTable) -> str:
+        return make_manifest(tmp_path, version=VERSION, tensors=tensors, files=[]).digest
+
+    a, b = TENSORS["a.weight"], TENSORS["b.weight"]
+    changed = [a._replace(dtype="bfloat16"), a._replace(shape=(5, 3)), a._replace(bits="0c")]
+    others = [{"a.weight": other, "b.weight": b} for other in changed] + [{"c.weight": a, "b.weight": b}]
+    assert digest({"b.weight": b, "a.weight": a}) == digest(TENSORS)
+    assert digest(TENSORS) not in {digest(other) for other in others}
 
 
 def test_an_unfinished_folder_has_no_manifest_and_a_missing_shard_stops_it(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
-        make_manifest(tmp_path, version=VERSION, dtype="float32", parameters=PARAMETERS, files=["absent"])
+        make_manifest(tmp_path, version=VERSION, tensors=TENSORS, files=["absent"])
     assert list(tmp_path.iterdir()) == []
 
 
