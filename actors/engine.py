@@ -101,7 +101,7 @@ class Engine:
 
     @property
     def proof(self) -> Proof | None:
-        """What showed that the weights that are served are the learner's; None: none are served."""
+        """Proof that the weights that are served are the learner's; None: none are served."""
         return self._proof
 
     @property

@@ -1,4 +1,4 @@
-"""Whether an engine serves the policy that was published: judges what it has loaded and what it makes of it.
+"""Judgement of an engine: of the weights that it has loaded, and of the policy that it makes of them.
 
 Does not import vLLM.
 """

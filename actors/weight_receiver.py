@@ -89,9 +89,9 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
     def start_weight_update(self) -> None:
         """Put the model into the form in which weights are loaded."""
         self.loaded = ""
+        before = self._names()  # a tied one has one name here
         initialize_layerwise_reload(self.model)
-        # Not before: vLLM derives some parameters from others, and removes them here. A tied one has one name.
-        self._needed = frozenset(name for name, _ in self.model.named_parameters())
+        self._needed = before & self._names()  # vLLM removes what it derives from other parameters
 
     def receive_weights(self, update_info: Files) -> None:
         """Load all files; ValueError if they do not cover the whole model, or are not what the learner published."""
@@ -114,6 +114,9 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
         finalize_layerwise_reload(self.model, self.model_config)
         _process_tied_heads(self.model)
         _process_experts(self.model)
+
+    def _names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.model.named_parameters())
 
     def shutdown(self) -> None:
         """Do nothing."""

@@ -81,6 +81,24 @@ class BatchTime(JsonRecord):
     """Trained tokens of the batch by the seconds since the line before."""
 
 
+class ServedPolicy(JsonRecord):
+    """Proof that actors serve the policy that was published, by all actors' last heartbeats."""
+
+    version: int
+    """Newest version that was proven."""
+    tensors: int
+    """Its tensors; all had the bits of the learner's memory in the engine."""
+    gap_mean: float | None = None
+    """Mean absolute difference between engine and learner on the log-probabilities of the version's canary, nats, the
+    largest of all actors; absent if no engine can compute it."""
+    gap_max: float | None = None
+    """Largest such difference of all actors, nats."""
+    seconds: float
+    """Time in which the engine computed the canary and served nothing, the longest of all actors."""
+    refused: int
+    """Loads of a version that failed or were refused so far, of all actors."""
+
+
 class BatchProcess(JsonRecord):
     """Values that depend on the processes and their speed; equal runs may differ in them."""
 
@@ -95,6 +113,8 @@ class BatchProcess(JsonRecord):
     """Pass rate of the same responses; absent without such a filter, and where rewards are graded."""
     actors: int
     """Rollout actors that generate."""
+    served: ServedPolicy | None = None
+    """Proof that they serve the policy that was published; absent while none serves."""
 
 
 class RaisedAlarm(JsonRecord):

@@ -364,6 +364,16 @@ class Summary(FileRecord):
     alarms: dict[str, AlarmFigures]
     """Alarms that were on at any time, by their key of `[learner.alarms]`: the `first` and the `last` batch in alarm,
     the number of `batches` in alarm, the `worst` value and its `bound`."""
+    versions_proven: int
+    """Versions that an actor was seen to serve with proof that they are the learner's."""
+    versions_refused: int
+    """Loads of a version that failed or were refused."""
+    canary_gap_mean: float | None
+    """Mean difference of engine and learner on a canary's log-probabilities, nats, the largest of all batches."""
+    canary_gap_max: float | None
+    """Largest such difference of all batches, nats."""
+    canary_seconds: float | None
+    """Seconds in which an engine computed a canary and served nothing, median of all batches."""
     seconds_total: float | None
     """Seconds from the start of the newest command to the learner's end."""
     seconds_startup: float | None

@@ -38,7 +38,7 @@ from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_
 from isentrope.learner.training.evaluator import Evaluator
 from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.learner.training.job import LearnerJob
-from isentrope.learner.training.metrics import Accounts, BatchLog, Draws, Surroundings, scalars
+from isentrope.learner.training.metrics import Accounts, BatchLog, Draws, Surroundings, scalars, served_policy
 from isentrope.learner.training.notices import noticed
 from isentrope.learner.training.publisher import Publisher
 from isentrope.learner.training.rank_group import RankGroup
@@ -241,9 +241,11 @@ class _Run:
         intake = feeder.status()  # before anything else is issued
         if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
             self._publish()
-        actors = sum(actor.state is ActorStage.SERVING for actor in feeder.actors())
+        actors = feeder.actors()
+        serving = sum(actor.state is ActorStage.SERVING for actor in actors)
         version = self._parts.publisher.newest.version
-        around = Surroundings(ready.record.mode, intake, version, actors, self._rewards(ready))
+        rewards, served = self._rewards(ready), served_policy(actors)
+        around = Surroundings(ready.record.mode, intake, version, serving, rewards, served)
         verdict = self._log.write(ragged, facts, around)
         for text in verdict.said:
             logger.warning(text)

@@ -12,7 +12,7 @@ import numpy as np
 from isentrope.learner.intake.feeder import FeederStatus
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
-from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward
+from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, ServedPolicy
 from isentrope.learner.objective.monitors import batch_metrics, update_metrics
 from isentrope.learner.records import BatchRow
 from isentrope.learner.training.alarms import Alarms, Verdict
@@ -23,6 +23,7 @@ from isentrope.learner.training.sinks import Sink
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
 from isentrope.learner.training.untrained import UntrainedCounts
+from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.wire.control import Mode
 
 
@@ -40,6 +41,8 @@ class Surroundings:
     """Actors that generate."""
     rewards: Mapping[str, FunctionReward]
     """Values of each reward function over the batch."""
+    served: ServedPolicy | None
+    """Proof that they serve what was published; None: none serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +153,27 @@ def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, dr
                 reward_drawn=drawn.reward,
                 pass_rate_drawn=drawn.pass_rate,
                 actors=around.actors,
+                served=around.served,
             ),
             "version": around.version,
             "time": spent,
         }
+    )
+
+
+def served_policy(actors: Sequence[ActorState]) -> ServedPolicy | None:
+    """Return what actors have proven about the versions that they serve; None if none serves."""
+    proven = [(actor.version, actor.proof) for actor in actors if actor.proof is not None]
+    if not proven:
+        return None
+    newest, proof = max(proven, key=lambda each: each[0])
+    return ServedPolicy(
+        version=newest,
+        tensors=proof.tensors,
+        gap_mean=max((each.gap_mean for _, each in proven if each.gap_mean is not None), default=None),
+        gap_max=max((each.gap_max for _, each in proven if each.gap_max is not None), default=None),
+        seconds=max(each.seconds for _, each in proven),
+        refused=sum(actor.refused for actor in actors),
     )
 
 

@@ -52,7 +52,7 @@ class ActorState(BaseModel):
     digest: str = ""
     """Digest of those weights as the manifest states it."""
     proof: Proof | None = None
-    """What shows that they are the learner's; None: it serves none."""
+    """Proof that they are the learner's; None: it serves none."""
     refused: int = 0
     """Loads that failed, or were refused because they were not the learner's policy, since the process began."""
     leases: int = 0

@@ -1,5 +1,5 @@
-"""What proves that an engine serves the policy that was published: the learner's part in files beside the shards, and
-the engine's finding for its heartbeat. Imports neither torch nor redis.
+"""Proof that an engine serves the policy that was published: the learner's part in files beside the shards, and the
+engine's finding for its heartbeat. Imports neither torch nor redis.
 
     tensors.json    dtype, shape and a hash of the bits of every tensor, taken from the learner's memory
     canary.json     some tokens, and the log-probabilities that the learner's own policy gives them

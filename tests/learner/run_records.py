@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, Measures
+from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, Measures, ServedPolicy
 from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord, Untrained
 
 MEASURES = Measures(
@@ -29,6 +29,8 @@ TIME = BatchTime(
     checkpoint_s=0.1,
     tokens_per_second=1234.5,
 )
+
+SERVED = ServedPolicy(version=1, tensors=30, gap_mean=2e-7, gap_max=1e-6, seconds=0.1, refused=0)
 
 ROW = BatchRow(
     batch=1,
@@ -63,7 +65,7 @@ ROW = BatchRow(
     trained=32,
     retired=0,
     issued=64,
-    process=BatchProcess(ready_groups=12, idle_s=0.5, actors=1),
+    process=BatchProcess(ready_groups=12, idle_s=0.5, actors=1, served=SERVED),
     version=1,
     time=TIME,
 )

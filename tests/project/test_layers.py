@@ -24,7 +24,7 @@ OTHERS = {
 
 INSIDE_A_FUNCTION = {
     "kernels": {"matplotlib"},
-    "rollout": {"datasets", "huggingface_hub", "math_verify", "pyarrow", "transformers"},
+    "rollout": {"datasets", "huggingface_hub", "math_verify", "pyarrow", "torch", "transformers"},
 }
 """Libraries that only those need who ask for the feature."""
 
@@ -148,12 +148,13 @@ def test_no_import_is_relative_or_names_a_folder_bare(sources: list[Source]) -> 
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
-    """Dotted name, line, whether it is inside a function, of every module imported. `from isentrope import x` gives
-    `isentrope.x`."""
+    """Dotted name, line, whether it is inside a function or for type checkers alone, of every module imported. `from
+    isentrope import x` gives `isentrope.x`."""
     lazy = {
         inner
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):

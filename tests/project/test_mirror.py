@@ -11,6 +11,7 @@ from source_files import Source
 
 RUN_BY = {
     "actors/config.py": "isentrope/test_config.py",
+    "actors/engine_host.py": "actors/test_engine.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
     "examples/chat/make_data.py": "isentrope/test_init.py",
     "examples/digit_walk/make_data.py": "isentrope/test_init.py",

@@ -1,10 +1,10 @@
 """`summary.json`: a run in a few numbers."""
 
 from collections.abc import Sequence
-from statistics import fmean
-from typing import NamedTuple
+from statistics import fmean, median
+from typing import Any, NamedTuple
 
-from isentrope.learner.records import EvalRow, Summary
+from isentrope.learner.records import BatchRow, EvalRow, Summary
 from isentrope.learner.training.alarms import figures
 from isentrope.report.contents import RunContents
 from isentrope.report.windows import WINDOW
@@ -38,9 +38,22 @@ def summarise(contents: RunContents) -> Summary:
         max_token_lag=max((line.lag_max for line in batches), default=None),
         logp_gap_first=batches[0].logp_gap_mean if batches else None,
         alarms=figures(batches),
+        **proven(batches),
         **clocked(contents)._asdict(),
         versions=run.versions if run else {},
     )
+
+
+def proven(batches: Sequence[BatchRow]) -> dict[str, Any]:
+    """Return the figures about what actors have served."""
+    served = [line.process.served for line in batches if line.process.served is not None]
+    return {
+        "versions_proven": len({each.version for each in served}),
+        "versions_refused": max((each.refused for each in served), default=0),
+        "canary_gap_mean": max((each.gap_mean for each in served if each.gap_mean is not None), default=None),
+        "canary_gap_max": max((each.gap_max for each in served if each.gap_max is not None), default=None),
+        "canary_seconds": median(each.seconds for each in served) if served else None,
+    }
 
 
 class Clocked(NamedTuple):

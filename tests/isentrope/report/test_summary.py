@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from run_records import SERVED, make_row
 
 from isentrope import report
 from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, RunRecord, Summary
 from isentrope.report.contents import read_contents
-from isentrope.report.summary import summarise
+from isentrope.report.summary import proven, summarise
 
 MakeRun = Callable[..., Path]
 
@@ -43,6 +45,21 @@ def test_counts_of_groups_add_up(make_run: MakeRun) -> None:
     summary = summarise(read_contents(make_run()))
     assert summary.groups_issued == (summary.groups_trained or 0) + (summary.groups_retired or 0)
     assert summary.groups_retired == sum(summary.retired.values()) == 3
+
+
+def test_proofs_are_the_worst_of_all_batches() -> None:
+    def row(batch: int, **changes: Any) -> BatchRow:
+        served = SERVED.model_copy(update={"version": batch, **changes})
+        return make_row(batch, process=BatchProcess(ready_groups=0, idle_s=0.0, actors=1, served=served))
+
+    rows = [row(1), row(2, gap_mean=3e-7, seconds=0.5), row(2, gap_max=4e-6), row(3, refused=2, gap_mean=None)]
+    assert proven([*rows, make_row(4, process=BatchProcess(ready_groups=0, idle_s=0.0, actors=0))]) == {
+        "versions_proven": 3,
+        "versions_refused": 2,
+        "canary_gap_mean": 3e-7,
+        "canary_gap_max": 4e-6,
+        "canary_seconds": 0.1,
+    }
 
 
 def test_largest_lag_is_zero_on_policy(make_run: MakeRun) -> None:

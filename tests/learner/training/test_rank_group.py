@@ -72,7 +72,7 @@ def test_the_others_carry_out_what_rank_0_has_sent(
         first.build(None, None)
         trained = first.train(ragged, schedule, objective.start())
         entropy = first.score(ragged).entropy
-        manifest = first.publish(version_of(1, 1))
+        manifest = first.publish(version_of(1, 1), range(9))
         files = first.save(folder, 1)
         assert first.check(folder, files) == ""
         first.refresh(version_of(1, 1))
@@ -87,4 +87,4 @@ def test_the_others_carry_out_what_rank_0_has_sent(
     monkeypatch.setattr(alone, "broadcast", sent.append)
     assert trained.applied == 2
     assert torch.equal(other.score(ragged).entropy, entropy)
-    assert other.publish(version_of(1, 1)).digest == manifest.digest
+    assert other.publish(version_of(1, 1), range(9)).digest == manifest.digest

@@ -29,7 +29,12 @@ INTAKE = FeederStatus(
     replaced=Tally(),
 )
 AROUND = Surroundings(
-    Mode.ASYNC, INTAKE, version=1 << 20, actors=1, rewards={"f": FunctionReward(mean=0.5, std=0.5, missing=0.25)}
+    Mode.ASYNC,
+    INTAKE,
+    version=1 << 20,
+    actors=1,
+    rewards={"f": FunctionReward(mean=0.5, std=0.5, missing=0.25)},
+    served=None,
 )
 
 
