@@ -101,7 +101,7 @@ class Engine:
 
     @property
     def proof(self) -> Proof | None:
-        """Proof that the weights that are served are the learner's; None: none are served."""
+        """Proof that the served weights are the learner's; None: none are served, or no learner published them."""
         return self._proof
 
     @property
@@ -179,8 +179,8 @@ class Engine:
                 await self._pause()
                 raise
             await self._pause()
-            table = Path(manifest.folder, manifest.tensors.file)
-            files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths], "tensors": str(table)})
+            table = "" if manifest.tensors is None else str(Path(manifest.folder, manifest.tensors.file))
+            files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths], "tensors": table})
             try:
                 await self._call(self._llm.start_weight_update())
                 await self._call(self._llm.update_weights(files))
@@ -195,8 +195,11 @@ class Engine:
             await self._call(self._llm.resume_generation())
             self._manifest, self._proof = manifest, proof
 
-    async def _prove(self, manifest: Manifest) -> Proof:
-        """Return what shows that the loaded weights are those of `manifest`; StorageError if they are not."""
+    async def _prove(self, manifest: Manifest) -> Proof | None:
+        """Return what shows that the loaded weights are those of `manifest`; StorageError if they are not, None if no
+        learner published them."""
+        if manifest.tensors is None:
+            return None
         self._judge.check_bits(manifest, await self._on_workers("isentrope_loaded"))
         tensors = len(parse_tensors(Path(manifest.folder, manifest.tensors.file).read_bytes()))
         if manifest.canary is None or not self._computes_canary:

@@ -30,6 +30,7 @@ class Judge:
 
     def check_bits(self, manifest: Manifest, loaded: list[str]) -> None:
         """Raise StorageError unless every worker has loaded the tensors of `manifest`, by digests of their tables."""
+        assert manifest.tensors is not None, "a version of a learner"
         if any(digest != manifest.tensors.digest for digest in loaded):
             raise StorageError(
                 f"version {manifest.version} was announced and other weights are loaded",

@@ -62,7 +62,7 @@ class Files(WeightTransferUpdateInfo):
 
     paths: list[str]
     tensors: str
-    """Path of the table of all tensors, with a hash of the bits of each."""
+    """Path of the table of all tensors, with a hash of the bits of each; empty: no learner published them."""
 
 
 class _Loadable(Protocol):
@@ -96,9 +96,12 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
     def receive_weights(self, update_info: Files) -> None:
         """Load all files; ValueError if they do not cover the whole model, or are not what the learner published."""
         try:
-            content = Path(update_info.tensors).read_bytes()
-            table = parse_tensors(content)
-            loaded = cast(_Loadable, self.model).load_weights(_proven(_tensors(update_info.paths), table))
+            tensors, content, table = _tensors(update_info.paths), b"", dict[str, TensorFacts]()
+            if update_info.tensors:
+                content = Path(update_info.tensors).read_bytes()
+                table = parse_tensors(content)
+                tensors = _proven(tensors, table)
+            loaded = cast(_Loadable, self.model).load_weights(tensors)
             lacking = sorted(self._needed - loaded) or _incomplete(self.model)
             if lacking:
                 raise ValueError(f"{len(lacking)} of the model's parameters are not in the files: {lacking[:3]}")

@@ -9,6 +9,7 @@ import hashlib
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +46,8 @@ class Manifest(BaseModel):
     folder: str
     """Absolute folder of the shards."""
     shards: tuple[Shard, ...]
+    dtype: str
+    """Number format of most tensors; a buffer may have another, see `tensors`."""
     tensors: Shard | None = None
     """Table of the tensors, with the dtype of each and the hash of its bits; see `proof.py`. None: no learner wrote
     these files."""
@@ -80,7 +83,8 @@ def make_manifest(
     Raises:
         StorageError: a shard cannot be read, or the manifest cannot be written.
     """
-    manifest = describe(folder, version=version, files=files)
+    kinds = Counter(facts.dtype for facts in tensors.values())
+    manifest = describe(folder, version=version, dtype=max(kinds, key=kinds.__getitem__, default=""), files=files)
     _write(folder / TENSORS, tensors_text(tensors))
     beside = {"tensors": _facts(folder, TENSORS)}
     if canary is not None:
@@ -91,14 +95,14 @@ def make_manifest(
     return manifest
 
 
-def describe(folder: Path, *, version: int, files: Sequence[str]) -> Manifest:
+def describe(folder: Path, *, version: int, dtype: str, files: Sequence[str]) -> Manifest:
     """Return the manifest of the shards `files` in `folder`, which stays as it is; StorageError as `make_manifest`.
 
     Nothing proves that an engine serves these weights: no learner has them in memory.
     """
     shards = tuple(_facts(folder, file) for file in files)
     place, now = str(folder.absolute()), time.time()
-    return _with_digest(Manifest(version=version, folder=place, shards=shards, digest="", created=now))
+    return _with_digest(Manifest(version=version, folder=place, shards=shards, dtype=dtype, digest="", created=now))
 
 
 def verify(manifest: Manifest) -> list[Path]:

@@ -183,4 +183,4 @@ def _weights(folder: Path, dtype: str) -> Manifest:
             f"{folder} has no weights as safetensors: neither {WEIGHTS} nor {INDEX}",
             fix="save the model with save_pretrained",
         )
-    return describe(folder, version=version_of(1, 0), dtype=dtype, parameters={}, files=files)
+    return describe(folder, version=version_of(1, 0), dtype=dtype, files=files)

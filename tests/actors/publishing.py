@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isentrope.learner.training.weight_files import write_version
 from isentrope.learner.training.weight_source import WeightSource
-from isentrope.rollout.wire.proof import Canary, parse_tensors, read_canary
+from isentrope.rollout.wire.proof import TENSORS, Canary, parse_tensors, read_canary
 from isentrope.rollout.wire.types import version_of
 from isentrope.rollout.wire.weights import Manifest, make_manifest, version_folder
 
@@ -60,7 +60,7 @@ def with_files(manifest: Manifest, tensors: dict[str, Tensor]) -> Manifest:
     """Let the files of a version hold other tensors than the learner had in memory; its table and canary stay."""
     folder, file = Path(manifest.folder), manifest.shards[0].file
     save_file(tensors, folder / file)
-    table = parse_tensors((folder / manifest.tensors.file).read_bytes())
+    table = parse_tensors((folder / TENSORS).read_bytes())
     return make_manifest(folder, version=manifest.version, tensors=table, files=[file], canary=read_canary(folder))
 
 

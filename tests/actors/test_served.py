@@ -56,6 +56,7 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
 
 
 def test_every_worker_must_have_loaded_the_tensors_of_the_version() -> None:
+    assert MANIFEST.tensors is not None
     digest, judge = MANIFEST.tensors.digest, Judge("float32")
     judge.check_bits(MANIFEST, [digest, digest])
     for loaded in ([digest, "old"], ["old"]):

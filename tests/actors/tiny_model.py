@@ -93,4 +93,7 @@ def publish(output_dir: Path, batch: int) -> Version:
     tokens = np.random.default_rng(batch).integers(0, len(VOCABULARY), 97).astype(np.int32)
     canary = Canary(tokens=tokens.tolist(), logp=_logp(model, tokens[:1], tokens[1:]).tolist())
     weights = WeightSource(model).published()
-    return Version(write_version(weights, version_folder(output_dir, version), version=version, canary=canary), model)
+    return Version(
+        write_version(weights, version_folder(output_dir, version), version=version, canary=canary),
+        model,
+    )

@@ -15,7 +15,7 @@ from isentrope.learner import json_files
 from isentrope.model_folder import CONFIG, INDEX, Origin, choose, export, origin, versions
 from isentrope.rollout.config import ModelConfig
 from isentrope.rollout.wire.types import version_of
-from isentrope.rollout.wire.weights import Manifest, make_manifest
+from isentrope.rollout.wire.weights import Manifest, describe
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if think %} 1{% endif %}"
 
@@ -73,7 +73,7 @@ def test_weights_in_several_files_have_an_index(published: list[Version], begun:
     parts = {"weights-00000.safetensors": names[:9], "weights-00001.safetensors": names[9:]}
     for file, part in parts.items():
         save_file({name: tensors[name] for name in part}, tmp_path / file, metadata={"format": "pt"})
-    split = make_manifest(tmp_path, version=3, dtype="float32", parameters={}, files=list(parts))
+    split = describe(tmp_path, version=3, dtype="float32", files=list(parts))
     export(split, begun, tmp_path / "model")
     _require_same(tmp_path / "model", published[0])
     index = json.loads((tmp_path / "model" / INDEX).read_text())

@@ -10,6 +10,7 @@ from run_records import SERVED, make_row
 
 from isentrope import report
 from isentrope.learner import json_files
+from isentrope.learner.measures import BatchProcess
 from isentrope.learner.records import BatchRow, RunRecord, Summary
 from isentrope.report.contents import read_contents
 from isentrope.report.summary import proven, summarise

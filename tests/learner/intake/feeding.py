@@ -26,6 +26,7 @@ def weights(incarnation: int, batch: int) -> Manifest:
         version=version_of(incarnation, batch),
         folder="weights",
         shards=(),
+        dtype="float32",
         tensors=Shard(file="tensors.json", size_bytes=0, digest=""),
         canary=None,
         digest=f"{incarnation}.{batch}",

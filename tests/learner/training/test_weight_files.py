@@ -11,7 +11,7 @@ from torch import Tensor
 from isentrope.errors import StorageError
 from isentrope.learner.training import weight_files
 from isentrope.learner.training.weight_files import write_version
-from isentrope.rollout.wire.proof import parse_tensors
+from isentrope.rollout.wire.proof import TENSORS, parse_tensors
 from isentrope.rollout.wire.tensor_bits import bits_of
 from isentrope.rollout.wire.types import version_of
 from isentrope.rollout.wire.weights import Manifest, verify, version_folder
@@ -40,8 +40,8 @@ def test_every_weight_comes_back_bit_by_bit(
     loaded = {name: value for path in paths for name, value in load_file(path).items()}
     assert list(loaded) == list(tensors)
     assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
-    assert manifest.version == VERSION
-    table = parse_tensors((version_folder(tmp_path, VERSION) / manifest.tensors.file).read_bytes())
+    assert (manifest.version, manifest.dtype) == (VERSION, str(dtype).removeprefix("torch."))
+    table = parse_tensors((version_folder(tmp_path, VERSION) / TENSORS).read_bytes())
     named = str(dtype).removeprefix("torch.")
     assert table == {name: (named, tuple(value.shape), bits_of(value)) for name, value in loaded.items()}
 

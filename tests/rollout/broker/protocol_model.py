@@ -346,6 +346,7 @@ def make_manifest(version: int, weights: str) -> Manifest:
         version=version,
         folder="w",
         shards=(),
+        dtype="float32",
         tensors=Shard(file="tensors.json", size_bytes=0, digest=""),
         canary=None,
         digest=weights,
