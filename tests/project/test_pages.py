@@ -35,7 +35,7 @@ ELSEWHERE = {
         "run.json",
         "state.json",
     ),
-    *("summary.json", "report.html", "learner-0.log"),
+    *("summary.json", "report.html", "learner-0.log", "objective.toml"),
     *("rewards.py", "run.toml", "train.jsonl"),
     "transports/rollouts/types.py",
     *("x.py", "test_x.py"),
