@@ -99,5 +99,8 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
         for module in network.modules():
-            module.training = isinstance(module, GradientCheckpointingLayer)
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True  # else it keeps its activations
+                for name in [name for name in vars(module) if "dropout" in name]:
+                    setattr(module, name, 0.0)  # some apply dropout themselves
     return Policy(network)

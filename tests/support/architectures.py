@@ -84,7 +84,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         qk_nope_head_dim=32,
         v_head_dim=32,
         **EXPERTS,
-        **SIZES,
+        **SIZES | {"num_key_value_heads": 2},
     ),
     "mistral": _of("Mistral", sliding_window=16, **WITH_HEADS),
     "phi": _of("Phi", **{name: size for name, size in SIZES.items() if name != "num_key_value_heads"}),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import CONFIGS, make_network
 from torch import Tensor
 from toy_batch import make_toy_rows, prompt_of, tokens_of
 from transformers import AutoConfig, AutoModelForCausalLM, GraniteConfig, PreTrainedModel
@@ -62,6 +63,17 @@ def test_checkpointed_activations_change_no_gradient(toy_model: Path) -> None:
         logits_of(policy, (0, 1, 2)).square().sum().backward()
         gradients.append([parameter.grad for parameter in policy.parameters()])
     assert all(torch.equal(plain, again) for plain, again in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_two_passes_of_every_architecture_agree_with_and_without_checkpointing(
+    architecture: str, tmp_path: Path
+) -> None:
+    make_network(architecture).save_pretrained(tmp_path)
+    policy, checkpointed = load(tmp_path), load(tmp_path, gradient_checkpointing=True)
+    first = logits_of(policy, (0, 3, 7))
+    assert torch.equal(first, logits_of(policy, (0, 3, 7)))
+    assert torch.equal(first, logits_of(checkpointed, (0, 3, 7)))
 
 
 def test_there_is_no_dropout(tmp_path: Path, toy_model: Path) -> None:
