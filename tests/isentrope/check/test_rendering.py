@@ -1,6 +1,7 @@
 """The first prompt is shown as the model gets it, and what is unusual about it is said."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -10,6 +11,7 @@ from isentrope.check.rendering import HEAD, TAIL, check_vocabulary, doubts, requ
 from isentrope.errors import ConfigError
 from isentrope.rollout.data.prompts import encode
 from isentrope.rollout.data.rows import Messages, Row
+from isentrope.rollout.data.tokenizer import ModelTokenizer
 
 WORDS = ("<bos>", "<eos>", "<turn>", "one", "two", "user", "assistant")
 TURN = "{% for m in messages %}<turn> {{ m['role'] }} {{ m['content'] }} {% endfor %}"
@@ -17,7 +19,7 @@ BEGIN = "{% if add_generation_prompt %}<turn> assistant{% endif %}"
 CHAT = [{"role": "user", "content": "one two"}]
 
 
-def _tokenizer(form: str = "<bos> $A", template: str | None = None) -> PreTrainedTokenizerFast:
+def _tokenizer(form: str = "<bos> $A", template: str | None = None) -> ModelTokenizer:
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<eos>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(form, special_tokens=[("<bos>", 0), ("<eos>", 1)])
@@ -25,14 +27,14 @@ def _tokenizer(form: str = "<bos> $A", template: str | None = None) -> PreTraine
         tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", extra_special_tokens=["<turn>"]
     )
     tokenizer.chat_template = template
-    return tokenizer
+    return cast(ModelTokenizer, tokenizer)
 
 
 def _row(prompt: str | Messages) -> Row:
     return Row(prompt, {}, "train", "train.jsonl:1")
 
 
-def _notes(prompt: str | Messages, tokenizer: PreTrainedTokenizerFast) -> Sequence[str]:
+def _notes(prompt: str | Messages, tokenizer: ModelTokenizer) -> Sequence[str]:
     row = _row(prompt)
     return list(doubts(row, encode(row, tokenizer).tolist(), tokenizer))
 
