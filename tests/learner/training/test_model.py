@@ -93,7 +93,7 @@ def test_an_architecture_that_scales_its_logits_is_refused(toy_model: Path) -> N
         intermediate_size=32,
         logits_scaling=4,
     )
-    with pytest.raises(ConfigError, match="GraniteForCausalLM changes its logits"):
+    with pytest.raises(ConfigError, match="changes its logits after the output layer"):
         Policy(AutoModelForCausalLM.from_config(config)).check_head(CPU)
 
 
