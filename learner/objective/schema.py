@@ -157,7 +157,7 @@ def _place(table: Table, steps: Iterable[int | str]) -> tuple[str, object]:
     for step in steps:
         if isinstance(value, Mapping):
             key.append(str(step))
-            value = value.get(step)
+            value = value.get(str(step))
     return ".".join(key), value
 
 

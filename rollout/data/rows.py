@@ -69,13 +69,15 @@ def _taken(columns: dict[str, object], name: str, key: str, where: str) -> objec
         return columns.pop(name)
     value: object = columns
     for part in name.split("."):
-        inner: Mapping[object, object] = dict(enumerate(value)) if isinstance(value, list) else {}
-        inner = value if isinstance(value, Mapping) else inner
-        step = int(part) if isinstance(value, list) and part.isdecimal() else part
-        if step not in inner:
+        inner: dict[str, object] = {}
+        if isinstance(value, Mapping):
+            inner = dict(value)
+        elif isinstance(value, list):
+            inner = {str(place): each for place, each in enumerate(value)}
+        if part not in inner:
             there = f"{where} (columns: {', '.join(columns) or 'none'})"
             raise DataError(f"column {name!r} is missing", where=there, fix=set_column(key, name, columns))
-        value = inner[step]
+        value = inner[part]
     return value
 
 

@@ -31,10 +31,12 @@ class Rewarded(Protocol):
     @property
     def reward(self) -> float:
         """Weighted sum of the functions that apply."""
+        ...
 
     @property
     def reward_parts(self) -> Mapping[str, float]:
         """Value of each of them, and of their components, by name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ def _write_files(begun: Origin, dtype: str, folder: Path) -> None:
         from isentrope.rollout.data.tokenizer import load_tokenizer
 
         template = load_tokenizer(begun.path, chat=begun.config).chat_template
-        (folder / TEMPLATE).write_text(template, encoding="utf-8")
+        (folder / TEMPLATE).write_text(str(template), encoding="utf-8")
 
 
 def _own_files(model: str) -> Path:

@@ -45,12 +45,13 @@ class TinyLearner:
     def publish(self) -> Manifest:
         """Write the present weights as the next version."""
         self._batch += 1
-        network = deepcopy(self._network).to(self._dtype)
+        network = deepcopy(self._network)
+        torch.nn.Module.to(network, self._dtype)
         torch.manual_seed(self._batch)
         tokens = torch.randint(0, VOCABULARY, (ROW,))
         with torch.no_grad():
             logp = network(input_ids=tokens[None]).logits[0, :-1].float().log_softmax(-1)
-        canary = Canary(tokens=tokens.tolist(), logp=logp.gather(1, tokens[1:, None])[:, 0].tolist())
+        canary = Canary(tokens=tuple(tokens.tolist()), logp=logp.gather(1, tokens[1:, None])[:, 0].tolist())
         version = version_of(1, self._batch)
         weights = WeightSource(network).published()
         return write_version(weights, version_folder(self._root, version), version=version, canary=canary)
@@ -89,9 +90,10 @@ def label_alone(engine: "Engine") -> Iterator[None]:
 
     llm = engine._llm
     calls = {"start_weight_update": nothing, "update_weights": nothing, "finish_weight_update": nothing}
-    llm.__dict__.update(calls)
+    own = vars(llm)
+    own.update(calls)
     try:
         yield
     finally:
         for name in calls:
-            del llm.__dict__[name]
+            del own[name]

@@ -191,7 +191,9 @@ def test_responses_end_with_the_token_that_completes_a_stop_text(
     """It belongs to the response, with its log-probability; a special token's text is one too."""
     stops = [">", "<bos>"]
     runner.run(engine.load(versions[0].manifest))
-    samples = runner.run(engine.generate(PROMPT, list(range(64)), max_tokens=100, temperature=1.0, stop=stops))
+    found = runner.run(engine.generate(PROMPT, list(range(64)), max_tokens=100, temperature=1.0, stop=stops))
+    samples = [sample for sample in found if sample is not None]
+    assert len(samples) == len(found)
     ids = [VOCABULARY.index(stop) for stop in stops]
     assert {sample.tokens[-1] for sample in samples if sample.finish == "stop"} >= set(ids)
     assert all(not np.isin(sample.tokens[:-1], ids).any() for sample in samples)

@@ -117,7 +117,8 @@ def make_network(architecture: str, *, dtype: torch.dtype = torch.float32) -> Pr
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(SCALE if parameter.ndim > 1 else 1.0).add_(torch.randn_like(parameter), alpha=NOISE)
-    return network.to(dtype).eval()
+    torch.nn.Module.to(network, dtype)
+    return network.eval()
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -154,8 +154,9 @@ class Findings:
 
     def _has_room(self) -> bool:
         """Return True if prompts and model are known, and leave any length for a prompt."""
-        known = self._prompts is not None and self._model is not None
-        return known and self._model.max_model_len > self._config.sampling.max_new_tokens
+        if self._prompts is None or self._model is None:
+            return False
+        return self._model.max_model_len > self._config.sampling.max_new_tokens
 
     def _check_prompts(self) -> None:
         prompts, model, source = self._prompts, self._model, self._source

@@ -107,8 +107,8 @@ def longest(config: "PreTrainedConfig") -> tuple[int, int]:
         return DEFAULT_LENGTH, DEFAULT_LENGTH
     ropes = _ropes(config)
     if "gemma3" not in config.model_type:
-        factors = [rope.get("factor") for rope in ropes if "factor" in rope and rope["rope_type"] not in _WHOLE_ROPE]
-        most *= factors[-1] or 1.0 if factors else 1.0
+        factors = [rope["factor"] for rope in ropes if "factor" in rope and rope["rope_type"] not in _WHOLE_ROPE]
+        most *= float(str(factors[-1] or 1.0)) if factors else 1.0
     if any(rope["rope_type"] == "longrope" for rope in ropes):
         return int(getattr(config, "original_max_position_embeddings", most)), int(most)
     return int(most), int(most)

@@ -88,7 +88,9 @@ def write_skeleton(folder: Path, words: Sequence[str], chat_template: str = "") 
         tie_word_embeddings=True,
         rms_norm_eps=1e-6,
         attention_bias=False,
-        **special,
+        pad_token_id=ids[PAD],
+        bos_token_id=ids[BOS],
+        eos_token_id=ids[EOS],
     ).save_pretrained(folder)
     GenerationConfig(**special).save_pretrained(folder)
     unknown = UNKNOWN if UNKNOWN in ids else None

@@ -6,7 +6,7 @@ import runpy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from isentrope.rollout.config import DataConfig
 from isentrope.rollout.rewards.functions import RewardSet, Score, load_rewards
 
 STUB = runpy.run_path(str(EXAMPLES / "judge" / "stub_judge.py"))
+JUDGE: type[BaseHTTPRequestHandler] = STUB["Judge"]
 AT_ONCE = 8
 """As the example has it."""
 
@@ -30,7 +31,7 @@ Verdict = Callable[[str], str]
 def served(verdict: Verdict) -> Iterator[int]:
     """Run the example's stub with another rule on a free port, which is yielded."""
 
-    class Handler(STUB["Judge"]):  # type: ignore[misc]  # a class that is only known when the file has run
+    class Handler(JUDGE):  # type: ignore[misc, valid-type]  # a class that is only known when the file has run
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             try:

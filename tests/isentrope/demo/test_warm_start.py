@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from isentrope.demo.warm_start import Messages, make_tiny_model
 
@@ -14,10 +14,10 @@ SHOWN: list[tuple[str | Messages, str]] = [(f"what is {word} ?", f"it is {word}"
 @pytest.mark.slow
 def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:
     make_tiny_model(tmp_path, SHOWN, steps=80)
-    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), LlamaForCausalLM.from_pretrained(tmp_path)
     for prompt, answer in SHOWN:
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-        written = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+        written = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]  # pyright: ignore[reportAttributeAccessIssue]
         assert tokenizer.decode(written, skip_special_tokens=True) == answer
 
 

@@ -52,7 +52,7 @@ def make_buffer(
 ) -> Buffer:
     ledger = Ledger()
     ledger.batches = batches
-    spec = make_spec("run", prompts_per_batch=P, sampling=SamplingConfig(**{"group_size": 2, **sampling}))
+    spec = make_spec("run", prompts_per_batch=P, sampling=SamplingConfig.model_validate({"group_size": 2, **sampling}))
     buffer = Buffer(ledger, spec, 1, AdmissionRules(LAG, min_kept, max_replaced, outcome), mode)
     buffer.cursor = cursor
     buffer.newest_version = version_of(1, batches)

@@ -212,7 +212,7 @@ def test_sources_are_named() -> None:
 def test_rewards_are_judged_before_they_are_rounded(dtype: torch.dtype) -> None:
     ragged = ragged_of([group(0, [1], response([1], reward=0.5), response([1], reward=0.5 + 1e-12))])
     batch = batch_of(ragged, dtype)
-    assert batch.correct.tolist() == [False, True]
+    assert batch.correct is not None and batch.correct.tolist() == [False, True]
     assert batch.reward.dtype == batch.logp_rollout.dtype == dtype
 
 

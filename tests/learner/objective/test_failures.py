@@ -99,7 +99,7 @@ def test_failed_responses_have_no_part_in_advantages_filters_denominators_statis
         assert_same(getattr(failed, name), getattr(never, name), name)
     prepared = [objective.prepare(batch, halves(batch), objective.start()) for batch in pair]
     for name in (each.name for each in fields(prepared[0])):
-        assert_same(*(getattr(each, name) for each in prepared), name)
+        assert_same(getattr(prepared[0], name), getattr(prepared[1], name), name)
     assert batch_metrics(failed, prepared[0]) == batch_metrics(never, prepared[1])
     results = [
         gradient(objective, batch, [[rows] for rows in halves(batch)], policy=current_policy(batch)) for batch in pair

@@ -56,6 +56,7 @@ def test_batch_metrics_are_of_the_raw_batch() -> None:
     objective = objective_of("dapo")
     found = monitors.batch_metrics(batch, objective.prepare(batch, halves(batch)))
     correct, group = batch.correct, batch.group
+    assert correct is not None
     rates = torch.stack([correct[group == g].double().mean() for g in range(int(group.max()) + 1)])
     assert found["pass_rate"] == pytest.approx(float(correct.double().mean()))
     assert found["groups_all_correct"] == pytest.approx(float((rates == 1).double().mean()))

@@ -95,6 +95,7 @@ def test_positive_likelihood_is_a_mean_over_the_correct_tokens_of_the_update() -
         objective_of("dapo", aux={"positive_nll": {"coef": 0.5}}), BATCH, shared_out(halves(BATCH), 3)
     )
     prepared = objective_of("dapo").prepare(BATCH, halves(BATCH))
+    assert BATCH.correct is not None
     chosen = prepared.mask & BATCH.correct[:, None]
     expected = torch.zeros_like(plain[0])
     for rows in halves(BATCH):

@@ -338,7 +338,7 @@ def test_the_least_group_is_the_whole_one_where_the_baseline_needs_it_and_the_ke
 ) -> None:
     def opened(**sampling: int) -> tuple[int, bool]:
         learner = LearnerConfig(method=method)
-        found = open_objective(learner, SamplingConfig(**sampling), run_folder=tmp_path, evaluates=False)
+        found = open_objective(learner, SamplingConfig.model_validate(sampling), run_folder=tmp_path, evaluates=False)
         return found.sampling.min_group, any("may be missing" in str(each) for each in refusals(found))
 
     assert opened(group_size=8) == (unset, False)

@@ -278,6 +278,7 @@ def test_a_line_tells_why_responses_did_not_train_since_the_line_before_and_how_
     assert first.failed == {"engine": {0: 1}, "reward": {8: 2}} and second.failed == {"reward": {8: 5}}
     assert first.retired == {"stale": {4: 8}} and second.retired == {}
     assert first.masked == {length_bucket(int(RAGGED.length[long])): 1}
+    assert RAGGED.correct is not None
     wrong = [length for row, length in enumerate(RAGGED.length) if not RAGGED.correct[row] and row != long]
     assert sum(first.filtered.values()) == len(wrong) > 0
     assert first.filtered == Counter(length_bucket(int(length)) for length in wrong)

@@ -51,7 +51,7 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if think %}
 def test_template_and_its_arguments_decide_what_a_chat_becomes(model: Path) -> None:
     row = Row([{"role": "user", "content": "one"}], {}, "train", "f:1")
     for arguments, expected in ({}, "one two"), ({"think": True}, "one one"), ({"think": False}, "one two"):
-        config = ModelConfig(path="m", chat_template=TEMPLATE, chat_template_args=arguments)
+        config = ModelConfig(path="m", chat_template=TEMPLATE, chat_template_args={**arguments})
         tokenizer = load_tokenizer(str(model), chat=config)
         prompt = tokenize(row, tokenizer, max_new_tokens=1, max_model_len=9)
         assert tokenizer.decode(prompt.ids.tolist()) == expected

@@ -276,7 +276,7 @@ def test_an_exception_is_an_error_with_its_place(make: Make, kind: str, body: st
     ],
 )
 def test_what_ends_a_task_of_a_reward_is_its_failure_and_of_no_later_call(make: Make, task: str, what: str) -> None:
-    rewards = make(f"""
+    body = """
         import asyncio, sys
         async def end():
             await asyncio.sleep(0)
@@ -286,9 +286,11 @@ def test_what_ends_a_task_of_a_reward_is_its_failure_and_of_no_later_call(make: 
             return float(len(text))
         async def f(completions, fails):
             asked = [asyncio.create_task(ask(text)) for text in completions]
-            if fails[0]: {task}
+            if fails[0]:
+                TASK
             return [await each for each in asked]
-    """)
+    """
+    rewards = make(body.replace("TASK", task))
     for fails in (True, False, True):
         if fails:
             assert what in refusal(rewards, fails=[True, True]).what
