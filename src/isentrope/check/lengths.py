@@ -45,13 +45,13 @@ class Lengths:
 
     def sentence(self, room: int) -> str:
         """Return what is known, for a reader."""
-        of = "" if len(self.rows) == self.count else f" (by {len(self.rows):,} of them)"
-        middle = int(np.median(self.tokens[:SAMPLE] if of else self.tokens))
-        fit = f"{self.count - self.unsure - len(self.too_long(room)):,}"
+        whole = len(self.rows) == self.count
+        middle = int(np.median(self.tokens if whole else self.tokens[:SAMPLE]))
+        fit = self.count - self.unsure - len(self.too_long(room))
         return (
-            f"{self.count:,} prompts: {self.tokens.min():,} to {self.tokens.max():,} tokens, half of them at most "
-            f"{middle:,}{of}; {'at least ' if self.unsure else ''}{fit} have at most {room:,}, which leaves room for "
-            "the response"
+            f"{self.count:,} prompts of {self.tokens.min():,} to {self.tokens.max():,} tokens, median {middle:,}"
+            f"{'' if whole else f' ({len(self.rows):,} were counted)'}; {'at least ' if self.unsure else ''}{fit:,} "
+            f"fit into the {room:,} tokens that the longest response leaves"
         )
 
 
@@ -81,12 +81,12 @@ def require_room(prompts: Prompts, lengths: Lengths, room: int, *, skip: bool) -
         PromptTooLongError: some are, and the run does not `skip` them; or no prompt fits.
     """
     too_long = lengths.too_long(room)
-    known = len(too_long) + lengths.unsure
-    if len(too_long) and (not skip or known == lengths.count):
+    none = len(too_long) + lengths.unsure == lengths.count
+    if len(too_long) and (none or not skip):
         places = "; ".join(prompts.row(int(index)).where for index in too_long[:LISTED])
         longest = int(lengths.tokens.max())
-        none = known == lengths.count
-        few = "none of the prompts fits" if none else f"{len(too_long):,} prompts are too long"
+        of = f" of the {len(lengths.rows):,} that were counted" if lengths.unsure else ""
+        few = f"none of the prompts fits{of}" if none else f"{len(too_long):,} prompts are too long"
         raise PromptTooLongError(
             f"{few}: there is room for {room:,} tokens, and the longest has {longest:,}",
             where=places + ("; ..." if len(too_long) > LISTED else ""),

@@ -59,8 +59,8 @@ def test_of_many_prompts_only_a_sample_and_the_suspects_are_tokenized(
     assert len(measured.rows) < 60
     assert measured.too_long(60).tolist() == [501]
     assert (measured.tokens.min(), measured.tokens.max()) == (3, 70)
-    assert "1,002 prompts: 3 to 70 tokens, half of them at most 10 (by " in measured.sentence(60)
-    assert "1,001 have at most 60" in measured.sentence(60)
+    assert "1,002 prompts of 3 to 70 tokens, median 10 (" in measured.sentence(60)
+    assert "; 1,001 fit into the 60 tokens" in measured.sentence(60)
 
 
 def test_the_middle_is_that_of_all_prompts_although_the_longest_are_looked_at_first(
@@ -68,7 +68,7 @@ def test_the_middle_is_that_of_all_prompts_although_the_longest_are_looked_at_fi
 ) -> None:
     monkeypatch.setattr(lengths, "SAMPLE", 40)
     measured = measure(_prompts(folder, [10] * 300 + [70] * 200), Letters(), 30, _quiet)
-    assert len(measured.rows) > 200 and "half of them at most 10 " in measured.sentence(30)
+    assert len(measured.rows) > 200 and "median 10 " in measured.sentence(30)
 
 
 def test_when_time_is_over_the_rest_is_counted_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_when_time_is_over_the_rest_is_counted_and_said(folder: Path, monkeypatc
     measured = measure(prompts, Letters(), 30 + SPECIAL_TOKENS // 2, told.append)
     assert 0 < len(measured.rows) < 600 and measured.unsure == 600 - len(measured.rows)
     assert told == [f"lengths: {len(measured.rows)} of 600 prompts"]
-    assert "at least 256 have at most 38" in measured.sentence(38)
+    assert "at least 256 fit into the 38 tokens" in measured.sentence(38)
     (note,) = require_room(prompts, measured, 38, skip=False)
     assert f"{measured.unsure} long prompts were not tokenized" in note
 
@@ -104,5 +104,5 @@ def test_no_prompt_that_fits_is_an_error_in_any_case(folder: Path, skip: bool) -
 def test_a_sample_none_of_which_fits_stands_for_all_if_no_other_is_sure_to_fit(folder: Path) -> None:
     prompts = _prompts(folder, [50] * 4)
     some = Lengths(np.array([0, 1]), np.array([50, 50]), 4, 2)
-    with pytest.raises(PromptTooLongError, match="none of the prompts fits"):
+    with pytest.raises(PromptTooLongError, match="none of the prompts fits of the 2 that were counted"):
         list(require_room(prompts, some, 20, skip=True))
