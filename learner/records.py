@@ -168,7 +168,8 @@ class BatchRow(FileRecord):
     reward_std: float
     """Standard deviation of the reward over responses."""
     rewards: dict[str, FunctionReward]
-    """Values of each reward function by its name, and of its components as `function.component`."""
+    """Values of each reward function by its name, and of its components as `function.component`: of more than 256,
+    those of the most responses."""
     pass_rate: float | None = None
     """Share of the responses that are correct by `data.correct`; absent where rewards are graded."""
     entropy: float
@@ -188,7 +189,7 @@ class BatchRow(FileRecord):
     ratio_mean: float
     """Mean ratio of the objective, as a rule of the current policy to that before the batch; 1 without an update."""
     ratio_max: float
-    """Largest ratio of the objective over all tokens and updates."""
+    """Largest ratio of the objective over all updates and the tokens whose weight in the policy term was not 0."""
     kept: float
     """Share of the trained tokens that the filters kept."""
     tokens: int
@@ -265,7 +266,8 @@ class EvalRow(FileRecord):
     reward: float
     """Mean reward of a response."""
     rewards: dict[str, FunctionReward]
-    """Values of each reward function by its name, and of its components as `function.component`."""
+    """Values of each reward function by its name, and of its components as `function.component`: of more than 256,
+    those of the most responses."""
     length_mean: float
     """Mean tokens of a response."""
     truncated: float

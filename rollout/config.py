@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 MAX_RESPONSES = 1024
 """Largest number of responses that one record holds."""
 
+MAX_REWARD = 1e30
+"""Largest absolute value of a reward or of a part of one: sums and squares of any number of them are finite."""
+
 MAX_SECONDS = 3.0e7
 """Longest time limit, a year: clocks and timers overflow at some longer ones."""
 

@@ -1,15 +1,29 @@
 """Values of the single reward functions over some responses."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
 from isentrope.learner.measures import FunctionReward
 from isentrope.rollout.wire.types import Response
 
+MAX_PARTS = 256
+"""Most functions and components of one line: records may name others in every response."""
+
+logger = logging.getLogger(__name__)
+
 
 def function_rewards(names: Iterable[str], responses: Sequence[Response]) -> dict[str, FunctionReward]:
-    """Return the figures of the functions `names`, and of every component that a response has, by name."""
-    known = dict.fromkeys((*names, *sorted({part for response in responses for part in response.reward_parts})))
+    """Return the figures of the functions `names`, and of every component that a response has, by name.
+
+    Of more than `MAX_PARTS` parts, those are left out that the fewest responses have.
+    """
+    counts = Counter(part for response in responses for part in response.reward_parts)
+    found = sorted(counts, key=lambda part: (-counts[part], part))
+    if len(found) > MAX_PARTS:
+        logger.warning("%d parts of rewards, of which %d are not recorded", len(found), len(found) - MAX_PARTS)
+    known = dict.fromkeys((*names, *sorted(found[:MAX_PARTS])))
     return {name: _figures([response.reward_parts.get(name) for response in responses]) for name in known}
 
 

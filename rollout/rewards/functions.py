@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Union
 
 from isentrope.errors import ConfigError, RewardError, nearest
-from isentrope.rollout.config import DataConfig
+from isentrope.rollout.config import MAX_REWARD, DataConfig
 from isentrope.rollout.data.prompts import TASK
 from isentrope.rollout.data.rows import RESERVED, Messages, Row, set_column
 from isentrope.rollout.data.tasks import open_task
@@ -149,7 +149,10 @@ class _Function:
         return _Value(numbers.pop("reward"), answer, numbers)
 
     def _number(self, value: object, key: str, index: int) -> float:
-        fix = "return a finite number, True or False, or None where the function does not apply"
+        fix = (
+            f"return a number from {-MAX_REWARD:g} to {MAX_REWARD:g}, True or False, or None where the function does "
+            "not apply"
+        )
         what = f"returned {_short(value)}{f' as {key!r}' if key else ''} for completion {index}"
         plain = _plain(value)
         if not isinstance(plain, Real):
@@ -158,7 +161,7 @@ class _Function:
             number = float(plain)
         except OverflowError:
             number = math.inf
-        if not math.isfinite(number):
+        if not abs(number) <= MAX_REWARD:
             raise self._refused(what, fix)
         return number
 
@@ -273,8 +276,11 @@ class RewardSet:
                 f"no reward function applies to completion {index}: {names} returned None",
                 fix="at least one function must give a number for every completion",
             )
-        if not math.isfinite(reward):
-            raise RewardError(f"the weighted sum of the rewards of completion {index} is {reward}")
+        if not abs(reward) <= MAX_REWARD:
+            raise RewardError(
+                f"the weighted sum of the rewards of completion {index} is {reward}",
+                fix=f"scale the functions or data.reward_weights: it must be from {-MAX_REWARD:g} to {MAX_REWARD:g}",
+            )
         if len(parts) > MAX_COMPONENTS:
             raise RewardError(f"{len(parts)} components of a reward; at most {MAX_COMPONENTS} are recorded")
         return Score(reward, parts, _answer_key(answer))

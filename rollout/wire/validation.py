@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.errors import RecordError
-from isentrope.rollout.config import MAX_RESPONSES
+from isentrope.rollout.config import MAX_RESPONSES, MAX_REWARD
 from isentrope.rollout.wire.types import (
     Demonstration,
     EvalResult,
@@ -71,7 +71,7 @@ def validate_group(group: Group, limits: Limits) -> None:
     _validate_counts(group, limits.group_size)
     for i, response in enumerate(group.responses):
         validate_response(response, len(group.prompt), limits, f"responses[{i}]")
-    if group.greedy_reward is not None and not math.isfinite(group.greedy_reward):
+    if group.greedy_reward is not None and not abs(group.greedy_reward) <= MAX_REWARD:
         refuse("reward", f"greedy_reward: {group.greedy_reward}")
     if len(group.demonstrations) > MAX_DEMONSTRATIONS:
         refuse("group", f"{len(group.demonstrations)} demonstrations, at most {MAX_DEMONSTRATIONS} are allowed")
@@ -153,7 +153,7 @@ def _validate_demonstration(demonstration: Demonstration, vocab_size: int | None
 
 
 def _validate_score(reward: float, parts: Mapping[str, float], answer: str, where: str) -> None:
-    if not math.isfinite(reward):
+    if not abs(reward) <= MAX_REWARD:  # nor is it NaN
         refuse("reward", f"{where}: {reward}")
     _validate_numbers(parts.items(), "reward", f"{where}.parts")
     validate_text({f"{where}.answer": answer})
@@ -200,6 +200,6 @@ def _validate_numbers(numbers: Iterable[tuple[str, float]], code: str, where: st
     if len(named) > MAX_ENTRIES:
         refuse(code, f"{where}: {len(named)} entries, at most {MAX_ENTRIES} are allowed")
     for name, number in named:
-        if not math.isfinite(number):
+        if not abs(number) <= MAX_REWARD:
             refuse(code, f"{where}.{name[:32]}: {number}")
         validate_text({where: name})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
-from isentrope.rollout.config import DataConfig, ModelConfig, SamplingConfig
+from isentrope.rollout.config import MAX_REWARD, DataConfig, ModelConfig, SamplingConfig
 from isentrope.rollout.wire.control import Control, Mode
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import (
@@ -122,7 +122,7 @@ def make_weights(incarnation: int = 1, batch: int = 0) -> Manifest:
 # --- strategies
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
-reals = st.floats(allow_nan=False, allow_infinity=False)
+reals = st.floats(-MAX_REWARD, MAX_REWARD)
 named = st.dictionaries(texts, reals, max_size=4)
 versions = st.builds(version_of, st.integers(1, 1 << 20), st.integers(0, (1 << 20) - 1))
 

@@ -12,9 +12,11 @@ from wire_records import make_group, make_response
 
 from isentrope.learner.records import EvalRow
 from isentrope.learner.training.evaluator import SHOWN_PROMPTS, eval_row, orders, pass_at, shown
-from isentrope.learner.training.function_rewards import function_rewards
+from isentrope.learner.training.function_rewards import MAX_PARTS, function_rewards
+from isentrope.rollout.config import MAX_REWARD
 from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.types import EvalResult, Finish
+from isentrope.rollout.wire.validation import Limits, validate_group
 
 VERSION = 1 << 20
 
@@ -73,6 +75,24 @@ def test_each_function_has_its_own_figures(values: list[tuple[float | None, floa
         assert found["f"].std == pytest.approx(np.std(given_ones), abs=1e-12)
     assert found["g"].mean == pytest.approx(np.mean([g for _, g in values]))
     assert (found["never"].mean, found["never"].missing) == (None, 1.0)
+
+
+@pytest.mark.parametrize("extreme", [MAX_REWARD, -MAX_REWARD])
+def test_the_largest_rewards_that_a_record_may_hold_have_figures(extreme: float) -> None:
+    responses = [make_response(VERSION, reward=extreme, reward_parts={"f": part}) for part in (extreme, extreme, 0.0)]
+    validate_group(make_group(0, responses=tuple(responses)), Limits())
+    row = eval_row(VERSION, [EvalResult("heldout", VERSION, make_group(0, responses=tuple(responses)))], None, None)
+    assert row.reward == pytest.approx(extreme)
+    assert row.rewards["f"].mean == pytest.approx(extreme * 2 / 3)
+    assert row.rewards["f"].std is not None and np.isfinite(row.rewards["f"].std)
+
+
+def test_names_that_records_make_up_do_not_displace_the_functions(caplog: pytest.LogCaptureFixture) -> None:
+    made_up = [{"z": 1.0} | {f"a{number}.{part}": 0.0 for part in range(200)} for number in range(9)]
+    responses = [make_response(VERSION, reward_parts=parts) for parts in made_up]
+    found = function_rewards(["mine"], responses)
+    assert {"mine", "z"} <= found.keys() and len(found) == MAX_PARTS + 1
+    assert f"{len(responses) * 200 + 1 - MAX_PARTS} are not recorded" in caplog.text
 
 
 def test_truncated_responses_are_counted() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isentrope.errors import ConfigError, RewardError
-from isentrope.rollout.config import DataConfig
+from isentrope.rollout.config import MAX_REWARD, DataConfig
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.rewards.functions import Outcome, RewardSet, Score, columns_for, load_rewards, probe
 
@@ -204,6 +204,8 @@ def test_a_boolean_may_be_a_component(make: Make) -> None:
         ("[1.0, '1.0']", "returned '1.0' (str) for completion 1"),
         ("[float('nan'), 1.0]", "returned nan (float) for completion 0"),
         ("[1.0, float('-inf')]", "returned -inf (float) for completion 1"),
+        ("[1e308, 1.0]", "returned 1e+308 (float) for completion 0"),
+        ("[{'reward': 1.0, 'form': -1e308}, 1.0]", "as 'form' for completion 0"),
         ("[10 ** 400, 1.0]", "(int) for completion 0"),
         ("[1j, 1.0]", "returned 1j (complex) for completion 0"),
         ("[[1.0], 1.0]", "returned [1.0] (list) for completion 0"),
@@ -233,7 +235,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> RewardSet:
 
 
 def is_reward(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < 10**300
+    return isinstance(value, int | float) and abs(value) <= MAX_REWARD
 
 
 @given(returned=st.lists(ENTRIES, max_size=4))
