@@ -280,5 +280,6 @@ def _error(batch: int, alarms: Sequence[Alarm], texts: Sequence[str]) -> AlarmEr
     return AlarmError(
         "; ".join(texts),
         where=f"batch {batch}, after which a checkpoint was written",
-        fix=f'{advice}. To go on as it is, set {off}, or learner.alarms.action = "warn", and give the same command',
+        fix=f"{advice}. The same command goes on from there, and an alarm that stays on does not end the run again; "
+        f'{off} turns it off, and learner.alarms.action = "warn" lets alarms pass',
     )

@@ -174,7 +174,10 @@ def test_an_alarm_names_reasons_and_ends_a_run_with_a_remedy() -> None:
     assert "(30 reward, 2 tries of 65 groups)" in text and "logs of the actors" in text
     assert verdict.error is not None and verdict.error.exit_code == 79
     assert "0.492" in verdict.error.what and "batch 7" in verdict.error.where
-    assert "learner.alarms.failed = 0" in verdict.error.fix
+    assert (
+        "The same command goes on" in verdict.error.fix
+        and "learner.alarms.failed = 0 turns it off" in verdict.error.fix
+    )
     assert make_alarms().add(row()).error is None
 
 
