@@ -62,7 +62,7 @@ def update_sums(
     sums = {name: torch.where(mask, value, 0.0).sum(dtype=torch.float64) for name, value in per_token.items()}
     sums["responses"] = mask.any(1).sum().double()
     sums |= {f"loss_{name}": loss.detach().double() for name, loss in losses.items()}
-    ratio = torch.where(mask, scope["ratio"], 0.0)
+    ratio = torch.where(mask & (scope["weight"] != 0), scope["ratio"], 0.0)
     return sums, {"ratio_max": ratio.amax().double() if ratio.numel() else torch.zeros((), dtype=torch.float64)}
 
 

@@ -51,6 +51,21 @@ def test_a_mask_that_follows_the_policy_says_what_it_kept() -> None:
     assert kept < 1
 
 
+def test_the_largest_ratio_is_of_tokens_that_a_mask_kept() -> None:
+    batch = without_demonstrations(random_batch())
+    far = batch.logp_rollout.clone()
+    far[tuple(batch.mask.nonzero()[0])] -= 5
+    batch = dataclasses.replace(batch, logp_rollout=far)
+    objective, (logp, entropy) = objective_of("m2po"), current_policy(batch)
+    rows = torch.arange(len(batch.length))
+    prepared = objective.prepare(batch, [rows])
+    part = objective.token_loss(prepared, 0, rows, logp.requires_grad_(), entropy, objective.start())
+    ratio = (logp.detach() - batch.logp_rollout).exp()
+    kept = prepared.mask & (prepared.weight != 0)
+    assert part.maxima["ratio_max"] == pytest.approx(float(ratio[kept].max()))
+    assert ratio[kept].max() < ratio[prepared.mask].max()
+
+
 def test_batch_metrics_are_of_the_raw_batch() -> None:
     batch = without_demonstrations(random_batch())
     objective = objective_of("dapo")
