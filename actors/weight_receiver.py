@@ -25,7 +25,7 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from isentrope.actors.die_with_parent import end_with_parent
 from isentrope.rollout.wire.proof import TensorFacts, parse_tensors
-from isentrope.rollout.wire.tensor_bits import bits_of
+from isentrope.rollout.wire.tensor_bits import facts_of
 from isentrope.rollout.wire.weights import digest_bytes
 
 Named: TypeAlias = tuple[str, torch.Tensor]
@@ -136,7 +136,7 @@ def _proven(tensors: Iterable[Named], table: dict[str, TensorFacts]) -> Iterator
     """Yield `tensors` and take each out of `table`; ValueError for one that is not what the learner had in memory."""
     for name, value in tensors:
         facts = table.pop(name, None)
-        if facts is None or facts.bits != bits_of(value) or facts.shape != tuple(value.shape):
+        if facts != facts_of(value):
             raise ValueError(f"{name} is not what the learner published")
         yield name, value
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from isentrope.errors import StorageError
 from isentrope.rollout.wire.files import replacing
 from isentrope.rollout.wire.proof import Canary, TensorFacts
-from isentrope.rollout.wire.tensor_bits import bits_of
+from isentrope.rollout.wire.tensor_bits import facts_of
 from isentrope.rollout.wire.weights import Manifest, make_manifest
 
 SHARD_BYTES = 2 << 30
@@ -49,8 +49,7 @@ class _Shards:
         """Copy `value`, after hashing it where it is; after a failure do nothing."""
         if self._failure is not None:
             return
-        dtype = str(value.dtype).removeprefix("torch.")
-        self.table[name] = TensorFacts(dtype, tuple(value.shape), bits_of(value))
+        self.table[name] = facts_of(value)
         self._tensors[name] = value.to("cpu", copy=True).contiguous()
         self._bytes += value.nbytes
         if self._bytes >= SHARD_BYTES:

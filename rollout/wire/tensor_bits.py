@@ -7,6 +7,8 @@ exchanged within one block of 128 bytes are not seen.
 
 from typing import TYPE_CHECKING
 
+from isentrope.rollout.wire.proof import TensorFacts
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -17,6 +19,11 @@ FACTOR = -7046029254386353131
 """Odd, so that a product with it loses no bit; its bits are those of the golden ratio."""
 
 LOW_HALF = (1 << 32) - 1
+
+
+def facts_of(value: "Tensor") -> TensorFacts:
+    """Return what the table of a version says about this tensor."""
+    return TensorFacts(str(value.dtype).removeprefix("torch."), tuple(value.shape), bits_of(value))
 
 
 def bits_of(value: "Tensor") -> str:
@@ -31,6 +38,8 @@ def bits_of(value: "Tensor") -> str:
     lacking = -len(flat) % (WORD_BYTES * BLOCK_WORDS)
     if lacking:
         flat = torch.nn.functional.pad(flat, (0, lacking))
+    elif flat.storage_offset() % WORD_BYTES:
+        flat = flat.clone()  # words can be viewed only from a multiple of their size
     blocks = flat.view(torch.int64).view(-1, BLOCK_WORDS).sum(1)
     blocks = (blocks ^ ((blocks >> 32) & LOW_HALF)) * FACTOR  # high bits reach low places, low ones high places
     places = torch.arange(len(blocks), device=value.device) * 2 + 1

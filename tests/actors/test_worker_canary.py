@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from publishing import TinyLearner, label_alone, pairs, tensors_of, with_files
 
 from isentrope.errors import StorageError
+from isentrope.rollout.wire.tensor_bits import facts_of
 from isentrope.rollout.wire.weights import Manifest
 
 if TYPE_CHECKING:
@@ -105,6 +107,15 @@ def test_a_stale_quarter_of_the_tensors_is_seen_in_the_bits(served: Served) -> N
     refused(
         served, with_files(manifest, new | {name: old[name] for name in stale}), "is not what the learner published"
     )
+
+
+def test_another_dtype_of_the_same_bits_is_seen() -> None:
+    from isentrope.actors.weight_receiver import _proven
+
+    value = torch.ones(4, 8, dtype=torch.bfloat16)
+    assert [name for name, _ in _proven([("w", value)], {"w": facts_of(value)})] == ["w"]
+    with pytest.raises(ValueError, match="is not what the learner published"):
+        list(_proven([("w", value.view(torch.float16))], {"w": facts_of(value)}))
 
 
 def test_a_label_without_weights_is_seen_in_the_bits(served: Served) -> None:

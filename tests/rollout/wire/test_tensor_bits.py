@@ -43,6 +43,13 @@ def test_exchanged_blocks_that_differ_in_high_bits_alone_change_it(distance: int
     assert bits_of(words) != bits_of(words.roll(distance * BLOCK_WORDS))
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64, torch.uint8])
+@given(offset=st.integers(0, 40), length=st.integers(0, 300))
+def test_a_view_has_that_of_its_copy(dtype: torch.dtype, offset: int, length: int) -> None:
+    view = torch.arange(400).to(dtype)[offset : offset + length]
+    assert bits_of(view) == bits_of(view.clone())
+
+
 def test_it_depends_on_bits_alone_and_not_on_layout() -> None:
     value = matrix()
     assert bits_of(value.t().contiguous().t()) == bits_of(value)
