@@ -23,7 +23,7 @@ from isentrope.learner.training.sinks import Sink
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
 from isentrope.learner.training.untrained import UntrainedCounts
-from isentrope.rollout.broker.run_view import ActorState
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.control import Mode
 
 
@@ -162,17 +162,18 @@ def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, dr
 
 
 def served_policy(actors: Sequence[ActorState]) -> ServedPolicy | None:
-    """Return what actors have proven about the versions that they serve; None if none serves."""
-    proven = [(actor.version, actor.proof) for actor in actors if actor.proof is not None]
-    if not proven:
+    """Return what actors have proven about the newest version that any of them serves; None if none does."""
+    serving = [actor for actor in actors if actor.state in (ActorStage.SERVING, ActorStage.STALE)]
+    newest = max((actor.version for actor in serving if actor.proof is not None), default=0)
+    proofs = [actor.proof for actor in serving if actor.proof is not None and actor.version == newest]
+    if not proofs:
         return None
-    newest, proof = max(proven, key=lambda each: each[0])
     return ServedPolicy(
         version=newest,
-        tensors=proof.tensors,
-        gap_mean=max((each.gap_mean for _, each in proven if each.gap_mean is not None), default=None),
-        gap_max=max((each.gap_max for _, each in proven if each.gap_max is not None), default=None),
-        seconds=max(each.seconds for _, each in proven),
+        tensors=proofs[0].tensors,
+        gap_mean=max((each.gap_mean for each in proofs if each.gap_mean is not None), default=None),
+        gap_max=max((each.gap_max for each in proofs if each.gap_max is not None), default=None),
+        seconds=max(each.seconds for each in proofs),
         refused=sum(actor.refused for actor in actors),
     )
 

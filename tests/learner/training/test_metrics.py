@@ -31,11 +31,13 @@ from isentrope.learner.records import BatchRow
 from isentrope.learner.training import entropy_law
 from isentrope.learner.training.deepspeed_engine import UpdateFacts
 from isentrope.learner.training.journal import Journal
-from isentrope.learner.training.metrics import Accounts, BatchLog, Drawn, Draws, scalars
+from isentrope.learner.training.metrics import Accounts, BatchLog, Drawn, Draws, scalars, served_policy
 from isentrope.learner.training.sinks import Prometheus, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
 from isentrope.learner.training.untrained import UntrainedCounts
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.rollout.wire.proof import Proof
 
 RAGGED = make_toy_rows(groups=3, group_size=4, number=6)
 
@@ -217,6 +219,29 @@ def test_a_graded_batch_has_no_pass_rate(tmp_path: Path) -> None:
     assert row.pass_rate is row.objective.groups_all_correct is row.process.pass_rate_drawn is None
     assert row.objective.groups_same_reward == 0.0
     assert row.process.reward_drawn == pytest.approx(row.reward)
+
+
+def proven(state: ActorStage, version: int, gap: float | None) -> ActorState:
+    """An actor that has proven a version."""
+    proof = Proof(tensors=7, gap_mean=gap, gap_max=gap, seconds=gap or 0.0)
+    return ActorState(id=f"{state}-{version}", state=state, version=version, proof=proof)
+
+
+def test_what_is_served_is_the_newest_version_of_actors_that_serve() -> None:
+    actors = [
+        proven(ActorStage.STALE, 1, 0.9),
+        proven(ActorStage.SERVING, 2, 0.1),
+        proven(ActorStage.SERVING, 2, 0.2),
+        proven(ActorStage.SERVING, 2, None),
+        proven(ActorStage.GONE, 2, 0.8),
+        proven(ActorStage.GONE, 3, 0.7),
+        ActorState(id="new", state=ActorStage.SYNCING),
+    ]
+    served = served_policy(actors)
+    assert served is not None
+    assert (served.version, served.tensors, served.gap_mean, served.gap_max) == (2, 7, 0.2, 0.2)
+    assert served.seconds == 0.2
+    assert served_policy(actors[4:]) is None
 
 
 def test_numbers_of_nested_maps_have_joined_names() -> None:
