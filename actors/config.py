@@ -22,6 +22,11 @@ class ActorsConfig(LeaseConfig):
     kv_cache_gib: PositiveFloat = 1.0
     """Size of the key-value cache on a CPU, in GiB. Too low and requests are interrupted and computed again; too high
     takes memory from the learner on the same machine. On a GPU see `gpu_memory_utilization`."""
+    canary_limit: PositiveFloat | None = None
+    """Mean difference, in nats, that the engine's log-probabilities of a version's canary may have from the learner's;
+    unset: by the dtype and what the engine's own versions measure. Too low refuses healthy versions, and the actor
+    ends; too high serves a policy that is not the learner's. Raise it only for a model whose rounding alone is above
+    the default."""
     max_concurrent_groups: PositiveInt = 32
     """Groups that an actor generates at a time. Too low leaves the engine half empty; too high gives one actor the
     orders of the others, and makes the tokens of each group span more versions of the weights."""

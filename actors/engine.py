@@ -63,14 +63,14 @@ class Sample:
 class Engine:
     """A running engine, made with `start`. Until the first good `load`, and after a failed one, requests wait."""
 
-    def __init__(self, llm: AsyncLLM, host: EngineHost, dtype: str) -> None:
+    def __init__(self, llm: AsyncLLM, host: EngineHost, judge: Judge) -> None:
         self._llm = llm
         self._host = host
         self._names = itertools.count()
         self._load_lock = asyncio.Lock()
         self._manifest: Manifest | None = None
         self._proof: Proof | None = None
-        self._judge = Judge(dtype)
+        self._judge = judge
         self._computes_canary = True
         self._death = asyncio.create_task(self._until_dead())
 
@@ -84,7 +84,7 @@ class Engine:
         """
         host = EngineHost(options)
         llm = await host.llm()
-        engine = cls(llm, host, options.dtype)
+        engine = cls(llm, host, Judge(options.dtype, options.canary_limit))
         try:
             await engine._call(llm.pause_generation(mode="keep", clear_cache=True))
             await engine._call(llm.init_weight_transfer_engine(WeightTransferInitRequest({})))

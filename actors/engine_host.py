@@ -37,7 +37,8 @@ class EngineOptions:
     """Options of an engine.
 
     model_dir: folder or id of configuration and tokenizer; weights come by manifest. max_model_len: None: the model's
-    own limit. gpu_memory_utilization, kv_cache_gib: size of the key-value cache on a GPU and on a CPU.
+    own limit. gpu_memory_utilization, kv_cache_gib: size of the key-value cache on a GPU and on a CPU. canary_limit: as
+    in `ActorsConfig`.
     """
 
     model_dir: str
@@ -46,6 +47,7 @@ class EngineOptions:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     kv_cache_gib: float = 1.0
+    canary_limit: float | None = None
 
 
 class EngineHost(threading.Thread):

@@ -136,6 +136,7 @@ async def equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> T
         tensor_parallel_size=config.tensor_parallel_size,
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_gib=config.kv_cache_gib,
+        canary_limit=config.canary_limit,
     )
     scorer = Scorer(spec.data, spec.run_folder, workers=config.reward_workers)
     try:

@@ -10,20 +10,22 @@ import random
 from collections.abc import Iterator
 
 from isentrope.learner.intake.ragged import RaggedBatch, starts_of
+from isentrope.rollout.wire.proof import CanaryTokens
 
 CANARY_TOKENS = 97
 """Tokens of a canary: 96 log-probabilities. The rows of a canary cost an engine time, the tokens of a row do not."""
 
 
-def first_tokens(vocab_size: int) -> tuple[int, ...]:
+def first_tokens(vocab_size: int) -> CanaryTokens:
     """Return the canary of a learner that has not trained a batch yet: arbitrary tokens, the same every time."""
-    return tuple(random.Random(0).choices(range(vocab_size), k=CANARY_TOKENS))
+    tokens = tuple(random.Random(0).choices(range(vocab_size), k=CANARY_TOKENS))
+    return CanaryTokens(tokens=tokens, arbitrary=True)
 
 
-def tokens_of(ragged: RaggedBatch) -> tuple[int, ...]:
+def tokens_of(ragged: RaggedBatch) -> CanaryTokens:
     """Return the beginning of a trained batch: prompt and response after prompt and response, again and again if the
     batch is shorter."""
-    return tuple(itertools.islice(itertools.cycle(_tokens(ragged)), CANARY_TOKENS))
+    return CanaryTokens(tokens=tuple(itertools.islice(itertools.cycle(_tokens(ragged)), CANARY_TOKENS)))
 
 
 def _tokens(ragged: RaggedBatch) -> Iterator[int]:

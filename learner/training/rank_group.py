@@ -7,7 +7,7 @@ it must send `idle` orders, because the others wait for it with a deadline.
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -39,7 +39,7 @@ from isentrope.learner.training.rank_orders import (
 from isentrope.learner.training.reference_policy import ReferencePolicy, reference_folder, write
 from isentrope.learner.training.trainer import BatchFacts, Schedule, Trainer
 from isentrope.learner.training.weight_files import write_version
-from isentrope.rollout.wire.proof import Canary
+from isentrope.rollout.wire.proof import Canary, CanaryTokens
 from isentrope.rollout.wire.types import batch_of
 from isentrope.rollout.wire.weights import Manifest, version_folder
 
@@ -110,10 +110,10 @@ class RankGroup:
         """Return statistics of the present policy on some responses: each field [N, T]."""
         return self._give(SCORE, ragged)
 
-    def publish(self, version: int, canary: Sequence[int]) -> Manifest:
+    def publish(self, version: int, canary: CanaryTokens) -> Manifest:
         """Write the present weights as `version`, with their log-probabilities of the tokens `canary`; StorageError if
         they could not be written: nothing else changed."""
-        manifest = self._give(PUBLISH, PublishArguments(version=version, canary=tuple(canary)))
+        manifest = self._give(PUBLISH, PublishArguments(version=version, canary=canary))
         assert manifest is not None, "rank 0 writes"
         return manifest
 
@@ -194,8 +194,8 @@ class RankGroup:
     def _publish(self, told: PublishArguments) -> Manifest | None:
         """Compute the canary and gather the weights on every rank; write both on rank 0."""
         engine = self._built.engine
-        tokens = told.canary[: self._longest_row]
-        canary = Canary(tokens=tokens, logp=tuple(engine.logp(tokens)))
+        tokens = told.canary.tokens[: self._longest_row]
+        canary = Canary(tokens=tokens, arbitrary=told.canary.arbitrary, logp=tuple(engine.logp(tokens)))
         if self._collectives.rank:
             _read_to_end(engine.weights.published())
             return None

@@ -11,6 +11,7 @@ from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.objective.objective import ControllerStates
 from isentrope.learner.training.checkpoint_store import FileFacts
 from isentrope.learner.training.trainer import Schedule
+from isentrope.rollout.wire.proof import CanaryTokens
 
 
 class Arguments(Protocol):
@@ -62,7 +63,7 @@ class VersionArguments(JsonArguments):
 class PublishArguments(VersionArguments):
     """A version of the weights to be written."""
 
-    canary: tuple[int, ...]
+    canary: CanaryTokens
     """Tokens whose log-probabilities go with it."""
 
 

@@ -26,6 +26,7 @@ class TensorFacts(NamedTuple):
     """One published tensor."""
 
     dtype: str
+    """Without `torch.`."""
     shape: tuple[int, ...]
     bits: str
     """Hash of its bits; see `tensor_bits.py`."""
@@ -35,12 +36,19 @@ TensorTable: TypeAlias = Mapping[str, TensorFacts]
 """Facts of all published tensors, by name."""
 
 
-class Canary(BaseModel):
-    """Tokens and the policy's log-probabilities of them, at temperature 1."""
+class CanaryTokens(BaseModel):
+    """Tokens of a canary."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tokens: Annotated[tuple[int, ...], Field(min_length=2)]
+    arbitrary: bool = False
+    """True before a batch was trained; log-probabilities of such tokens carry more rounding noise than a batch's."""
+
+
+class Canary(CanaryTokens):
+    """Tokens and the policy's log-probabilities of them, at temperature 1."""
+
     logp: tuple[float, ...]
     """Of every token but the first, after those before it, in nats."""
 

@@ -54,7 +54,8 @@ class Manifest(BaseModel):
     canary: Shard | None = None
     """Tokens with the policy's log-probabilities; None: a version that no run serves."""
     digest: str
-    """Digest of all fields but `folder` and `created`: equal in two runs that publish the same weights."""
+    """Digest of all fields but `folder` and `created`: equal in two runs that publish the same weights with the
+    same canary."""
     created: float
     """Seconds since the epoch; information only, nothing is computed from it."""
 

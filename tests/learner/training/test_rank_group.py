@@ -15,7 +15,10 @@ from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.rank_group import END, ORDERS, RankGroup, RankOrder
 from isentrope.learner.training.rank_orders import JsonArguments
 from isentrope.learner.training.trainer import Schedule
+from isentrope.rollout.wire.proof import CanaryTokens, read_canary
 from isentrope.rollout.wire.types import version_of
+
+CANARY = CanaryTokens(tokens=tuple(range(9)), arbitrary=True)
 
 
 @pytest.fixture
@@ -72,7 +75,9 @@ def test_the_others_carry_out_what_rank_0_has_sent(
         first.build(None, None)
         trained = first.train(ragged, schedule, objective.start())
         entropy = first.score(ragged).entropy
-        manifest = first.publish(version_of(1, 1), range(9))
+        manifest = first.publish(version_of(1, 1), CANARY)
+        written = read_canary(Path(manifest.folder))
+        assert (written.tokens, written.arbitrary) == (CANARY.tokens, True)
         files = first.save(folder, 1)
         assert first.check(folder, files) == ""
         first.refresh(version_of(1, 1))
@@ -87,4 +92,4 @@ def test_the_others_carry_out_what_rank_0_has_sent(
     monkeypatch.setattr(alone, "broadcast", sent.append)
     assert trained.applied == 2
     assert torch.equal(other.score(ragged).entropy, entropy)
-    assert other.publish(version_of(1, 1), range(9)).digest == manifest.digest
+    assert other.publish(version_of(1, 1), CANARY).digest == manifest.digest
