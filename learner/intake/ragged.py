@@ -2,7 +2,7 @@
 
 Rank 0 makes a `RaggedBatch` of groups and sends it to the other ranks as bytes.
 
-P prompts, L tokens of all prompts, N responses, S tokens of all responses, R responses that are missing.
+P prompts, L tokens of all prompts, N responses, S tokens of all responses.
 """
 
 import io
@@ -30,12 +30,6 @@ class RaggedBatch(Responses[Array]):
     """[P]: tokens of each prompt."""
     tokens: Array
     """[S] int32: tokens of all responses, end to end."""
-    missing_group: Int64
-    """[R]: number of the group that lacks a response which was asked for."""
-    missing_reason: Int64
-    """[R]: why, a `MissingReason`."""
-    missing_tokens: Int64
-    """[R]: tokens that it had when it failed."""
 
     @property
     def packed_length(self) -> Int64:
@@ -90,7 +84,6 @@ def make_ragged(
     names, source = np.unique([group.source for group in groups], return_inverse=True)
     answers = [response.answer for response in responses]
     answer = np.unique(answers, return_inverse=True)[1]
-    missing = [each for group in groups for each in group.missing]
     return RaggedBatch(
         number=number,
         source_names=tuple(str(name) for name in names),
@@ -109,9 +102,6 @@ def make_ragged(
         prompt=np.concatenate([group.prompt for group in groups]),
         prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
         tokens=np.concatenate([response.tokens for response in responses]),
-        missing_group=np.repeat(np.arange(len(groups)), [len(group.missing) for group in groups]),
-        missing_reason=np.array([each.reason for each in missing], np.int64),
-        missing_tokens=np.array([each.tokens for each in missing], np.int64),
     )
 
 

@@ -1,7 +1,6 @@
 """The ragged rows of a batch, and that packed and padded form are two views of the same tokens."""
 
 import io
-from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -15,7 +14,7 @@ from isentrope.learner.intake.packing import make_batch, pack
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
 from isentrope.rollout.rewards.correctness import Correctness
-from isentrope.rollout.wire.types import Finish, Group, Missing, MissingReason, Response, version_of
+from isentrope.rollout.wire.types import Finish, Group, Response, version_of
 
 LAG = 2
 few = settings(max_examples=40)
@@ -214,16 +213,6 @@ def test_rewards_are_judged_before_they_are_rounded(dtype: torch.dtype) -> None:
     batch = batch_of(ragged, dtype)
     assert batch.correct is not None and batch.correct.tolist() == [False, True]
     assert batch.reward.dtype == batch.logp_rollout.dtype == dtype
-
-
-def test_a_missing_response_has_a_reason_of_its_own() -> None:
-    found = [group(7, [1], response([2])), group(3, [1], response([2]), response([3]))]
-    assert len(ragged_of(found).missing_group) == 0
-    found[0] = replace(found[0], missing=(Missing(0, MissingReason.ENGINE, 5),))
-    back = RaggedBatch.from_bytes(ragged_of(found).to_bytes())
-    assert back.missing_group.tolist() == [1]  # the second by seq
-    assert [MissingReason(reason) for reason in back.missing_reason] == [MissingReason.ENGINE]
-    assert back.missing_tokens.tolist() == [5]
 
 
 def test_bytes_that_hold_code_are_refused() -> None:
