@@ -134,7 +134,8 @@ class RunRecord(FileRecord):
 
 
 class Untrained(JsonRecord):
-    """Responses that were asked for and did not train, since the line before.
+    """Responses that were asked for and did not train, since the line before, or since a resumed learner began; what it
+    reads again of its predecessor is in no line.
 
     Lengths are counted in powers of two: the key is the least one that is not below the number of tokens; 0: not known.
     """

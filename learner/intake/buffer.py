@@ -6,7 +6,7 @@ can be deleted and read again from the broker.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,7 @@ class Buffer:
         self._replays: list[ReadyBatch] = []
         self._held: dict[int, _Held] = {}  # of every group here, also those in a batch
         self._uncommitted: set[str] = set()
+        self._counted: set[str] = set()  # entries whose failures are in `failed`
         self._plans: set[int] = set()
 
     # --- admission
@@ -128,7 +129,7 @@ class Buffer:
             reason = entry.reason if entry.reason in FAILURES else INVALID
             detail = _printable(f"{entry.detail}, by {entry.actor}")
             logger.warning("seq %d abandoned (%s): %s", entry.seq, reason, detail)
-            self._count(decode_missing(entry.header))
+            self._count(entry.id, decode_missing(entry.header))
             self._retire(Retired(entry.seq, reason, detail), entry.id)
             return True
         try:
@@ -138,7 +139,7 @@ class Buffer:
             logger.warning("group %d is invalid: %s", entry.seq, detail)
             self._retire(Retired(entry.seq, INVALID, detail), entry.id)
             return True
-        self._count(group.missing)
+        self._count(entry.id, group.missing)
         sampling = self._spec.sampling
         if len(group.responses) < min(sampling.min_group, sampling.group_size):
             (reason, count), *_ = Counter(each.reason for each in group.missing).most_common(1)
@@ -228,7 +229,7 @@ class Buffer:
         """Record that the current batch was trained."""
         assert self.in_hand is not None
         self.ledger.train(self.in_hand.record)
-        self.retirements.trained()
+        self.retirements.restart()
         for group in self.in_hand.groups:
             self._uncommitted.add(self._held.pop(group.seq).entry)
         self.in_hand = None
@@ -261,9 +262,10 @@ class Buffer:
         plans = tuple(sorted(batch for batch in self._plans if batch <= self.ledger.batches))
         return tuple(sorted(self._uncommitted)), plans
 
-    def committed(self, entries: Iterable[str], plans: Iterable[int]) -> None:
+    def committed(self, entries: Collection[str], plans: Iterable[int]) -> None:
         """Drop the entries and plans that the broker has deleted."""
         self._uncommitted.difference_update(entries)
+        self._counted.difference_update(entries)
         self._plans.difference_update(plans)
 
     # --- private
@@ -276,9 +278,12 @@ class Buffer:
             limits=Limits(self._spec.vocab_size, self._spec.sampling.group_size, self.newest_version),
         )
 
-    def _count(self, missing: Iterable[Missing]) -> None:
-        for each in missing:
-            self.failed.add(each.reason.word, [each.tokens])
+    def _count(self, entry: str, missing: Sequence[Missing]) -> None:
+        """Count the responses that an entry lacks, once: it is read again when the broker has changed."""
+        if missing and entry not in self._counted:
+            self._counted.add(entry)
+            for each in missing:
+                self.failed.add(each.reason.word, [each.tokens])
 
     def _retire(self, group: Retired, entry: str) -> None:
         """Retire a seq; its entry stays in the broker until a checkpoint covers it."""

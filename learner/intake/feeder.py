@@ -107,8 +107,9 @@ class Feeder:
 
     # --- start and stop
 
-    def start(self, manifest: Manifest) -> None:
-        """Announce the first weights, read back the broker's entries, queue stored plans, start the thread."""
+    def start(self, manifest: Manifest) -> FeederStatus:
+        """Announce the first weights, read back the broker's entries, queue stored plans, start the thread; return the
+        progress before anything new comes in."""
         self._buffer.newest_version = manifest.version
         self._published = manifest.batch
         with self._changed:
@@ -122,7 +123,9 @@ class Feeder:
                 except BrokerChangedError:
                     self._lost = True
             self._lost = False
+        status = self.status()
         self._thread.start()
+        return status
 
     def stop(self) -> None:
         """End the thread after its present step; harmless when repeated."""
@@ -345,6 +348,9 @@ class Feeder:
         if replays := self._buffer.queue_replays(self._port.plans()):
             logger.info("%d stored plans fit the checkpoint and are trained again", replays)
         self._buffer.retire_unfit()
+        # A tombstone stays in the broker until a checkpoint covers it: those of many batches may be read at once here,
+        # before any of these batches is trained again.
+        self._buffer.retirements.restart()
         self._reconcile()
 
     def _reconcile(self) -> None:

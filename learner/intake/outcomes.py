@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from isentrope.rollout.rewards.correctness import Correctness, judge
 from isentrope.rollout.wire.types import Group
 
@@ -40,7 +42,7 @@ class OutcomeRule:
     def reason(self, group: Group) -> str | None:
         """Return the reason to replace a group whose responses have one outcome; None: they differ."""
         correct = set(judge(self.correctness, group.responses) or ())
-        rewards = {response.reward for response in group.responses}
+        rewards = {np.float32(response.reward) for response in group.responses}  # as filters compare them
         if len(correct if self.by == "correct" else rewards) > 1:
             return None
         return SAME_REWARD if len(correct) != 1 else ALL_CORRECT if correct.pop() else NONE_CORRECT

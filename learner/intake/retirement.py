@@ -107,8 +107,8 @@ class Retirements:
         """Record that a group came in that may be trained."""
         self._failed.clear()
 
-    def trained(self) -> None:
-        """Record that a batch was trained."""
+    def restart(self) -> None:
+        """Count anew: a batch was trained, or what the broker holds was read again."""
         self._failed.clear()
         self._since_batch.clear()
 

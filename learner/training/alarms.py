@@ -203,9 +203,10 @@ class Alarms:
         return groups
 
     def _failed_responses(self) -> Counter[str]:
-        """Return the responses of the window that failed, by kind, and those of the trained groups as `OTHERS`."""
+        """Return the responses of the window that failed, by kind, and those of the groups that came as `OTHERS`."""
         responses = Counter({OTHERS: sum(row.responses for row in self._recent)})
         for row in self._recent:
+            responses[OTHERS] += sum(sum(lengths.values()) for lengths in row.untrained.retired.values())
             responses.update({kind: sum(lengths.values()) for kind, lengths in row.untrained.failed.items()})
         return responses
 

@@ -140,9 +140,10 @@ class _Run:
         self._controllers = parts.start.state.controllers
         self._watch = Stopwatch()
         draws = Draws() if parts.objective.refill else None
+        self._untrained = UntrainedCounts()
         accounts = Accounts(
             draws,
-            UntrainedCounts(parts.start.state.ledger.retired),
+            self._untrained,
             Alarms(bounds_in_force(self._config.alarms, parts.job.spec.model.dtype), self._config.alarms.window),
         )
         self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, accounts)
@@ -192,7 +193,7 @@ class _Run:
         kept = -1 if new else self._batch
         self._log.rewind(kept, self._parts.objective.refreshed_at(self._controllers))
         self._parts.evaluator.rewind(kept)
-        self._parts.feeder.start(self._parts.publisher.write(self._batch))
+        self._untrained.start(self._parts.feeder.start(self._parts.publisher.write(self._batch)))
         if new:
             self._evaluate()
 

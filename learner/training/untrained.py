@@ -21,16 +21,20 @@ Lengths = Mapping[str, Mapping[int, int]]
 class UntrainedCounts:
     """Counts so far, of which a line tells the increase."""
 
-    def __init__(self, groups: Mapping[str, int]) -> None:
-        """Start from `groups`, the number of retired groups by reason so far."""
-        self._groups = groups
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self._groups: Mapping[str, int] = {}
         self._failed: Lengths = {}
         self._retired: Lengths = {}
+
+    def start(self, intake: FeederStatus) -> None:
+        """Start from `intake`, so that what a resumed learner read again is in no line."""
+        self._groups, self._failed, self._retired = intake.retired, intake.failed, intake.retired_whole
 
     def since(self, intake: FeederStatus, ragged: RaggedBatch, facts: BatchFacts) -> Untrained:
         """Return the counts since the last call, with those of the batch that was trained meanwhile."""
         groups, failed, retired = self._groups, self._failed, self._retired
-        self._groups, self._failed, self._retired = intake.retired, intake.failed, intake.retired_whole
+        self.start(intake)
         masked = np.unique(places_of(ragged.length)[0][~ragged.mask])
         before, after = facts.batch.mask.any(1), facts.prepared.mask.any(1)
         return Untrained(

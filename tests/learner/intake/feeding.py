@@ -9,7 +9,7 @@ from waits import DEADLINE_S, wait_until
 from wire_records import answer, make_actor_port, make_spec
 
 from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
-from isentrope.learner.intake.feeder import CommitFacts, Feeder, FeederOptions
+from isentrope.learner.intake.feeder import CommitFacts, Feeder, FeederOptions, FeederStatus
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
@@ -58,6 +58,8 @@ class Learner:
     ledger: Ledger
     feeder: Feeder
     lineage: list[list[int]]
+    began: FeederStatus
+    """Progress before anything new came in."""
 
     @property
     def version(self) -> int:
@@ -128,8 +130,9 @@ class Run:
         rules = AdmissionRules(token_max_lag=self.max_lag, min_kept=0.5)
         facts = FeederOptions(self.batches, rules, mode, newest_claim=lambda: self.claims, **options)
         lineage = list(self.checkpoint.lineage) if self.checkpoint else []
-        learner = Learner(number, port, ledger, Feeder(port, ledger, facts), lineage)
-        learner.feeder.start(weights(number, ledger.batches))
+        feeder = Feeder(port, ledger, facts)
+        began = feeder.start(weights(number, ledger.batches))
+        learner = Learner(number, port, ledger, feeder, lineage, began)
         self.learners.append(learner)
         return learner
 

@@ -163,6 +163,13 @@ def test_only_what_differs_by_the_rule_is_kept_and_what_is_replaced_is_counted(r
         assert outcome.correctness is None or reasons.get("all_correct", 0) == right / 2
 
 
+def test_rewards_differ_if_they_differ_in_the_precision_of_training() -> None:
+    buffer = make_buffer(max_replaced=2, outcome=OutcomeRule())
+    for seq, rewards in enumerate([(0.1 + 0.2, 0.3), (0.3, np.nextafter(np.float32(0.3), np.float32(1)).item())]):
+        buffer.add(rewarded(seq, *rewards))
+    assert buffer.retire_unfit() == 1 and buffer.ledger.known(0)
+
+
 def test_every_batch_may_replace_as_many_groups() -> None:
     buffer = make_buffer(max_replaced=2)
     for seq in range(P + 3):  # all right: two are replaced, four make the batch, one is left over
@@ -257,6 +264,15 @@ def test_what_is_out_at_the_end_is_retired_as_surplus() -> None:
     assert buffer.ledger.reasons == {"surplus": 3}
     assert buffer.ledger.lwm == P + 3
     assert f"{P}-0" in buffer.uncommitted()[0]
+
+
+def test_failed_responses_of_a_group_are_counted_once_however_often_it_is_read() -> None:
+    buffer = make_buffer(group_size=2, min_group=1)
+    response, lost = make_response(version_of(1, 0)), (Missing(1, MissingReason.REWARD, 5),)
+    for name, failed in (("1-0", 1), ("1-0", 1), ("2-0", 2)):  # the last was generated again
+        assert buffer.add(entry(0, response, name=name, missing=lost))
+        assert buffer.ready == 1 and buffer.failed.counts == {"reward": {8: failed}}
+        buffer.clear()
 
 
 @few

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from feeding import P, Run, running
+from feeding import P, Run, assert_exactly_once, finish, running
 from hypothesis import given
 from hypothesis import strategies as st
 from waits import wait_until
@@ -37,7 +37,7 @@ def test_a_run_ends_after_so_many_failures_without_a_whole_group_or_retirements_
             retirements.came_in()
             failed.clear()
         elif event == "trained":
-            retirements.trained()
+            retirements.restart()
             failed.clear()
             since.clear()
         else:
@@ -98,6 +98,25 @@ def test_orders_that_are_given_up_for_ever_end_the_run(run: Run, reason: str, ki
     assert caught.value.where.isprintable()
     status = learner.feeder.status()
     assert set(status.retired) == {known} and 20 * P <= status.issued <= 22 * P + 2 * P
+
+
+def test_what_a_learner_reads_again_does_not_end_it(redis_server: str, run_name: str) -> None:
+    with running(redis_server, run_name, batches=24) as run:
+        learner, actor = run.learner(), run.actor()
+        while learner.ledger.batches < run.batches - 1:
+            for order in actor.take(P):
+                actor.port.fail(order, "reward", "no number")
+            actor.work(P, learner.version)
+            learner.train(learner.next())
+        failed = learner.ledger.retired
+        limits = AdmissionRules(token_max_lag=run.max_lag, min_kept=0.5).retirement_limits(P)
+        assert failed > max(limits.failed, limits.between_batches)
+        run.kill(learner)
+        after = run.learner()
+        assert after.began.retired == {"reward": failed}
+        wait_until(lambda: after.port.rounds >= 2, "a whole round of the feeder")
+        finish(after, actor, run.batches)
+        assert_exactly_once(run, after)
 
 
 def test_what_failed_is_counted_by_kind_and_length(run: Run) -> None:

@@ -15,7 +15,7 @@ from isentrope.learner.config import AlarmsConfig
 from isentrope.learner.intake.outcomes import ALL_CORRECT, NONE_CORRECT, SAME_REWARD
 from isentrope.learner.intake.retirement import STALE, SURPLUS
 from isentrope.learner.measures import Measures, RaisedAlarm
-from isentrope.learner.records import BatchRow
+from isentrope.learner.records import BatchRow, Untrained
 from isentrope.learner.training.alarms import (
     ALARMS,
     LOGP_GAP,
@@ -124,6 +124,18 @@ def test_responses_that_fail_in_trained_groups_are_an_alarm_too(failed: list[dic
         lost = sum(count for kinds in recent for lengths in kinds.values() for count in lengths.values())
         whole = 256 * len(recent) + lost
         assert ("failed" in on) == (1 - (whole - lost) / whole > 0.1)
+
+
+@given(share=st.floats(0.0, 0.2), replaced=st.floats(0.0, 0.95))
+def test_replaced_responses_count_among_those_that_could_fail(share: float, replaced: float) -> None:
+    whole = row()
+    came = round(whole.responses / (1 - replaced))
+    failed = round(share * came)
+    lengths: dict[str, Any] = {"failed": {"engine": {4: failed}}, "retired": {"stale": {8: came - whole.responses}}}
+    (on,) = in_alarm(
+        [whole.model_copy(update={"untrained": Untrained.model_validate(UNTRAINED | lengths)})], failed=0.1
+    )
+    assert ("failed" in on) == (1 - came / (came + failed) > 0.1)
 
 
 @given(on=st.lists(st.booleans(), max_size=40))

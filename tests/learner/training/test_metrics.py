@@ -292,10 +292,14 @@ def test_a_line_tells_why_responses_did_not_train_since_the_line_before_and_how_
     mask = RAGGED.mask.copy()
     mask[np.repeat(np.arange(len(RAGGED.length)), RAGGED.length) == long] = False
     ragged = replace(RAGGED, mask=mask)
-    log = BatchLog(tmp_path, [], Stopwatch(), Accounts(None, UntrainedCounts({"stale": 1, "reward": 5}), make_alarms()))
-    for number, (groups, failed) in enumerate([({"stale": 3, "reward": 5}, 2), ({"stale": 3, "reward": 6}, 7)]):
+    counts, read_again = UntrainedCounts(), {"reward": Counter({8: 3})}
+    counts.start(replace(AROUND.intake, retired={"stale": 1, "reward": 5}, failed=read_again, retired_whole=read_again))
+    log = BatchLog(tmp_path, [], Stopwatch(), Accounts(None, counts, make_alarms()))
+    for number, (groups, failed) in enumerate([({"stale": 3, "reward": 5}, 5), ({"stale": 3, "reward": 6}, 10)]):
         lengths = {"reward": Counter({8: failed}), "engine": Counter({0: 1})}
-        intake = replace(AROUND.intake, retired=groups, failed=lengths, retired_whole={"stale": Counter({4: 8})})
+        intake = replace(
+            AROUND.intake, retired=groups, failed=lengths, retired_whole=read_again | {"stale": Counter({4: 8})}
+        )
         facts = facts_of(objective_of("psr"), padded(ragged), True)
         log.write(replace(ragged, number=number), facts, replace(AROUND, intake=intake))
     first, second = (row.untrained for row in json_files.read_lines(tmp_path, BatchRow))

@@ -46,7 +46,7 @@ def make_alarms(dtype: str = "float32", **keys: Any) -> Alarms:
 
 def make_accounts(draws: Draws | None = None, **alarms: Any) -> Accounts:
     """Return the accounts of a new run, with these keys of `[learner.alarms]`."""
-    return Accounts(draws, UntrainedCounts({}), make_alarms(**alarms))
+    return Accounts(draws, UntrainedCounts(), make_alarms(**alarms))
 
 
 def written_row(folder: Path, ragged: RaggedBatch, facts: BatchFacts, draws: Draws | None = None) -> BatchRow:
