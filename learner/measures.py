@@ -82,21 +82,22 @@ class BatchTime(JsonRecord):
 
 
 class ServedPolicy(JsonRecord):
-    """Proof that actors serve the policy that was published, by all actors' last heartbeats."""
+    """Proof that actors serve the policy that was published, by the last heartbeats of those that serve."""
 
     version: int
-    """Newest version that was proven."""
+    """Newest version that any of them serves with proof."""
     tensors: int
     """Its tensors; all had the bits of the learner's memory in the engine."""
     gap_mean: float | None = None
     """Mean absolute difference between engine and learner on the log-probabilities of the version's canary, nats, the
-    largest of all actors; absent if no engine can compute it."""
+    largest of all actors that serve it; absent if no engine can compute it."""
     gap_max: float | None = None
-    """Largest such difference of all actors, nats."""
+    """Largest such difference of these actors, nats."""
     seconds: float
-    """Time in which the engine computed the canary and served nothing, the longest of all actors."""
+    """Time in which the engine computed the canary and served nothing, the longest of these actors."""
     refused: int
-    """Loads of a version that failed or were refused so far, of all actors."""
+    """Loads of a version that failed or were refused so far, of all actors that the broker still lists. An actor that
+    has left, or has ended because no load succeeded, is not among them."""
 
 
 class BatchProcess(JsonRecord):

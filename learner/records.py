@@ -370,7 +370,8 @@ class Summary(FileRecord):
     versions_proven: int
     """Versions that an actor was seen to serve with proof that they are the learner's."""
     versions_refused: int
-    """Loads of a version that failed or were refused."""
+    """Loads of a version that failed or were refused, the largest `process.served.refused` of all batches: those of an
+    actor that ended before the next batch was trained are not counted."""
     canary_gap_mean: float | None
     """Mean difference of engine and learner on a canary's log-probabilities, nats, the largest of all batches."""
     canary_gap_max: float | None
