@@ -133,8 +133,9 @@ class SamplingConfig(Section):
 class RedisConfig(Section):
     """`[redis]`: the broker, and how much it may hold."""
 
-    url_env: str = "ISENTROPE_REDIS_URL"
-    """Environment variable that holds the broker's URL; if that is unset, a private bundled server is started."""
+    url_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ISENTROPE_REDIS_URL"
+    """Name of the environment variable that holds the broker's URL, which a run file must not: it holds a password. If
+    the variable is unset, a private bundled server is started."""
     max_bytes: PositiveInt = 1 << 30
     """Budget for groups that no checkpoint covers yet, in bytes; above it no order is issued. Too low makes actors
     wait between checkpoints; too high can fill the server's memory."""

@@ -5,6 +5,10 @@ from types import MappingProxyType
 
 _LORA = "LoRA is not supported: all weights are trained"
 _KL = 'the weight of a divergence is [[learner.objective.kl]] with kind = "k3" and coef = 0.01'
+_EPOCHS = "a run ends by batches: learner.batches = epochs * prompts / learner.prompts_per_batch"
+_CLIP = "both sides have keys of their own: learner.objective.clip.low and learner.objective.clip.high"
+_MICRO = "micro-batches are filled by tokens, as many as memory holds, and accumulated: learner.micro_batch_tokens"
+_BROKER = "the broker's URL may hold a password and stays out of the file: export ISENTROPE_REDIS_URL=redis://..."
 
 HERE: Mapping[str, str] = MappingProxyType(
     {
@@ -15,7 +19,6 @@ HERE: Mapping[str, str] = MappingProxyType(
         "max_response_length": "sampling.max_new_tokens",
         "response_length": "sampling.max_new_tokens",
         "max_tokens": "sampling.max_new_tokens",
-        "max_prompt_length": "model.max_model_len",
         "model_name_or_path": "model.path",
         "chat_template_kwargs": "model.chat_template_args",
         "dataset": "data.train",
@@ -30,14 +33,9 @@ HERE: Mapping[str, str] = MappingProxyType(
         "warmup_steps": "learner.warmup_updates",
         "lr_warmup_steps": "learner.warmup_updates",
         "train_batch_size": "learner.prompts_per_batch",
-        "per_device_train_batch_size": "learner.prompts_per_batch",
-        "ppo_mini_batch_size": "learner.updates_per_batch",
-        "gradient_accumulation_steps": "learner.micro_batch_tokens",
         "ppo_max_token_len_per_gpu": "learner.micro_batch_tokens",
         "ppo_epochs": "learner.epochs",
         "num_iterations": "learner.epochs",
-        "num_train_epochs": "learner.batches",
-        "total_epochs": "learner.batches",
         "max_steps": "learner.batches",
         "total_training_steps": "learner.batches",
         "save_steps": "learner.checkpoint_every",
@@ -46,17 +44,14 @@ HERE: Mapping[str, str] = MappingProxyType(
         "test_freq": "learner.eval_every",
         "loss_type": "learner.method",
         "adv_estimator": "learner.method",
-        "epsilon": "learner.objective.clip.high",
-        "clip_ratio": "learner.objective.clip.high",
         "epsilon_high": "learner.objective.clip.high",
         "clip_ratio_high": "learner.objective.clip.high",
         "clip_ratio_low": "learner.objective.clip.low",
         "tensor_model_parallel_size": "actors.tensor_parallel_size",
         "vllm_gpu_memory_utilization": "actors.gpu_memory_utilization",
-        "n_gpus_per_node": "learner.ranks",
     }
 )
-"""Name of another trainer -> the key that means the same here."""
+"""Name of another trainer -> the key that means the same here, in the same unit."""
 
 TOLD: Mapping[str, str] = MappingProxyType(
     {
@@ -64,6 +59,18 @@ TOLD: Mapping[str, str] = MappingProxyType(
         "kl_coef": _KL,
         "kl_loss_coef": _KL,
         "use_kl_loss": _KL,
+        "num_train_epochs": _EPOCHS,
+        "total_epochs": _EPOCHS,
+        "ppo_mini_batch_size": "learner.updates_per_batch = learner.prompts_per_batch / ppo_mini_batch_size",
+        "per_device_train_batch_size": f"learner.prompts_per_batch counts prompts of the whole batch; {_MICRO}",
+        "gradient_accumulation_steps": _MICRO,
+        "epsilon": _CLIP,
+        "clip_ratio": _CLIP,
+        "max_prompt_length": "model.max_model_len = max_prompt_length + sampling.max_new_tokens",
+        "n_gpus_per_node": "GPUs are divided: learner.ranks train, actors.count * actors.tensor_parallel_size sample",
+        "url": _BROKER,
+        "redis_url": _BROKER,
+        "host": _BROKER,
         "entropy_coeff": "entropy control is a method: see `isentrope methods`, or [learner.objective.entropy]",
         "lora": _LORA,
         "lora_rank": _LORA,

@@ -28,6 +28,12 @@ Model = TypeVar("Model", bound=Section)
 
 _KNOWN = "known keys of"
 
+_PRIVATE = {
+    "redis": "must be a table; the broker's URL is not in the file: export ISENTROPE_REDIS_URL=redis://...",
+    "redis.url_env": "export ISENTROPE_REDIS_URL=redis://..., and leave the key out, or name another variable by it",
+}
+"""Keys for which a URL with a password may be given -> what to do. Their values are never shown."""
+
 _BARE = re.compile(r"\s*[\w.\"'-]+\s*=\s*([A-Za-z_./~][^\s#]*)")
 """A key with a value that is not quoted and begins as a word or a path."""
 
@@ -104,7 +110,7 @@ def read_text(file: RunFile, key: str, value: str) -> str:
         ConfigError: the file cannot be read as text, or the text is the name of a file that exists.
     """
     if not value.startswith(FILE):
-        if "\n" not in value and value and (file.folder / value).is_file():
+        if value and _is_file(file.folder / value):
             raise ConfigError(
                 f"{value!r} is the name of a file", where=file.where(key), fix=f'write {key} = "{FILE}{value}"'
             )
@@ -112,9 +118,17 @@ def read_text(file: RunFile, key: str, value: str) -> str:
     path = file.folder / value.removeprefix(FILE)
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except (OSError, ValueError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
         raise ConfigError(f"cannot read {path}: {reason}", where=file.where(key), fix="check the path") from None
+
+
+def _is_file(path: Path) -> bool:
+    """Return True if there is such a file. A text may be too long for a name, or hold what none may."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def salvage(
@@ -331,6 +345,8 @@ def _one(file: RunFile, place: str, details: Sequence[ErrorDetails], known: Sequ
         what = f"table [{key}]" if any(other.startswith(f"{key}.") for other in known) else f"key {key}"
         return ConfigError(f"{what} is missing", where=file.where(key), fix="add it to the run file")
     allowed = " or ".join(dict.fromkeys(_allowed(detail) for detail in details))
+    if key in _PRIVATE:
+        return ConfigError(f"the value of {place} is not allowed", where=file.where(key), fix=_PRIVATE[key])
     text = json.dumps(given, default=str, ensure_ascii=False)
     return ConfigError(f"{place} = {text} is not allowed", where=file.where(key), fix=f"must be {allowed}")
 

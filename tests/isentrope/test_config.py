@@ -9,6 +9,7 @@ import pytest
 from isentrope.config import MAY_CHANGE, Config, digest, load
 from isentrope.errors import ConfigError
 from isentrope.runfile import from_values, known_keys, validate
+from isentrope.toml_text import toml_value
 
 FILE_DATA = """
 [run]
@@ -69,6 +70,12 @@ def test_a_text_may_lie_in_a_file_and_is_then_part_of_the_digest(tmp_path: Path)
     (tmp_path / "system.txt").write_text("Be long.")
     other = _load(tmp_path, FILE_DATA, "data.system_prompt=file:system.txt", "model.chat_template=file:chat.jinja")
     assert digest(other, "objective") != digest(named, "objective")
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "é" * 2500, "line\n" * 1000, "nul \0"])
+def test_a_text_of_any_length_is_itself(tmp_path: Path, text: str) -> None:
+    override = f"data.system_prompt={toml_value(text)}"
+    assert _load(tmp_path, FILE_DATA, override).data.system_prompt == text
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from judges import judge
 from isentrope import cli, init
 from isentrope.config import Config
 from isentrope.errors import ConfigError
+from isentrope.learner.objective.presets import load_objective
 from isentrope.learner.objective.run import Opened, open_objective, refusals, warnings
 from isentrope.runfile import read, validate
 
@@ -101,6 +102,14 @@ def test_an_example_sets_what_its_presets_suggest_and_nothing_is_inert(name: str
     opened = _opened(name)
     assert refusals(opened) == [] and opened.suggested == ()
     assert [line for line in warnings(opened) if "reward.scheme" not in line] == []
+
+
+def test_digit_walk_without_its_selection_of_tokens_is_plain_grpo() -> None:
+    """By the overrides of the command in its README."""
+    page = (init.EXAMPLES / "digit_walk" / "README.md").read_text(encoding="utf-8")
+    command = page.partition("To try: `isentrope train run.toml ")[2].partition("`")[0]
+    opened = _opened("digit_walk", *command.split())
+    assert opened.merged.plain() == load_objective("grpo", {}, init.EXAMPLES).plain()
 
 
 def test_readmes_example_with_a_preset_that_has_no_clip_is_refused_and_told_what_selects_nothing() -> None:

@@ -30,6 +30,18 @@ def test_keys_that_advice_names_exist(name: str) -> None:
             assert word in KNOWN, word
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("num_train_epochs", "total_epochs", "ppo_mini_batch_size"),
+        *("gradient_accumulation_steps", "per_device_train_batch_size", "epsilon", "clip_ratio"),
+        *("max_prompt_length", "n_gpus_per_node"),
+    ],
+)
+def test_a_setting_of_another_unit_is_not_called_a_key_of_this(name: str) -> None:
+    assert name not in HERE and name in TOLD
+
+
 def test_whatever_the_case() -> None:
     assert advice("LR") == "it is called learner.learning_rate here"
     assert advice("something") == ""

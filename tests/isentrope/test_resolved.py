@@ -29,6 +29,13 @@ def test_the_file_in_the_folder_is_the_same_run(run_file: Path) -> None:
     assert after.output_dir(read.path.parent) == folder and read.folder == file.folder
 
 
+def test_a_long_text_of_a_file_is_the_same_run(run_file: Path) -> None:
+    (run_file.parent / "long.txt").write_text("x" * 5000)
+    resolved, folder = _resolved(run_file, "data.system_prompt=file:long.txt")
+    resolved.write(folder)
+    assert load(folder / RUN_FILE)[0].data.system_prompt == "x" * 5000
+
+
 def test_a_run_beside_its_file_may_be_moved_with_it_and_another_keeps_the_place_of_its_data(
     run_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -114,6 +114,10 @@ def test_every_key_is_found_on_its_line(
         ("sampling.num_generations=8", "sampling.num_generations", "unknown key", "sampling.group_size"),
         ("learner.beta=0.1", "learner.beta", "unknown key", "[[learner.objective.kl]]"),
         ("learner.lora_rank=8", "learner.lora_rank", "unknown key", "LoRA is not supported"),
+        ("redis.url=redis://x", "redis.url", "unknown key", "export ISENTROPE_REDIS_URL="),
+        ("redis_url=redis://x", "redis_url", "unknown key", "export ISENTROPE_REDIS_URL="),
+        ("redis.host=x", "redis.host", "unknown key", "export ISENTROPE_REDIS_URL="),
+        ("learner.num_train_epochs=2", "learner.num_train_epochs", "unknown key", "epochs * prompts / learner.prompts"),
         ("trainer.logger=wandb", "trainer", "unknown key", "[learner]"),
         ("learner.adam_betas=[0.9, 1.5]", "learner.adam_betas", "= 1.5 is", "must be less than 1"),
         ("sampling.group_size=1100", "sampling.group_size", "= 1100 is", "less than or equal to 1024"),
@@ -126,6 +130,13 @@ def test_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, change: str, w
     assert [error.where for error in errors] == [f"command line: {where}"]
     assert what in errors[0].what and fix in errors[0].fix
     assert errors[0].exit_code == 64
+
+
+@pytest.mark.parametrize("key", ["redis", "redis.url_env"])
+def test_a_url_in_the_file_is_refused_and_its_password_not_shown(tmp_path: Path, key: str) -> None:
+    (error,) = _errors(_file(tmp_path, SMALLEST), f"{key}=redis://:hunter2@broker:6379")
+    assert error.where == f"command line: {key}" and "export ISENTROPE_REDIS_URL=" in error.fix
+    assert "hunter2" not in str(error)
 
 
 def test_missing_keys_and_tables_are_named(tmp_path: Path) -> None:

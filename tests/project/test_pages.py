@@ -88,8 +88,8 @@ BY_OTHERS = {
     "isentrope train run.toml": "tests/system/test_own_run.py::test_run_finishes_and_reports",
     "isentrope train run.toml learner.batches=20": "tests/system/test_own_run.py::test_run_finishes_and_reports",
     "isentrope train run.toml learner.batches=60": "tests/system/test_own_run.py::test_run_finishes_and_reports",
-    "isentrope train run.toml run.name=grpo learner.method=grpo": (
-        "tests/system/test_own_run.py::test_run_finishes_and_reports"
+    "isentrope train run.toml run.name=grpo learner.method=grpo learner.objective.tokens=none": (
+        "tests/isentrope/test_init.py::test_digit_walk_without_its_selection_of_tokens_is_plain_grpo"
     ),
     "PYTHONPATH=src:peers python -m isentrope.kernels.bench --json kernels/bench/results/h200.json --check": (
         "tests/kernels/test_bench.py::test_a_machine_without_a_gpu_is_told_of_aot"
