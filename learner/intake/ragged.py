@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from isentrope.learner.objective.batch import Responses
 from isentrope.rollout.rewards.correctness import Correctness, judge
-from isentrope.rollout.wire.types import Finish, Group, Int64, Response, batch_of
+from isentrope.rollout.wire.types import Finish, Group, Int64, batch_of
 
 Array: TypeAlias = NDArray[Any]
 
@@ -66,6 +66,7 @@ def make_ragged(
     number: int,
     token_max_lag: int,
     correctness: Correctness | None,
+    newest_version: int = 0,
 ) -> RaggedBatch:
     """Lay the responses of `groups` end to end; the order in which groups are given does not matter.
 
@@ -74,12 +75,14 @@ def make_ragged(
         number: batches trained before this one. Versions of an abandoned lineage may be ahead of it: their lag is 0.
         token_max_lag: older tokens are masked.
         correctness: what makes a response correct; None: rewards are graded.
+        newest_version: newest published version; its tokens are fresh if it is the policy before the batch.
     """
     groups = sorted(groups, key=lambda group: group.seq)
     responses = [response for group in groups for response in group.responses]
     count = [len(group.responses) for group in groups]
     owner = np.repeat(np.arange(len(groups)), count)
-    lag = np.concatenate([_lag(response, number) for response in responses])
+    version = np.concatenate([response.versions() for response in responses])
+    lag = np.maximum(number - batch_of(version), 0)
     correct = judge(correctness, responses)
     names, source = np.unique([group.source for group in groups], return_inverse=True)
     answers = [response.answer for response in responses]
@@ -98,6 +101,7 @@ def make_ragged(
         answer=np.where(np.array(answers) == "", -1, answer).astype(np.int64),
         mask=np.concatenate([response.mask for response in responses]) & (lag <= token_max_lag),
         lag=lag,
+        fresh=(version == newest_version) & (batch_of(version) == number),
         logp_rollout=np.concatenate([response.logp_rollout for response in responses]),
         prompt=np.concatenate([group.prompt for group in groups]),
         prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
@@ -115,8 +119,3 @@ def places_of(lengths: Int64) -> tuple[Int64, Int64]:
     """Return row and place in the row of every element when rows of these lengths lie end to end."""
     row = np.repeat(np.arange(len(lengths)), lengths)
     return row, np.arange(len(row)) - starts_of(lengths)[row]
-
-
-def _lag(response: Response, number: int) -> Int64:
-    """Return the number of batches trained since the policy that generated each token: [T]."""
-    return np.maximum(number - batch_of(response.versions()), 0)

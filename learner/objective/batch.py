@@ -53,9 +53,12 @@ class Responses(Generic[Column]):
     """[S] or [N, T]: from the engine that sampled."""
     correct: Column | None = None
     """[N] bool: by `data.correct`, whatever shaping does; None: rewards are graded."""
+    fresh: Column | None = None
+    """[S] or [N, T] bool: sampled from the newest version, which is the policy before the batch. A lag of 0 does not
+    say it: a version of an abandoned lineage may be ahead of the batch. None: unknown."""
 
 
-PER_TOKEN = ("mask", "lag", "logp_rollout")
+PER_TOKEN = ("mask", "lag", "logp_rollout", "fresh")
 """Columns of `Responses` with a place for each token."""
 COLUMNS = tuple(each.name for each in fields(Responses) if each.name not in ("number", "source_names"))
 

@@ -157,7 +157,7 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
             "groups_all_correct": _mean((right == size) / size) * _groups_factor(size),
             "groups_all_wrong": _mean((right == 0) / size) * _groups_factor(size),
         }
-    if len(fresh := (statistics.logp - batch.logp_rollout)[mask & (batch.lag == 0)]):
+    if batch.fresh is not None and len(fresh := (statistics.logp - batch.logp_rollout)[mask & batch.fresh]):
         metrics["logp_gap_fresh"] = _mean(fresh.abs())
     if batch.logp_ref is not None:
         x = (statistics.logp - batch.logp_ref)[mask].double()

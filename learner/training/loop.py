@@ -227,6 +227,7 @@ class _Run:
             number=self._batch,
             token_max_lag=self._config.staleness.oldest_token,
             correctness=self._correctness,
+            newest_version=self._parts.publisher.newest.version,
         )
         facts = self._parts.rank_group.train(ragged, self._schedule(ready.record.mode), self._controllers)
         if facts.failed:

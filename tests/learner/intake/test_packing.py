@@ -177,6 +177,19 @@ def test_the_gradient_of_a_padded_sum_reaches_each_target_once(found: list[Group
     assert torch.equal(gradient, torch.ones_like(values))
 
 
+@pytest.mark.parametrize(
+    ("sampled", "newest", "fresh"),
+    [((2, 5), (2, 5), True), ((1, 5), (2, 5), False), ((1, 9), (2, 5), False), ((2, 4), (2, 4), False)],
+    ids=["newest", "earlier lineage", "ahead of the batch", "trained since"],
+)
+def test_only_tokens_of_the_policy_before_the_batch_are_fresh(
+    sampled: tuple[int, int], newest: tuple[int, int], fresh: bool
+) -> None:
+    found = [group(0, [1], response([2, 3], version=version_of(*sampled)))]
+    ragged = make_ragged(found, number=5, token_max_lag=LAG, correctness=RULE, newest_version=version_of(*newest))
+    assert ragged.fresh is not None and ragged.fresh.tolist() == [fresh, fresh]
+
+
 def test_tokens_older_than_allowed_are_masked_and_later_ones_are_current() -> None:
     mixed = Response(
         tokens=np.arange(4, dtype=np.int32),
@@ -190,6 +203,7 @@ def test_tokens_older_than_allowed_are_masked_and_later_ones_are_current() -> No
     )
     ragged = ragged_of([group(0, [1], mixed)], number=5)
     assert ragged.lag.tolist() == [3, 2, 0, 0]
+    assert ragged.fresh is not None and not ragged.fresh.any()
     assert ragged.mask.tolist() == [False, True, True, False]
     assert ragged.truncated.tolist() == [True]
 

@@ -155,15 +155,16 @@ def test_a_resumed_log_does_not_say_again_what_is_still_on(tmp_path: Path) -> No
 
 
 def test_the_gap_of_fresh_tokens_is_of_those_alone(tmp_path: Path) -> None:
-    lag = np.zeros_like(RAGGED.lag)
-    lag[: RAGGED.length[0]] = 1
-    ragged = replace(RAGGED, lag=lag)
+    fresh = np.ones_like(RAGGED.mask)
+    fresh[: RAGGED.length[0]] = False
+    ragged = replace(RAGGED, fresh=fresh)
     facts = facts_of_batch(True, ragged=ragged)
-    gap = torch.where(facts.batch.lag == 1, 3.0, 0.25)
+    assert facts.batch.fresh is not None
+    gap = torch.where(facts.batch.fresh, 0.25, 3.0)
     statistics = facts.batch.statistics._replace(logp=facts.batch.logp_rollout + gap)
     row = written_row(tmp_path, ragged, replace(facts, batch=replace(facts.batch, statistics=statistics)))
     assert row.objective.logp_gap_fresh == pytest.approx(0.25, rel=1e-5)
-    old = replace(RAGGED, lag=np.ones_like(RAGGED.lag))
+    old = replace(RAGGED, fresh=np.zeros_like(fresh))
     assert written_row(tmp_path, old, facts_of_batch(True, ragged=old)).objective.logp_gap_fresh is None
 
 

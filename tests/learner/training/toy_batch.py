@@ -36,7 +36,11 @@ def make_toy_rows(*, groups: int, group_size: int, seed: int = 0, number: int = 
         return Group(seq, 0, "a1", prompt, tuple(map(response, range(group_size))), 1.0)
 
     return make_ragged(
-        list(map(group, range(groups))), number=number, token_max_lag=2, correctness=Correctness("reward", 0.5)
+        list(map(group, range(groups))),
+        number=number,
+        token_max_lag=2,
+        correctness=Correctness("reward", 0.5),
+        newest_version=version_of(1, number),
     )
 
 
