@@ -25,7 +25,7 @@ from isentrope.actors.die_with_parent import end_with_parent, lead_session
 from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Messages, Row
-from isentrope.rollout.rewards.functions import Outcome, RewardSet, load_rewards, probe
+from isentrope.rollout.rewards.functions import Outcome, RewardSet, Score, load_rewards, probe
 
 LOAD_TIMEOUT_S = 300.0
 """Time limit of importing the reward functions; long, because a reward may load a model."""
@@ -83,9 +83,9 @@ class Scorer:
         """
         return await self._call(_score, prompts, completions, columns)
 
-    async def probe(self, row: Row) -> None:
-        """Score made-up responses to `row`, to test before a run that the functions work."""
-        await self._call(_probe, row)
+    async def probe(self, row: Row) -> list[Score]:
+        """Score made-up responses to `row`, to test before a run that the functions work; return their scores."""
+        return await self._call(_probe, row)
 
     async def columns(self) -> set[str]:
         """Return the columns of the data that the functions name."""
@@ -242,8 +242,8 @@ def _score(
     return _rewards()(prompts, completions, columns)
 
 
-def _probe(row: Row) -> None:
-    probe(_rewards(), row)
+def _probe(row: Row) -> list[Score]:
+    return probe(_rewards(), row)
 
 
 def _columns() -> set[str]:

@@ -310,8 +310,11 @@ def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:
     return RewardSet([_Function(n, _find(n, run_folder), w) for n, w in zip(names, weights, strict=True)])
 
 
-def probe(rewards: RewardSet, row: Row) -> None:
+def probe(rewards: RewardSet, row: Row) -> list[Score]:
     """Call `rewards` once on made-up responses to `row`, so that a function that cannot work fails before the run.
+
+    Returns:
+        The score of each response.
 
     Raises:
         RewardError: says what the functions were called with, if they were.
@@ -327,6 +330,7 @@ def probe(rewards: RewardSet, row: Row) -> None:
         called = f"called with the made-up responses {responses} to {row.where}"
         where = f"{error.where}; {called}" if error.where else called
         raise RewardError(error.what, where=where, fix=error.fix) from error
+    return [outcome for outcome in outcomes if isinstance(outcome, Score)]
 
 
 def columns_for(columns: Mapping[str, object], completion_ids: Sequence[Sequence[int]]) -> dict[str, list[object]]:

@@ -32,6 +32,9 @@ REWARDS = """
 def exact(prompts, completions, answer, **columns):
     return [float(right == given) for right, given in zip(answer, completions)]
 
+def graded(prompts, completions, **columns):
+    return [{"reward": 0.25, "accuracy": 1.0} for _ in prompts]
+
 def raises(prompts, completions, **columns):
     raise KeyError("no such thing")
 

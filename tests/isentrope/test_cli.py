@@ -174,7 +174,17 @@ def test_run_file_in_order_passes_with_its_doubts(
     stages = ["keys", "objective", "data", "reward", "model", "prompts", "machine"]
     assert [line.split()[1] for line in shown.splitlines()[: len(stages)]] == stages
     assert "note: " in shown  # clipping does nothing with one update
-    assert "[<bos>]|7|>|2|:" in shown and "2 prompts: 5 to 5 tokens" in shown
+    assert "[<bos>]|7|>|2|:" in shown and "2 prompts of 5 to 5 tokens" in shown
+
+
+def test_a_rule_is_compared_with_what_the_reward_gives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    misspelt = "data.correct=rewards:graded.accurate"
+    assert _run(monkeypatch, "train", run_file, "data.reward=rewards:graded", misspelt) == 64
+    assert 'write correct = "rewards:graded.accuracy"' in capsys.readouterr().err
+    assert _run(monkeypatch, "check", run_file, "data.reward=rewards:graded") == 0
+    assert "note: rewards:graded gives 0.25" in capsys.readouterr().out
 
 
 def test_a_null_in_a_later_row_is_found_with_what_the_reward_was_called_with(

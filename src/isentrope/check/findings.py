@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from isentrope import config as run_config
-from isentrope.check import lengths, machine, rendering
+from isentrope.check import correctness, lengths, machine, rendering
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import probe
 from isentrope.check.source import KEY, Source
@@ -141,11 +141,12 @@ class Findings:
 
     def _check_reward(self) -> None:
         try:
-            asyncio.run(probe(self._config.data, self._file.folder, self._prompts))
+            scores = asyncio.run(probe(self._config.data, self._file.folder, self._prompts))
         except RewardError as error:
             place = f"data.reward ({error.where})" if error.where else "data.reward"
             where = error.where if error.where.startswith("data.") else place
             raise RewardError(error.what, where=where, fix=error.fix) from error
+        self._notes += correctness.doubts(self._config.data, [score.parts for score in scores])
 
     def _check_model(self) -> None:
         if not self._to_be_made:
