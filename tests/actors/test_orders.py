@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -192,6 +192,28 @@ def test_orders_are_where_they_say_and_each_has_one_end(story: list[tuple[str, *
         assert script.ends == Counter(begun)
         handed_back = {order: HANDED_BACK for order in begun if script.wrong[order].startswith("cancelled")}
         assert script.reasons == {order: script.wrong[order] for order in begun} | handed_back
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "leases",
+    [
+        (work(1), replace(work(1), stream="work:hi", entry_id="2-0")),
+        (EvalOrder("heldout", 1, 1, 4, "1-0"), EvalOrder("heldout", 1, 1, 4, "2-0")),
+    ],
+)
+def test_an_order_that_is_cancelled_from_within_again_is_given_up(leases: tuple[Order, Order]) -> None:
+    async def play() -> None:
+        script = Script()
+        orders = script.orders()
+        async with asyncio.TaskGroup() as tasks:
+            for leased, reason in zip(leases, (HANDED_BACK, "engine"), strict=True):
+                script.wrong[leased] = "cancelled in the engine"
+                orders.begin([leased], tasks)
+                await settled()
+                await script.let(leased)
+                assert script.reasons[leased] == reason
 
     asyncio.run(play())
 
