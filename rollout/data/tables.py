@@ -17,6 +17,9 @@ _KINDS: dict[str, Callable[[Path, Check], Table]] = {
     ".csv": CsvTable,
 }
 
+FORMATS = frozenset(_KINDS)
+"""Suffixes of the files that can be read."""
+
 SUPPORTED = (
     f"give a {', '.join(_KINDS)} file, a data set of the Hugging Face Hub such as openai/gsm8k:main:train, or a "
     "built-in task such as task:digit_walk"

@@ -203,14 +203,11 @@ def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
 def export_version(run: Path, target: Path, version: str, model: str, console: Console) -> int:
     """Write a version of a run's weights as a model folder."""
     set_defaults()
-    from isentrope.model_folder import Origin, choose, export, origin, versions
-    from isentrope.rollout.config import ModelConfig
+    from isentrope.model_folder import choose, export, origin, versions
 
     folder = runfolder.find(run)
     chosen = choose(versions(folder), version, folder)
-    place = str(Path(model).resolve()) if Path(model).is_dir() else model
-    begun = Origin(place, ModelConfig(path=model)) if model else origin(folder)
-    export(chosen, begun, target)
+    export(chosen, origin(folder, model), target)
     console.print(f"{target}: batch {chosen.batch} of {folder}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

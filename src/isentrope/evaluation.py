@@ -13,14 +13,17 @@ from pathlib import Path
 from isentrope.actors.actor import first_error
 from isentrope.actors.groups import GroupMaker, TooFewResponsesError
 from isentrope.actors.worker import config_of, equip
-from isentrope.check.model import open_model
+from isentrope.check.model import longest, open_model, read_config
+from isentrope.check.source import KEY
+from isentrope.check.source import find as find_model
 from isentrope.config import accept
 from isentrope.errors import ConfigError, DataError, IsentropeError
 from isentrope.learner.records import EvalRow
-from isentrope.model_folder import CONFIG, INDEX, WEIGHTS, choose, versions
+from isentrope.model_folder import CONFIG, FINAL, INDEX, WEIGHTS, choose, versions
 from isentrope.resolved import RUN_FILE
-from isentrope.rollout.config import LeaseConfig
+from isentrope.rollout.config import LeaseConfig, SamplingConfig
 from isentrope.rollout.data.prompts import TASK, Prompts, PromptTooLongError, open_prompts
+from isentrope.rollout.data.tables import FORMATS
 from isentrope.rollout.rewards.correctness import correctness_of
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
@@ -69,8 +72,14 @@ def prepare(request: Request) -> Evaluation:
     Raises:
         IsentropeError: there is no such run, model, version or data, or a setting is wrong.
     """
+    if not request.place.exists():
+        raise ConfigError(
+            f"there is no folder or file {request.place}",
+            where=COMMAND_LINE,
+            fix="give a model folder, a run's folder or its run file; download a model of the Hub first",
+        )
     if (request.place / CONFIG).is_file():
-        config, file = accept(_model_file(request))
+        config, file = accept(_file_beside(request) or _model_file(request))
         manifest = _weights(request.place, config.model.dtype)
     else:
         folder = find(request.place)
@@ -153,6 +162,8 @@ def _with_data(file: RunFile, request: Request) -> RunFile:
     """Return the file with the data and samples of the command line."""
     if request.data:
         place = Path(request.data)
+        if place.suffix in FORMATS and not place.exists():
+            raise ConfigError(f"there is no file {request.data}", where=COMMAND_LINE, fix="check the path after --data")
         data = str(place.resolve()) if place.is_file() else request.data
         held_out = "" if data.startswith(TASK) else data  # a task has a held-out part of its own
         file = overridden(file, [f"data.train={toml_value(data)}", f"data.eval={toml_value(held_out)}"])
@@ -160,17 +171,39 @@ def _with_data(file: RunFile, request: Request) -> RunFile:
 
 
 def _model_file(request: Request) -> RunFile:
-    """Return a run file for a model folder, whose weights are computed with in the format that they are stored in."""
+    """Return a run file for a model folder, whose weights are computed with in the format that they are stored in,
+    and whose responses take half of its positions at most, unless the command says more."""
     if not request.data:
         raise ConfigError(
             f"{request.place} is a model, which has no data", where=COMMAND_LINE, fix="give a file or task by --data"
         )
+    model: dict[str, object] = {"path": str(request.place.resolve())}
+    file = from_values(Path(NAME).absolute(), {"run": {"name": NAME}, "model": model})
+    positions = longest(read_config(find_model(str(request.place.resolve()), file), file.where(KEY)))[0]
     facts: Mapping[str, object] = json.loads((request.place / CONFIG).read_text(encoding="utf-8"))
-    model = {"path": str(request.place.resolve())}
     if (facts.get("dtype") or facts.get("torch_dtype")) == "float32":
         model["dtype"] = "float32"
-    file = from_values(Path(NAME).absolute(), {"run": {"name": NAME}, "model": model})
-    return _with_data(overridden(file, request.overrides), request)
+    given = overridden(file, request.overrides).values["model"]
+    limit = given.get("max_model_len", positions) if isinstance(given, dict) else positions
+    length = min(SamplingConfig().max_new_tokens, max(1, limit // 2)) if isinstance(limit, int) else 1
+    file = _with_data(overridden(file, [f"sampling.max_new_tokens={length}", *request.overrides]), request)
+    data = file.values["data"]
+    if isinstance(data, dict) and not data.get("reward") and not str(data["train"]).startswith(TASK):
+        raise ConfigError(
+            "nothing says what rewards a response",
+            where=COMMAND_LINE,
+            fix="add data.reward=exact_match, or data.reward=MODULE:FUNCTION, to the command",
+        )
+    return file
+
+
+def _file_beside(request: Request) -> RunFile | None:
+    """Return the run file of the run that left this model in its folder; None: no run did."""
+    place = request.place.resolve()
+    if place.name != FINAL or not (place.parent / RUN_FILE).is_file():
+        return None
+    path = f"model.path={toml_value(str(place))}"
+    return _with_data(read(place.parent / RUN_FILE, [path, *request.overrides]), request)
 
 
 def _weights(folder: Path, dtype: str) -> Manifest:

@@ -80,20 +80,29 @@ def choose(found: Sequence[Manifest], wanted: str, run: Path) -> Manifest:
     )
 
 
-def origin(run: Path) -> Origin:
+def origin(run: Path, model: str = "") -> Origin:
     """Return the model that a run began with, as its folder says.
+
+    Args:
+        run: the run's folder.
+        model: folder or Hugging Face id where that model is now; empty: where it was.
 
     Raises:
         RunFolderError: it is not a run folder, or does not say.
     """
     record = read_record(run)
+    moved = str(Path(model).resolve()) if model and Path(model).is_dir() else model
     if not (run / RUN_FILE).is_file():
+        if model:
+            return Origin(moved, ModelConfig(path=model))
         raise RunFolderError(
             f"{run} does not say which model its run began with: it has no {RUN_FILE}",
             where=f"schema {record.schema_version} of run folders",
             fix="give the model's folder by --model",
         )
     config, file = load(run / RUN_FILE)
+    if model:
+        return Origin(moved, config.model)
     folder = file.folder / Path(config.model.path).expanduser()
     return Origin(str(folder.resolve()) if folder.is_dir() else config.model.path, config.model)
 

@@ -81,7 +81,7 @@ def _places(file: RunFile, folder: Path) -> dict[str, str]:
     if file.path != folder / RUN_FILE:
         return dict(file.lines)
     places = dict(file.lines)
-    written = file.path.read_text(encoding="utf-8").splitlines()
+    written = file.path.read_text(encoding="utf-8").split("\n")
     for key, place in file.lines.items():
         number = place.rpartition(":")[2]
         _, mark, source = written[int(number) - 1].rpartition(_MARK) if number.isdecimal() else ("", "", "")

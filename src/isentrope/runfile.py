@@ -68,7 +68,7 @@ class RunFile:
 def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
     """Read `path` and apply `overrides`; ConfigError if there is no such file, or either cannot be parsed."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except OSError as error:
         raise ConfigError(f"cannot read run file {path}: {error.strerror}", fix="check the path") from None
     except UnicodeDecodeError as error:
@@ -177,7 +177,7 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
     """Yield each dotted key or table with its line. `text` is valid TOML, so a statement ends where it first parses."""
     table = ""
     statement, start = "", 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not statement:
             start = number
         statement += line + "\n"
@@ -215,7 +215,7 @@ def _syntax_error(path: Path, content: str, message: str) -> ConfigError:
     text = re.sub(r"\(('[^)]*)\)", lambda names: names.group(1).replace("', '", ".").strip("',"), text)
     line = re.search(r"line (\d+)", place)
     where = f"{path.name}:{line.group(1)}" if line else f"{path.name}: at its end"
-    fix = _quoted(content.splitlines()[int(line.group(1)) - 1]) if line else ""
+    fix = _quoted(content.split("\n")[int(line.group(1)) - 1]) if line else ""
     return ConfigError(f"not valid TOML: {text[0].lower()}{text[1:]}", where=where, fix=fix or "see https://toml.io")
 
 

@@ -225,7 +225,13 @@ def find(place: Path) -> Path:
         ConfigError: the run file cannot be read.
     """
     if place.is_file():
-        return _folder_of(place)
+        folder = _folder_of(place)
+        if not (folder / RunRecord.FILE).exists():
+            raise RunFolderError(
+                f"the run of {place} has not been started: there is no {folder / RunRecord.FILE}",
+                fix=f"isentrope train {place}",
+            )
+        return folder
     if (place / RunRecord.FILE).exists():
         return place
     records = [*place.glob(f"*/{RunRecord.FILE}"), *place.glob(f"{RUNS}/*/{RunRecord.FILE}")]

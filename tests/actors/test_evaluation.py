@@ -1,6 +1,7 @@
 """Any model is evaluated without a run: a folder by the settings of the command line, a run's version by the run's."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +105,34 @@ def test_rewards_that_fail_end_the_evaluation(evaluate: Evaluate, model: Path, r
 def test_what_cannot_be_evaluated_is_refused_before_an_engine_starts(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a model, which has no data"):
         evaluation.prepare(Request(model_dir))
-    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"there is no file none\.jsonl"):
+        evaluation.prepare(Request(model_dir, "none.jsonl"))
+    with pytest.raises(ConfigError, match="there is no folder or file org/model") as refused:
+        evaluation.prepare(Request(Path("org/model"), "task:digit_walk"))
+    assert "download" in refused.value.fix
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    with pytest.raises(ConfigError, match="nothing says what rewards") as refused:
+        evaluation.prepare(Request(model_dir, str(tmp_path / "data.jsonl")))
+    assert "data.reward=exact_match" in refused.value.fix
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not that of a model"):
+        evaluation.prepare(Request(tmp_path, "task:digit_walk"))
+    shutil.copyfile(model_dir / "config.json", tmp_path / "config.json")
     with pytest.raises(ConfigError, match="has no weights as safetensors"):
         evaluation.prepare(Request(tmp_path, "task:digit_walk"))
+
+
+def test_a_model_takes_a_length_it_has_room_for_and_the_settings_of_the_run_that_left_it(
+    model: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    alone = evaluation.prepare(Request(model, "task:digit_walk", overrides=["model.max_model_len=64"]))
+    assert alone.spec.sampling.max_new_tokens == 32
+    shutil.copytree(model, tmp_path / "final")
+    (tmp_path / "run.toml").write_text(
+        f'[run]\nname = "mine"\nbase_dir = "{run_folder}"\n[model]\npath = "gone"\ndtype = "float32"\n'
+        'max_model_len = 512\n[data]\ntrain = "train.jsonl"\neval = "train.jsonl"\nreward = "rewards:length"\n'
+        "[sampling]\nmax_new_tokens = 13\n"
+    )
+    left = evaluation.prepare(Request(tmp_path / "final"))
+    assert left.spec.sampling.max_new_tokens == 13 and left.spec.data.reward == "rewards:length"
+    assert left.prompts.eval_count == 4 and left.manifest.folder == str(tmp_path / "final")

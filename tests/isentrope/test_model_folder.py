@@ -136,6 +136,9 @@ def test_a_run_says_which_model_it_began_with_or_that_it_does_not(tmp_path: Path
     settings = '[run]\nname = "a"\nbase_dir = ".."\n[model]\npath = "model"\n[data]\ntrain = "task:digit_walk"\n'
     (tmp_path / "run" / "run.toml").write_text(settings)
     assert origin(tmp_path / "run") == Origin(str(tmp_path / "model"), ModelConfig(path="model"))
+    (tmp_path / "run" / "run.toml").write_text(settings.replace("[data]", "chat_template = '{{ messages }}'\n[data]"))
+    moved = origin(tmp_path / "run", str(tmp_path))
+    assert moved.path == str(tmp_path) and moved.config.chat_template == "{{ messages }}"
 
 
 def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(

@@ -38,6 +38,12 @@ def test_smallest_file_is_accepted(tmp_path: Path) -> None:
     assert _errors(_file(tmp_path, SMALLEST)) == []
 
 
+@pytest.mark.parametrize("text", ["\ufeff" + SMALLEST, SMALLEST.replace('"m"', '"m"  # \x85 \u2028')])
+def test_marks_that_some_editors_write_move_no_key(tmp_path: Path, text: str) -> None:
+    file = read(_file(tmp_path, text))
+    assert file.values["run"] == {"name": "a"} and file.where("data.train") == "run.toml:6: data.train"
+
+
 @st.composite
 def _misspelt(draw: st.DrawFn) -> tuple[str, str]:
     """A known key and the same with one slip in its name."""

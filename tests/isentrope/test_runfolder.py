@@ -115,6 +115,10 @@ def test_a_run_is_found_by_its_folder_by_its_file_and_by_what_holds_them(tmp_pat
         assert runfolder.find(tmp_path / "run.toml") == tmp_path / "runs" / name
     with pytest.raises(RunFolderError, match="is not a run folder"):
         runfolder.find(tmp_path / "runs" / "old" / "logs")
+    (tmp_path / "run.toml").write_text("[run]\nname = 'never'\n")
+    with pytest.raises(RunFolderError, match=r"the run of .*run\.toml has not been started") as refused:
+        runfolder.find(tmp_path / "run.toml")
+    assert refused.value.fix == f"isentrope train {tmp_path / 'run.toml'}"
 
 
 def test_run_that_cannot_be_reached_says_why(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 def failures(config: Config, file: RunFile) -> Iterator[ConfigError]:
     """Yield an error for everything that would end the run here."""
-    folder = config.output_dir(file.folder)
+    folder = config.output_dir(file.path.parent)
     if reason := _unwritable(folder):
         yield ConfigError(
             f"the run's folder {folder} cannot be made: {reason}",

@@ -32,6 +32,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         assert f"the run's folder {place} cannot be made" in told
 
 
+def test_the_folder_is_that_beside_the_run_file_wherever_its_data_lie(tmp_path: Path) -> None:
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "runs").touch()
+    (told,) = _told(tmp_path / "beside", run={"name": "a", "base_dir": ".."})
+    assert str(tmp_path / "beside" / "runs" / "a") in told
+
+
 def test_a_port_that_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
