@@ -72,6 +72,12 @@ BY_OTHERS = {
     "isentrope check run.toml": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope demo": "tests/system/test_on_policy.py::test_equal_seeds_give_equal_metrics",
     "isentrope demo --method kl_cov": "tests/project/test_pages.py::test_demo_runs_with_entropy_control",
+    "isentrope eval runs/digit-walk": (
+        "tests/system/test_own_run.py::test_what_it_leaves_is_exported_and_evaluated_by_command"
+    ),
+    "isentrope export runs/digit-walk folder": (
+        "tests/system/test_own_run.py::test_what_it_leaves_is_exported_and_evaluated_by_command"
+    ),
     "isentrope init NAME": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope init chat": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope init digit_walk": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
@@ -107,7 +113,7 @@ BY_OTHERS = {
 NOT_RUN = {
     "make aot-3.6": "installs an older Triton from the network",
     "make bench": "installs the public kernels from the network",
-    "make soak": "takes the soak tests' time",
+    "make soak": "runs what is too long for make test",
     "make results": "takes 20 minutes on a quiet machine, and writes into the checkout",
     "make lock": "asks the package index and rewrites the lock files",
     "pre-commit install": "writes into the checkout's .git",

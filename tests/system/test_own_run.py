@@ -160,9 +160,25 @@ def test_the_model_it_leaves_is_one_in_transformers_in_vllm_and_for_the_next_run
     assert newest.read_bytes() != begun.read_bytes()
 
 
+def test_what_it_leaves_is_exported_and_evaluated_by_command(seen: Seen, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    exported = _command("export", str(seen.run), str(folder))
+    assert exported.returncode == 0, exported.stderr
+    assert (folder / "model.safetensors").read_bytes() == (seen.run / "final" / "model.safetensors").read_bytes()
+    assert _command("export", str(seen.run), str(folder)).returncode == 73
+    figures = _command("eval", str(seen.run), "--json", "data.eval_prompts=4", "--samples=2")
+    assert figures.returncode == 0, figures.stderr
+    told = json.loads(figures.stdout)
+    assert told["prompts"] == 4 and 0 <= told["pass_at"]["1"] <= told["pass_at"]["2"] <= 1
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "isentrope", *arguments]
+    return subprocess.run(command, env=os.environ | {"ISENTROPE_REDIS_URL": ""}, capture_output=True, text=True)
+
+
 def test_the_settings_in_the_folder_are_those_of_the_run(seen: Seen) -> None:
-    again = [sys.executable, "-m", "isentrope", "train", str(seen.run / "run.toml")]
-    told = subprocess.run(again, env=os.environ | {"ISENTROPE_REDIS_URL": ""}, capture_output=True, text=True)
+    told = _command("train", str(seen.run / "run.toml"))
     assert told.returncode == 0 and f"the run in {seen.run} is finished" in told.stdout, told.stderr
 
 
