@@ -165,7 +165,7 @@ def test_what_it_leaves_is_exported_and_evaluated_by_command(seen: Seen, tmp_pat
     exported = _command("export", str(seen.run), str(folder))
     assert exported.returncode == 0, exported.stderr
     assert (folder / "model.safetensors").read_bytes() == (seen.run / "final" / "model.safetensors").read_bytes()
-    assert _command("export", str(seen.run), str(folder)).returncode == 73
+    assert _command("export", str(seen.run), str(folder)).returncode == 64
     figures = _command("eval", str(seen.run), "--json", "data.eval_prompts=4", "--samples=2")
     assert figures.returncode == 0, figures.stderr
     told = json.loads(figures.stdout)
