@@ -1,5 +1,6 @@
 """Findings of rules, and the small questions that rules ask of stages."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -29,3 +30,9 @@ def names(stages: Iterable[Stage]) -> list[str]:
 def running(stages: Iterable[Stage], *functions: Function) -> list[Stage]:
     """Return the stages that compute one of `functions`."""
     return [stage for stage in stages if stage.runs(*functions)]
+
+
+def entry(stage: Stage) -> str:
+    """Return a stage as an entry of its list in a run file."""
+    given = {"kind": stage.kind.name, **stage.params}
+    return f"{{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in given.items())} }}"

@@ -6,7 +6,7 @@ A setting that would do nothing, or count something twice, is refused; a doubtfu
 from dataclasses import dataclass
 
 from isentrope.learner.objective.dimensions import CHOICES
-from isentrope.learner.objective.findings import Finding, Findings, Rule, names, running
+from isentrope.learner.objective.findings import Finding, Findings, Rule, entry, names, running
 from isentrope.learner.objective.needs import Need, acts, needs, stages_of
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.run_facts import RunFacts
@@ -345,7 +345,9 @@ def _doubts_about_credit(objective: Objective, facts: RunFacts) -> Findings:
     for paid in running(objective.reward, reward.scheme):
         right, wrong = paid.params["right"], paid.params["wrong"]
         reason = f"pays {right:g} for a correct response and {wrong:g} for another, whatever the reward functions gave"
-        yield Finding(f"reward.{paid.kind.name}", f"{reason}: partial credit is lost", "leave it out to keep that")
+        entries = ['"none"', *(entry(stage) for stage in objective.reward if stage is not paid)]
+        remedy = f"set learner.objective.reward = [{', '.join(entries)}] to keep that"
+        yield Finding(f"reward.{paid.kind.name}", f"{reason}: partial credit is lost", remedy)
         for kept in running(objective.filter, filter.mixed_groups):
             if kept.params["by"] == "reward":
                 reason = f"keeps groups by rewards that {paid.kind.name} replaces by correctness"
@@ -365,7 +367,10 @@ def _doubts_about_credit(objective: Objective, facts: RunFacts) -> Findings:
 def _doubts_about_clip(objective: Objective, facts: RunFacts) -> Findings:
     cuts = not objective.clip.runs(clip.none, clip.score_function, clip.soft_gate)
     if cuts and facts.single and objective.anchor.runs(ratio.old) and objective.stats == "old":
-        yield Finding("clip", "never acts: with one update per batch the ratio is 1", "set updates_per_batch >= 2")
+        remedy = "set updates_per_batch >= 2"
+        if facts.on_policy:
+            remedy = 'mode = "on_policy" has one: set clip = "none", or mode = "async" and updates_per_batch >= 2'
+        yield Finding("clip", "never acts: with one update per batch the ratio is 1", remedy)
     if not objective.reset.runs(reset.never):
         yield Finding("reset", "every reset bends the entropy law: its fit starts again", "read it between resets only")
 

@@ -116,10 +116,16 @@ def correctness_of(data: DataConfig) -> Correctness | None:
         raise ConfigError(
             f"there are {len(functions)} reward functions, and nothing says which of them makes a response correct",
             where="data.correct",
-            fix=f'add the line correct = "{functions[0]}" to [data], or "{WHOLE} > 1.5", or "{NOTHING}" where rewards '
-            "are graded",
+            fix=f'add the line correct = "{functions[0]}" to [data], or "{_all_of(data)}", or "{NOTHING}" where '
+            "rewards are graded",
         )
     return Correctness(functions[0], DEFAULT_ABOVE) if functions else None
+
+
+def _all_of(data: DataConfig) -> str:
+    """Return the rule that all functions of positive weight, if their values are 0 or 1, hold of a response."""
+    weights = [weight for weight in data.reward_weights or [1.0] * len(data.reward) if weight > 0]
+    return f"{WHOLE} > {sum(weights) - min(weights, default=0.0) / 2:g}"
 
 
 def _is_known(source: str, functions: Sequence[str]) -> bool:

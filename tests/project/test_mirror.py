@@ -69,7 +69,6 @@ RUN_BY = {
     "rollout/wire/spec.py": "rollout/broker/test_run_view.py",
     "rollout/wire/validation.py": "rollout/wire/test_codec.py",
     "src/isentrope/check/reward.py": "isentrope/test_cli.py",
-    "src/isentrope/check/findings.py": "isentrope/test_cli.py",
     "src/isentrope/evaluation.py": "actors/test_evaluation.py",
     "src/isentrope/handbook/catalogue.py": "isentrope/test_handbook.py",
     "src/isentrope/handbook/docstrings.py": "isentrope/test_handbook.py",

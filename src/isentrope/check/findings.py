@@ -16,6 +16,9 @@ from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.rewards.correctness import NOTHING
 from isentrope.runfile import RunFile, raise_all
 
+_METHOD = "learner.method"
+_OBJECTIVE = "learner.objective."
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -183,11 +186,15 @@ class Findings:
 
 
 def _placed(error: Exception, file: RunFile) -> Exception:
-    """Return the error with file and line, if it only has the key."""
+    """Return the error with file and line, if it only has the key. What a preset set has the place of the method."""
     if not isinstance(error, IsentropeError) or error.where.startswith(file.path.name):
         return error
     key, space, rest = error.where.partition(" ")
     table = key.partition(".")[0]
     if table not in Config.model_fields:
         return error
-    return type(error)(error.what, where=file.where(key) + space + rest, fix=error.fix)
+    place = file.where(key)
+    own = any(f"{key}.".startswith(f"{line}.") for line in file.lines if line.startswith(_OBJECTIVE))
+    if rest.startswith("(set by") and not own:
+        place = file.where(_METHOD).removesuffix(_METHOD) + key
+    return type(error)(error.what, where=place + space + rest, fix=error.fix)

@@ -1,6 +1,7 @@
 """Every rule refuses what it is for and nothing near it; messages carry reason and remedy."""
 
 import dataclasses
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ from isentrope.learner.objective import presets
 from isentrope.learner.objective.dimensions import DIMENSIONS, KL_TOKENS
 from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.rules import check, unfit
-from isentrope.learner.objective.run import comparison, naming_suggestions, open_objective, refusals, warnings
+from isentrope.learner.objective.run import Opened, comparison, naming_suggestions, open_objective, refusals, warnings
 from isentrope.learner.objective.run_facts import RunFacts, run_facts
 from isentrope.learner.objective.schema import Kind
 from isentrope.rollout.config import SamplingConfig
@@ -231,6 +232,26 @@ def test_whatever_pays_for_correctness_alone_says_so() -> None:
     assert "whatever the reward functions gave" not in notes("grpo") + notes("kl_cov")
     assert 'set by = "correct"' in notes("dapo", filter=[{"kind": "mixed_groups", "by": "reward"}])
     assert 'set by = "correct"' not in notes("dapo")
+
+
+def test_the_line_that_keeps_partial_credit_of_a_preset_does_it() -> None:
+    def opened(**own: object) -> Opened:
+        learner = LearnerConfig(method="dapo", objective=own)
+        return open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True)
+
+    before = opened()
+    (note,) = [line for line in warnings(before) if "partial credit" in line]
+    line = note.partition("set learner.objective.")[2].removesuffix(" to keep that")
+    after = opened(**tomllib.loads(line)).objective
+    kept = [stage for stage in before.objective.reward if stage.kind.name != "scheme"]
+    assert kept and [(each.kind, each.params) for each in after.reward] == [(each.kind, each.params) for each in kept]
+
+
+def test_a_clip_that_never_acts_on_policy_is_not_told_to_take_more_updates_alone() -> None:
+    learner = LearnerConfig(method="rloo", mode="on_policy", objective={"clip": {"high": 0.3}})
+    opened = open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    (line,) = [line for line in warnings(opened) if "never acts" in line]
+    assert 'set clip = "none", or mode = "async"' in line
 
 
 def test_refusals_are_errors_that_name_the_preset() -> None:

@@ -57,6 +57,13 @@ def test_several_functions_need_a_rule_and_the_line_to_paste_is_one() -> None:
     assert rule_of(line) == Correctness(TWO[0], 0.5)
 
 
+def test_the_threshold_that_is_offered_fits_the_weights() -> None:
+    data = DataConfig(train="train.jsonl", reward=TWO, reward_weights=[1.0, 0.2])
+    with pytest.raises(ConfigError) as caught:
+        correctness_of(data)
+    assert '"reward > 1.1"' in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [
