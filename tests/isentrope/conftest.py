@@ -1,12 +1,24 @@
 """A run file of one's own, with data, reward and a model, as a user has it."""
 
 import json
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_a_command() -> Iterator[None]:
+    """Take away the handler that a command sets up, whose stream ends with its test."""
+    yield
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
+
 
 RUN = """
 [run]

@@ -116,6 +116,7 @@ OTHER_VALUES: dict[str, object] = {
     "learner.adam_betas": [0.8, 0.9],
     "learner.staleness.token_max_lag": 1,
     "learner.alarms.action": "stop",
+    "actors.canary_limit": 0.1,
     "learner.alarms.logp_gap": 0.5,
     "learner.objective": {"clip": {"high": 0.3}},
     "learner.zero_stage": 3,
