@@ -142,10 +142,10 @@ class Buffer:
         self._count(entry.id, group.missing)
         sampling = self._spec.sampling
         if len(group.responses) < min(sampling.min_group, sampling.group_size):
-            (reason, count), *_ = Counter(each.reason for each in group.missing).most_common(1)
+            (commonest, count), *_ = Counter(each.reason for each in group.missing).most_common(1)
             detail = _printable(f"{count} of its responses failed, by {entry.actor}")
-            logger.warning("group %d is too small (%s): %s", entry.seq, reason.word, detail)
-            self._retire(Retired(entry.seq, reason.word, detail), entry.id)
+            logger.warning("group %d is too small (%s): %s", entry.seq, commonest.word, detail)
+            self._retire(Retired(entry.seq, commonest.word, detail), entry.id)
             return True
         self.retirements.came_in()
         self._groups[entry.seq] = group

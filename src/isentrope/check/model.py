@@ -77,7 +77,7 @@ def read_config(source: Source, where: str) -> "PreTrainedConfig":
 
     try:
         config = AutoConfig.from_pretrained(source.loadable, trust_remote_code=False)
-        return config.get_text_config()
+        text: PreTrainedConfig = config.get_text_config()
     except Exception as error:  # whatever a damaged file leads to in transformers
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ConfigError(
@@ -85,6 +85,7 @@ def read_config(source: Source, where: str) -> "PreTrainedConfig":
             where=where,
             fix="copy the model's config.json again",
         ) from error
+    return text
 
 
 def vocabulary(config: "PreTrainedConfig", source: Source, where: str) -> int:
