@@ -13,15 +13,18 @@ from pathlib import Path
 from isentrope.actors.actor import first_error
 from isentrope.actors.groups import GroupMaker, TooFewResponsesError
 from isentrope.actors.worker import config_of, equip
+from isentrope.check.findings import Checked
 from isentrope.check.model import longest, open_model, read_config
 from isentrope.check.source import KEY
 from isentrope.check.source import find as find_model
+from isentrope.check.weights import shards
 from isentrope.config import accept
 from isentrope.errors import ConfigError, DataError, IsentropeError
+from isentrope.launch.plan import make_spec
 from isentrope.learner.records import EvalRow
 from isentrope.model_folder import CONFIG, FINAL, INDEX, WEIGHTS, choose, versions
 from isentrope.resolved import RUN_FILE
-from isentrope.rollout.config import LeaseConfig, SamplingConfig
+from isentrope.rollout.config import SamplingConfig
 from isentrope.rollout.data.prompts import TASK, Prompts, PromptTooLongError, open_prompts
 from isentrope.rollout.data.tables import FORMATS
 from isentrope.rollout.rewards.correctness import correctness_of
@@ -92,22 +95,8 @@ def prepare(request: Request) -> Evaluation:
         raise ConfigError(
             "there is no held-out data", where=file.where("data.eval"), fix="give a file or task by --data"
         )
-    spec = RunSpec(
-        run=config.run.name,
-        config_digest="",
-        seed=config.run.seed,
-        model=config.model,
-        model_dir=model.path,
-        vocab_size=model.vocab_size,
-        data=config.data,
-        data_digest=prompts.digest,
-        sampling=config.sampling,
-        actors=config.actors.model_dump(mode="json", exclude=set(LeaseConfig.model_fields)),
-        prompts_per_batch=config.learner.prompts_per_batch,
-        run_folder=str(file.folder),
-        output_dir=str(request.place),
-    )
-    return Evaluation(spec, manifest, prompts)
+    checked = Checked(config, file, digest="", data_digest=prompts.digest, model=model, notes=())
+    return Evaluation(make_spec(checked, request.place), manifest, prompts)
 
 
 async def evaluate(evaluation: Evaluation, shown: Shown) -> EvalRow:
@@ -210,7 +199,7 @@ def _weights(folder: Path, dtype: str) -> Manifest:
     """Return the description of a model folder's weights, as one version."""
     files = [WEIGHTS]
     if (folder / INDEX).is_file():
-        files = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        files = shards(folder / INDEX, KEY)
     elif not (folder / WEIGHTS).is_file():
         raise ConfigError(
             f"{folder} has no weights as safetensors: neither {WEIGHTS} nor {INDEX}",

@@ -23,7 +23,7 @@ def check_weights(source: Source, where: str) -> None:
         return
     names = [name]
     if name.endswith(".index.json"):
-        names = _shards(source.folder / name, where)
+        names = shards(source.folder / name, where)
         if missing := [each for each in names if not (source.folder / each).is_file()]:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ConfigError(
@@ -36,7 +36,8 @@ def check_weights(source: Source, where: str) -> None:
             _check_safetensors(source.folder / each, where)
 
 
-def _shards(index: Path, where: str) -> list[str]:
+def shards(index: Path, where: str) -> list[str]:
+    """Return the names of the files that an index of weights lists; ConfigError if it is none."""
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -32,7 +32,7 @@ VIEW_DEADLINE_S = 5.0
 def drive(run: ClaimedRun, progress: Progress) -> Outcome:
     """Start everything, wait for the end, leave no process running."""
     config, folder = run.checked.config, run.folder.path
-    spec = make_spec(run)
+    spec = make_spec(run.checked, run.folder.path)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(logs.kept_apart(folder / "logs" / "command.log"))

@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from isentrope import __version__, runfolder
 from isentrope.check.findings import Checked
@@ -32,9 +33,8 @@ class ClaimedRun:
     """Model to make; None: it exists."""
 
 
-def make_spec(run: ClaimedRun) -> RunSpec:
+def make_spec(checked: Checked, output_dir: Path) -> RunSpec:
     """Return the facts that actors need."""
-    checked = run.checked
     config, model = checked.config, checked.model
     return RunSpec(
         run=config.run.name,
@@ -49,7 +49,7 @@ def make_spec(run: ClaimedRun) -> RunSpec:
         actors=config.actors.model_dump(mode="json", exclude=set(LeaseConfig.model_fields)),
         prompts_per_batch=config.learner.prompts_per_batch,
         run_folder=str(checked.file.folder),
-        output_dir=str(run.folder.path),
+        output_dir=str(output_dir),
         heartbeat_s=config.actors.heartbeat_s,
         max_tries=config.actors.max_tries,
         max_bytes=config.redis.max_bytes,

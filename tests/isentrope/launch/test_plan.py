@@ -24,14 +24,14 @@ def run(run_file: Path) -> Iterator[ClaimedRun]:
 
 
 def test_actors_are_told_what_the_run_file_says(run: ClaimedRun) -> None:
-    spec = make_spec(run)
+    spec = make_spec(run.checked, run.folder.path)
     assert (spec.run, spec.seed, spec.config_digest, spec.vocab_size) == ("mine", 7, "c", 46)
     assert (spec.max_tries, spec.max_bytes, spec.actors["count"]) == (2, 99_000_000, 3)
     assert Path(spec.run_folder) == run.checked.file.folder and Path(spec.output_dir) == run.folder.path
 
 
 def test_an_actor_gets_back_the_whole_table_of_the_run_file_though_no_key_is_sent_twice(run: ClaimedRun) -> None:
-    spec = make_spec(run)
+    spec = make_spec(run.checked, run.folder.path)
     assert not spec.actors.keys() & RunSpec.model_fields.keys()
     assert config_of(spec) == run.checked.config.actors
 
