@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from isentrope.errors import AlarmError
 from isentrope.learner.config import AlarmsConfig
+from isentrope.learner.intake.outcomes import ALL_CORRECT, NONE_CORRECT, SAME_REWARD
+from isentrope.learner.intake.retirement import STALE, SURPLUS
 from isentrope.learner.measures import AlarmFigures, RaisedAlarm
 from isentrope.learner.records import BatchRow
 
@@ -23,10 +25,10 @@ REARM_AFTER = 10
 SILENCE = 1e-6
 """Mean absolute advantage up to which a batch has no signal: rounding may leave a little of equal rewards."""
 
-REPLACED = frozenset({"stale", "all_correct", "none_correct", "same_reward"})
+REPLACED = frozenset({STALE, ALL_CORRECT, NONE_CORRECT, SAME_REWARD})
 """Reasons of groups that were generated well and not trained. All other reasons but `UNCOUNTED` are failures."""
 
-UNCOUNTED = frozenset({"surplus"})
+UNCOUNTED = frozenset({SURPLUS})
 """Reasons of groups that say nothing of the run's health."""
 
 OTHERS = ""
@@ -55,6 +57,11 @@ class Alarm:
         return f"{self.measured} is {raised.value:.3g}, {side} learner.alarms.{self.name} = {raised.bound:g}"
 
 
+_TOO_FAR = (
+    "The updates of a batch move the policy too far: lower learner.learning_rate or learner.updates_per_batch, or set "
+    "a clip; without one, also learner.staleness.max_lag = 0"
+)
+
 ALARMS: tuple[Alarm, ...] = (
     Alarm(
         "logp_gap",
@@ -65,14 +72,12 @@ ALARMS: tuple[Alarm, ...] = (
     Alarm(
         "ratio_max",
         "the largest ratio",
-        "The updates of a batch move the policy too far: lower learner.learning_rate or learner.updates_per_batch, "
-        "or set a clip; without one, also learner.staleness.max_lag = 0",
+        _TOO_FAR,
     ),
     Alarm(
         "kl_old",
         "the divergence within a batch, in nats per token,",
-        "The updates of a batch move the policy too far: lower learner.learning_rate or learner.updates_per_batch, "
-        "or set a clip; without one, also learner.staleness.max_lag = 0",
+        _TOO_FAR,
     ),
     Alarm(
         "entropy_share",
@@ -114,17 +119,9 @@ ALARMS: tuple[Alarm, ...] = (
 
 def bounds_in_force(config: AlarmsConfig, dtype: str) -> dict[str, float]:
     """Return the bound of each alarm that is on, by name."""
-    given = {
-        "logp_gap": LOGP_GAP[dtype] if config.logp_gap is None else config.logp_gap,
-        "ratio_max": config.ratio_max,
-        "kl_old": config.kl_old,
-        "entropy_share": config.entropy_share,
-        "no_signal": config.no_signal,
-        "failed": config.failed,
-        "retired": config.retired,
-        "truncated": config.truncated,
-        "at_bound": config.at_bound,
-    }
+    given = config.model_dump(include={alarm.name for alarm in ALARMS})
+    if config.logp_gap is None:
+        given["logp_gap"] = LOGP_GAP[dtype]
     return {name: float(bound) for name, bound in given.items() if bound}
 
 
