@@ -14,6 +14,7 @@ from isentrope.learner.objective.dimensions import AUX_SETS, CHOICES, DIMENSIONS
 from isentrope.learner.objective.needs import PROVIDED, Need
 from isentrope.learner.objective.run import open_objective, refusals
 from isentrope.learner.objective.schema import Kind
+from isentrope.learner.training.alarms import ALARMS
 from isentrope.rollout.config import SamplingConfig
 from isentrope.runfile import known_keys
 
@@ -55,8 +56,8 @@ def test_the_learner_reads_each_key_of_the_objective_that_no_stage_reads(sources
 
 
 def test_some_code_reads_each_key_of_the_run_file(sources: list[Source]) -> None:
-    """By the key's last name: what is passed on whole is read where it arrives."""
-    read = {name for source in sources for name in _attributes(source.tree)}
+    """By the key's last name: what is passed on whole is read where it arrives. Bounds are read by their alarm's name."""
+    read = {name for source in sources for name in _attributes(source.tree)} | {alarm.name for alarm in ALARMS}
     assert [key for key in known_keys(Config) if key.rpartition(".")[2] not in read] == []
 
 
