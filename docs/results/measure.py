@@ -48,6 +48,10 @@ KEPT = (
     "tokens_trained",
     "tokens_per_second",
     "learner_idle_share",
+    "versions_proven",
+    "versions_refused",
+    "canary_gap_max",
+    "canary_seconds",
     "seconds_total",
     "seconds_startup",
 )
@@ -188,7 +192,7 @@ def _run(method: str, mode: str, seed: int, batches: int | None, folder: Path) -
     subprocess.run(command, check=True)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     run = {"command": f"isentrope demo {' '.join(options)}", "method": method, "mode": mode, "seed": seed}
-    return run | {key: summary[key] for key in KEPT}, summary["versions"]
+    return run | {key: summary[key] for key in KEPT} | {"alarms": summary["alarms"]}, summary["versions"]
 
 
 def _commit() -> str:
