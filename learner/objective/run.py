@@ -9,9 +9,10 @@ from pathlib import Path
 
 from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
+from isentrope.learner.objective.credit_rules import needs_whole_groups
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import Merged, build, load_objective
-from isentrope.learner.objective.rules import Verdict, check, needs_whole_groups
+from isentrope.learner.objective.rules import Verdict, check
 from isentrope.learner.objective.run_facts import RunFacts, run_facts
 from isentrope.rollout.config import SamplingConfig
 
