@@ -139,7 +139,8 @@ def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
             if found is None:
                 console.print(f"- {name}: not looked at before the mistakes above are mended")
                 continue
-            errors += found
+            told = {error.where for error in errors if isinstance(error, IsentropeError)}
+            errors += [each for each in found if not (isinstance(each, IsentropeError) and each.where in told)]
             console.print(f"{_MARKS[bool(found)]} {name}")
     for line in findings.shown:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -198,6 +198,38 @@ def test_a_null_in_a_later_row_is_found_with_what_the_reward_was_called_with(
         assert told in shown
 
 
+def test_every_answer_is_read_by_a_built_in_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    rows = [{"prompt": "7 > 2 :", "answer": answer} for answer in ("1", "2", "3", "\\boxed{")]
+    (run_file.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _run(monkeypatch, "check", run_file, "data.reward=math") == 65
+    shown = capsys.readouterr().err
+    for told in ("math-verify finds no expression", "train.jsonl:4", "tried, 1 fail"):
+        assert told in shown
+
+
+def test_a_reward_that_was_only_imported_is_not_said_to_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    assert _run(monkeypatch, "check", run_file, "data.train=none.jsonl") == 65
+    assert "✓ reward (imported; not called" in capsys.readouterr().out
+
+
+def test_one_mistake_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    assert _run(monkeypatch, "check", run_file, "data.reward_weights=[1, 2]") == 64
+    assert capsys.readouterr().err.count("error: ") == 1
+
+
+def test_held_out_prompts_that_are_trained_on_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_file: Path
+) -> None:
+    assert _run(monkeypatch, "check", run_file, "data.eval=./train.jsonl") == 0
+    assert "data.eval is data.train" in capsys.readouterr().out
+
+
 def test_a_reward_file_that_hides_a_library_module_is_told_to_be_renamed(run_file: Path) -> None:
     """Although the command is given beside it, where interpreters look for modules first."""
     (run_file.parent / "math.py").write_text("def length(completions, **columns): return [0.0 for _ in completions]")

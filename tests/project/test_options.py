@@ -56,7 +56,7 @@ def test_the_learner_reads_each_key_of_the_objective_that_no_stage_reads(sources
 
 
 def test_some_code_reads_each_key_of_the_run_file(sources: list[Source]) -> None:
-    """By the key's last name: what is passed on whole is read where it arrives. Bounds are read by their alarm's name."""
+    """By the key's last name: what is passed on whole is read where it arrives; bounds, by the name of the alarm."""
     read = {name for source in sources for name in _attributes(source.tree)} | {alarm.name for alarm in ALARMS}
     assert [key for key in known_keys(Config) if key.rpartition(".")[2] not in read] == []
 

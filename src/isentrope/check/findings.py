@@ -38,12 +38,13 @@ class Checked:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One part of the check. reads: the keys and tables it looks at; it is left out if one of them is wrong, or if it
-    is not `ready`, because it needs what an earlier stage did not find."""
+    is not `ready`, because it needs what an earlier stage did not find. limit: what it left out, or ""."""
 
     name: str
     run: Callable[[], None]
     reads: tuple[str, ...]
     ready: Callable[[], bool] = lambda: True
+    limit: Callable[[], str] = lambda: ""
 
 
 def check(config: Config, file: RunFile, model: Model | None = None) -> Checked:
@@ -96,12 +97,13 @@ class Findings:
         for stage in (
             Stage("objective", self._check_objective, ("learner.method", "learner.objective")),
             Stage("data", self._check_data, ("data",)),
-            Stage("reward", self._check_reward, ("data",)),
+            Stage("reward", self._check_reward, ("data",), limit=self._not_called),
             Stage("model", self._check_model, ("model", "actors.tensor_parallel_size")),
             Stage("prompts", self._check_prompts, ("data", "model", "sampling.max_new_tokens"), self._has_room),
             Stage("machine", self._check_machine, ("run", "actors", "learner.ranks", "learner.prometheus_port")),
         ):
-            yield stage.name, self._errors(stage)
+            errors = self._errors(stage)
+            yield stage.name + (stage.limit() if not errors else ""), errors
 
     def checked(self) -> Checked:
         """Return the run, if no stage found an error."""
@@ -139,8 +141,10 @@ class Findings:
         raise_all([*refusals(opened), *(naming_suggestions(error, opened.suggested) for error in contradictions)])
 
     def _check_data(self) -> None:
-        config = self._config
-        self._prompts = open_prompts(config.data, run_folder=self._file.folder, seed=config.run.seed)
+        config, folder = self._config, self._file.folder
+        self._prompts = open_prompts(config.data, run_folder=folder, seed=config.run.seed)
+        if config.data.eval and folder / config.data.eval == folder / config.data.train:
+            self._notes.append("data.eval is data.train: evaluations are about prompts that the model is trained on")
 
     def _check_reward(self) -> None:
         try:
@@ -150,6 +154,9 @@ class Findings:
             where = error.where if error.where.startswith("data.") else place
             raise RewardError(error.what, where=where, fix=error.fix) from error
         self._notes += correctness.doubts(self._config.data, [score.parts for score in scores])
+
+    def _not_called(self) -> str:
+        return "" if self._prompts is not None else " (imported; not called, because no row could be read)"
 
     def _check_model(self) -> None:
         if not self._to_be_made:
