@@ -141,7 +141,7 @@ def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
                 continue
             told = {error.where for error in errors if isinstance(error, IsentropeError)}
             errors += [each for each in found if not (isinstance(each, IsentropeError) and each.where in told)]
-            console.print(f"{_MARKS[bool(found)]} {name}")
+            console.print(f"{_MARKS[bool(found)]} {name}", soft_wrap=True)
     for line in findings.shown:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if errors:

@@ -103,7 +103,7 @@ class Findings:
             Stage("machine", self._check_machine, ("run", "actors", "learner.ranks", "learner.prometheus_port")),
         ):
             errors = self._errors(stage)
-            yield stage.name + (stage.limit() if not errors else ""), errors
+            yield stage.name + (stage.limit() if errors == [] else ""), errors
 
     def checked(self) -> Checked:
         """Return the run, if no stage found an error."""
