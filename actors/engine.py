@@ -32,6 +32,7 @@ from vllm.v1.engine.utils import CoreEngineProcManager
 from isentrope.actors.engine_host import POLL_S, EngineDiedError, EngineHost, EngineOptions, last_line
 from isentrope.actors.served import Judge
 from isentrope.errors import ConfigError, StorageError
+from isentrope.rollout.wire.digests import algorithm_of
 from isentrope.rollout.wire.proof import Proof, parse_tensors, read_canary
 from isentrope.rollout.wire.types import Finish, Float32, Int32, Int64
 from isentrope.rollout.wire.weights import Manifest, verify
@@ -179,8 +180,7 @@ class Engine:
                 await self._pause()
                 raise
             await self._pause()
-            table = "" if manifest.tensors is None else str(Path(manifest.folder, manifest.tensors.file))
-            files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths], "tensors": table})
+            files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths], **_table_of(manifest)})
             try:
                 await self._call(self._llm.start_weight_update())
                 await self._call(self._llm.update_weights(files))
@@ -282,6 +282,14 @@ class Engine:
             where=f"model {self._llm.model_config.model}",
             fix="see the log above; another process may have killed it, or the kernel because memory ran out",
         )
+
+
+def _table_of(manifest: Manifest) -> dict[str, str]:
+    """Return the fields of `weight_receiver.Files` that say how the tensors of a version are proven."""
+    if manifest.tensors is None:
+        return {"tensors": ""}
+    table = manifest.tensors
+    return {"tensors": str(Path(manifest.folder, table.file)), "algorithm": algorithm_of(table.digest)}
 
 
 def _sampling(seed: int, max_tokens: int, temperature: float, stop: Sequence[str]) -> SamplingParams:

@@ -24,9 +24,9 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from isentrope.actors.die_with_parent import end_with_parent
+from isentrope.rollout.wire.digests import ALGORITHM, digest_bytes
 from isentrope.rollout.wire.proof import TensorFacts, parse_tensors
 from isentrope.rollout.wire.tensor_bits import facts_of
-from isentrope.rollout.wire.weights import digest_bytes
 
 Named: TypeAlias = tuple[str, torch.Tensor]
 
@@ -63,6 +63,8 @@ class Files(WeightTransferUpdateInfo):
     paths: list[str]
     tensors: str
     """Path of the table of all tensors, with a hash of the bits of each; empty: no learner published them."""
+    algorithm: str = ALGORITHM
+    """Algorithm of the table's digest, which the manifest names."""
 
 
 class _Loadable(Protocol):
@@ -107,7 +109,7 @@ class WeightReceiver(WeightTransferEngine[NoInit, Files]):
                 raise ValueError(f"{len(lacking)} of the model's parameters are not in the files: {lacking[:3]}")
             if table:
                 raise ValueError(f"{len(table)} tensors were published and are not in the files: {sorted(table)[:3]}")
-            self.loaded = digest_bytes(content)
+            self.loaded = digest_bytes(content, update_info.algorithm)
         except BaseException:
             self.finish_weight_update()  # else the next update would continue with the parts of this one
             raise

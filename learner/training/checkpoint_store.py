@@ -28,8 +28,8 @@ from isentrope.errors import FencedError, StorageError
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.training.fault_points import crash_point
 from isentrope.rollout.wire.control import Mode
+from isentrope.rollout.wire.digests import ALGORITHM, algorithm_of, digest_file
 from isentrope.rollout.wire.files import UNFINISHED, sync, write_whole
-from isentrope.rollout.wire.weights import digest_file
 
 STATE = "state.json"
 MANIFEST = "manifest.json"
@@ -205,9 +205,9 @@ class CheckpointStore:
         return _create_exclusively(self._claims / str(claim.incarnation), json.dumps(facts))
 
 
-def facts_of(path: Path) -> FileFacts:
+def facts_of(path: Path, algorithm: str = ALGORITHM) -> FileFacts:
     """Return the size and digest of a file."""
-    return FileFacts(size_bytes=path.stat().st_size, digest=digest_file(path))
+    return FileFacts(size_bytes=path.stat().st_size, digest=digest_file(path, algorithm))
 
 
 def verify(folder: Path, files: Mapping[str, FileFacts], share: Sequence[str]) -> str:
@@ -216,7 +216,7 @@ def verify(folder: Path, files: Mapping[str, FileFacts], share: Sequence[str]) -
         path = folder / file
         if not path.is_file():
             return f"{path} is missing"
-        if (actual := facts_of(path)) != files[file]:
+        if (actual := facts_of(path, algorithm_of(files[file].digest))) != files[file]:
             return f"{path} is {actual}, not {files[file]}"
     return ""
 

@@ -5,7 +5,6 @@ manifest before anything is loaded. A digest detects damage; it does not prove w
 holds what the learner had in memory: `proof.py` does.
 """
 
-import hashlib
 import re
 import shutil
 import time
@@ -17,12 +16,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from isentrope.errors import StorageError
+from isentrope.rollout.wire.digests import ALGORITHM, algorithm_of, digest_bytes, digest_file
 from isentrope.rollout.wire.files import write_whole
 from isentrope.rollout.wire.proof import CANARY, TENSORS, Canary, TensorTable, tensors_text
 from isentrope.rollout.wire.types import batch_of, incarnation_of
 
 MANIFEST = "manifest.json"
-DIGEST_BYTES = 32
 
 _VERSION_FOLDER = re.compile(r"[0-9]{1,19}")
 
@@ -76,34 +75,37 @@ def version_folder(output_dir: str | Path, version: int) -> Path:
 
 
 def make_manifest(
-    folder: Path, *, version: int, tensors: TensorTable, files: Sequence[str], canary: Canary | None = None
+    folder: Path, *, version: int, tensors: TensorTable, shards: Sequence[Shard], canary: Canary | None = None
 ) -> Manifest:
-    """Return the manifest of the shards `files` that lie complete in `folder`; also writes it there, in one step, and
-    the table and the canary before it.
+    """Return the manifest of `shards`, which lie complete in `folder`; also writes it there, in one step, and the table
+    and the canary before it.
 
     Raises:
-        StorageError: a shard cannot be read, or the manifest cannot be written.
+        StorageError: the manifest cannot be written.
     """
     kinds = Counter(facts.dtype for facts in tensors.values())
-    manifest = describe(folder, version=version, dtype=max(kinds, key=kinds.__getitem__, default=""), files=files)
+    manifest = _manifest(folder, version, max(kinds, key=kinds.__getitem__, default=""), shards)
     _write(folder / TENSORS, tensors_text(tensors))
-    beside = {"tensors": _facts(folder, TENSORS)}
+    beside = {"tensors": shard_of(folder, TENSORS)}
     if canary is not None:
         _write(folder / CANARY, canary.model_dump_json())
-        beside["canary"] = _facts(folder, CANARY)
+        beside["canary"] = shard_of(folder, CANARY)
     manifest = _with_digest(manifest.model_copy(update=beside))
     _write(folder / MANIFEST, manifest.model_dump_json(indent=1), durable=True)
     return manifest
 
 
 def describe(folder: Path, *, version: int, dtype: str, files: Sequence[str]) -> Manifest:
-    """Return the manifest of the shards `files` in `folder`, which stays as it is; StorageError as `make_manifest`.
+    """Return the manifest of the shards `files` in `folder`, which stays as it is; StorageError if one cannot be read.
 
     Nothing proves that an engine serves these weights: no learner has them in memory.
     """
-    shards = tuple(_facts(folder, file) for file in files)
-    place, now = str(folder.absolute()), time.time()
-    return _with_digest(Manifest(version=version, folder=place, shards=shards, dtype=dtype, digest="", created=now))
+    return _with_digest(_manifest(folder, version, dtype, [shard_of(folder, file) for file in files]))
+
+
+def shard_of(folder: Path, file: str) -> Shard:
+    """Return size and digest of a file in `folder`; StorageError if it cannot be read."""
+    return Shard(file=file, size_bytes=_size(folder / file), digest=digest_file(folder / file))
 
 
 def verify(manifest: Manifest) -> list[Path]:
@@ -112,14 +114,14 @@ def verify(manifest: Manifest) -> list[Path]:
     Raises:
         StorageError: names the file, the expected value and the value found.
     """
-    if (actual := _digest_manifest(manifest)) != manifest.digest:
+    if (actual := _digest_manifest(manifest, algorithm_of(manifest.digest))) != manifest.digest:
         raise _differs(Path(manifest.folder, MANIFEST), "digest", manifest.digest, actual)
     beside = (manifest.tensors, manifest.canary)
     for shard in (*manifest.shards, *(each for each in beside if each is not None)):
         path = Path(manifest.folder, shard.file)
         if (size := _size(path)) != shard.size_bytes:
             raise _differs(path, "size", f"{shard.size_bytes} bytes", f"{size} bytes")
-        if (digest := digest_file(path)) != shard.digest:
+        if (digest := digest_file(path, algorithm_of(shard.digest))) != shard.digest:
             raise _differs(path, "digest", shard.digest, digest)
     return [Path(manifest.folder, shard.file) for shard in manifest.shards]
 
@@ -140,24 +142,6 @@ def prune(output_dir: str | Path, keep: Collection[int]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def digest_file(path: Path) -> str:
-    """Return the BLAKE2b digest of a file's content, in hexadecimal."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, _hasher).hexdigest()
-    except OSError as error:
-        raise StorageError(f"weight file cannot be read: {error.strerror}", where=str(path)) from None
-
-
-def digest_bytes(content: bytes) -> str:
-    """Return the digest of a file with this content."""
-    return _hasher(content).hexdigest()
-
-
-def _facts(folder: Path, file: str) -> Shard:
-    return Shard(file=file, size_bytes=_size(folder / file), digest=digest_file(folder / file))
-
-
 def _write(path: Path, text: str, *, durable: bool = False) -> None:
     try:
         write_whole(path, text, durable=durable)
@@ -165,16 +149,17 @@ def _write(path: Path, text: str, *, durable: bool = False) -> None:
         raise StorageError(f"weight manifest cannot be written: {error.strerror}", where=str(path)) from None
 
 
+def _manifest(folder: Path, version: int, dtype: str, shards: Sequence[Shard]) -> Manifest:
+    place, now = str(folder.absolute()), time.time()
+    return Manifest(version=version, folder=place, shards=tuple(shards), dtype=dtype, digest="", created=now)
+
+
 def _with_digest(manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"digest": _digest_manifest(manifest)})
 
 
-def _digest_manifest(manifest: Manifest) -> str:
-    return _hasher(manifest.model_dump_json(exclude={"folder", "created", "digest"}).encode()).hexdigest()
-
-
-def _hasher(data: bytes = b"") -> hashlib.blake2b:
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES)
+def _digest_manifest(manifest: Manifest, algorithm: str = ALGORITHM) -> str:
+    return digest_bytes(manifest.model_dump_json(exclude={"folder", "created", "digest"}).encode(), algorithm)
 
 
 def _size(path: Path) -> int:

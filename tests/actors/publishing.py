@@ -15,7 +15,7 @@ from isentrope.learner.training.weight_files import write_version
 from isentrope.learner.training.weight_source import WeightSource
 from isentrope.rollout.wire.proof import TENSORS, Canary, parse_tensors, read_canary
 from isentrope.rollout.wire.types import version_of
-from isentrope.rollout.wire.weights import Manifest, make_manifest, version_folder
+from isentrope.rollout.wire.weights import Manifest, make_manifest, shard_of, version_folder
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
@@ -62,7 +62,9 @@ def with_files(manifest: Manifest, tensors: dict[str, Tensor]) -> Manifest:
     folder, file = Path(manifest.folder), manifest.shards[0].file
     save_file(tensors, folder / file)
     table = parse_tensors((folder / TENSORS).read_bytes())
-    return make_manifest(folder, version=manifest.version, tensors=table, files=[file], canary=read_canary(folder))
+    return make_manifest(
+        folder, version=manifest.version, tensors=table, shards=[shard_of(folder, file)], canary=read_canary(folder)
+    )
 
 
 def tensors_of(manifest: Manifest) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from isentrope.errors import ConfigError, StorageError
 from isentrope.rollout.wire.proof import TensorFacts
 from isentrope.rollout.wire.tensor_bits import bits_of
 from isentrope.rollout.wire.types import Int32
-from isentrope.rollout.wire.weights import make_manifest
+from isentrope.rollout.wire.weights import make_manifest, shard_of
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine, Sample
@@ -225,7 +225,8 @@ def test_after_bad_weights_nothing_is_served_until_a_good_load(
             tensors["model.layers.7.self_attn.v_proj.weight"] = one
         save_file(tensors, file)
         table = {name: TensorFacts("float32", tuple(value.shape), bits_of(value)) for name, value in tensors.items()}
-        bad = make_manifest(Path(bad.folder), version=bad.version, tensors=table, files=[bad.shards[0].file])
+        shards = [shard_of(file.parent, file.name)]
+        bad = make_manifest(file.parent, version=bad.version, tensors=table, shards=shards)
 
     async def scenario() -> "list[Sample]":
         await engine.load(versions[0].manifest)

@@ -15,7 +15,7 @@ OWN = {
 """Parts of this project that a folder may import; `isentrope` itself may import all."""
 
 OTHERS = {
-    "rollout": {"msgpack", "numpy", "pydantic", "redis"},
+    "rollout": {"blake3", "msgpack", "numpy", "pydantic", "redis"},
     "kernels": {"torch", "triton"},
     "actors": {"numpy", "pebble", "pydantic", "safetensors", "torch", "transformers", "vllm"},
     "learner": {"deepspeed", "numpy", "prometheus_client", "pydantic", "safetensors", "torch", "transformers"},

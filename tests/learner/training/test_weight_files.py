@@ -14,7 +14,7 @@ from isentrope.learner.training.weight_files import write_version
 from isentrope.rollout.wire.proof import TENSORS, parse_tensors
 from isentrope.rollout.wire.tensor_bits import bits_of
 from isentrope.rollout.wire.types import version_of
-from isentrope.rollout.wire.weights import Manifest, verify, version_folder
+from isentrope.rollout.wire.weights import Manifest, shard_of, verify, version_folder
 
 VERSION = version_of(1, 3)
 
@@ -44,6 +44,28 @@ def test_every_weight_comes_back_bit_by_bit(
     table = parse_tensors((version_folder(tmp_path, VERSION) / TENSORS).read_bytes())
     named = str(dtype).removeprefix("torch.")
     assert table == {name: (named, tuple(value.shape), bits_of(value)) for name, value in loaded.items()}
+
+
+@pytest.mark.parametrize("dtype", weight_files._DTYPES, ids=str)
+def test_every_number_format_is_read_by_the_library(tmp_path: Path, dtype: torch.dtype) -> None:
+    values = {
+        "many": torch.arange(6).view(2, 3),
+        "none": torch.zeros(0, 4),
+        "one": torch.tensor(1),
+        "t": torch.eye(3).t(),
+    }
+    tensors = {"first": torch.zeros(1, dtype=torch.bool)} | {name: value.to(dtype) for name, value in values.items()}
+    loaded = load_file(verify(write(tmp_path, tensors))[0])
+    assert loaded.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert loaded[name].dtype == value.dtype and loaded[name].shape == value.shape
+        assert bits_of(loaded[name]) == bits_of(value)
+
+
+def test_the_digest_made_while_writing_is_that_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_files, "CHUNK_BYTES", 5)
+    (shard,) = write(tmp_path, weights()).shards
+    assert shard == shard_of(version_folder(tmp_path, VERSION), shard.file)
 
 
 def test_weights_that_change_after_they_were_given_are_not_torn(tmp_path: Path) -> None:

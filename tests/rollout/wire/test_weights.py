@@ -1,5 +1,6 @@
 """Manifests promise bytes; `verify` notices every way of not keeping the promise."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from isentrope.rollout.wire.weights import (
     Shard,
     make_manifest,
     prune,
+    shard_of,
     verify,
     version_folder,
 )
@@ -30,7 +32,8 @@ def publish(output_dir: Path, version: int = VERSION, contents: tuple[bytes, ...
     files = [f"shard-{i}.safetensors" for i in range(len(contents))]
     for file, content in zip(files, contents, strict=True):
         (folder / file).write_bytes(content)
-    return make_manifest(folder, version=version, tensors=TENSORS, files=files, canary=CANARY)
+    shards = [shard_of(folder, file) for file in files]
+    return make_manifest(folder, version=version, tensors=TENSORS, shards=shards, canary=CANARY)
 
 
 def test_a_manifest_comes_back_from_its_file_and_verifies(tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_equal_weights_have_equal_digests_wherever_they_lie(tmp_path: Path) -> N
 def test_any_changed_byte_is_noticed(tmp_path: Path, data: st.DataObject, content: bytes) -> None:
     shard = tmp_path / "s"
     shard.write_bytes(content)
-    manifest = make_manifest(tmp_path, version=VERSION, tensors=TENSORS, files=["s"])
+    manifest = make_manifest(tmp_path, version=VERSION, tensors=TENSORS, shards=[shard_of(tmp_path, "s")])
     place = data.draw(st.integers(0, len(content) - 1))
     changed = bytearray(content)
     changed[place] ^= data.draw(st.integers(1, 255))
@@ -103,7 +106,7 @@ def test_what_proves_a_version_is_covered_by_its_digest(tmp_path: Path, file: st
 
 def test_the_digest_sees_name_dtype_shape_and_bits_but_not_the_order(tmp_path: Path) -> None:
     def digest(tensors: TensorTable) -> str:
-        return make_manifest(tmp_path, version=VERSION, tensors=tensors, files=[]).digest
+        return make_manifest(tmp_path, version=VERSION, tensors=tensors, shards=[]).digest
 
     a, b = TENSORS["a.weight"], TENSORS["b.weight"]
     changed = [a._replace(dtype="bfloat16"), a._replace(shape=(5, 3)), a._replace(bits="0c")]
@@ -112,10 +115,34 @@ def test_the_digest_sees_name_dtype_shape_and_bits_but_not_the_order(tmp_path: P
     assert digest(TENSORS) not in {digest(other) for other in others}
 
 
-def test_an_unfinished_folder_has_no_manifest_and_a_missing_shard_stops_it(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No such file"):
-        make_manifest(tmp_path, version=VERSION, tensors=TENSORS, files=["absent"])
-    assert list(tmp_path.iterdir()) == []
+def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file") as caught:
+        shard_of(tmp_path, "absent")
+    assert caught.value.where == str(tmp_path / "absent")
+
+
+def before(manifest: Manifest) -> Manifest:
+    """The manifest as it was when every digest was one of BLAKE2b, without its name."""
+
+    def old(content: bytes) -> str:
+        return hashlib.blake2b(content, digest_size=32).hexdigest()
+
+    def restated(shard: Shard) -> Shard:
+        return shard.model_copy(update={"digest": old(Path(manifest.folder, shard.file).read_bytes())})
+
+    assert manifest.tensors is not None and manifest.canary is not None
+    beside = {"tensors": restated(manifest.tensors), "canary": restated(manifest.canary)}
+    manifest = manifest.model_copy(update={"shards": tuple(map(restated, manifest.shards)), **beside})
+    content = manifest.model_dump_json(exclude={"folder", "created", "digest"}).encode()
+    return manifest.model_copy(update={"digest": old(content)})
+
+
+def test_a_version_that_was_written_before_blake3_is_still_read_and_its_damage_noticed(tmp_path: Path) -> None:
+    manifest = before(publish(tmp_path))
+    shard = verify(manifest)[0]
+    shard.write_bytes(b"worst")
+    with pytest.raises(StorageError, match="another digest"):
+        verify(manifest)
 
 
 def test_prune_keeps_what_it_is_told_and_what_a_successor_wrote(tmp_path: Path) -> None:
