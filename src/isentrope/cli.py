@@ -111,6 +111,32 @@ def check(run_file: _RunFile, overrides: _Overrides = None) -> None:
 
 
 @app.command()
+def plan(
+    run_file: _RunFile,
+    overrides: _Overrides = None,
+    gpus: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one GPU, as 80GB; default: not compared.")] = "",
+    disk: Annotated[str, typer.Option(metavar="SPEED", help="Speed at which files are written.")] = "1GB/s",
+    network: Annotated[str, typer.Option(metavar="SPEED", help="Speed at which a machine fetches.")] = "1GB/s",
+    tokens_per_second: Annotated[float | None, typer.Option(min=0.001, help="Of one actor; default: measured.")] = None,
+    learner_tokens_per_second: Annotated[
+        float | None, typer.Option(min=0.001, help="Of the learner while it does not wait; default: measured.")
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run to take lengths and rates from; default: the longest.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Tell what a run will need: bytes, memory, time of a publication, actors. Starts nothing."""
+    from isentrope import commands
+    from isentrope.capacity.request import Request
+
+    request = Request(
+        run_file, overrides or [], gpus, disk, network, tokens_per_second, learner_tokens_per_second, measured
+    )
+    raise typer.Exit(commands.plan_capacity(request, as_json, _console()))
+
+
+@app.command()
 def status(
     run: _Run = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,

@@ -46,6 +46,7 @@ from isentrope.runfile import from_values
 from isentrope.runfolder import RunFolder
 
 if TYPE_CHECKING:
+    from isentrope.capacity.request import Request as CapacityRequest
     from isentrope.demo.recipe import Options
     from isentrope.evaluation import Request
 
@@ -147,6 +148,15 @@ def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
     if errors:
         raise ExceptionGroup(str(path), errors)
     _show_notes(findings.checked(), console)
+    return 0
+
+
+def plan_capacity(request: "CapacityRequest", as_json: bool, console: Console) -> int:
+    """Print what a run will need."""
+    set_defaults()
+    from isentrope.capacity.request import answer, show
+
+    show(answer(request), as_json, console)
     return 0
 
 

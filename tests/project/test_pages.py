@@ -88,6 +88,9 @@ BY_OTHERS = {
     "isentrope mode": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope mode async": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope mode on_policy": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
+    "isentrope plan run.toml --gpus 80GB": (
+        "tests/isentrope/capacity/test_request.py::test_it_plans_by_the_run_file_and_by_a_measured_run"
+    ),
     "isentrope status": "tests/system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends",
     "isentrope train": "tests/system/test_own_run.py::test_run_finishes_and_reports",
     "isentrope train RUN.toml [key=value …]": "tests/system/test_own_run.py::test_run_finishes_and_reports",

@@ -91,6 +91,10 @@ class Findings:
         self._notes: list[str] = []
         self.shown: list[str] = []
         """Lines about what the model will be given, for a reader."""
+        self.lengths: lengths.Lengths | None = None
+        """Lengths of the prompts; None: not measured, or the model is still to be made."""
+        self.needs_reference = False
+        """True if the objective needs a reference policy."""
 
     def stages(self) -> Iterator[tuple[str, list[Exception] | None]]:
         """Yield name and errors of each stage, as it ends; None: it was left out."""
@@ -125,6 +129,7 @@ class Findings:
         return [_placed(error, self._file) for error in collected(stage.run)]
 
     def _check_objective(self) -> None:
+        from isentrope.learner.objective.needs import Need, needs
         from isentrope.learner.objective.run import naming_suggestions, notes, open_objective, refusals  # loads torch
 
         opened = open_objective(
@@ -136,6 +141,7 @@ class Findings:
         )
         self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
         self._objective = opened.merged.plain()
+        self.needs_reference = Need.REFERENCE in needs(opened.objective)
         self._notes += notes(opened)
         contradictions = run_config.contradictions(self._config, self._file) if opened.suggested else ()
         raise_all([*refusals(opened), *(naming_suggestions(error, opened.suggested) for error in contradictions)])
@@ -183,9 +189,9 @@ class Findings:
         self._notes += rendering.doubts(row, ids, tokenizer)
         rendering.check_vocabulary(row, ids, model.vocab_size, where)
         room = model.max_model_len - self._config.sampling.max_new_tokens
-        measured = lengths.measure(prompts, tokenizer, room, self._tell)
-        self.shown.append(measured.sentence(room))
-        self._notes += lengths.require_room(prompts, measured, room, skip=self._config.data.too_long == "skip")
+        self.lengths = lengths.measure(prompts, tokenizer, room, self._tell)
+        self.shown.append(self.lengths.sentence(room))
+        self._notes += lengths.require_room(prompts, self.lengths, room, skip=self._config.data.too_long == "skip")
 
     def _check_machine(self) -> None:
         self._notes += machine.doubts(self._config)

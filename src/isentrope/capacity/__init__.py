@@ -1,0 +1,1 @@
+"""Capacity that a run needs: sizes, memory, time and actors, by arithmetic alone. Starts nothing."""

@@ -1,0 +1,124 @@
+"""The capacity of a run: what it needs of the broker, of every rank, of disks and network, and how many actors."""
+
+import math
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from isentrope.capacity import model_memory, sizes
+from isentrope.capacity.model_memory import ModelFacts
+from isentrope.capacity.sizes import Shape
+from isentrope.config import Config
+from isentrope.learner.training.weight_files import SHARD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Speeds in bytes and tokens per second; None: not known."""
+
+    disk: float
+    network: float
+    actor_tokens: float | None = None
+    """Tokens that one actor generates."""
+    learner_tokens: float | None = None
+    """Tokens that the learner trains while it does not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Demands of a run, and what is known of its groups."""
+
+    config: Config
+    model: ModelFacts
+    shape: Shape
+    """Of a group; the largest there can be, or the mean of a run."""
+    retired_share: float = 0.0
+    """Groups that are replaced for each that is trained."""
+    reference: bool = False
+    """True if every rank also holds a reference policy."""
+
+
+class Figures(BaseModel):
+    """The capacity of a run. The fields are those of `isentrope plan --json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: int
+    """Tokens of a prompt, as the figures below take them."""
+    response_tokens: int
+    """Tokens of a response, as the figures below take them."""
+    group_bytes: int
+    """Size of a group, which counts against `redis.max_bytes`."""
+    batch_groups: int
+    """Groups that are generated for a batch, those that are replaced included."""
+    budget_bytes: int
+    """`redis.max_bytes`."""
+    broker_bytes: int
+    """Largest memory that the broker takes for groups: between two checkpoints, or until the budget closes
+    admission."""
+    admission_closes_in_batch: int | None
+    """Batch after a checkpoint in which the budget closes admission; null: the next checkpoint comes before."""
+    weights_bytes: int
+    """Size of one version of the weights."""
+    rank_bytes: int
+    """Memory of a rank on its GPU, or on a machine without one: weights, gradients, optimizer and activations."""
+    rank_host_bytes: int
+    """Memory of a rank on its machine besides: the whole model while it loads, or its batch."""
+    rank_0_bytes: int
+    """Memory that rank 0 has above that: the groups of the batches ahead, and a shard of the weights as it is
+    written."""
+    fits_gpu: bool | None
+    """True if `rank_bytes` fit into the stated memory of a GPU; null: none was stated."""
+    write_s: float
+    """Seconds in which a version is written, at the stated speed of the disk."""
+    fetch_s: float
+    """Seconds in which one machine fetches a version, at the stated speed of the network."""
+    actors: int | None
+    """Actors that keep the learner busy, at the measured or stated rates; null: a rate is not known."""
+
+
+def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figures:
+    """Return the capacity of a run; `gpu_bytes` is the memory of one GPU."""
+    config, model, shape = needs.config, needs.model, needs.shape
+    learner = config.learner
+    group = sizes.group_bytes(shape)
+    per_batch = math.ceil(learner.prompts_per_batch * (1 + needs.retired_share))
+    ahead = (learner.in_mode(learner.mode).staleness.max_lag + 1) * per_batch
+    budget = config.redis.max_bytes // group + 1  # groups; the last is issued when the budget is not yet spent
+    most = learner.checkpoint_every * per_batch + ahead
+    closes = budget < most
+    resident = _rank_bytes(needs)
+    batch = sizes.batch_bytes(shape, learner.prompts_per_batch) + sizes.padded_bytes(shape, learner.prompts_per_batch)
+    return Figures(
+        prompt_tokens=shape.prompt_tokens,
+        response_tokens=shape.response_tokens,
+        group_bytes=group,
+        batch_groups=per_batch,
+        budget_bytes=config.redis.max_bytes,
+        broker_bytes=sizes.broker_bytes(shape) * (budget + ahead if closes else most),
+        admission_closes_in_batch=(budget - 1) // per_batch + 1 if closes else None,
+        weights_bytes=model.size_bytes,
+        rank_bytes=resident,
+        rank_host_bytes=max(model.size_bytes, batch),
+        rank_0_bytes=ahead * group + min(SHARD_BYTES, model.size_bytes),
+        fits_gpu=None if gpu_bytes is None else resident <= gpu_bytes,
+        write_s=model.size_bytes / speeds.disk,
+        fetch_s=model.size_bytes / speeds.network,
+        actors=_actors(speeds, needs.retired_share),
+    )
+
+
+def _rank_bytes(needs: Needs) -> int:
+    learner, model = needs.config.learner, needs.model
+    trained = model_memory.training_bytes(model, ranks=learner.ranks, zero_stage=learner.zero_stage)
+    shape = needs.shape
+    update = learner.prompts_per_batch // learner.updates_per_batch * shape.group_size
+    tokens = min(learner.micro_batch_tokens, update * (shape.prompt_tokens + shape.response_tokens - 1))
+    saved = model_memory.activation_bytes(model, tokens=tokens, checkpointing=learner.gradient_checkpointing)
+    return trained + saved + (model.size_bytes if needs.reference else 0)
+
+
+def _actors(speeds: Speeds, retired_share: float) -> int | None:
+    if speeds.actor_tokens is None or speeds.learner_tokens is None:
+        return None
+    return math.ceil(speeds.learner_tokens * (1 + retired_share) / speeds.actor_tokens)
