@@ -81,7 +81,8 @@ class LearnerConfig(Section):
     of the newest weights, and a batch is one update. `isentrope mode` changes it while the run goes on."""
     ranks: PositiveInt = 1
     """Processes that train together, each with its own GPU if there are any. More than there is work for wait for each
-    other at every update. A run continues with as many as it began with."""
+    other at every update. Another start may have more or fewer: weights and optimizer are carried over to the bit, and
+    from then on sums are rounded in another order."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     """DeepSpeed's ZeRO stage; splits over the ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights.
     Higher saves memory per rank and costs communication."""

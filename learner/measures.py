@@ -116,6 +116,8 @@ class BatchProcess(JsonRecord):
     """Rollout actors that generate."""
     served: ServedPolicy | None = None
     """Proof that they serve the policy that was published; absent while none serves."""
+    ranks: int | None = None
+    """Learner ranks that trained the batch; absent in runs of older versions."""
 
 
 class RaisedAlarm(JsonRecord):

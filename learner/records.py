@@ -360,6 +360,9 @@ class Summary(FileRecord):
     """Groups that were issued and retired, by reason."""
     tokens_trained: int
     """Trained tokens."""
+    ranks: list[int]
+    """Numbers of learner ranks that trained, in their order. Sums over ranks are rounded in another order with each
+    change, so a run with more than one is not to the bit that of one number."""
     max_token_lag: int | None
     """Largest age in batches of the version that generated a trained token."""
     logp_gap_first: float | None

@@ -26,6 +26,7 @@ from isentrope.learner.objective.batch import LossParts
 from isentrope.learner.training.deepspeed_files import ShardFiles, load_random_state
 from isentrope.learner.training.micro_batch import Loss
 from isentrope.learner.training.model import Policy
+from isentrope.learner.training.rank_change import only_weights
 from isentrope.learner.training.weight_source import WeightSource
 
 BUCKET_ELEMENTS = 50_000_000
@@ -47,15 +48,24 @@ class UpdateFacts:
 class TrainingEngine:
     """The network and its optimizer in a DeepSpeed engine. All methods are collective."""
 
-    def __init__(self, policy: Policy, temperature: float, config: LearnerConfig, device: torch.device) -> None:
-        """Wrap `policy`, which is whole and on the CPU; `temperature` is that of sampling."""
+    def __init__(
+        self,
+        policy: Policy,
+        temperature: float,
+        config: LearnerConfig,
+        device: torch.device,
+        *,
+        loads_universal: bool = False,
+    ) -> None:
+        """Wrap `policy`, which is whole and on the CPU; `temperature` is that of sampling. loads_universal: `load` will
+        be given the universal form of a checkpoint."""
         self.device = device
         self.dtype = policy.dtype
         self.updates = 0
         """Updates so far; decide the learning rate."""
         self._temperature = temperature
         self._config = config
-        self._engine = _initialize(policy, config, device)
+        self._engine = _initialize(policy, config, device, loads_universal=loads_universal)
         self.policy.check_head(device)
 
     @property
@@ -111,12 +121,18 @@ class TrainingEngine:
         return files.problem
 
     def load(self, folder: Path) -> None:
-        """Continue exactly where `save` was called, with equally many ranks. Only once, before the first update."""
+        """Continue where `save` was called: exactly, with equally many ranks. Only once, before the first update.
+
+        With another number of ranks, `folder` is the checkpoint's universal form, except at stage 0. A rank that has no
+        random state there keeps its own: nothing that is trained reads it.
+        """
         self._engine.checkpoint_engine = ShardFiles()
-        path, state = self._engine.load_checkpoint(folder.parent, tag=folder.name)
+        with only_weights():
+            path, state = self._engine.load_checkpoint(folder.parent, tag=folder.name)
         assert path is not None, "the manifest was checked"
         self.updates = state["updates"]
-        load_random_state(folder / _random_file())
+        if (random := folder / _random_file()).exists():
+            load_random_state(random)
 
     def _guarded(self, loss: Loss, packed: Packed) -> Callable[[Tensor, Tensor], tuple[Tensor, LossParts]]:
         def guarded(logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
@@ -173,7 +189,7 @@ def _random_file() -> str:
     return f"random-{dist.get_rank()}.safetensors"
 
 
-def _initialize(policy: Policy, config: LearnerConfig, device: torch.device) -> Any:
+def _initialize(policy: Policy, config: LearnerConfig, device: torch.device, *, loads_universal: bool) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
     import deepspeed.ops
@@ -196,6 +212,7 @@ def _initialize(policy: Policy, config: LearnerConfig, device: torch.device) -> 
     )
     size = sum(parameter.numel() for parameter in policy.parameters())
     settings = _settings(config, policy.dtype, min(size, BUCKET_ELEMENTS))
+    settings["checkpoint"]["load_universal"] = loads_universal
     engine: Any
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
     # DeepSpeed 0.19 copies a script beside the shards. It is not needed, and a failed copy raises on rank 0 alone,

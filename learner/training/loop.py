@@ -247,7 +247,7 @@ class _Run:
         serving = sum(actor.state is ActorStage.SERVING for actor in actors)
         version = self._parts.publisher.newest.version
         rewards, served = self._rewards(ready), served_policy(actors)
-        around = Surroundings(ready.record.mode, intake, version, serving, rewards, served)
+        around = Surroundings(ready.record.mode, intake, version, serving, rewards, served, self._config.ranks)
         verdict = self._log.write(ragged, facts, around)
         for text in verdict.said:
             logger.warning(text)

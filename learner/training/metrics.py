@@ -43,6 +43,8 @@ class Surroundings:
     """Values of each reward function over the batch."""
     served: ServedPolicy | None
     """Proof that they serve what was published; None: none serves."""
+    ranks: int
+    """Learner ranks that trained the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, dr
                 pass_rate_drawn=drawn.pass_rate,
                 actors=around.actors,
                 served=around.served,
+                ranks=around.ranks,
             ),
             "version": around.version,
             "time": spent,

@@ -26,6 +26,7 @@ from isentrope.learner.training.deepspeed_engine import TrainingEngine
 from isentrope.learner.training.fault_points import crash_point
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.model import Policy, load_policy
+from isentrope.learner.training.rank_change import convert, discard, ranks_of
 from isentrope.learner.training.rank_orders import (
     Arguments,
     BuildArguments,
@@ -99,8 +100,12 @@ class RankGroup:
         """Build network and optimizer, from `checkpoint` or new, and the reference if the objective needs one: the
         model itself, or its state when it was refreshed after batch `refreshed_at`."""
         reference = None if refreshed_at is None else reference_folder(self._root, refreshed_at)
-        if problem := self._give(BUILD, BuildArguments(checkpoint=checkpoint, reference=reference)):
+        source = self._for_these_ranks(checkpoint) if checkpoint is not None else None
+        told = BuildArguments(checkpoint=source, universal=source != checkpoint, reference=reference)
+        if problem := self._give(BUILD, told):
             raise ConfigError(problem, where=f"model.path = {self._job.spec.model.path!r}")
+        if checkpoint is not None:
+            discard(checkpoint.parent)
 
     def train(self, ragged: RaggedBatch, schedule: Schedule, state: ControllerStates) -> BatchFacts:
         """Train one batch."""
@@ -133,6 +138,17 @@ class RankGroup:
     def end(self) -> None:
         """Let the other ranks return from `follow`."""
         self._give(END, JsonArguments())
+
+    def _for_these_ranks(self, checkpoint: Path) -> Path:
+        """Return a verified checkpoint, or its universal form if another number of ranks wrote it. StorageError as in
+        `convert`."""
+        before, now = ranks_of(path.name for path in checkpoint.iterdir()), self._collectives.size
+        if before == now:
+            return checkpoint
+        logger.warning(
+            "%d ranks continue what %d ranks began: from here on the run is not theirs to the bit", now, before
+        )
+        return convert(checkpoint, self.idle) if self._job.config.zero_stage else checkpoint
 
     # --- other ranks
 
@@ -179,7 +195,7 @@ class RankGroup:
             reference = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
             if told.reference is not None:
                 reference.load(told.reference)
-        engine = TrainingEngine(policy, spec.sampling.temperature, config, device)
+        engine = TrainingEngine(policy, spec.sampling.temperature, config, device, loads_universal=told.universal)
         if told.checkpoint is not None:
             engine.load(told.checkpoint)
         self._network = _Network(engine, reference, Trainer(self._collectives, engine, self._objective, reference))

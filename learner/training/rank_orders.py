@@ -50,6 +50,8 @@ class BuildArguments(JsonArguments):
 
     checkpoint: Path | None
     """None: the optimizer is new, and the weights are the model's own."""
+    universal: bool = False
+    """The checkpoint is in its universal form, because another number of ranks wrote it."""
     reference: Path | None
     """None: the reference policy, if there is one, is the model itself."""
 

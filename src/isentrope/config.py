@@ -40,6 +40,7 @@ MAY_CHANGE: Collection[str] = frozenset(
         "learner.batches",  # a finished run may be prolonged
         "learner.micro_batch_tokens",  # packing: the gradient is the same, but for rounding
         "learner.gradient_checkpointing",
+        "learner.ranks",  # a checkpoint is converted; the summary says when
         "learner.checkpoint_every",
         "learner.keep_checkpoints",
         "learner.eval_every",

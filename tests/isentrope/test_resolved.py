@@ -81,8 +81,8 @@ def _claim(run_file: Path, *overrides: str) -> RunFolder:
         (["learner.method=dapo"], 'learner.method was "grpo" and is "dapo"'),
         (["model.max_model_len=512"], "model.max_model_len was not set and is 512"),
         (
-            ["learner.ranks=2", "run.seed=1", "learner.batches=9"],
-            "learner.ranks was 1 and is 2; run.seed was 0 and is 1",
+            ["learner.zero_stage=1", "run.seed=1", "learner.batches=9"],
+            "learner.zero_stage was 2 and is 1; run.seed was 0 and is 1",
         ),
     ],
 )

@@ -65,7 +65,7 @@ ROW = BatchRow(
     trained=32,
     retired=0,
     issued=64,
-    process=BatchProcess(ready_groups=12, idle_s=0.5, actors=1, served=SERVED),
+    process=BatchProcess(ready_groups=12, idle_s=0.5, actors=1, served=SERVED, ranks=2),
     version=1,
     time=TIME,
 )

@@ -112,8 +112,8 @@ def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
     """Yield names and values of the table of run statistics."""
     if contents.run is not None:
         yield "started", f"{datetime.fromtimestamp(contents.run.started, UTC):%Y-%m-%d %H:%M} UTC"
-        actors, ranks = several(contents.run.actors, "rollout actor"), several(contents.run.ranks, "learner rank")
-        yield "processes", f"{actors}, {ranks}"
+        ranks = ", then ".join(several(count, "learner rank") for count in summary.ranks or [contents.run.ranks])
+        yield "processes", f"{several(contents.run.actors, 'rollout actor')}, {ranks}"
         if contents.run.correct:
             yield "an answer is right if", contents.run.correct
     if summary.seconds_total is not None:

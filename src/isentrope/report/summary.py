@@ -1,6 +1,7 @@
 """`summary.json`: a run in a few numbers."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ def summarise(contents: RunContents) -> Summary:
         groups_retired=sum(outcome.retired.values()) if outcome else None,
         retired=outcome.retired if outcome else {},
         tokens_trained=sum(line.tokens for line in batches),
+        ranks=[ranks for ranks, _ in groupby(line.process.ranks for line in batches) if ranks is not None],
         max_token_lag=max((line.lag_max for line in batches), default=None),
         logp_gap_first=batches[0].logp_gap_mean if batches else None,
         alarms=figures(batches),

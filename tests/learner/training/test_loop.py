@@ -257,11 +257,15 @@ def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., R
     assert stopped_at == run.rows[-1]["batch"]
     assert (run.folder / "checkpoints" / f"step-{stopped_at}-1").is_dir()
 
+    run.job = replace(run.job, config=run.job.config.model_copy(update={"ranks": 1}))
     ranks = run.start()
     await_rows(run, lambda rows: len(rows) > stopped_at + 1, ranks)
     assert run.rows[-1]["mode"] == "on_policy", "the mode is part of the run's state"
     run.view.request("stop")
     assert ranks.wait() == 0, ranks.text()
+    assert [row["process"]["ranks"] for row in run.rows] == [2] * stopped_at + [1] * (len(run.rows) - stopped_at)
+    assert "1 ranks continue what 2 ranks began" in ranks.text()
+    assert not (run.folder / "checkpoints" / "converted").exists()
     assert [row["batch"] for row in run.rows] == list(range(1, run.outcome["batches"] + 1))
 
 

@@ -35,6 +35,7 @@ AROUND = Surroundings(
     actors=1,
     rewards={"f": FunctionReward(mean=0.5, std=0.5, missing=0.25)},
     served=None,
+    ranks=1,
 )
 
 
