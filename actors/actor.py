@@ -1,7 +1,7 @@
 """An actor under one id: from joining a run until it leaves, or finds that its leases were revoked.
 
-Three loops: `_beat` sends heartbeats, `_follow` reads control state and weights and keeps the engine up to date,
-`_lease` takes training orders. Does not import vLLM.
+Four loops: `_beat` sends heartbeats, `_listen` reads what the news are about, `_follow` keeps the engine up to date and
+takes evaluation orders, `_lease` takes training orders. Does not import vLLM.
 """
 
 import asyncio
@@ -11,19 +11,20 @@ import os
 import socket
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from isentrope.actors.broker_calls import BrokerCaller
 from isentrope.actors.config import ActorsConfig
-from isentrope.actors.decisions import ActorSituation, is_my_turn, is_stale, next_load, takes_groups
+from isentrope.actors.decisions import ActorSituation, is_stale, next_load, takes_groups
 from isentrope.actors.groups import Tools
 from isentrope.actors.orders import Changes, Orders
 from isentrope.errors import IsentropeError, StorageError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
-from isentrope.rollout.broker.reaper import SILENT_BEATS
+from isentrope.rollout.broker.news import Topic
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.control import Control, RunState
 from isentrope.rollout.wire.spec import RunSpec
@@ -33,11 +34,8 @@ from isentrope.rollout.wire.weights import MANIFEST, Manifest, version_folder
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
 
-POLL_S = 0.05
-"""Interval of `_follow`: the longest delay before a new version is noticed."""
-
-TAKE_S = 1.0
-"""Longest wait for orders in one call; an actor that leaves waits for its end."""
+BLOCK_S = 1.0
+"""Longest wait for orders, or for news, in one call; an actor that leaves waits for its end."""
 
 STRAY_BEATS = 4
 """Heartbeats between two searches for leases that a lost reply has left."""
@@ -56,12 +54,13 @@ class LeasesLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The last state read from the broker; see `ActorSituation`."""
+    """The last state read from the broker; see `ActorSituation`. leave_s: time to leave in, if somebody asks for it."""
 
     control: Control | None = None
     newest: Manifest | None = None
     asked: int = 0
     my_turn: bool = False
+    leave_s: float | None = None
 
 
 class Actor:
@@ -83,7 +82,8 @@ class Actor:
         self._drain = drain
         self._call = BrokerCaller(config.broker_timeout_s)
         self._changes = Changes()
-        self._news = asyncio.Event()
+        self._beat_now = asyncio.Event()
+        self._looking = asyncio.Lock()
         skip_too_long = spec.data.too_long == "skip"
         self._orders = Orders(port, tools, skip_too_long=skip_too_long, call=self._call, changes=self._changes)
         self._seen = _Seen()
@@ -102,7 +102,7 @@ class Actor:
         """
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                running = (self._beat(), self._follow(), self._lease(), self._watch_drain())
+                running = (self._beat(), self._listen(), self._follow(), self._lease(), self._watch_drain())
                 loops = [self._tasks.create_task(loop) for loop in running]
                 await self._changes.until(lambda: self._grace_s is not None)
                 await self._orders.finish(self._grace_s or 0.0)
@@ -121,7 +121,7 @@ class Actor:
     async def _beat(self) -> None:
         beats = 0
         while True:
-            self._news.clear()
+            self._beat_now.clear()
             if not await self._call(self._port.heartbeat, self._state()):
                 raise LeasesLost
             await self._call(self._port.reap)
@@ -130,7 +130,7 @@ class Actor:
                 await self._call(self._port.refresh, [])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._spec.heartbeat_s):  # `wait_for` of 3.11 may swallow a cancellation
-                    await self._news.wait()
+                    await self._beat_now.wait()
 
     def _state(self) -> ActorState:
         tokens, since = self._counted
@@ -166,7 +166,7 @@ class Actor:
 
     def _announce(self) -> None:
         """Send the next heartbeat now, because this actor's state has changed."""
-        self._news.set()
+        self._beat_now.set()
         self._changes.tell()
 
     async def _watch_drain(self) -> None:
@@ -186,44 +186,77 @@ class Actor:
         except IsentropeError as error:
             logger.warning("%s could not hand back its leases, others will take them: %s", self._port.actor, error)
 
-    # --- control state and weights
+    # --- news
+
+    async def _listen(self) -> None:
+        while True:
+            topics = await self._call(self._port.news.wait, BLOCK_S)
+            if topics:
+                await self._look(topics)
+
+    async def _look(self, topics: AbstractSet[Topic]) -> None:
+        """Read what the topics are about. Whoever looks last has the newest state: no two looks overlap."""
+        async with self._looking:
+            seen = self._seen = await self._call(self._read, topics, self._loaded)
+        self._changes.tell()
+        if seen.control is not None and seen.control.state is not RunState.RUN:
+            self._begin_to_leave(0.0 if seen.control.state is RunState.STOP else self._config.drain_s)
+        if seen.leave_s is not None:
+            self._begin_to_leave(seen.leave_s)
+
+    def _read(self, topics: AbstractSet[Topic], loaded: int) -> _Seen:
+        """Read the broker, in a thread. What a broker that came back empty does not show stays as before.
+
+        Weights before evaluations: an order for the loaded version that came before newer weights must be seen first.
+        """
+        view, seen = self._port.view, self._seen
+        if Topic.CONTROL in topics:
+            seen = replace(seen, control=view.control_state() or seen.control)
+        if Topic.LEAVE in topics:
+            seen = replace(seen, leave_s=self._port.asked_to_leave())
+        if Topic.WEIGHTS in topics:
+            seen = replace(seen, newest=view.weights() or seen.newest)
+        if topics & {Topic.EVAL, Topic.WEIGHTS}:
+            asked = self._port.eval_version(loaded) or 0
+            newest = 0 if seen.newest is None else seen.newest.version
+            turn = loaded > 0 and 0 < asked < newest and self._grace_s is None and self._port.my_turn(asked)
+            seen = replace(seen, asked=asked, my_turn=turn)
+        return seen
+
+    # --- weights
 
     async def _follow(self) -> None:
         engine = (await asyncio.shield(self._tools)).engine
         watch = self._tasks.create_task(engine.wait_dead())
         self._announce()
-        deadline = time.monotonic() + self._config.start_timeout_s
         try:
+            await self._await_weights()
             while True:
-                seen = self._seen = await self._call(self._look, engine.version)
-                self._changes.tell()
-                if seen.control is not None and seen.control.state is not RunState.RUN:
-                    self._begin_to_leave(0.0 if seen.control.state is RunState.STOP else self._config.drain_s)
-                if seen.newest is None and time.monotonic() > deadline:
-                    raise self._no_weights()
                 situation = self._situation()
-                version = next_load(situation)
-                if version:
+                if version := next_load(situation):
                     await self._load(engine, version)
-                elif not (situation.asked == situation.loaded > 0 and await self._take_evals(situation)):
-                    await asyncio.sleep(POLL_S)
+                elif self._takes_evals():
+                    await self._take_evals(situation)
+                else:
+                    await self._changes.until(lambda: next_load(self._situation()) > 0 or self._takes_evals())
         finally:
             watch.cancel()
 
-    def _look(self, loaded: int) -> _Seen:
-        """Read the broker, in a thread. What a broker that came back empty does not show stays as before."""
-        view, me = self._port.view, self._port.actor
-        control = view.control_state() or self._seen.control
-        newest = view.weights() or self._seen.newest
-        asked = self._port.eval_version(loaded) or 0
-        limit_s = SILENT_BEATS * self._spec.heartbeat_s
-        my_turn = asked not in (0, loaded) and is_my_turn(view.actors(), me, asked, limit_s=limit_s)
-        return _Seen(control, newest, asked, my_turn)
+    async def _await_weights(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.start_timeout_s):
+                await self._changes.until(lambda: self._seen.newest is not None)
+        except TimeoutError:
+            raise self._no_weights() from None
+
+    @property
+    def _loaded(self) -> int:
+        return self._tools.result().engine.version if self._tools.done() else 0
 
     def _situation(self) -> ActorSituation:
         seen, orders = self._seen, self._orders
         return ActorSituation(
-            loaded=self._tools.result().engine.version if self._tools.done() else 0,
+            loaded=self._loaded,
             newest=seen.newest.version if seen.newest is not None else 0,
             asked=seen.asked,
             groups=orders.groups_in_engine,
@@ -250,10 +283,12 @@ class Actor:
             else:
                 for order in await self._eval_orders(version, self._config.max_concurrent_groups):
                     await self._orders.give_up(order, "weights", error)
+                await self._look({Topic.EVAL})
         else:
             self._load_failures, self._last_error = 0, ""
             logger.info("%s serves version %d (%.0f ms)", self._port.actor, version, 1e3 * (time.monotonic() - started))
             self._announce()
+            await self._look({Topic.EVAL})
 
     def _no_weights(self) -> UnreachableError:
         return UnreachableError(
@@ -267,7 +302,7 @@ class Actor:
     async def _lease(self) -> None:
         while True:
             await self._changes.until(self._wants_groups)
-            orders = await self._call(self._port.take, self._free(), TAKE_S)
+            orders = await self._call(self._port.take, self._free(), BLOCK_S)
             if self._grace_s is None:  # else they are handed back with all others
                 self._orders.begin(orders, self._tasks)
 
@@ -283,14 +318,19 @@ class Actor:
         limit = self._config.max_concurrent_groups
         return min(limit - self._orders.groups_in_engine, 2 * limit - self._orders.groups)
 
-    async def _take_evals(self, situation: ActorSituation) -> bool:
-        """Take evaluation orders of the loaded version, beside the training orders; return True if there were any."""
-        free = self._config.max_concurrent_groups - situation.evals
-        if not self._takes_more or free <= 0:
-            return False
-        orders = await self._eval_orders(situation.loaded, free)
+    def _takes_evals(self) -> bool:
+        """Return True if evaluation orders of the loaded version wait, and there is a free place."""
+        situation = self._situation()
+        return self._takes_more and situation.asked == situation.loaded > 0 and self._free_evals(situation) > 0
+
+    def _free_evals(self, situation: ActorSituation) -> int:
+        return self._config.max_concurrent_groups - situation.evals
+
+    async def _take_evals(self, situation: ActorSituation) -> None:
+        """Take evaluation orders of the loaded version, beside the training orders; look whether more of them wait."""
+        orders = await self._eval_orders(situation.loaded, self._free_evals(situation))
         self._orders.begin(orders, self._tasks)
-        return bool(orders)
+        await self._look({Topic.EVAL})
 
     async def _eval_orders(self, version: int, count: int) -> list[EvalOrder]:
         return await self._call(self._port.take_eval, count, 0.0, version)

@@ -1,11 +1,9 @@
 """The next step of an actor, as pure functions of its situation: no broker, no engine, no clock."""
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.types import batch_of
 
 HEALTH_WINDOW = 200
@@ -19,7 +17,8 @@ class ActorSituation:
 
     loaded: the version in the engine. newest: the newest announced version. asked: the version that waiting evaluation
     orders are pinned to, `loaded` if any of them is. groups: training orders in the engine. evals: evaluation orders
-    held, all pinned to `loaded`. my_turn: see `is_my_turn`.
+    held, all pinned to `loaded`. my_turn: it is for this actor to
+    load `asked` if it is older than `newest`.
     """
 
     loaded: int
@@ -51,18 +50,6 @@ def next_load(situation: ActorSituation) -> int:
 def takes_groups(situation: ActorSituation) -> bool:
     """Return True if the actor should lease training orders."""
     return situation.loaded >= situation.newest > 0 and not situation.detour
-
-
-def is_my_turn(actors: Sequence[ActorState], me: str, asked: int, *, limit_s: float) -> bool:
-    """Return True if `me` must load `asked`: no actor serves it, and `me` is the first of those that could.
-
-    limit_s: an actor silent for longer is ignored.
-    """
-    in_use = (ActorStage.SERVING, ActorStage.STALE, ActorStage.SYNCING)
-    able = [actor for actor in actors if actor.state in in_use and actor.silent_s <= limit_s]
-    if any(actor.version == asked for actor in able):
-        return False
-    return me == min((actor.id for actor in able if actor.state is ActorStage.SERVING), default="")
 
 
 def is_stale(loaded: int, newest: int, *, max_lag: int) -> bool:

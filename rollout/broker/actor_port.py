@@ -19,7 +19,8 @@ from enum import StrEnum
 from isentrope.errors import InternalError, RecordError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
 from isentrope.rollout.broker.keys import ACTORS
-from isentrope.rollout.broker.reaper import Reaper
+from isentrope.rollout.broker.news import News, wake
+from isentrope.rollout.broker.reaper import SpareReaper
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.wire.codec import HeaderFields, encode_eval, encode_group, encode_missing
 from isentrope.rollout.wire.spec import RunSpec
@@ -28,6 +29,8 @@ from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, Missing, 
 ACTOR_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_DETAIL = 2000
 MAX_PENDING = 1000
+EVAL_LOOK = 32
+"""Waiting evaluation orders that are looked at for one of the loaded version."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,9 @@ class ActorPort:
         self._held: dict[tuple[str, str], WorkOrder | EvalOrder] = {}
         self._strays: set[tuple[str, str]] = set()
         self._beat = 0
-        self._reaper = Reaper(broker, spec, me=actor)
+        self._idle = False
+        self.news = News(broker, actor, look_every_s=spec.heartbeat_s)
+        self._reaper = SpareReaper(broker, spec, me=actor)
 
     # --- work
 
@@ -70,11 +75,10 @@ class ActorPort:
         """
         deadline = time.monotonic() + block_s
         while True:
-            orders = self._lease([self._keys.work_hi], count, 0.0)
-            if len(orders) < count:
-                orders += self._lease([self._keys.work], count - len(orders), 0.0)
+            orders = [] if self._idle and block_s > 0 else self._lease_first(count)
             if not orders and (left := deadline - time.monotonic()) > 0:
                 orders = self._lease([self._keys.work_hi, self._keys.work], count, min(left, BLOCK_S))
+            self._idle = not orders  # then the next call blocks at once: one read a call is all that idle actors cost
             if orders or time.monotonic() >= deadline:
                 break
         if len(orders) > count:  # a blocked read counts per stream
@@ -99,13 +103,13 @@ class ActorPort:
             time.sleep(min(left, 0.25))
 
     def eval_version(self, preferred: int) -> int | None:
-        """Return the version that waiting evaluation orders ask for: `preferred` if any does, else the oldest
-        order's."""
+        """Return the version that waiting evaluation orders ask for: `preferred` if any of the first `EVAL_LOOK` does,
+        else the oldest order's."""
         groups = self.broker.group_read(lambda client: client.xinfo_groups(self._keys.eval))
         if not groups:
             return None
         taken = groups[0]["last-delivered-id"].decode()
-        entries = self.broker.run(lambda client: client.xrange(self._keys.eval, f"({taken}", count=MAX_PENDING))
+        entries = self.broker.run(lambda client: client.xrange(self._keys.eval, f"({taken}", count=EVAL_LOOK))
         versions = [int(fields[b"version"]) for _, fields in entries]
         return preferred if preferred in versions else next(iter(versions), None)
 
@@ -151,6 +155,11 @@ class ActorPort:
         """Release leases; other actors get the orders at once, with the same attempt and tries."""
         self._return([self._place(order) for order in orders])
 
+    def my_turn(self, version: int) -> bool:
+        """Return True if this actor shall load `version` again, for an evaluation: it asked first, or whoever did is
+        gone."""
+        return bool(self.broker.call("turn", version, self.actor))
+
     # --- presence
 
     def heartbeat(self, state: ActorState) -> bool:
@@ -158,7 +167,8 @@ class ActorPort:
         with self._lock:
             self._beat += 1
             record = state.model_copy(update={"id": self.actor, "beat": self._beat})
-        return bool(self.broker.call("heartbeat", self.actor, record.model_dump_json()))
+        text = record.model_dump_json(exclude={"at_ms", "silent_s"})
+        return bool(self.broker.call("heartbeat", self.actor, text, state.boot, ""))
 
     def refresh(self, orders: Sequence[WorkOrder | EvalOrder]) -> list[WorkOrder | EvalOrder]:
         """Return the `orders` no longer leased to this actor (others do them; this one may still publish).
@@ -173,15 +183,30 @@ class ActorPort:
         return [order for order in orders if self._place(order) not in pending]
 
     def reap(self) -> int:
-        """Revoke the leases of other actors that are gone; return the number. Call it once per heartbeat interval."""
+        """Revoke the leases of other actors that are gone, while the learner does not; return the number.
+
+        Call it once per heartbeat interval.
+        """
         return self._reaper.reap()
 
+    def asked_to_leave(self) -> float | None:
+        """Return the seconds in which this actor shall finish its orders and leave; None: nobody asks it to."""
+        value = self.broker.run(lambda client: client.hget(self._keys.leave, self.actor))
+        return None if value is None else float(value)
+
     def leave(self) -> None:
-        """Release every lease and delete this actor's record."""
+        """Release every lease; delete this actor's record, and the request to leave."""
         self._return(sorted(self._pending()))
-        self.broker.run(lambda client: client.hdel(self._keys.actors, self.actor))
+        for key in (self._keys.actors, self._keys.leave):
+            self.broker.run(lambda client, key=key: client.hdel(key, self.actor))
 
     # --- private
+
+    def _lease_first(self, count: int) -> list[WorkOrder]:
+        orders = self._lease([self._keys.work_hi], count, 0.0)
+        if len(orders) < count:
+            orders += self._lease([self._keys.work], count - len(orders), 0.0)
+        return orders
 
     def _lease(self, streams: list[str], count: int, block_s: float) -> list[WorkOrder]:
         entries = self._read(streams, count, block_s)
@@ -254,6 +279,8 @@ class ActorPort:
             return
         which = {self._keys.work: 1, self._keys.work_hi: 2, self._keys.eval: 3}
         self.broker.call("handback", *(part for stream, entry_id in places for part in (which[stream], entry_id)))
+        if any(stream == self._keys.eval for stream, _ in places):
+            wake(self.broker)
         with self._lock:
             for place in places:
                 self._held.pop(place, None)

@@ -44,19 +44,22 @@ BLOCK_S = 5.0
 """Longest wait inside one command; well below the socket's time-out, which would break the connection."""
 
 SCRIPT_KEYS = {
-    "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj",
+    "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj turns news",
     "issue": "incarnation cursor ctl n pub work",
     "check": "pub lwm cursor work work_hi",
     "publish": "pub lwm cursor traj sizes n",
     "publish_eval": "eval evald",
-    "handback": "work work_hi eval",
-    "reap": "actors work work_hi eval traj evald pub sizes n",
+    "handback": "work work_hi eval news",
+    "reap": "actors work work_hi eval traj evald pub sizes n news",
     "drop": "incarnation traj sizes n",
-    "set": "incarnation",
+    "set": "incarnation news",
     "commit": "incarnation lwm ckpt pub plans",
     "reconcile": "incarnation lwm cursor pub sizes work work_hi n",
     "heartbeat": "actors",
-    "issue_eval": "incarnation eval n",
+    "issue_eval": "incarnation eval n news",
+    "turn": "turns actors",
+    "reaper": "reaper",
+    "ask": "news",
 }
 """Keys of each script in `scripts/`, as attributes of `Keys`, in the order the script names them."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from isentrope.errors import RecordError
 from isentrope.rollout.broker.connection import BLOCK_S, BrokerFullError
 from isentrope.rollout.broker.fenced import FencedBroker, RawFields
+from isentrope.rollout.broker.news import wake
 from isentrope.rollout.wire.codec import RawHeader, decode_eval, header_int, header_text, split_fields
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import BATCH_BITS, EvalOrder, EvalResult, Group
@@ -66,6 +67,7 @@ class Evaluations:
             logger.warning("%s", error.what)
             return
         self._unsent = []
+        wake(self._fenced.broker)
 
     def _decode(self, entry_id: str, fields: RawFields) -> EvalResult | None:
         header, payload = split_fields(fields)

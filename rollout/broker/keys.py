@@ -124,3 +124,32 @@ class Keys:
     def actors(self) -> str:
         """H: actor id -> `ActorState` as JSON; a leading `!` marks one whose leases were taken away."""
         return self._key("actors")
+
+    @property
+    def turns(self) -> str:
+        """H: version -> the actor that loads it again for an evaluation."""
+        return self._key("turns")
+
+    @property
+    def reaper(self) -> str:
+        """H: `record`, of whoever revokes leases now: the learner, or an actor while that is silent."""
+        return self._key("reaper")
+
+    @property
+    def desired(self) -> str:
+        """H: the number of actors that an operator wants, as `Desired`."""
+        return self._key("desired")
+
+    @property
+    def leave(self) -> str:
+        """H: actor id -> seconds that it has to finish its orders, before it hands them back and leaves."""
+        return self._key("leave")
+
+    @property
+    def news(self) -> str:
+        """X: topics of what was written, in order; the oldest are trimmed."""
+        return self._key("news")
+
+    def wake(self, part: int) -> str:
+        """Return the name of a stream (X) with one entry, which wakes a part of the readers."""
+        return f"{self.news}:{part}"

@@ -22,6 +22,7 @@ from isentrope.errors import InternalError, RecordError, RunFolderError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
 from isentrope.rollout.broker.evaluations import Evaluations
 from isentrope.rollout.broker.fenced import FencedBroker, RawEntries, RawFields
+from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.broker.reaper import Reaper
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.wire.codec import RawHeader, header_int, header_text, split_fields
@@ -71,6 +72,7 @@ class LearnerPort:
         self._evaluations = Evaluations(self._fenced, spec)
         self._reaper = Reaper(broker, spec)
         self._cursor = 0
+        self._beat = 0
         self._handed: set[str] = set()
         self._manifest: Manifest | None = None
         self._control: Control | None = None
@@ -198,7 +200,7 @@ class LearnerPort:
 
     def plan(self, batch: int, record: bytes) -> None:
         """Store the plan of `batch` until it is committed; call it before the batch is trained."""
-        self._call("set", str(batch), record, keys=[self._keys.plans])
+        self._call("set", "", str(batch), record, keys=[self._keys.plans])
 
     def plans(self) -> dict[int, bytes]:
         """Return all stored plans by batch, ascending."""
@@ -218,7 +220,8 @@ class LearnerPort:
     def announce(self, manifest: Manifest) -> None:
         """Make `manifest` the newest weights; `refence` repeats it, so it need not be called again after an error."""
         self._manifest = manifest
-        self._call("set", "", manifest.model_dump_json(), keys=[self._keys.weights])
+        self._call("set", Topic.WEIGHTS, "", manifest.model_dump_json(), keys=[self._keys.weights])
+        wake(self.broker)
 
     def control(self) -> Control:
         """Return the control state, with what an operator asks for in `requested_mode` or `requested_stop`."""
@@ -234,7 +237,8 @@ class LearnerPort:
         answered = control.request and control.requested_mode is None and not control.requested_stop
         served = control.request if answered else self._control.served
         self._control = control.model_copy(update={"served": served})
-        self._call("set", "", self._control.model_dump_json(), keys=[self._keys.ctl])
+        self._call("set", Topic.CONTROL, "", self._control.model_dump_json(), keys=[self._keys.ctl])
+        wake(self.broker)
 
     # --- evaluation
 
@@ -252,7 +256,10 @@ class LearnerPort:
     # --- actors
 
     def reap(self) -> int:
-        """Revoke the leases of actors that are gone; return the number. Call it once per heartbeat interval."""
+        """Revoke the leases of actors that are gone; return the number. Call it once per heartbeat interval: it is the
+        learner's heartbeat too, without which an actor reaps."""
+        self._beat += 1
+        self.broker.call("reaper", f"learner {self.incarnation} {self._beat}", "*")
         return self._reaper.reap()
 
     def actors(self) -> list[ActorState]:
@@ -266,7 +273,7 @@ class LearnerPort:
     def report(self, values: Mapping[str, int]) -> None:
         """Write the learner's own counters beside the protocol's: `trained` and `retired` seqs at least."""
         for name, value in values.items():
-            self._call("set", name, value, keys=[self._keys.n])
+            self._call("set", "", name, value, keys=[self._keys.n])
 
     # --- private
 
@@ -289,6 +296,7 @@ class LearnerPort:
                 f"({error.what.rpartition('DIGEST ')[2][:12]}, this one is {digest[:12]})",
                 fix="give the run another name",
             ) from None
+        wake(self.broker)
 
     def _range(self, ids: Sequence[str]) -> RawEntries:
         def read(client: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 Time counts on the caller's monotonic clock, never the server's: a server's clock may jump. Between two reads at most
 one interval counts, so that no actor is revoked because the caller or the broker itself was stopped. Any number of
-reapers may run.
+reapers may run. One is enough, and each reads all records: it is the learner, and an actor while the learner is silent.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import Any
 
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS
+from isentrope.rollout.broker.news import wake
 from isentrope.rollout.broker.run_view import GONE
 from isentrope.rollout.config import LeaseConfig
 
@@ -22,6 +23,9 @@ SILENT_BEATS = 3
 FORGET_BEATS = 120
 """Intervals after which the record of an actor that is gone is deleted."""
 
+RECORD = "record"
+"""Field that says who reaps, and counts up."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,6 +33,24 @@ logger = logging.getLogger(__name__)
 class _Watched:
     record: str
     silent_s: float
+
+
+class Stillness:
+    """Time for which a value has not changed, on the reader's clock; one interval counts between two looks at most."""
+
+    def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s = interval_s
+        self._clock = clock
+        self._value: str | None = None
+        self._looked_at = self._still_s = 0.0
+
+    def look(self, value: str) -> bool:
+        """Return True if `value` has stood still for three intervals."""
+        now = self._clock()
+        step_s = min(now - self._looked_at, self._interval_s)
+        self._still_s = self._still_s + step_s if value == self._value else 0.0
+        self._value, self._looked_at = value, now
+        return self._still_s > SILENT_BEATS * self._interval_s
 
 
 class Reaper:
@@ -84,9 +106,12 @@ class Reaper:
             if leases >= 0:
                 text = "%s GONE: no heartbeat for %.0f s, %d leases re-queued"
                 logger.warning(text, name, seen.silent_s, leases)
+            if leases > 0:
+                wake(self._broker)
             return max(leases, 0)
         if seen.silent_s > FORGET_BEATS * self._heartbeat_s:
-            self._broker.run(lambda client: client.hdel(self._broker.keys.actors, name))
+            for key in (self._broker.keys.actors, self._broker.keys.leave):
+                self._broker.run(lambda client, key=key: client.hdel(key, name))
         return 0
 
     def _records(self) -> dict[str, str]:
@@ -102,3 +127,40 @@ class Reaper:
     def _pending(self, stream: str) -> dict[str, Any]:
         summary = self._broker.group_read(lambda client: client.xpending(stream, ACTORS))
         return summary or {"consumers": []}
+
+
+class SpareReaper:
+    """An actor's reaper, which acts only while nobody else does: the record of whoever reaps stands still then.
+
+    The first actor that finds it so writes its own, and goes on until another replaces that, as a learner always does.
+    """
+
+    def __init__(
+        self, broker: Broker, leases: LeaseConfig, me: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start without observations; the leases of `me` are never revoked."""
+        self._broker = broker
+        self._me = me
+        self._reaper = Reaper(broker, leases, me=me, clock=clock)
+        self._others = Stillness(leases.heartbeat_s, clock)
+        self._mine = ""
+        self._count = 0
+
+    def reap(self) -> int:
+        """Revoke leases as `Reaper.reap`, unless another does. Call it once per heartbeat interval."""
+        key = self._broker.keys.reaper
+        found = self._broker.run(lambda client: client.hget(key, RECORD))
+        record = found.decode(errors="replace") if found else ""
+        still = self._others.look(record)
+        if record != self._mine:
+            self._mine = ""
+        if not (still or self._mine):
+            return 0
+        self._count += 1
+        mine = f"{self._me} {self._count}"
+        if not self._broker.call("reaper", mine, record):
+            return 0
+        if not self._mine:
+            logger.warning("nobody revokes leases of actors that are gone; %s does it now", self._me)
+        self._mine = mine
+        return self._reaper.reap()

@@ -1,20 +1,22 @@
-"""Read access to a run for everyone, and the one request an operator may make.
+"""Read access to a run for everyone, and what an operator may ask for.
 
-Both ports and `isentrope status` use it. It only reads, apart from `request`; calls behave as described in
-`connection.py`.
+Both ports and `isentrope status` use it. It only reads, apart from `request`, `want` and `ask_to_leave`; calls behave
+as described in `connection.py`.
 """
 
 import secrets
 import time
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isentrope.errors import InternalError, UnreachableError
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS, LEARNER
-from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.broker.news import Topic, wake
+from isentrope.rollout.wire.control import Control, Desired, Mode
 from isentrope.rollout.wire.proof import Proof
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.weights import Manifest
@@ -62,8 +64,11 @@ class ActorState(BaseModel):
     last_error: str = ""
     beat: int = 0
     """Heartbeat counter; set by the port."""
-    silent_s: Annotated[float, Field(exclude=True)] = 0.0
-    """Seconds since the reader last saw the record change, on the reader's clock; set when read."""
+    at_ms: int = 0
+    """Server's time of the heartbeat, in milliseconds; set by the broker."""
+    silent_s: float = 0.0
+    """Seconds since the last heartbeat: on the reader's clock once it has seen the record change, before that on the
+    server's; set when read."""
 
 
 class RunView:
@@ -116,8 +121,35 @@ class RunView:
 
     def request(self, verb: Verb) -> None:
         """Ask the learner to change the mode or to end the run at its next batch; a later request replaces this one."""
-        asked = ["id", secrets.token_hex(8), "verb", verb]
-        self.broker.run(lambda client: client.hset(self._keys.request, items=asked))
+        self._ask(Topic.REQUEST, self._keys.request, {"id": secrets.token_hex(8), "verb": verb})
+
+    def want(self, actors: int) -> Desired:
+        """Ask for this number of actors, until another number is asked for; return what was written.
+
+        It stays until it is replaced. Whoever starts actors reads it by `desired`, and converges.
+        """
+        desired = Desired(actors=actors, id=secrets.token_hex(8), at=self._server_time_s())
+        self._ask(Topic.DESIRED, self._keys.desired, desired.model_dump(mode="json"))
+        return desired
+
+    def desired(self) -> Desired | None:
+        """Return the number of actors that was asked for last; None: none was."""
+        record = {name: _text(value) for name, value in self._hash(self._keys.desired).items()}
+        return Desired.model_validate(record) if record else None
+
+    def ask_to_leave(self, actors: Sequence[str], grace_s: float) -> None:
+        """Ask actors, by id, to leave: each finishes its orders for at most `grace_s`, hands the rest back, and goes.
+
+        An actor sees it at once, at the latest with its next heartbeat but one, also while its engine starts. Its
+        record and the request are deleted when it has left; one that has died is reaped as always, and its request is
+        deleted with its record. Nothing is killed here.
+        """
+        if actors:
+            self._ask(Topic.LEAVE, self._keys.leave, {actor: str(grace_s) for actor in actors})
+
+    def leaving(self) -> dict[str, float]:
+        """Return the actors that were asked to leave and are still there, with the seconds that each was given."""
+        return {name: float(value) for name, value in self._hash(self._keys.leave).items()}
 
     def weights(self) -> Manifest | None:
         """Return the newest announced weights; None: none yet."""
@@ -138,13 +170,15 @@ class RunView:
 
     def actors(self) -> list[ActorState]:
         """Return all actors, by id, each with the seconds since this view last saw its record change."""
-        now = time.monotonic()
+        now, server_s = time.monotonic(), self._server_time_s()
         records = {name: _text(record) for name, record in self._hash(self._keys.actors).items()}
-        self._seen = {
-            name: self._seen[name] if name in self._seen and self._seen[name][0] == record else (record, now)
-            for name, record in records.items()
-        }
-        return [_actor(name, record, now - self._seen[name][1]) for name, record in sorted(records.items())]
+        states = {name: _actor(name, record) for name, record in sorted(records.items())}
+        before, self._seen = self._seen, {}
+        for name, state in states.items():
+            age_s = max(0.0, server_s - state.at_ms / 1000) if state.at_ms else 0.0
+            record, moved_at = before.get(name, (records[name], now - age_s))
+            self._seen[name] = (records[name], moved_at if record == records[name] else now)
+        return [state.model_copy(update={"silent_s": now - self._seen[name][1]}) for name, state in states.items()]
 
     def counters(self) -> dict[str, int]:
         """Return the counters of the run: issued, published, duplicates, tombstones, reaped, reissued, bytes, and the
@@ -155,8 +189,8 @@ class RunView:
         """Return the lengths: `waiting` and `leased` orders, `unread` and `uncommitted` groups, `eval` orders."""
         work, again = self._length(self._keys.work), self._length(self._keys.work_hi)
         traj = self._length(self._keys.traj)
-        leased = self._leased(self._keys.work, ACTORS) + self._leased(self._keys.work_hi, ACTORS)
-        read = self._leased(self._keys.traj, LEARNER)
+        leased = self._pending(self._keys.work, ACTORS) + self._pending(self._keys.work_hi, ACTORS)
+        read = self._pending(self._keys.traj, LEARNER)
         return {
             "waiting": work + again - leased,
             "leased": leased,
@@ -182,19 +216,28 @@ class RunView:
     def _length(self, stream: str) -> int:
         return int(self.broker.run(lambda client: client.xlen(stream)))
 
-    def _leased(self, stream: str, group: str) -> int:
-        summary = self.broker.group_read(lambda client: client.xpending(stream, group))
-        return int(summary["pending"]) if summary else 0
+    def _pending(self, stream: str, group: str) -> int:
+        """Return how many entries a group has read and not acknowledged; the server counts them as they come and go."""
+        groups = self.broker.group_read(lambda client: client.xinfo_groups(stream))
+        return sum(int(each["pending"]) for each in groups or [] if _text(each["name"]) == group)
+
+    def _ask(self, topic: Topic, key: str, fields: dict[str, Any]) -> None:
+        self.broker.call("ask", topic, *(part for pair in fields.items() for part in pair), keys=[key])
+        wake(self.broker)
+
+    def _server_time_s(self) -> float:
+        seconds, microseconds = self.broker.run(lambda client: client.time())
+        return float(seconds) + microseconds / 1e6
 
 
 def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _actor(name: str, record: str, silent_s: float) -> ActorState:
+def _actor(name: str, record: str) -> ActorState:
     try:
         state = ActorState.model_validate_json(record.removeprefix(GONE))
     except ValidationError:
         state = ActorState(id=name, last_error="unreadable heartbeat")
     stage = ActorStage.GONE if record.startswith(GONE) else state.state
-    return state.model_copy(update={"id": name, "state": stage, "silent_s": silent_s})
+    return state.model_copy(update={"id": name, "state": stage})

@@ -25,6 +25,18 @@ class RunState(StrEnum):
     STOP = "stop"
 
 
+class Desired(BaseModel):
+    """Number of actors that an operator wants: a state, which stays until it is replaced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actors: Annotated[int, Field(ge=0)]
+    id: str
+    """Random, another for each time that a number is asked for."""
+    at: float
+    """Time when it was asked for, in seconds, on the broker's clock."""
+
+
 class Control(BaseModel):
     """Control state, written by the learner alone; an operator's request is added when it is read."""
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isentrope.actors.decisions import ActorSituation, CallHealth, is_my_turn, is_stale, next_load, takes_groups
-from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.actors.decisions import ActorSituation, CallHealth, is_stale, next_load, takes_groups
 from isentrope.rollout.wire.types import version_of
 
 OLD, NOW, NEW = version_of(1, 3), version_of(1, 4), version_of(2, 1)
@@ -66,29 +65,6 @@ def test_an_actor_comes_back_from_any_detour(situation: ActorSituation) -> None:
     """When all it holds is done and nobody asks for more, it loads the newest weights or has them."""
     after = ActorSituation(loaded=next_load(situation) or situation.loaded, newest=situation.newest)
     assert next_load(after) == after.newest or after.loaded >= after.newest
-
-
-def _state(name: str, version: int, *, stage: ActorStage = ActorStage.SERVING, silent_s: float = 0.0) -> ActorState:
-    return ActorState(id=name, version=version, state=stage, silent_s=silent_s)
-
-
-@pytest.mark.parametrize(
-    ("actors", "expected"),
-    [
-        ([_state("a1", NOW)], ["a1"]),
-        ([_state("a1", NOW), _state("a2", NOW)], ["a1"]),
-        ([_state("a1", OLD), _state("a2", NOW)], []),
-        ([_state("a1", OLD, stage=ActorStage.STALE), _state("a2", NOW)], []),
-        ([_state("a1", OLD, silent_s=20.0), _state("a2", NOW)], ["a2"]),
-        ([_state("a1", OLD, stage=ActorStage.GONE), _state("a2", NOW)], ["a2"]),
-        ([_state("a1", NOW, stage=ActorStage.DRAINING), _state("a2", NOW)], ["a2"]),
-        ([_state("a1", 0, stage=ActorStage.SYNCING), _state("a2", NOW)], ["a2"]),
-        ([], []),
-    ],
-)
-def test_one_actor_goes_back_if_nobody_is_there(actors: list[ActorState], expected: list[str]) -> None:
-    turns = [name for name in ("a1", "a2") if is_my_turn(actors, name, OLD, limit_s=15.0)]
-    assert turns == expected
 
 
 def test_staleness_counts_batches_whoever_trained_them() -> None:

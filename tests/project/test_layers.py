@@ -56,7 +56,7 @@ ROOMS = {
     "rollout/config.py": set(),
     "actors": {
         *("errors", "actors", "rollout.config", "rollout.data", "rollout.rewards", "rollout.wire"),
-        *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "reaper", "run_view")),
+        *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "news", "run_view")),
     },
     "learner/intake": {"errors", "kernels.plain", "learner.config", "learner.objective", "learner.intake", "rollout"},
 }

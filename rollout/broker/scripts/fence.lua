@@ -5,7 +5,7 @@
 -- that came back.
 local incarnation, lwm, cursor, meta, ctl = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local weights, ckpt, pub, work, work_hi = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local eval, evald, traj = KEYS[11], KEYS[12], KEYS[13]
+local eval, evald, traj, turns, news = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local mine, low, next_seq, digest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
 
 local held = tonumber(redis.call('GET', incarnation) or '0')
@@ -17,7 +17,7 @@ if known and known ~= '' then
 end
 redis.call('DEL', incarnation) -- first write: DEL passes a full broker and opens the gate for the rest
 redis.call('SET', incarnation, mine)
-if mine > held then redis.call('DEL', eval, evald) end -- evaluations belong to one incarnation's versions
+if mine > held then redis.call('DEL', eval, evald, turns) end -- evaluations belong to one incarnation's versions
 for seq = tonumber(redis.call('GET', lwm) or low), low - 1 do redis.call('HDEL', pub, seq) end
 redis.call('SET', lwm, low)
 next_seq = math.max(next_seq, tonumber(redis.call('GET', cursor) or '0'))
@@ -30,4 +30,5 @@ for i, stream in ipairs({work, work_hi, eval, traj, evald}) do
   local made = redis.pcall('XGROUP', 'CREATE', stream, i <= 3 and 'actors' or 'learner', '0', 'MKSTREAM')
   if made.err and not string.find(made.err, 'BUSYGROUP') then return made end
 end
+for _, topic in ipairs({'control', 'eval'}) do redis.call('XADD', news, 'MAXLEN', 64, '*', 'topic', topic) end
 return next_seq

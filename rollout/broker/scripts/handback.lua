@@ -1,6 +1,7 @@
--- HAND BACK: releases leases; the orders go to the front with the same attempt and tries.
+-- HAND BACK: releases leases; the orders go to the front with the same attempt and tries. Evaluation orders are news:
+-- nobody is blocked in a read of theirs.
 -- ARGV: (stream 1|2|3, entry id) per order. Returns how many were still held.
-local moved = 0
+local news, moved, told = KEYS[4], 0, false
 for i = 1, #ARGV, 2 do
   local which, id = tonumber(ARGV[i]), ARGV[i + 1]
   local entry = redis.call('XRANGE', KEYS[which], id, id)[1]
@@ -9,6 +10,8 @@ for i = 1, #ARGV, 2 do
   if entry and held == 1 then
     redis.call('XADD', which == 3 and KEYS[3] or KEYS[2], '*', unpack(entry[2]))
     moved = moved + 1
+    told = told or which == 3
   end
 end
+if told then redis.call('XADD', news, 'MAXLEN', 64, '*', 'topic', 'eval') end
 return moved

@@ -1,7 +1,15 @@
--- HEARTBEAT: writes an actor's record. Returns 0, and changes nothing, if its leases were taken away meanwhile ('!').
+-- HEARTBEAT: writes an actor's record, with the server's time. ARGV: actor, record, boot of its process, and a record of
+-- another process that it may replace, because it stood still. Returns 1; 0 if its leases were revoked meanwhile ('!');
+-- the record of another process that has the same id. The latter two change nothing.
 -- The first write (HDEL) passes a full broker: an actor must not look dead because the broker is full.
-local record = redis.call('HGET', KEYS[1], ARGV[1])
-if record and string.sub(record, 1, 1) == '!' then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+local actors, who, record, boot, still = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local known = redis.call('HGET', actors, who)
+if known and string.sub(known, 1, 1) == '!' then return 0 end
+if known and known ~= still then
+  local readable, other = pcall(cjson.decode, known)
+  if readable and other.boot ~= boot then return known end
+end
+local now = redis.call('TIME')
+redis.call('HDEL', actors, who)
+redis.call('HSET', actors, who, string.sub(record, 1, -2) .. ',"at_ms":' .. now[1] .. string.format('%03d', math.floor(now[2] / 1000)) .. '}')
 return 1

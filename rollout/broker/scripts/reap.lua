@@ -4,7 +4,7 @@
 -- has moved.
 -- The first write is HDEL or XACK, which pass a full broker and open the gate for the rest.
 local actors, work, work_hi, eval, traj, evald = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local pub, sizes, n = KEYS[7], KEYS[8], KEYS[9]
+local pub, sizes, n, news = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local who, seen, max_tries = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 if (redis.call('HGET', actors, who) or '') ~= seen then return -1 end
@@ -28,6 +28,7 @@ for _, stream in ipairs({work, work_hi, eval}) do
     local header = {'kind', 'tombstone', 'actor', who, 'reason', 'tries', 'detail', detail, unpack(fields)}
     if stream == eval and entry and tries < max_tries then
       redis.call('XADD', eval, '*', unpack(fields))
+      redis.call('XADD', news, 'MAXLEN', 64, '*', 'topic', 'eval')
     elseif stream == eval and entry then
       redis.call('XADD', evald, '*', unpack(header))
     elseif open and tries < max_tries then

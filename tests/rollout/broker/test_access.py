@@ -15,6 +15,7 @@ from isentrope.rollout.broker import keys
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.news import EVERYTHING
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, WorkOrder
@@ -68,12 +69,18 @@ def life(guarded: Guarded, run: str) -> None:
     assert actor.publish_eval(EvalResult("held-out", VERSION, make_group(answered.index)), answered) == "done"
     dead.take_eval(1, 0.0, VERSION)
     assert actor.refresh([]) == []
-    assert sum(actor.reap() for _ in range(9)) == 2
+    assert sum(actor.reap() for _ in range(20)) == 2
     for reader in (view, operator):
         assert why_waiting(reader, spec)
         assert (reader.checkpoint(), reader.incarnation()) == ("", 1)
     operator.request("stop")
     assert learner.control().requested_stop
+    for reader in (view, operator, learner.view):
+        assert reader.desired() is None and reader.leaving() == {} and len(reader.actors()) == 2
+    operator.want(3)
+    operator.ask_to_leave(["a1"], 5.0)
+    assert actor.news.wait(0.0) == EVERYTHING and actor.news.wait(0.01) and actor.asked_to_leave() == 5.0
+    assert actor.my_turn(VERSION) and not dead.my_turn(VERSION)
     entries = learner.admit(9, 0.01) + learner.pending()
     learner.plan(1, b"plan")
     assert list(learner.plans()) == [1] and why_waiting(learner.view, spec)

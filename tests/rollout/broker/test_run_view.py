@@ -2,7 +2,7 @@
 
 import pytest
 from waits import wait_until
-from wire_records import ASYNC, answer, make_weights
+from wire_records import ASYNC, answer, make_actor_port, make_weights
 
 from isentrope.errors import InternalError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
@@ -51,10 +51,31 @@ def test_queues_follow_an_order_from_issue_to_commit(learner: LearnerPort, actor
 
 def test_a_view_knows_for_how_long_it_has_seen_nothing_of_an_actor(learner: LearnerPort, actor: ActorPort) -> None:
     actor.heartbeat(ActorState(id="a1"))
-    assert learner.view.actors()[0].silent_s == 0.0
+    learner.view.actors()
     wait_until(lambda: learner.view.actors()[0].silent_s >= 0.05, "what a view says of a silent actor")
+    assert RunView(learner.broker).actors()[0].silent_s >= 0.05, "a view that has just begun asks the server's clock"
     actor.heartbeat(ActorState(id="a1"))
     assert learner.view.actors()[0].silent_s == 0.0
+
+
+def test_what_an_operator_wants_stays_until_it_wants_something_else(learner: LearnerPort, broker: Broker) -> None:
+    operator = RunView(broker)
+    assert learner.view.desired() is None
+    first, second = operator.want(3), operator.want(1)
+    assert learner.view.desired() == second and (second.actors, second.id == first.id) == (1, False)
+    assert second.at >= first.at > 0
+
+
+def test_an_actor_that_is_asked_to_leave_learns_it_and_the_request_goes_with_it(
+    learner: LearnerPort, broker: Broker
+) -> None:
+    operator, actors = RunView(broker), [make_actor_port(broker, name) for name in ("a1", "a2")]
+    operator.ask_to_leave([], 1.0)
+    assert learner.view.leaving() == {} and actors[0].asked_to_leave() is None
+    operator.ask_to_leave(["a1", "a2"], 7.5)
+    assert [actor.asked_to_leave() for actor in actors] == [7.5, 7.5]
+    actors[0].leave()
+    assert learner.view.leaving() == {"a2": 7.5}
 
 
 def test_memory_and_weights_are_shown(learner: LearnerPort) -> None:

@@ -4,6 +4,7 @@ The scene they play in: learner 1 has issued eight orders. Actor a1 has taken fo
 has read, one it has given up, two it still holds. Of two evaluation orders it holds one.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from isentrope.rollout.wire.codec import encode_group
 from isentrope.rollout.wire.types import EvalOrder, WorkOrder
 
 VERSION = make_weights().version
+TIME = re.compile(rb',"at_ms":[0-9]+')
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,19 @@ class Scene:
     entry: Entry
 
     def state(self) -> dict[str, object]:
-        """All there is of the run, but for the count of duplicates and the times of reads."""
+        """All there is of the run, but for the count of duplicates, the times of reads and heartbeats, and the news."""
         client: Any = self.broker._client
         found: dict[str, object] = {}
         for raw in client.keys(f"{{{self.broker.keys.run}}}:*"):
             key = raw.decode()
+            if key.startswith(self.broker.keys.news):
+                continue
             match client.type(key):
                 case b"string":
                     found[key] = client.get(key)
                 case b"hash":
-                    found[key] = {name: value for name, value in client.hgetall(key).items() if name != b"duplicates"}
+                    fields = client.hgetall(key).items()
+                    found[key] = {name: TIME.sub(b"", value) for name, value in fields if name != b"duplicates"}
                 case b"stream":
                     group = client.xinfo_groups(key)[0]["name"]
                     leases = client.xpending_range(key, group, "-", "+", 100)
@@ -109,11 +114,14 @@ CALLS: dict[str, Callable[[Scene], Call]] = {
     "handback": lambda s: ((1, s.held[0].entry_id, 3, s.evaluation.entry_id), []),
     "reap": reap,
     "drop": lambda s: ((s.entry.id,), []),
-    "set": lambda s: (("1", b"record"), [s.broker.keys.plans]),
+    "set": lambda s: (("control", "1", b"record"), [s.broker.keys.plans]),
     "commit": lambda s: ((2, "step 1", 1), []),
     "reconcile": lambda s: ((VERSION, 0, 1), []),
-    "heartbeat": lambda s: (("a1", ActorState(id="a1", beat=7).model_dump_json()), []),
+    "heartbeat": lambda s: (("a1", ActorState(id="a1", beat=7).model_dump_json(), "", ""), []),
     "issue_eval": lambda s: (((1 << 20) + 9, "held-out", 5, VERSION, 2), []),
+    "turn": lambda s: ((VERSION, "a1"), []),
+    "reaper": lambda s: (("a1 1", "*"), []),
+    "ask": lambda s: (("leave", "a1", "30.0"), [s.broker.keys.leave]),
 }
 
 FENCED = {"fence", "issue", "drop", "set", "commit", "reconcile", "issue_eval"}
