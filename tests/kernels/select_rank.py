@@ -1,10 +1,6 @@
 """One rank of a global selection: reads its share of the values from a folder, leaves what it chose there."""
 
-import os
-import sys
 from pathlib import Path
-
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import torch
 import torch.distributed as dist
@@ -20,7 +16,3 @@ def main(folder: Path, rank: int, world: int) -> None:
     torch.save({"whole": chosen, "mine": chosen[mine]}, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

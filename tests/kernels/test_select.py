@@ -1,11 +1,11 @@
 """Choosing the k largest against a stable sort in float64, and the scores that are chosen by."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
+import select_rank
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,11 +128,12 @@ def test_ranks_of_unequal_sizes_choose_one_identical_set(world: int, tmp_path: P
     values = torch.randint(-3, 3, (1000,)).float()
     bounds = [0, *sorted(torch.randperm(999)[: world - 1].add(1).tolist()), 1000]
     torch.save({"values": values, "bounds": bounds}, tmp_path / "in.pt")
-    script = Path(__file__).with_name("select_rank.py")
-    ranks = [
-        subprocess.Popen([sys.executable, str(script), str(tmp_path), str(rank), str(world)]) for rank in range(world)
-    ]
-    assert [rank.wait() for rank in ranks] == [0] * world
+    ranks = [forks.context().Process(target=select_rank.main, args=(tmp_path, rank, world)) for rank in range(world)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0] * world
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     expected = by_sorting(values, 37, torch.ones(1000, dtype=torch.bool))
     assert torch.equal(torch.cat([part["mine"] for part in parts]), expected)

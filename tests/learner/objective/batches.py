@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import forks
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -152,7 +153,9 @@ def gradient_by_ranks(methods: Sequence[tuple[str, ...]], ranks: int, micro_batc
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     result = folder / f"{ranks}-{micro_batches}.pt"
-    mp.spawn(_rank, args=(list(methods), ranks, micro_batches, port, str(result)), nprocs=ranks)  # type: ignore[no-untyped-call]
+    forks.context()
+    arguments = (list(methods), ranks, micro_batches, port, str(result))
+    mp.start_processes(_rank, arguments, nprocs=ranks, start_method="forkserver")  # type: ignore[no-untyped-call]
     gradients: list[Tensor] = torch.load(result, weights_only=True)
     return gradients
 

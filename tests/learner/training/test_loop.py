@@ -39,11 +39,13 @@ class Run:
         self.log = folder / "log.txt"
         self.actor = ToyActor(url, name)
         self.actor.start()
+        self._launched: list[Launched] = []
         self._broker = Broker.connect(url, name)
         self.view = RunView(self._broker)
 
     def start(self, **environment: str) -> Launched:
-        return launch_job(self.job, self.log, **environment)
+        self._launched.append(launch_job(self.job, self.log, **environment))
+        return self._launched[-1]
 
     def to_the_end(self) -> "Run":
         ranks = self.start()
@@ -52,6 +54,8 @@ class Run:
         return self
 
     def close(self) -> None:
+        for ranks in self._launched:
+            ranks.kill()
         self.actor.stop()
         self._broker.close()
 
@@ -81,7 +85,7 @@ class Run:
 def new_run(
     redis_server: str, toy_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Run]]:
-    """Makes runs, and ends their actors."""
+    """Makes runs, and ends what they have left."""
     made: list[Run] = []
 
     def make(**learner: Any) -> Run:
@@ -234,7 +238,7 @@ def test_a_run_that_was_killed_before_the_broker_forgets_trains_nothing_twice(ne
 
 def await_rows(run: Run, wanted: Callable[[list[dict[str, Any]]], bool], ranks: Launched) -> None:
     def come() -> bool:
-        assert ranks.process.poll() is None, ranks.text()
+        assert ranks.runs, ranks.text()
         journal = run.folder / "metrics.jsonl"
         return journal.exists() and journal.read_bytes().endswith(b"\n") and wanted(run.rows)
 

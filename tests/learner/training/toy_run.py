@@ -1,14 +1,14 @@
 """A small run for tests: its model, its job, and a way to start its ranks as real processes."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import rank_launcher
 import torch
+from rank_launcher import Ranks
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from isentrope.demo.model import write_skeleton
@@ -68,23 +68,29 @@ def make_job(run: str, url: str, model: Path, output_dir: Path, **learner: Any) 
 
 @dataclass
 class Launched:
-    """Collectives that run."""
+    """Ranks that run, and the process that ends them together."""
 
-    process: subprocess.Popen[bytes]
+    process: ForkServerProcess
     log: Path
+
+    @property
+    def runs(self) -> bool:
+        """True until all ranks have ended."""
+        return self.process.is_alive()
 
     def wait(self, timeout_s: float = DEADLINE_S) -> int:
         """Exit code; negative is the signal."""
         try:
-            return self.process.wait(timeout_s)
+            self.process.join(timeout_s)
+            assert self.process.exitcode is not None, f"still runs after {timeout_s:.0f} s:\n{self.text()}"
+            return self.process.exitcode
         finally:
             self.kill()
 
     def kill(self) -> None:
         """End the launcher, which ends its ranks."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(DEADLINE_S)
+        self.process.terminate()
+        self.process.join(DEADLINE_S)
 
     def text(self) -> str:
         """What the ranks logged."""
@@ -93,16 +99,9 @@ class Launched:
 
 def launch(script: str, arguments: list[str], log: Path, *, ranks: int = 2, **environment: str) -> Launched:
     """Start `script` of this folder on `ranks` local ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    beside = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])  # not on a safe path by itself
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            [*command, str(HERE / script), *arguments],
-            stdout=file,
-            stderr=file,
-            env=os.environ | {"PYTHONPATH": beside} | environment,
-        )
-    return Launched(process, log)
+    log.touch()
+    started = rank_launcher.start(Ranks(str(HERE / script), tuple(arguments), str(log), ranks, environment))
+    return Launched(started, log)
 
 
 def launch_job(job: LearnerJob, log: Path, **environment: str) -> Launched:
