@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from resume import Resume
 
 from isentrope import environment
 
@@ -19,6 +20,17 @@ from isentrope.redis_server import RedisServer  # noqa: E402  (the environment c
 # Examples are the same in every run: a red suite is red again, and no run fails by the machine's load.
 settings.register_profile("isentrope", deadline=None, derandomize=True)
 settings.load_profile("isentrope")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `make soak`."""
+    parser.addoption("--resume", action="store_true", help="leave out what passed with this option at this commit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Go on where a session was stopped."""
+    if config.getoption("resume"):
+        config.pluginmanager.register(Resume(config.cache))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,12 +15,15 @@ class MutantWorker(WorkerCanary):
     """A worker with one fault at a time, from the next load on."""
 
     def isentrope_mutate(self, fault: str, names: list[str]) -> None:
-        """Have no fault; `swapped`: exchange two tensors; `zeroed`: lose them; `unpacked`: keep old experts packed."""
+        """Have no fault; `swapped`: exchange two tensors; `zeroed`: lose them; `unpacked`: keep old experts packed;
+        `unproven`: compare no bits."""
         module: Any = weight_receiver
         originals = self.__dict__.setdefault("originals", (module._proven, module._process_experts))
         module._proven, module._process_experts = originals
         if fault == "unpacked":
             module._process_experts = lambda model: None
+        elif fault == "unproven":
+            module._proven = _unproven
         elif fault:
             module._proven = _changing(originals[0], _swap(names) if fault == "swapped" else _zero(names))
 
@@ -34,6 +37,11 @@ def _changing(proven: Any, change: Change) -> Any:
         yield from tensors.items()
 
     return changed
+
+
+def _unproven(tensors: Any, table: dict[str, Any]) -> Any:
+    table.clear()
+    return tensors
 
 
 def _swap(names: list[str]) -> Change:

@@ -27,8 +27,9 @@ class TinyLearner:
     """Trains `architecture` in fp32, and publishes it in its dtype."""
 
     def __init__(self, architecture: str, dtype: str, root: Path) -> None:
+        self.architecture = architecture
+        self.dtype = dtype
         self.model_dir = root / "model"
-        self._dtype: torch.dtype = getattr(torch, dtype)
         self._root = root
         self._network = make_network(architecture)
         self._batch = 0
@@ -46,7 +47,7 @@ class TinyLearner:
         """Write the present weights as the next version."""
         self._batch += 1
         network = deepcopy(self._network)
-        torch.nn.Module.to(network, self._dtype)
+        torch.nn.Module.to(network, getattr(torch, self.dtype))
         torch.manual_seed(self._batch)
         tokens = torch.randint(0, VOCABULARY, (ROW,))
         with torch.no_grad():
@@ -81,6 +82,11 @@ def pairs(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
             yield seen.pop(shape), name
         else:
             seen[shape] = name
+
+
+def bias_of(tensors: dict[str, Tensor]) -> str:
+    """Return a bias that changes what is computed: that of the keys may drop out of the softmax."""
+    return next(name for name in sorted(tensors) if name.endswith(("fc.bias", "fc1.bias", "v_proj.bias")))
 
 
 @contextmanager

@@ -2,111 +2,144 @@
 architecture after the other, each with all faults.
 
 Steps are those of a real learning rate, 1e-6. A fault of delivery is seen in the bits; one of what the engine makes of
-the right bits, in its log-probabilities.
+the right bits, in its log-probabilities. Under soak, `detection.py` keeps what was found.
 """
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
+import detection
 import pytest
 import torch
-from publishing import TinyLearner, label_alone, pairs, tensors_of, with_files
+from architectures import CONFIGS
+from detection import (
+    BIAS,
+    BIASED,
+    DTYPES,
+    EXCHANGED,
+    EXPERTS,
+    LABEL,
+    MISSING,
+    NONE,
+    REFUSED,
+    RESULTS,
+    STALE,
+    SWAPPED,
+    UNPACKED,
+    Cell,
+    page,
+)
+from publishing import TinyLearner, bias_of, label_alone, pairs, tensors_of, with_files
+from served_model import STEP, ServedModel, start_engine
 
 from isentrope.errors import StorageError
 from isentrope.rollout.wire.tensor_bits import facts_of
 from isentrope.rollout.wire.weights import Manifest
 
-if TYPE_CHECKING:
-    from isentrope.actors.engine import Engine
-    from isentrope.rollout.wire.proof import Proof
-
 pytestmark = pytest.mark.slow
 
-STEP = 1e-6
 NOISE = {"float32": 1e-5, "bfloat16": 1.5e-2}
 """Mean difference of log-probabilities, nats, that no served version may exceed."""
 
-IN_TEST = [
-    *((name, "float32") for name in ("llama", "qwen3", "gemma3", "gpt2", "qwen3_moe", "mixtral")),
-    *((name, "bfloat16") for name in ("qwen3", "qwen3_moe")),
+IN_TEST = {
+    "llama": "float32",
+    "qwen3": "bfloat16",
+    "gemma3": "float32",
+    "gpt2": "float32",
+    "qwen3_moe": "float32",
+    "mixtral": "float32",
+}
+"""Engines of `make test`; `make soak` has all architectures in both dtypes."""
+
+BITS = "is not what the learner published"
+LOGP = "log-probabilities of version"
+
+
+ENGINES = [
+    *(pytest.param(each, id="-".join(each)) for each in IN_TEST.items()),
+    *(
+        pytest.param((name, dtype), id=f"soak-{name}-{dtype}", marks=pytest.mark.soak)
+        for name in CONFIGS
+        for dtype in DTYPES
+        if name not in REFUSED
+    ),
 ]
+"""Parameters of `served`: an architecture and its dtype."""
 
 
-@dataclass
-class Served:
-    """An engine and its learner."""
-
-    architecture: str
-    learner: TinyLearner
-    engine: "Engine"
-    runner: asyncio.Runner
-
-    def load(self, manifest: Manifest) -> "Proof":
-        """Load a version, and return what proves it."""
-        self.runner.run(self.engine.load(manifest))
-        assert self.engine.proof is not None
-        return self.engine.proof
-
-    def next(self, step: float = STEP) -> Manifest:
-        """Publish the weights after one more step."""
-        self.learner.step(step)
-        return self.learner.publish()
-
-    def mutate(self, fault: str, *names: str) -> None:
-        """Let the engine's worker have a fault."""
-        self.runner.run(self.engine._on_workers("isentrope_mutate", fault, list(names)))
+def those_of(names: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Return a mark that runs a test with these architectures alone."""
+    return pytest.mark.parametrize("served", [each for each in ENGINES if each.values[0][0] in names], indirect=True)
 
 
-@pytest.fixture(scope="module", params=IN_TEST, ids="-".join)
+@pytest.fixture(scope="module", params=ENGINES)
 def served(
     request: pytest.FixtureRequest, runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+) -> Iterator[ServedModel]:
     """One architecture with an engine of its own; a version is loaded."""
-    from isentrope.actors import engine_host
-    from isentrope.actors.engine import Engine, EngineOptions
-
-    architecture, dtype = request.param
-    learner = TinyLearner(architecture, dtype, tmp_path_factory.mktemp(architecture))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_host, "EXTENSION", "mutant_worker.MutantWorker")
-        engine = runner.run(Engine.start(EngineOptions(str(learner.model_dir), dtype, kv_cache_gib=0.1)))
-    try:
-        served = Served(architecture, learner, engine, runner)
-        served.load(learner.publish())
+    with start_engine(TinyLearner(*request.param, tmp_path_factory.mktemp(request.param[0])), runner) as served:
+        served.load(served.learner.publish())
         yield served
-    finally:
-        runner.run(engine.close())
 
 
-def test_what_was_trained_is_served(served: Served, request: pytest.FixtureRequest) -> None:
-    limit = NOISE[request.node.callspec.params["served"][1]]
+Keep = Callable[[str, Cell], None]
+
+
+@pytest.fixture
+def keep(served: ServedModel, request: pytest.FixtureRequest) -> Keep:
+    """Keeps what was found of a fault; under soak alone."""
+    if request.node.get_closest_marker("soak") is None:
+        return lambda fault, cell: None
+    return partial(detection.keep, served.learner)
+
+
+def test_what_was_trained_is_served(served: ServedModel, keep: Keep) -> None:
+    gaps = []
     for step in (STEP, 1e-4, 1e-3):
         manifest = served.next(step)
         proof = served.load(manifest)
         assert proof.tensors == len(tensors_of(manifest))
-        assert proof.gap_mean is not None and proof.gap_mean < limit
+        assert proof.gap_mean is not None and proof.gap_mean < NOISE[served.learner.dtype]
         assert served.engine.version == manifest.version
+        gaps.append(proof.gap_mean)
+    keep(NONE, Cell(by="", gap=max(gaps), limit=served.limit))
 
 
-def refused(served: Served, manifest: Manifest, reason: str) -> None:
-    """Assert that a version is refused for this reason, and that the next good one is served."""
+def refused(served: ServedModel, manifest: Manifest, reason: str) -> None:
+    """Assert that a version is refused for this reason and not served."""
     with pytest.raises(StorageError, match=reason):
         served.load(manifest)
     assert served.engine.version == 0 and served.engine.proof is None
-    served.mutate("")
-    served.load(served.next())
 
 
-def test_a_stale_quarter_of_the_tensors_is_seen_in_the_bits(served: Served) -> None:
+def refused_by_bits(served: ServedModel, manifest: Manifest, wrong: Sequence[str]) -> Cell:
+    """Assert that hashes refuse a version, and return what its log-probabilities alone would have said."""
+    refused(served, manifest, BITS)
+    served.mutate("unproven")
+    with suppress(StorageError):
+        served.load(manifest)
+    gap = served.gap(manifest)
+    served.recover()
+    return Cell("bits", gap, served.limit, len(wrong))
+
+
+def refused_by_logp(served: ServedModel, manifest: Manifest) -> Cell:
+    """Assert that log-probabilities refuse a version whose bits are right."""
+    refused(served, manifest, LOGP)
+    return Cell("log-probabilities", served.gap(manifest), served.limit)
+
+
+def test_a_stale_quarter_of_the_tensors_is_seen_in_the_bits(served: ServedModel, keep: Keep) -> None:
     old, manifest = tensors_of(served.learner.publish()), served.next()
     new = tensors_of(manifest)
-    stale = sorted(new)[1::4]
-    assert any(not new[name].equal(old[name]) for name in stale)
-    refused(
-        served, with_files(manifest, new | {name: old[name] for name in stale}), "is not what the learner published"
-    )
+    stale = {name: old[name] for name in sorted(new)[1::4]}
+    wrong = [name for name, value in stale.items() if not new[name].equal(value)]
+    assert wrong
+    keep(STALE, refused_by_bits(served, with_files(manifest, new | stale), wrong))
 
 
 def test_another_dtype_of_the_same_bits_is_seen() -> None:
@@ -114,52 +147,73 @@ def test_another_dtype_of_the_same_bits_is_seen() -> None:
 
     value = torch.ones(4, 8, dtype=torch.bfloat16)
     assert [name for name, _ in _proven([("w", value)], {"w": facts_of(value)})] == ["w"]
-    with pytest.raises(ValueError, match="is not what the learner published"):
+    with pytest.raises(ValueError, match=BITS):
         list(_proven([("w", value.view(torch.float16))], {"w": facts_of(value)}))
 
 
-def test_a_label_without_weights_is_seen_in_the_bits(served: Served) -> None:
-    manifest = served.next()
-    with label_alone(served.engine), pytest.raises(StorageError, match="other weights are loaded"):
-        served.load(manifest)
-    served.load(served.next())
+def test_a_label_without_weights_is_seen_in_the_bits(served: ServedModel, keep: Keep) -> None:
+    old, manifest = tensors_of(served.learner.publish()), served.next()
+    wrong = [name for name, value in tensors_of(manifest).items() if not value.equal(old[name])]
+    with label_alone(served.engine):
+        refused(served, manifest, "other weights are loaded")
+    gap = served.gap(manifest)
+    served.recover()
+    keep(LABEL, Cell("bits", gap, served.limit, len(wrong)))
 
 
-def test_swapped_tensors_are_seen_in_the_bits(served: Served) -> None:
+def test_swapped_tensors_are_seen_in_the_bits(served: ServedModel, keep: Keep) -> None:
     manifest = served.next()
     tensors = tensors_of(manifest)
     one, other = next(pairs(tensors))
     tensors[one], tensors[other] = tensors[other], tensors[one]
-    refused(served, with_files(manifest, tensors), "is not what the learner published")
+    keep(SWAPPED, refused_by_bits(served, with_files(manifest, tensors), [one, other]))
 
 
-def test_tensors_that_the_engine_swaps_are_seen_in_its_log_probabilities(served: Served) -> None:
+def test_tensors_that_the_engine_swaps_are_seen_in_its_log_probabilities(served: ServedModel, keep: Keep) -> None:
     manifest = served.next()
     matrices = {name: value for name, value in tensors_of(manifest).items() if value.ndim > 1}
     served.mutate("swapped", *next(pairs(matrices)))
-    refused(served, manifest, "log-probabilities of version")
+    keep(EXCHANGED, refused_by_logp(served, manifest))
+    served.recover()
 
 
-def test_a_tensor_that_was_not_published_is_refused(served: Served) -> None:
+def test_a_tensor_that_was_not_published_is_refused(served: ServedModel, keep: Keep) -> None:
     """A missing bias, where there are any."""
     manifest = served.next()
     tensors = tensors_of(manifest)
     del tensors[next((name for name in sorted(tensors) if name.endswith("bias")), min(tensors))]
     refused(served, with_files(manifest, tensors), "are not in the files")
+    served.recover()
+    keep(MISSING, Cell("names"))
 
 
-@pytest.mark.parametrize("served", [("gpt2", "float32")], indirect=True, ids="-".join)
-def test_a_bias_that_the_engine_leaves_out_is_seen_in_its_log_probabilities(served: Served) -> None:
-    served.mutate("zeroed", "transformer.h.0.mlp.c_fc.bias")
-    refused(served, served.next(), "log-probabilities of version")
+@those_of(BIASED)
+def test_a_bias_that_the_engine_leaves_out_is_seen_in_its_log_probabilities(served: ServedModel, keep: Keep) -> None:
+    manifest = served.next()
+    served.mutate("zeroed", bias_of(tensors_of(manifest)))
+    keep(BIAS, refused_by_logp(served, manifest))
+    served.recover()
 
 
-@pytest.mark.parametrize(
-    "served",
-    [each for each in IN_TEST if each[0] in ("qwen3_moe", "mixtral")],
-    indirect=True,
-    ids="-".join,
-)
-def test_experts_that_are_not_packed_again_are_seen_in_the_log_probabilities(served: Served) -> None:
+@those_of(EXPERTS)
+def test_experts_that_are_not_packed_again_are_seen_in_the_log_probabilities(served: ServedModel, keep: Keep) -> None:
     served.mutate("unpacked")
-    refused(served, served.next(1e-3), "log-probabilities of version")
+    keep(UNPACKED, refused_by_logp(served, served.next(1e-3)))
+    served.recover()
+
+
+def test_the_page_is_what_its_data_file_holds() -> None:
+    rows = json.loads((RESULTS / "detection.json").read_text(encoding="utf-8"))
+    assert page(rows) == (RESULTS / "detection.md").read_text(encoding="utf-8")
+    served = [fault for row in rows.values() for fault, cell in row["cells"].items() if not cell["by"]]
+    assert served and set(served) == {NONE}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("architecture", REFUSED)
+def test_an_architecture_that_vllm_computes_otherwise_is_refused(
+    architecture: str, dtype: str, runner: asyncio.Runner, tmp_path: Path
+) -> None:
+    with start_engine(TinyLearner(architecture, dtype, tmp_path), runner) as served:
+        detection.keep(served.learner, NONE, refused_by_logp(served, served.learner.publish()))

@@ -78,6 +78,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         topk_group=1,
         first_k_dense_replace=1,
         topk_method="noaux_tc",
+        scoring_func="sigmoid",
         kv_lora_rank=512,
         q_lora_rank=32,
         qk_rope_head_dim=64,
