@@ -82,7 +82,7 @@ def main() -> None:
 
 def measure(seeds: Sequence[int], batches: int | None) -> None:
     """Run everything that `demo.json` lacks of this commit, and write it after each run."""
-    record = _begun(DATA)
+    record = begun(DATA)
     done = {(run["method"], run["mode"], run["seed"]) for run in record["runs"]}
     for seed in seeds:
         for method, mode in RUNS:
@@ -96,7 +96,7 @@ def measure(seeds: Sequence[int], batches: int | None) -> None:
 
 def measure_example(seeds: Sequence[int], batches: int | None) -> None:
     """Run the example of README with every seed that `example.json` lacks of this commit, and write it after each."""
-    record = _begun(EXAMPLE_DATA)
+    record = begun(EXAMPLE_DATA)
     changes = [f"learner.batches={batches}"] if batches is not None else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "example")
@@ -124,7 +124,7 @@ def _example_run(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return run, summary["versions"]
 
 
-def _begun(data: Path) -> dict[str, Any]:
+def begun(data: Path) -> dict[str, Any]:
     """Return the record of this commit's runs: the one that is there, or one without runs."""
     if data.exists():
         record: dict[str, Any] = json.loads(data.read_text(encoding="utf-8"))

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from lab import NEVER, SMALL, Lab, seconds_to_next_batch
-from machines import Command, Machine
-from whole_commands import BOOT_S, batches, lines
+from machines import Machine
+from whole_commands import BOOT_S, batches, left, lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -82,6 +82,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, record_testsuite_property: C
         (lab.example / "gated.py").write_text(REWARD)
         hold = lab.example / "hold"
         learner, first, second = lab.add("learner", "first", "second")
+        before = {process.pid for process in learner.processes()}
         command = lab.start(learner, *COMMAND, NEVER)
         actors = [lab.start(each, "actor", "--run", "digit-walk", "--name", each.name) for each in (first, second)]
         lab.until_batch(3, command, *actors)
@@ -99,7 +100,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, record_testsuite_property: C
         seen.reaped, seen.incarnations = live["counters"]["reaped"], live["incarnation"]
         seen.after_loss = batches(lab.run)
 
-        seen.left = _kill(command, learner, lab)
+        begun = [process for process in learner.processes() if process.pid not in before]
+        command.send(signal.SIGKILL)
+        command.wait(BOOT_S)
+        seen.left = left(begun)
         since = time.time()
         command = lab.start(learner, *COMMAND, f"learner.batches={lab.newest_batch() + MORE}")
         seen.code = command.wait(BOOT_S)
@@ -112,14 +116,6 @@ def story(tmp_path_factory: pytest.TempPathFactory, record_testsuite_property: C
 def _holds(lab: Watched, learner: Machine, seen: Story) -> bool:
     seen.held = lab.actor(learner, "second")["leases"]
     return seen.held > 0
-
-
-def _kill(command: Command, machine: Machine, lab: Watched) -> list[str]:
-    """Kill a command, wait until its processes have ended, and return those that have not."""
-    command.send(signal.SIGKILL)
-    command.wait(BOOT_S)
-    lab.until(lambda: not machine.processes("ray"))
-    return [process.name() for process in machine.processes("isentrope")]
 
 
 def test_training_goes_on_without_the_actor_whose_machine_was_lost(story: Story) -> None:

@@ -53,9 +53,11 @@ class Figures(BaseModel):
     """Groups that are generated for a batch, those that are replaced included."""
     budget_bytes: int
     """`redis.max_bytes`."""
+    broker_groups: int
+    """Most groups that the broker holds: those since the last checkpoint, or until the budget closes admission, and
+    those of the batches ahead."""
     broker_bytes: int
-    """Largest memory that the broker takes for groups: between two checkpoints, or until the budget closes
-    admission."""
+    """Memory that the broker takes for them."""
     admission_closes_in_batch: int | None
     """Batch after a checkpoint in which the budget closes admission; null: the next checkpoint comes before."""
     weights_bytes: int
@@ -87,6 +89,7 @@ def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figur
     budget = config.redis.max_bytes // group + 1  # groups; the last is issued when the budget is not yet spent
     most = learner.checkpoint_every * per_batch + ahead
     closes = budget < most
+    held = budget + ahead if closes else most
     resident = _rank_bytes(needs)
     batch = sizes.batch_bytes(shape, learner.prompts_per_batch) + sizes.padded_bytes(shape, learner.prompts_per_batch)
     return Figures(
@@ -95,7 +98,8 @@ def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figur
         group_bytes=group,
         batch_groups=per_batch,
         budget_bytes=config.redis.max_bytes,
-        broker_bytes=sizes.broker_bytes(shape) * (budget + ahead if closes else most),
+        broker_groups=held,
+        broker_bytes=sizes.broker_bytes(shape) * held,
         admission_closes_in_batch=(budget - 1) // per_batch + 1 if closes else None,
         weights_bytes=model.size_bytes,
         rank_bytes=resident,
