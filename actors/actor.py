@@ -22,7 +22,7 @@ from isentrope.actors.config import ActorsConfig
 from isentrope.actors.decisions import ActorSituation, is_stale, next_load, takes_groups
 from isentrope.actors.groups import Tools
 from isentrope.actors.orders import Changes, Orders
-from isentrope.errors import IsentropeError, StorageError, UnreachableError
+from isentrope.errors import IsentropeError, NameTakenError, StorageError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.news import Topic
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
@@ -84,6 +84,8 @@ class Actor:
         self._changes = Changes()
         self._beat_now = asyncio.Event()
         self._looking = asyncio.Lock()
+        self._entered = False
+        """True while the id is this process's."""
         skip_too_long = spec.data.too_long == "skip"
         self._orders = Orders(port, tools, skip_too_long=skip_too_long, call=self._call, changes=self._changes)
         self._seen = _Seen()
@@ -114,16 +116,26 @@ class Actor:
                 raise error from None
             logger.warning("while leaving: %s", error)
         finally:
-            await self._hand_back()
+            if self._entered:
+                await self._hand_back()
 
     # --- heartbeat and leaving
 
     async def _beat(self) -> None:
         beats = 0
+        while not await self._call(self._port.enter, self._boot):
+            logger.info("the id %s was another process's, which is silent; waiting for its end", self._port.actor)
+            await asyncio.sleep(self._spec.heartbeat_s)
+        self._entered = True
+        self._changes.tell()
         while True:
             self._beat_now.clear()
-            if not await self._call(self._port.heartbeat, self._state()):
-                raise LeasesLost
+            try:
+                if not await self._call(self._port.heartbeat, self._state()):
+                    raise LeasesLost
+            except NameTakenError:
+                self._entered = False  # the leases and the record are another's
+                raise
             await self._call(self._port.reap)
             beats += 1
             if beats % STRAY_BEATS == 0:
@@ -311,7 +323,7 @@ class Actor:
 
     @property
     def _takes_more(self) -> bool:
-        return self._grace_s is None and not self._orders.no_room
+        return self._entered and self._grace_s is None and not self._orders.no_room
 
     def _free(self) -> int:
         """Return the number of groups to take: up to the limit in the engine, and as many finished ones."""

@@ -16,12 +16,12 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 
-from isentrope.errors import InternalError, RecordError
+from isentrope.errors import InternalError, NameTakenError, RecordError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.news import News, wake
-from isentrope.rollout.broker.reaper import SpareReaper
-from isentrope.rollout.broker.run_view import ActorState, RunView
+from isentrope.rollout.broker.reaper import SpareReaper, Stillness
+from isentrope.rollout.broker.run_view import GONE, ActorState, RunView, actor_state
 from isentrope.rollout.wire.codec import HeaderFields, encode_eval, encode_group, encode_missing
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, Missing, WorkOrder
@@ -63,6 +63,8 @@ class ActorPort:
         self._strays: set[tuple[str, str]] = set()
         self._beat = 0
         self._idle = False
+        self._found = ""
+        self._still = Stillness(spec.heartbeat_s)
         self.news = News(broker, actor, look_every_s=spec.heartbeat_s)
         self._reaper = SpareReaper(broker, spec, me=actor)
 
@@ -162,13 +164,36 @@ class ActorPort:
 
     # --- presence
 
+    def enter(self, boot: str) -> bool:
+        """Return True once the process `boot` may use this id: no other has it, or the one that had it is silent for
+        three heartbeat intervals. Call it once per interval until then, and before the first heartbeat.
+
+        Raises:
+            NameTakenError: another process uses the id: its record moves.
+        """
+        record = self.broker.run(lambda client: client.hget(self._keys.actors, self.actor))
+        found = record.decode(errors="replace") if record else ""
+        if not found or found.startswith(GONE) or actor_state(self.actor, found).boot in ("", boot):
+            return True
+        if self._found not in ("", found):
+            raise self._taken(found)
+        self._found = found
+        return self._still.look(found)
+
     def heartbeat(self, state: ActorState) -> bool:
-        """Send a heartbeat with this actor's state. False: its leases were revoked; join again under a new id."""
+        """Send a heartbeat with this actor's state. False: its leases were revoked; join again under a new id.
+
+        Raises:
+            NameTakenError: another process uses the id.
+        """
         with self._lock:
             self._beat += 1
             record = state.model_copy(update={"id": self.actor, "beat": self._beat})
         text = record.model_dump_json(exclude={"at_ms", "silent_s"})
-        return bool(self.broker.call("heartbeat", self.actor, text, state.boot, ""))
+        reply = self.broker.call("heartbeat", self.actor, text, state.boot, self._found)
+        if isinstance(reply, bytes):
+            raise self._taken(reply.decode(errors="replace"))
+        return bool(reply)
 
     def refresh(self, orders: Sequence[WorkOrder | EvalOrder]) -> list[WorkOrder | EvalOrder]:
         """Return the `orders` no longer leased to this actor (others do them; this one may still publish).
@@ -201,6 +226,13 @@ class ActorPort:
             self.broker.run(lambda client, key=key: client.hdel(key, self.actor))
 
     # --- private
+
+    def _taken(self, record: str) -> NameTakenError:
+        other = actor_state(self.actor, record)
+        return NameTakenError(
+            f"actor id {self.actor!r} is in use: process {other.pid} on {other.host} has it in run {self._keys.run!r}",
+            fix="give this actor another --name, or none: then it gets one of its own",
+        )
 
     def _lease_first(self, count: int) -> list[WorkOrder]:
         orders = self._lease([self._keys.work_hi], count, 0.0)

@@ -36,10 +36,12 @@ from isentrope.errors import (
     UnreachableError,
 )
 from isentrope.rollout.broker.keys import Keys
+from isentrope.rollout.broker.slow_links import KINDS
 
 MIN_VERSION = (6, 2)
 MAX_CONNECTIONS = 8
 SOCKET_TIMEOUT_S = 15.0
+"""Longest wait for progress on a socket; `slow_links.py` says of what."""
 BLOCK_S = 5.0
 """Longest wait inside one command; well below the socket's time-out, which would break the connection."""
 
@@ -267,6 +269,7 @@ def _open(url: str, deadline_s: float, insecure: bool) -> tuple[Client, str]:
         raise ConfigError(
             "the broker's URL cannot be parsed", fix="unix://:password@/path, redis://host:port or rediss://host:port"
         ) from None
+    pool.connection_class = KINDS[pool.connection_class]
     settings = pool.connection_kwargs
     host = settings.get("host", "localhost")
     if "path" not in settings and not insecure and not settings.get("password") and not _is_loopback(host):

@@ -172,7 +172,7 @@ class RunView:
         """Return all actors, by id, each with the seconds since this view last saw its record change."""
         now, server_s = time.monotonic(), self._server_time_s()
         records = {name: _text(record) for name, record in self._hash(self._keys.actors).items()}
-        states = {name: _actor(name, record) for name, record in sorted(records.items())}
+        states = {name: actor_state(name, record) for name, record in sorted(records.items())}
         before, self._seen = self._seen, {}
         for name, state in states.items():
             age_s = max(0.0, server_s - state.at_ms / 1000) if state.at_ms else 0.0
@@ -234,7 +234,8 @@ def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _actor(name: str, record: str) -> ActorState:
+def actor_state(name: str, record: str) -> ActorState:
+    """Return the state that the record of actor `name` holds; one without facts if it cannot be read."""
     try:
         state = ActorState.model_validate_json(record.removeprefix(GONE))
     except ValidationError:

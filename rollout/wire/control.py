@@ -9,6 +9,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PRESSING = 0.5
+"""Share of the byte budget above which a checkpoint is due after a batch, and while groups are waited for."""
+
 
 class Mode(StrEnum):
     """Overlap of actors and learner."""

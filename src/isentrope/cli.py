@@ -192,7 +192,7 @@ def evaluate(
 def actor(
     run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],
     redis: Annotated[str, typer.Option(help="The broker's URL; default: $ISENTROPE_REDIS_URL.")] = "",
-    name: Annotated[str, typer.Option(help="Name of this actor; default: host and process id.")] = "",
+    name: Annotated[str, typer.Option(help="Name of this actor; default: host, process id and a random end.")] = "",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
     ] = False,

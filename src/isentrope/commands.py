@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -206,7 +207,7 @@ def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
     url = url or variable(RedisConfig().url_env)
     if not url:
         raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
-    name = actor_id or f"{runfolder.host().partition('.')[0]}-{os.getpid()}"
+    name = actor_id or f"{runfolder.host().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
     asyncio.run(serve(ActorOptions(url=url, run=run, actor_id=name, insecure=insecure)))
     return 0
 

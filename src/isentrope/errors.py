@@ -2,6 +2,7 @@
 
 IsentropeError                    exit code
   ├─ ConfigError (ValueError)            64  a key, value or combination of the run file
+  ├─ NameTakenError (ValueError)         64  an actor's id that another process has
   ├─ DataError (ValueError)              65  data set or reward code
   │    └─ RewardError                    65
   ├─ UnreachableError (ConnectionError)  69  broker or actor, past its deadline
@@ -64,6 +65,12 @@ def _rebuild(kind: type[IsentropeError], what: str, where: str, fix: str) -> Ise
 
 class ConfigError(IsentropeError, ValueError):
     """A key, value or combination of the configuration that is not allowed."""
+
+    exit_code = 64
+
+
+class NameTakenError(IsentropeError, ValueError):
+    """An actor's id that another process of the run has."""
 
     exit_code = 64
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from isentrope import config as run_config
-from isentrope.check import correctness, lengths, machine, rendering
+from isentrope.check import budget, correctness, lengths, machine, rendering
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import probe
 from isentrope.check.source import KEY, Source
@@ -84,6 +84,7 @@ class Findings:
         self._wrong = wrong
         self._tell = tell
         self._objective: object = None
+        self._refill = 0
         self._prompts: Prompts | None = None
         self._model = model
         self._source: Source | None = None
@@ -103,7 +104,9 @@ class Findings:
             Stage("data", self._check_data, ("data",)),
             Stage("reward", self._check_reward, ("data",), limit=self._not_called),
             Stage("model", self._check_model, ("model", "actors.tensor_parallel_size")),
-            Stage("prompts", self._check_prompts, ("data", "model", "sampling.max_new_tokens"), self._has_room),
+            Stage(
+                "prompts", self._check_prompts, ("data", "model", "redis", "sampling.max_new_tokens"), self._has_room
+            ),
             Stage("machine", self._check_machine, ("run", "actors", "learner.ranks", "learner.prometheus_port")),
         ):
             errors = self._errors(stage)
@@ -141,6 +144,7 @@ class Findings:
         )
         self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
         self._objective = opened.merged.plain()
+        self._refill = opened.objective.refill
         self.needs_reference = Need.REFERENCE in needs(opened.objective)
         self._notes += notes(opened)
         contradictions = run_config.contradictions(self._config, self._file) if opened.suggested else ()
@@ -192,6 +196,8 @@ class Findings:
         self.lengths = lengths.measure(prompts, tokenizer, room, self._tell)
         self.shown.append(self.lengths.sentence(room))
         self._notes += lengths.require_room(prompts, self.lengths, room, skip=self._config.data.too_long == "skip")
+        longest = min(room, int(self.lengths.tokens.max()))
+        budget.require_budget(self._config, self._file, longest, self._refill)
 
     def _check_machine(self) -> None:
         self._notes += machine.doubts(self._config)

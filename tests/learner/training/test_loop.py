@@ -18,6 +18,7 @@ from toy_actor import ToyActor
 from toy_run import Launched, launch_job, make_job, rows
 from waits import wait_until
 
+from isentrope.capacity.sizes import Shape, group_bytes
 from isentrope.learner.training.fault_points import VARIABLE
 from isentrope.learner.training.job import LearnerJob
 from isentrope.rollout.broker.connection import Broker
@@ -243,6 +244,18 @@ def await_rows(run: Run, wanted: Callable[[list[dict[str, Any]]], bool], ranks: 
         return journal.exists() and journal.read_bytes().endswith(b"\n") and wanted(run.rows)
 
     wait_until(come, ranks.text, poll_s=0.1)
+
+
+def test_a_checkpoint_comes_early_when_the_groups_fill_the_budget(new_run: Callable[..., Run]) -> None:
+    """Else nothing would be issued any more, and nothing would ever free the broker."""
+    run = new_run(mode="async", batches=8, checkpoint_every=1000)
+    spec, config = run.job.spec, run.job.config
+    size = group_bytes(Shape(spec.sampling.group_size, 32, spec.sampling.max_new_tokens))
+    ahead = (config.staleness.max_lag + 1) * config.prompts_per_batch * size
+    assert ahead < config.batches * config.prompts_per_batch * size / 2, "the whole run does not fit"
+    run.job = replace(run.job, spec=spec.model_copy(update={"max_bytes": ahead}))
+    run.to_the_end()
+    assert run.outcome["status"] == "finished" and run.accounts_for_every_group()
 
 
 def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., Run]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from wire_records import answer, make_actor_port, make_group, make_response
 
-from isentrope.errors import InternalError, RecordError
+from isentrope.errors import InternalError, NameTakenError, RecordError
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -250,3 +250,62 @@ def test_an_actor_whose_leases_were_taken_away_learns_it(learner: LearnerPort, a
     actor.broker.call("reap", "a1", record, 5)
     assert not actor.heartbeat(ActorState(id="a1"))
     assert learner.actors()[0].state is ActorStage.GONE
+
+
+# --- one process for each id
+
+
+def state_of(boot: str, **changes: Any) -> ActorState:
+    return ActorState(id="a1", boot=boot, host="n1", pid=7, **changes)
+
+
+def test_an_id_that_nobody_has_may_be_used_at_once(learner: LearnerPort, actor: ActorPort, broker: Broker) -> None:
+    assert actor.enter("mine") and actor.heartbeat(state_of("mine"))
+    assert actor.enter("mine"), "nor is one's own another's"
+    broker.call("reap", "a1", broker.run(lambda client: client.hget(broker.keys.actors, "a1")), 5)
+    assert make_actor_port(broker, "a1").enter("next"), "the next heartbeat learns that its leases were revoked"
+
+
+def test_a_second_process_under_an_id_is_refused_while_the_record_of_the_first_moves(
+    learner: LearnerPort, broker: Broker
+) -> None:
+    first, second = make_actor_port(broker, "a1"), make_actor_port(broker, "a1")
+    first.heartbeat(state_of("first"))
+    assert not second.enter("second")
+    first.heartbeat(state_of("first"))
+    with pytest.raises(NameTakenError, match="actor id 'a1' is in use: process 7 on n1"):
+        second.enter("second")
+    with pytest.raises(NameTakenError):
+        second.heartbeat(state_of("second"))
+    assert learner.actors()[0].boot == "first" and first.heartbeat(state_of("first"))
+
+
+def test_of_two_processes_that_begin_at_once_one_gets_the_id(learner: LearnerPort, broker: Broker) -> None:
+    first, second = make_actor_port(broker, "a1"), make_actor_port(broker, "a1")
+    assert first.enter("first") and second.enter("second")
+    assert first.heartbeat(state_of("first"))
+    with pytest.raises(NameTakenError):
+        second.heartbeat(state_of("second"))
+
+
+def test_an_id_whose_process_is_silent_for_three_intervals_is_free_again(learner: LearnerPort, broker: Broker) -> None:
+    old = make_actor_port(broker, "a1")
+    new = make_actor_port(broker, "a1", heartbeat_s=1e-9)
+    old.heartbeat(state_of("old"))
+    assert [new.enter("new") for _ in range(5)] == [False, False, False, False, True]
+    assert new.heartbeat(state_of("new"))
+    with pytest.raises(NameTakenError):
+        old.heartbeat(state_of("old"))
+
+
+# --- turns
+
+
+def test_one_actor_goes_back_for_an_evaluation_until_it_is_gone(learner: LearnerPort, broker: Broker) -> None:
+    first, second = make_actor_port(broker, "a1"), make_actor_port(broker, "a2")
+    first.heartbeat(ActorState(id="a1"))
+    assert [first.my_turn(VERSION), second.my_turn(VERSION), first.my_turn(VERSION)] == [True, False, True]
+    assert second.my_turn(VERSION + 1), "another version is another turn"
+    broker.call("reap", "a1", broker.run(lambda client: client.hget(broker.keys.actors, "a1")), 5)
+    second.heartbeat(ActorState(id="a2"))
+    assert second.my_turn(VERSION) and not first.my_turn(VERSION + 1)

@@ -9,7 +9,7 @@ from wire_records import make_actor_port, make_weights
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
-from isentrope.rollout.broker.reaper import FORGET_BEATS, SILENT_BEATS, Reaper
+from isentrope.rollout.broker.reaper import FORGET_BEATS, SILENT_BEATS, Reaper, SpareReaper
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.wire.types import EvalOrder
@@ -189,3 +189,57 @@ def test_an_unreadable_record_is_no_obstacle(
     assert learner.actors()[0].last_error == "unreadable heartbeat"
     reaper.reap()
     wait(SILENT_BEATS + 1)
+
+
+# --- who reaps
+
+
+def test_actors_leave_it_to_the_learner_and_one_does_it_while_the_learner_is_silent(
+    learner: LearnerPort, broker: Broker, clock: Clock
+) -> None:
+    spares = [SpareReaper(broker, LeaseConfig(heartbeat_s=BEAT), f"s{number}", clock) for number in range(3)]
+    busy_actor(learner, broker, "a1")
+    reads = _scans(broker)
+
+    def live(beats: int, *, with_learner: bool) -> int:
+        taken = 0
+        for _ in range(beats):
+            clock.now += BEAT
+            taken += learner.reap() if with_learner else 0
+            taken += sum(spare.reap() for spare in spares)
+        return taken
+
+    assert live(10, with_learner=True) == 0
+    assert _scans(broker) - reads == 10, "of all records, by the learner alone"
+    assert live(SILENT_BEATS, with_learner=False) == 0
+    assert live(SILENT_BEATS + 1, with_learner=False) == 0, "it has just begun to look"
+    assert live(1, with_learner=False) == 2
+    reads = _scans(broker)
+    assert live(5, with_learner=False) == 0
+    assert _scans(broker) - reads == 5, "one actor"
+    live(1, with_learner=True)
+    reads = _scans(broker)
+    live(3, with_learner=True)
+    assert _scans(broker) - reads == 3, "the learner again"
+
+
+def test_an_actor_that_reaps_and_dies_is_followed_by_another(broker: Broker, clock: Clock) -> None:
+    first, second = (SpareReaper(broker, LeaseConfig(heartbeat_s=BEAT), name, clock) for name in ("s1", "s2"))
+
+    def record() -> bytes:
+        return bytes(broker.run(lambda client: client.hget(broker.keys.reaper, "record")))
+
+    for _ in range(SILENT_BEATS + 2):
+        clock.now += BEAT
+        first.reap()
+        second.reap()
+    assert record().startswith(b"s1 ")
+    for _ in range(SILENT_BEATS + 2):
+        clock.now += BEAT
+        second.reap()
+    assert record().startswith(b"s2 ")
+
+
+def _scans(broker: Broker) -> int:
+    """Reads of whole hashes by anybody, as the server counts them."""
+    return int(broker.run(lambda client: client.info("commandstats")).get("cmdstat_hgetall", {"calls": 0})["calls"])
