@@ -72,7 +72,8 @@ class BatchTime(JsonRecord):
     update_s: float
     """Seconds of the updates."""
     publish_s: float
-    """Seconds in which weights were published, with the barrier of on-policy mode."""
+    """Seconds in which training stood for a version: its copy, the version before if that was still being written, and
+    the files and the barrier of on-policy mode."""
     evaluate_s: float
     """Seconds of an evaluation on held-out prompts."""
     checkpoint_s: float

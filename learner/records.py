@@ -237,7 +237,7 @@ class BatchRow(FileRecord):
     process: BatchProcess
     """Values that depend on the processes."""
     version: int
-    """Newest published version of the weights after the batch."""
+    """Newest announced version of the weights after the batch; one that is still being written comes later."""
     alarms: dict[str, RaisedAlarm] | None = None
     """Alarms that are on, by their key of `[learner.alarms]`: the measured `value` and its `bound`; absent if none
     is."""

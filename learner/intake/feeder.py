@@ -83,7 +83,7 @@ class FeederStatus:
 
 
 class Feeder:
-    """The intake of one learner. One thread may call the methods, beside the feeder's own."""
+    """The intake of one learner. One thread may call the methods, beside the feeder's own; a third one `announce`."""
 
     def __init__(self, port: LearnerPort, ledger: Ledger, options: FeederOptions) -> None:
         """Prepare; `port` was fenced with the low watermark and cursor of `ledger`, which is a checkpoint's or new."""
@@ -98,7 +98,7 @@ class Feeder:
         self._durable_lwm = ledger.lwm
         self._failure: Exception | None = None
         self._lost = False  # the broker changed, and this learner has not fenced it again yet
-        self._calling = False  # the training loop is in a call, which must end before that
+        self._calls = 0  # of the training loop and of the thread that publishes; they must end before that
         self._idle_s = 0.0
         self._clocks = _Clocks()
         self._reported: dict[str, int] = {}  # the thread's own, and needs no lock
@@ -196,7 +196,7 @@ class Feeder:
                 while self._lost:
                     self._check()
                     self._changed.wait()
-                self._calling = True
+                self._calls += 1
             try:
                 return operation(self._port)
             except BrokerChangedError:
@@ -204,7 +204,7 @@ class Feeder:
                     self._lost = True
             finally:
                 with self._changed:
-                    self._calling = False
+                    self._calls -= 1
                     self._changed.notify_all()
 
     def control(self) -> Control:
@@ -299,7 +299,7 @@ class Feeder:
         with self._changed:
             if not self._lost:
                 return
-            while self._calling:  # else it might write to the new broker what the port repeats there
+            while self._calls:  # else it might write to the new broker what the port repeats there
                 self._changed.wait()
             self._refence()
             self._collect()

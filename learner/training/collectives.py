@@ -2,7 +2,8 @@
 
 How calls behave: every method is collective, i.e. all ranks call it, in the same order. They run on their own gloo
 group, with their own deadline, so that they work beside the training engine's group. When a rank is missing, the others
-get a RuntimeError at the deadline (at once if its process is gone), and `roll_call` logs which.
+get a RuntimeError at the deadline (at once if its process is gone), and `roll_call` logs which. One group serves one
+thread of each rank: the calls of two threads would meet each other.
 No message holds code: bytes are bytes, and everything else is JSON.
 """
 
@@ -23,15 +24,45 @@ ROLL_CALL_S = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Collectives:
-    """This process in the group of ranks. `torch.distributed` is initialised by the launcher."""
+class Channel:
+    """One thread of this process in a group of one thread of each rank."""
 
     def __init__(self, timeout_s: float) -> None:
         """Join the other ranks; each call waits for them at most `timeout_s`."""
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self._group = _new_group(timeout_s)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the JSON-able `value` of every rank, on every rank."""
+        text = json.dumps(value).encode()
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(text)]), group=self._group)
+        longest = max(int(size) for size in sizes)
+        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(texts, torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8), group=self._group)
+        return [json.loads(bytes(text.numpy())) for text in texts]
+
+    def joined(self, piece: Tensor, owner: int) -> Tensor | None:
+        """Return the pieces of all ranks end to end, on rank `owner`; None on the others.
+
+        piece: [n] on the CPU, of the same length and dtype on every rank.
+        """
+        content = piece.view(torch.uint8)
+        whole = content.new_empty(self.size, len(content)) if self.rank == owner else None
+        dist.gather(content, None if whole is None else list(whole.unbind()), owner, self._group)
+        return None if whole is None else whole.view(-1).view(piece.dtype)
+
+
+class Collectives(Channel):
+    """The main thread of this process in the group of ranks. `torch.distributed` is initialised by the launcher."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """Join the other ranks; each call waits for them at most `timeout_s`."""
+        super().__init__(timeout_s)
         self._absent_group = _new_group(ROLL_CALL_S)
+        self.background = Channel(timeout_s)
+        """Channel of the threads that write versions."""
         self.device = torch.device("cpu")
         """Device of this rank's network."""
         if torch.cuda.is_available():
@@ -47,16 +78,6 @@ class Collectives:
         if buffer:
             dist.broadcast(torch.frombuffer(buffer, dtype=torch.uint8), 0, group=self._group)
         return bytes(buffer)
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return the JSON-able `value` of every rank, on every rank."""
-        text = json.dumps(value).encode()
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(sizes, torch.tensor([len(text)]), group=self._group)
-        longest = max(int(size) for size in sizes)
-        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-        dist.all_gather(texts, torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8), group=self._group)
-        return [json.loads(bytes(text.numpy())) for text in texts]
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum CPU tensors of one shape over the ranks, in place."""

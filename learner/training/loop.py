@@ -10,7 +10,8 @@
 |---|---|---|
 | a batch's groups | actors publish them and the feeder's thread admits them | `stall_timeout_s` |
 | answers of an evaluation | actors load its version and publish them | `stall_timeout_s` |
-| a version, if on-policy | every actor serves it, or is gone | `stall_timeout_s` |
+| the version before | the ranks' threads have written it | `stall_timeout_s` |
+| a version, if on-policy | it is written, and every actor serves it, or is gone | `stall_timeout_s` |
 | the other ranks | each reaches the same collective | `collective_timeout_s` |
 """
 
@@ -123,7 +124,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         data_rows=evaluator.train_rows,
     )
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
-    publisher = Publisher(rank_group, spec, incarnation, job.weights.keep)
+    publisher = Publisher(rank_group, spec, incarnation, job.weights.keep, config.stall_timeout_s)
     checkpointer = Checkpointer(store, rank_group, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir)
     return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, evaluator, sinks))
@@ -162,6 +163,7 @@ class _Run:
             outcome = self._end(finished)
             return outcome if self._alarm is None else outcome.ended_by(self._alarm)
         finally:
+            self._parts.publisher.drain()
             feeder.stop()
             for sink in self._parts.sinks:
                 sink.close()
@@ -201,6 +203,7 @@ class _Run:
         if finished and self._parts.start.state.ledger.batches < self._batch:
             self._evaluate()
         self._save()
+        self._parts.publisher.settle(self._parts.feeder)
         if self._parts.publisher.newest.batch < self._batch:
             self._parts.publisher.write(self._batch)  # stopped between two versions: the newest is what was trained
         feeder = self._parts.feeder
@@ -312,15 +315,15 @@ class _Run:
     # --- after a batch
 
     def _publish(self) -> None:
-        if self._parts.publisher.newest.batch == self._batch:
-            return
         with self._watch("publish_s"):
             verify = self._mode is Mode.ON_POLICY
-            self._parts.publisher.publish(self._batch, self._parts.feeder, self._config.stall_timeout_s, verify=verify)
+            self._parts.publisher.publish(self._batch, self._parts.feeder, verify=verify)
 
     def _evaluate(self) -> bool:
         """Evaluate; return True if the reference was refreshed, which a checkpoint must record at once."""
         self._publish()
+        with self._watch("publish_s"):
+            self._parts.publisher.settle(self._parts.feeder)
         newest = self._parts.publisher.newest
         with self._watch("evaluate_s"):
             row = self._parts.evaluator.evaluate(newest.version, self._parts.feeder)

@@ -8,6 +8,7 @@ it must send `idle` orders, because the others wait for it with a deadline.
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -39,10 +40,10 @@ from isentrope.learner.training.rank_orders import (
 )
 from isentrope.learner.training.reference_policy import ReferencePolicy, reference_folder, write
 from isentrope.learner.training.trainer import BatchFacts, Schedule, Trainer
-from isentrope.learner.training.weight_files import write_version
+from isentrope.learner.training.version_writer import VersionWriter
 from isentrope.rollout.wire.proof import Canary, CanaryTokens
 from isentrope.rollout.wire.types import batch_of
-from isentrope.rollout.wire.weights import Manifest, version_folder
+from isentrope.rollout.wire.weights import Manifest
 
 A = TypeVar("A", bound=Arguments)
 R = TypeVar("R")
@@ -72,6 +73,7 @@ class _Network:
     reference: ReferencePolicy | None
     """None: the objective needs none."""
     trainer: Trainer
+    writer: VersionWriter
 
 
 class RankGroup:
@@ -115,28 +117,26 @@ class RankGroup:
         """Return statistics of the present policy on some responses: each field [N, T]."""
         return self._give(SCORE, ragged)
 
-    def publish(self, version: int, canary: CanaryTokens) -> Manifest:
-        """Write the present weights as `version`, with their log-probabilities of the tokens `canary`; StorageError if
-        they could not be written: nothing else changed."""
-        manifest = self._give(PUBLISH, PublishArguments(version=version, canary=canary))
-        assert manifest is not None, "rank 0 writes"
-        return manifest
+    def publish(self, version: int, canary: CanaryTokens) -> "Future[Manifest | None]":
+        """Copy the present weights, with their log-probabilities of the tokens `canary`, and begin to write them as
+        `version`; its manifest, which is there once all of it is written, or StorageError if it cannot be."""
+        return self._give(PUBLISH, PublishArguments(version=version, canary=canary))
 
     def refresh(self, version: int) -> None:
-        """Copy the present weights, which are `version`, to the reference, and reset the optimizer. StorageError as in
-        `publish`."""
+        """Copy the present weights, which are `version`, to the reference, and reset the optimizer. StorageError if
+        they could not be written: nothing else changed."""
         self._give(REFRESH, VersionArguments(version=version))
 
     def save(self, folder: Path, batch: int) -> dict[str, FileFacts]:
         """Write the full state into the empty `folder`, and return size and digest of every file. StorageError as in
-        `publish`."""
+        `refresh`."""
         problem, files = self._give(SAVE, SaveArguments(folder=folder, batch=batch))
         if problem:
             raise StorageError(f"checkpoint cannot be written: {problem}", where=str(folder))
         return files
 
     def end(self) -> None:
-        """Let the other ranks return from `follow`."""
+        """Let the other ranks return from `follow`, once the version that is being written is complete."""
         self._give(END, JsonArguments())
 
     def _for_these_ranks(self, checkpoint: Path) -> Path:
@@ -198,7 +198,9 @@ class RankGroup:
         engine = TrainingEngine(policy, spec.sampling.temperature, config, device, loads_universal=told.universal)
         if told.checkpoint is not None:
             engine.load(told.checkpoint)
-        self._network = _Network(engine, reference, Trainer(self._collectives, engine, self._objective, reference))
+        trainer = Trainer(self._collectives, engine, self._objective, reference)
+        writer = VersionWriter(engine.weights, self._collectives.background, self._root, device)
+        self._network = _Network(engine, reference, trainer, writer)
         return ""
 
     def _train(self, told: TrainArguments) -> BatchFacts:
@@ -207,16 +209,12 @@ class RankGroup:
     def _score(self, ragged: RaggedBatch) -> Moments:
         return self._built.trainer.statistics(ragged, self._job.config.micro_batch_tokens)
 
-    def _publish(self, told: PublishArguments) -> Manifest | None:
-        """Compute the canary and gather the weights on every rank; write both on rank 0."""
-        engine = self._built.engine
+    def _publish(self, told: PublishArguments) -> "Future[Manifest | None]":
+        """Compute the canary and copy the weights, of the same moment."""
         tokens = told.canary.tokens[: self._longest_row]
-        canary = Canary(tokens=tokens, arbitrary=told.canary.arbitrary, logp=tuple(engine.logp(tokens)))
-        if self._collectives.rank:
-            _read_to_end(engine.weights.published())
-            return None
-        folder = version_folder(self._root, told.version)
-        return write_version(engine.weights.published(), folder, version=told.version, canary=canary)
+        logp = tuple(self._built.engine.logp(tokens))
+        canary = Canary(tokens=tokens, arbitrary=told.canary.arbitrary, logp=logp)
+        return self._built.writer.begin(told.version, canary)
 
     def _refresh(self, told: VersionArguments) -> None:
         engine, reference = self._built.engine, self._built.reference
@@ -240,6 +238,10 @@ class RankGroup:
         )
         files = {name: FileFacts.model_validate(file) for table in tables for name, file in table.items()}
         return "; ".join(problems), files
+
+    def _drain(self, told: JsonArguments) -> None:
+        if self._network is not None:
+            self._network.writer.drain()
 
     def _share(self, things: list[R]) -> list[R]:
         """Return this rank's share of the work."""
@@ -279,7 +281,7 @@ SCORE = RankOrder("score", RaggedBatch, RankGroup._score)
 PUBLISH = RankOrder("publish", PublishArguments, RankGroup._publish)
 REFRESH = RankOrder("refresh", VersionArguments, RankGroup._refresh)
 SAVE = RankOrder("save", SaveArguments, RankGroup._save)
-END = RankOrder("end", JsonArguments, RankGroup._nothing)
+END = RankOrder("end", JsonArguments, RankGroup._drain)
 
 ORDERS: dict[str, Callable[[RankGroup, bytes], None]] = {
     each.name: each.obey for each in (IDLE, CHECK, BUILD, TRAIN, SCORE, PUBLISH, REFRESH, SAVE, END)

@@ -41,7 +41,7 @@ def _whole(parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """One tensor in memory that a group of published ones is made of."""
 
     name: str
@@ -70,9 +70,9 @@ class WeightSource:
 
         Collective where parameters are divided: every rank must read to the end.
         """
-        for target, parts in self._groups.items():
+        for target, parts in self.groups.items():
             with self._gathered([part.value for part in parts if isinstance(part.value, torch.nn.Parameter)]):
-                yield from self._converted(target, [part.value.detach() for part in parts])
+                yield from self.converted(target, [part.value.detach() for part in parts])
 
     def in_memory(self) -> Iterator[tuple[str, Tensor]]:
         """Yield names as in the network's memory and whole parameters, on the device; collective like `published`.
@@ -87,9 +87,9 @@ class WeightSource:
     def names(self) -> frozenset[str]:
         """Published names. Not collective."""
         found: set[str] = set()
-        for target, parts in self._groups.items():
+        for target, parts in self.groups.items():
             empty = [torch.empty(getattr(part.value, "ds_shape", part.value.shape), device="meta") for part in parts]
-            found.update(name for name, _ in self._converted(target, empty))
+            found.update(name for name, _ in self.converted(target, empty))
         return frozenset(found)
 
     def check(self, model_dir: Path) -> None:
@@ -122,20 +122,23 @@ class WeightSource:
         return renamings, [each for each in back if isinstance(each, WeightConverter)]
 
     @cached_property
-    def _groups(self) -> Mapping[str, list[_Part]]:
-        """Parts of each conversion's target, in the order of files."""
+    def groups(self) -> Mapping[str, list[Part]]:
+        """Parts of each conversion's target, in the order of files. Not collective: parameters may be divided."""
         network, (renamings, converters) = self._network, self._conversions
         state: dict[str, Tensor] = network.state_dict(keep_vars=True)
         tied = {name for name, source in network.all_tied_weights_keys.items() if state.get(name) is state.get(source)}
-        groups: dict[str, list[_Part]] = {}
+        groups: dict[str, list[Part]] = {}
         for name in sorted(state.keys() - tied - set(network._keys_to_ignore_on_save or ()), key=dot_natural_key):
             target, pattern = rename_source_key(name, renamings, converters, reverse=True)
-            groups.setdefault(target, []).append(_Part(name, pattern, state[name]))
+            groups.setdefault(target, []).append(Part(name, pattern, state[name]))
         return groups
 
-    def _converted(self, target: str, values: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield what the parts of `target`, which have these values, are in a file; views of them where possible."""
-        parts = self._groups[target]
+    def converted(self, target: str, values: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield what the parts of `target`, which have these whole values, are in a file; views of them where possible.
+
+        Not collective.
+        """
+        parts = self.groups[target]
         by_pattern = {pattern: each for each in self._conversions[1] for pattern in each.source_patterns}
         first = parts[0]
         step: Any = deepcopy(by_pattern[first.pattern]) if first.pattern else WeightRenaming(first.name, target)

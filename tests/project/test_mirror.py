@@ -58,6 +58,8 @@ RUN_BY = {
     "learner/training/journal.py": "learner/training/test_metrics.py",
     "learner/training/main.py": "learner/training/test_loop.py",
     "learner/training/publisher.py": "learner/training/test_loop.py",
+    "learner/training/snapshot.py": "learner/training/test_deepspeed_engine.py",
+    "learner/training/version_writer.py": "learner/training/test_deepspeed_engine.py",
     "learner/training/sinks.py": "learner/training/test_metrics.py",
     "learner/training/trainer.py": "learner/training/test_every_method.py",
     "learner/training/untrained.py": "learner/training/test_metrics.py",

@@ -15,8 +15,10 @@ environment.set_defaults(offline=True)
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 from toy_batch import make_toy_rows, padded  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
 
 from isentrope.kernels import plain  # noqa: E402
 from isentrope.learner.config import LearnerConfig  # noqa: E402
@@ -25,6 +27,11 @@ from isentrope.learner.objective.batch import LossParts  # noqa: E402
 from isentrope.learner.training.collectives import Collectives  # noqa: E402
 from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts  # noqa: E402
 from isentrope.learner.training.model import load_policy  # noqa: E402
+from isentrope.learner.training.version_writer import VersionWriter  # noqa: E402
+from isentrope.rollout.wire.proof import TENSORS, Canary, parse_tensors  # noqa: E402
+from isentrope.rollout.wire.tensor_bits import facts_of  # noqa: E402
+from isentrope.rollout.wire.types import version_of  # noqa: E402
+from isentrope.rollout.wire.weights import verify, version_folder  # noqa: E402
 
 RAGGED = make_toy_rows(groups=6, group_size=4)
 ADVANTAGE = torch.randn(24, generator=torch.Generator().manual_seed(0))
@@ -111,6 +118,38 @@ def refused_save(engine: TrainingEngine, folder: Path) -> str:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def published(engine: TrainingEngine, model: str, folder: Path, collectives: Collectives) -> dict[str, Any]:
+    """What is published of the present weights, gathered and from a copy that training meanwhile leaves behind, against
+    what `save_pretrained` writes of them."""
+    copy = AutoModelForCausalLM.from_pretrained(model, dtype=engine.dtype)
+    copy.load_state_dict(weights(engine), strict=False)
+    copy.save_pretrained(folder / "saved")  # on rank 0 alone
+    collectives.gather(None)
+    saved = load_file(folder / "saved" / "model.safetensors")
+    gathered = {name: value.clone() for name, value in engine.weights.published()}
+    writer = VersionWriter(engine.weights, collectives.background, folder, CPU)
+    canary = Canary(tokens=(1, 2), logp=(-1.0,))
+    found = []
+    for batch in range(2):
+        writing = writer.begin(version_of(1, batch), canary)
+        if batch:
+            update(engine)
+        if (manifest := writing.result()) is not None:
+            table = parse_tensors((version_folder(folder, manifest.version) / TENSORS).read_bytes())
+            files = {name: value for path in verify(manifest) for name, value in load_file(path).items()}
+            found.append([table == {name: facts_of(value) for name, value in saved.items()}, is_equal(files, saved)])
+            found[-1].append(len(manifest.shards))
+    collectives.gather(None)
+    return {"gathered": collectives.gather(is_equal(gathered, saved)), "written": found}
+
+
+def is_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """True for the same names, dtypes, shapes and bits."""
+    return {name: facts_of(value) for name, value in one.items()} == {
+        name: facts_of(value) for name, value in other.items()
+    }
+
+
 def check(model: str, folder: Path, stage: int, collectives: Collectives) -> dict[str, Any]:
     """Everything that is to be seen of one ZeRO stage."""
     facts: dict[str, Any] = {}
@@ -123,6 +162,7 @@ def check(model: str, folder: Path, stage: int, collectives: Collectives) -> dic
     facts["error"] = max(float((got[name] - wanted[name]).abs().max()) for name in wanted) / scale
     facts["norm"] = [float(torch.stack([gradient.norm() for gradient in wanted.values()]).norm()), step.grad_norm]
     update(engine)
+    facts |= published(engine, model, folder / f"version-{stage}", collectives)
 
     before = weights(engine)
     spoilt = update(engine, factor=math.inf if collectives.rank == 1 else 1.0)
@@ -165,6 +205,8 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", timeout=timedelta(seconds=240))
     collectives = Collectives(240.0)
     facts = {stage: check(model, Path(folder), int(stage), collectives) for stage in stages}
+    experts = str(Path(folder) / "experts")
+    facts["experts"] = published(make_engine(experts, 3), experts, Path(folder) / "version-experts", collectives)
     if collectives.rank == 0:
         Path(results).write_text(json.dumps(facts))
     dist.destroy_process_group()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import make_network
 from toy_run import launch, make_model
 
 from isentrope.learner.training.deepspeed_files import ShardFiles
@@ -20,6 +21,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What two ranks saw, by stage."""
     folder = tmp_path_factory.mktemp("stages")
     results = folder / "results.json"
+    make_network("qwen3_moe").save_pretrained(folder / "experts")
     arguments = [str(make_model(folder / "model")), str(folder), str(results), *STAGES]
     ranks = launch("rank_stages.py", arguments, folder / "log.txt")
     assert ranks.wait() == 0, ranks.text()
@@ -50,7 +52,7 @@ def test_a_resumed_run_goes_on_bit_by_bit(facts: dict[str, Any], stage: str) -> 
     assert facts[stage]["saved"] == ["", ""]
     assert facts[stage]["bitwise"] == [True, True]
     assert facts[stage]["random"] == [True, True]
-    assert facts[stage]["updates"] == 5
+    assert facts[stage]["updates"] == 6
     assert facts[stage]["moved"]
 
 
@@ -63,6 +65,13 @@ def test_an_optimizer_forgets_its_moments_on_every_rank(facts: dict[str, Any], s
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_refused_write_is_told_and_holds_nobody_up(facts: dict[str, Any], stage: str) -> None:
     assert any(facts[stage]["refused"])
+
+
+@pytest.mark.parametrize("what", [*STAGES, "experts"])
+def test_what_is_published_is_what_is_saved_whoever_has_it_in_memory(facts: dict[str, Any], what: str) -> None:
+    """Also while training goes on; under ZeRO-3 from pieces, and with experts that files hold one by one."""
+    assert facts[what]["gathered"] == [True, True]
+    assert facts[what]["written"] == [[True, True, 2]] * 2, "table, files, and a file of each rank"
 
 
 def test_stages_reach_nearly_the_same_weights(facts: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.config import WeightsConfig
 from isentrope.rollout.wire.control import Control, Mode, RunState
 from isentrope.rollout.wire.types import batch_of
+from isentrope.rollout.wire.weights import verify
 
 pytestmark = pytest.mark.slow
 
@@ -235,6 +236,20 @@ def test_a_run_that_was_killed_before_the_broker_forgets_trains_nothing_twice(ne
     run.to_the_end()
     assert run.accounts_for_every_group()
     assert [row["version"] >> 20 for row in run.rows] == [1, 1, 1, 1, 2, 2]
+
+
+def test_a_kill_while_a_version_is_published_leaves_none_announced_that_is_not_whole(
+    new_run: Callable[..., Run],
+) -> None:
+    run = new_run(mode="async", ranks=1, batches=5)
+    for batch, place in enumerate(("copied", "written", "before_manifest", "before_announcement"), 1):
+        assert run.start(**{VARIABLE: f"publish.{place}:{batch}"}).wait() != 0
+        announced = run.view.weights()
+        assert announced is not None and announced.batch < batch
+        verify(announced)
+    run.to_the_end()
+    assert run.accounts_for_every_group()
+    assert batch_of(run.outcome["version"]) == 5
 
 
 def await_rows(run: Run, wanted: Callable[[list[dict[str, Any]]], bool], ranks: Launched) -> None:

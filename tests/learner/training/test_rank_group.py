@@ -75,7 +75,8 @@ def test_the_others_carry_out_what_rank_0_has_sent(
         first.build(None, None)
         trained = first.train(ragged, schedule, objective.start())
         entropy = first.score(ragged).entropy
-        manifest = first.publish(version_of(1, 1), CANARY)
+        manifest = first.publish(version_of(1, 1), CANARY).result()
+        assert manifest is not None
         written = read_canary(Path(manifest.folder))
         assert (written.tokens, written.arbitrary) == (CANARY.tokens, True)
         files = first.save(folder, 1)
@@ -92,4 +93,5 @@ def test_the_others_carry_out_what_rank_0_has_sent(
     monkeypatch.setattr(alone, "broadcast", sent.append)
     assert trained.applied == 2
     assert torch.equal(other.score(ragged).entropy, entropy)
-    assert other.publish(version_of(1, 1), CANARY).digest == manifest.digest
+    again = other.publish(version_of(1, 1), CANARY).result()
+    assert again is not None and again.digest == manifest.digest
