@@ -7,6 +7,7 @@ memory only: losses are sums over responses with global denominators, so the gra
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -35,6 +36,11 @@ class Plan:
 
     statistics: Sweep
     updates: tuple[Sweep, ...]
+
+    def rows_of(self, rank: int) -> Rows:
+        """Return the responses that a rank's network sees."""
+        shares = [sweep.shares[rank] for sweep in (self.statistics, *self.updates)]
+        return tuple(sorted(set(chain.from_iterable(chain.from_iterable(shares)))))
 
 
 def make_plan(  # noqa: PLR0913  (two arrays, and four numbers from three owners)

@@ -1,13 +1,14 @@
 """One batch as it travels: from the groups as they were decoded to the ranks, without padding.
 
-Rank 0 makes a `RaggedBatch` of groups and sends it to the other ranks as bytes.
+Rank 0 makes a `RaggedBatch` of groups. Every rank needs the numbers of all tokens, but the tokens themselves only of
+the rows that its network sees: the others get a batch without text as bytes, and then the text of these rows.
 
 P prompts, L tokens of all prompts, N responses, S tokens of all responses.
 """
 
 import io
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,12 @@ from isentrope.rollout.rewards.correctness import Correctness, judge
 from isentrope.rollout.wire.types import Finish, Group, Int64, batch_of
 
 Array: TypeAlias = NDArray[Any]
+
+ELSEWHERE = -1
+"""Place of a token that another rank has: an embedding refuses it."""
+
+_BITS = ("mask", "fresh")
+"""Columns that travel with a bit for each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +50,11 @@ class RaggedBatch(Responses[Array]):
         return len(self.length), int(self.length.max())
 
     def to_bytes(self) -> bytes:
-        """Return all columns in NumPy's own format."""
+        """Return all columns in NumPy's own format, ages of tokens as runs of equal ones."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         columns: dict[str, Any] = {name: np.asarray(value) for name, value in given.items() if value is not None}
+        columns |= {name: np.packbits(columns[name]) for name in _BITS if name in columns}
+        columns["lag"] = np.stack(_runs(columns["lag"]))
         buffer = io.BytesIO()
         np.savez(buffer, **columns)
         return buffer.getvalue()
@@ -55,9 +64,39 @@ class RaggedBatch(Responses[Array]):
         """Return what `to_bytes` wrote; no code of the sender runs."""
         with np.load(io.BytesIO(blob), allow_pickle=False) as table:
             columns: dict[str, Any] = {name: table[name] for name in table.files}
+        tokens = int(columns["length"].sum())
+        bits = {name: np.unpackbits(columns[name], count=tokens) for name in _BITS if name in columns}
+        columns |= {name: values.astype(np.bool_) for name, values in bits.items()}
+        columns["lag"] = np.repeat(*columns["lag"])
         columns["number"] = int(columns["number"])
         columns["source_names"] = tuple(str(name) for name in columns["source_names"])
         return cls(**columns)
+
+    def without_text(self) -> "RaggedBatch":
+        """Return the batch without the tokens of prompts and responses."""
+        return replace(self, prompt=self.prompt[:0], tokens=self.tokens[:0])
+
+    def text_of(self, rows: Sequence[int]) -> Array:
+        """Return the tokens of the prompts of responses `rows` and then of these responses, int32."""
+        prompt, response = self._places(rows)
+        return np.concatenate([self.prompt[prompt], self.tokens[response]])
+
+    def text_length(self, rows: Sequence[int]) -> int:
+        """Return the number of tokens that `text_of` has."""
+        return int(sum(places.sum() for places in self._places(rows)))
+
+    def with_text(self, rows: Sequence[int], text: Array) -> "RaggedBatch":
+        """Return a batch without text with that of responses `rows`, which `text_of` has returned elsewhere."""
+        in_prompts, in_responses = self._places(rows)
+        prompt, tokens = (np.full(len(places), ELSEWHERE, np.int32) for places in (in_prompts, in_responses))
+        prompt[in_prompts], tokens[in_responses] = np.split(text, [in_prompts.sum()])
+        return replace(self, prompt=prompt, tokens=tokens)
+
+    def _places(self, rows: Sequence[int]) -> tuple[Array, Array]:
+        """Return which tokens of all prompts [L] and of all responses [S] belong to responses `rows`."""
+        groups = np.isin(np.arange(len(self.prompt_length)), self.group[list(rows)])
+        responses = np.isin(np.arange(len(self.length)), list(rows))
+        return np.repeat(groups, self.prompt_length), np.repeat(responses, self.length)
 
 
 def make_ragged(
@@ -107,6 +146,12 @@ def make_ragged(
         prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
         tokens=np.concatenate([response.tokens for response in responses]),
     )
+
+
+def _runs(values: Array) -> tuple[Array, Array]:
+    """Return the value and the length of every run of equal values."""
+    begin = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
+    return values[begin], np.diff(begin, append=len(values))
 
 
 def starts_of(lengths: Int64) -> Int64:

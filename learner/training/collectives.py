@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -78,6 +79,17 @@ class Collectives(Channel):
         if buffer:
             dist.broadcast(torch.frombuffer(buffer, dtype=torch.uint8), 0, group=self._group)
         return bytes(buffer)
+
+    def deal(self, part_of: Callable[[int], Tensor]) -> None:
+        """Send every other rank its part, int32 [n] on the CPU; the others call `dealt`."""
+        for rank in range(1, self.size):
+            dist.send(part_of(rank), rank, self._group)
+
+    def dealt(self, length: int) -> Tensor:
+        """Return the `length` numbers that rank 0 deals to this rank."""
+        part = torch.empty(length, dtype=torch.int32)
+        dist.recv(part, 0, self._group)
+        return part
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum CPU tensors of one shape over the ranks, in place."""

@@ -79,7 +79,10 @@ class SaveArguments(JsonArguments):
 
 @dataclass(frozen=True, slots=True)
 class TrainArguments:
-    """A batch, how it is divided, and the state of the objective's controllers before it."""
+    """A batch, how it is divided, and the state of the objective's controllers before it.
+
+    The batch travels without text: each rank gets that of its own rows once it has made the plan (`trainer.py`).
+    """
 
     ragged: RaggedBatch
     schedule: Schedule
@@ -87,7 +90,7 @@ class TrainArguments:
 
     def to_bytes(self) -> bytes:
         """Return schedule and state as a line of JSON, and the batch after it."""
-        return json.dumps([asdict(self.schedule), self.state]).encode() + b"\n" + self.ragged.to_bytes()
+        return json.dumps([asdict(self.schedule), self.state]).encode() + b"\n" + self.ragged.without_text().to_bytes()
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Self:

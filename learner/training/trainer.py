@@ -1,8 +1,8 @@
 """One batch, the same on every rank: statistics of the present policy, preparation, optimizer updates, their metrics.
 
 Every rank holds the whole batch's per-token numbers and runs the batch-level stages itself; only the network's passes
-are divided. So results that depend on the whole batch are exact on any number of ranks. N responses, T tokens of the
-longest, n responses of a micro-batch.
+are divided, and the tokens that they read. So results that depend on the whole batch are exact on any number of ranks.
+N responses, T tokens of the longest, n responses of a micro-batch.
 """
 
 import logging
@@ -88,7 +88,7 @@ class Trainer:
         return self._statistics(ragged, make_sweep(lengths, rows, self._collectives.size, micro_batch_tokens))
 
     def train(self, ragged: RaggedBatch, schedule: Schedule, state: ControllerStates) -> BatchFacts:
-        """Train one batch; `state` is that of the controllers before it.
+        """Train one batch, which has text on rank 0 alone; `state` is that of the controllers before it.
 
         Raises:
             RewardError: the method needs final answers, and the reward gives none.
@@ -101,6 +101,7 @@ class Trainer:
             )
         began = time.monotonic()
         plan = self._plan(ragged, schedule)
+        ragged = self._with_own_text(ragged, plan)
         statistics, logp_ref = self._statistics(ragged, plan.statistics), self._logp_ref(ragged, plan.statistics)
         batch = make_batch(ragged, statistics, seed=schedule.seed, logp_ref=logp_ref)
         measured = time.monotonic()
@@ -129,6 +130,14 @@ class Trainer:
             updates_per_batch=schedule.updates_per_batch,
             epochs=schedule.epochs,
         )
+
+    def _with_own_text(self, ragged: RaggedBatch, plan: Plan) -> RaggedBatch:
+        """Return the batch with the tokens of the rows that this rank's network sees, at least."""
+        if self._collectives.rank == 0:
+            self._collectives.deal(lambda rank: torch.from_numpy(ragged.text_of(plan.rows_of(rank))))
+            return ragged
+        rows = plan.rows_of(self._collectives.rank)
+        return ragged.with_text(rows, self._collectives.dealt(ragged.text_length(rows)).numpy())
 
     def _statistics(self, ragged: RaggedBatch, sweep: Sweep) -> Moments:
         """Sum over ranks: each response is computed on one rank and zero on the others, so the sum is exact."""

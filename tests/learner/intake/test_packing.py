@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.packing import make_batch, pack
-from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
+from isentrope.learner.intake.plan import make_plan
+from isentrope.learner.intake.ragged import ELSEWHERE, RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
 from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.types import Finish, Group, Response, version_of
@@ -85,6 +86,40 @@ def test_columns_survive_the_way_to_the_other_ranks(found: list[Group]) -> None:
     assert back.to_bytes() == ragged.to_bytes()
     assert back.logp_rollout.dtype == np.float32
     assert back.number == 3 and back.source_names == ragged.source_names
+
+
+@few
+@given(groups(), st.data())
+def test_rows_that_got_their_text_are_packed_like_those_of_the_whole_batch(
+    found: list[Group], data: st.DataObject
+) -> None:
+    whole = ragged_of(found)
+    everything = range(len(whole.length))
+    rows = data.draw(st.lists(st.sampled_from(everything), unique=True).map(sorted))
+    there = RaggedBatch.from_bytes(whole.without_text().to_bytes())
+    text = whole.text_of(rows)
+    assert there.text_length(rows) == len(text)
+    there = there.with_text(rows, text)
+    ours, theirs = pack(whole, rows), pack(there, rows)
+    assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in ("ids", "source", "target", "slot"))
+    others = [row for row in everything if row not in rows]
+    assert all((pack(there, [row]).target == ELSEWHERE).all() for row in others)
+
+
+@pytest.mark.parametrize("updates", [1, 2, 4])
+def test_two_ranks_exchange_at_most_ten_bytes_for_a_token(updates: int) -> None:
+    """Of 64 groups of 8 responses of 64 to 1,024 tokens, from two versions."""
+    rng = np.random.default_rng(0)
+
+    def answer() -> Response:
+        tokens = rng.integers(0, 50_000, int(rng.integers(64, 1025)))
+        return response(tokens.tolist(), version=version_of(1, int(rng.integers(4, 6))))
+
+    whole = ragged_of([group(seq, [1] * 100, *(answer() for _ in range(8))) for seq in range(64)], number=6)
+    division = {"ranks": 2, "micro_batch_tokens": 8192, "updates_per_batch": updates, "epochs": 1}
+    plan = make_plan(whole.packed_length, whole.group, **division)
+    sent = len(whole.without_text().to_bytes()) + whole.text_of(plan.rows_of(1)).nbytes
+    assert sent <= 10 * whole.length.sum()
 
 
 @few

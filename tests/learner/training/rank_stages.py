@@ -23,10 +23,16 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from isentrope.kernels import plain  # noqa: E402
 from isentrope.learner.config import LearnerConfig  # noqa: E402
 from isentrope.learner.intake.packing import Packed, pack  # noqa: E402
+from isentrope.learner.intake.plan import Plan  # noqa: E402
+from isentrope.learner.intake.ragged import RaggedBatch  # noqa: E402
 from isentrope.learner.objective.batch import LossParts  # noqa: E402
+from isentrope.learner.objective.objective import Objective  # noqa: E402
+from isentrope.learner.objective.presets import build, load_objective  # noqa: E402
 from isentrope.learner.training.collectives import Collectives  # noqa: E402
 from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts  # noqa: E402
 from isentrope.learner.training.model import load_policy  # noqa: E402
+from isentrope.learner.training.rank_orders import TrainArguments  # noqa: E402
+from isentrope.learner.training.trainer import Schedule, Trainer  # noqa: E402
 from isentrope.learner.training.version_writer import VersionWriter  # noqa: E402
 from isentrope.rollout.wire.proof import TENSORS, Canary, parse_tensors  # noqa: E402
 from isentrope.rollout.wire.tensor_bits import facts_of  # noqa: E402
@@ -150,6 +156,34 @@ def is_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     }
 
 
+class WithWholeText(Trainer):
+    """A trainer of batches that have all of their text on every rank."""
+
+    def _with_own_text(self, ragged: RaggedBatch, plan: Plan) -> RaggedBatch:
+        return ragged
+
+
+def trained(trainer: Trainer, objective: Objective, *, text: bool) -> None:
+    """Train three batches, without text where `text` is false."""
+    schedule = Schedule(seed=1, micro_batch_tokens=60, updates_per_batch=2, epochs=2, progress=0.5)
+    state = objective.start()
+    for number in range(3):
+        ragged = make_toy_rows(groups=6, group_size=4, seed=number, number=number)
+        told = TrainArguments(ragged, schedule, state)
+        if not text:
+            told = TrainArguments.from_bytes(told.to_bytes())
+        state = trainer.train(told.ragged, told.schedule, told.state).state
+
+
+def rows(model: str, collectives: Collectives) -> list[bool]:
+    """Whether each rank has equal weights after training with the text of its own rows and with that of all."""
+    objective = build(load_objective("grpo", {}, Path(model)), Path(model), max_new_tokens=8)
+    own, whole = make_engine(model, 2), make_engine(model, 2)
+    trained(Trainer(collectives, own, objective, None), objective, text=collectives.rank == 0)
+    trained(WithWholeText(collectives, whole, objective, None), objective, text=True)
+    return collectives.gather(own.updates == 12 and is_equal(weights(own), weights(whole)))
+
+
 def check(model: str, folder: Path, stage: int, collectives: Collectives) -> dict[str, Any]:
     """Everything that is to be seen of one ZeRO stage."""
     facts: dict[str, Any] = {}
@@ -205,6 +239,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", timeout=timedelta(seconds=240))
     collectives = Collectives(240.0)
     facts = {stage: check(model, Path(folder), int(stage), collectives) for stage in stages}
+    facts["rows"] = rows(model, collectives)
     experts = str(Path(folder) / "experts")
     facts["experts"] = published(make_engine(experts, 3), experts, Path(folder) / "version-experts", collectives)
     if collectives.rank == 0:
