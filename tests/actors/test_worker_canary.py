@@ -59,24 +59,17 @@ BITS = "is not what the learner published"
 LOGP = "log-probabilities of version"
 
 
-ENGINES = [
-    *(pytest.param(each, id="-".join(each)) for each in IN_TEST.items()),
-    *(
-        pytest.param((name, dtype), id=f"soak-{name}-{dtype}", marks=pytest.mark.soak)
-        for name in CONFIGS
-        for dtype in DTYPES
-        if name not in REFUSED
-    ),
-]
-"""Parameters of `served`: an architecture and its dtype."""
+SERVED = [name for name in CONFIGS if name not in REFUSED]
 
 
-def those_of(names: tuple[str, ...]) -> pytest.MarkDecorator:
-    """Return a mark that runs a test with these architectures alone."""
-    return pytest.mark.parametrize("served", [each for each in ENGINES if each.values[0][0] in names], indirect=True)
+def engines(names: Sequence[str]) -> list[object]:
+    """Return parameters of `served`, an architecture and its dtype: those of `make test`, and all under soak."""
+    tested = [pytest.param(each, id="-".join(each)) for each in IN_TEST.items() if each[0] in names]
+    every = [(name, dtype) for name in names for dtype in DTYPES]
+    return tested + [pytest.param(each, id="-".join(("soak", *each)), marks=pytest.mark.soak) for each in every]
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=engines(SERVED))
 def served(
     request: pytest.FixtureRequest, runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServedModel]:
@@ -187,7 +180,7 @@ def test_a_tensor_that_was_not_published_is_refused(served: ServedModel, keep: K
     keep(MISSING, Cell("names"))
 
 
-@those_of(BIASED)
+@pytest.mark.parametrize("served", engines(BIASED), indirect=True)
 def test_a_bias_that_the_engine_leaves_out_is_seen_in_its_log_probabilities(served: ServedModel, keep: Keep) -> None:
     manifest = served.next()
     served.mutate("zeroed", bias_of(tensors_of(manifest)))
@@ -195,7 +188,7 @@ def test_a_bias_that_the_engine_leaves_out_is_seen_in_its_log_probabilities(serv
     served.recover()
 
 
-@those_of(EXPERTS)
+@pytest.mark.parametrize("served", engines(EXPERTS), indirect=True)
 def test_experts_that_are_not_packed_again_are_seen_in_the_log_probabilities(served: ServedModel, keep: Keep) -> None:
     served.mutate("unpacked")
     keep(UNPACKED, refused_by_logp(served, served.next(1e-3)))

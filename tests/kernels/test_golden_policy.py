@@ -5,7 +5,7 @@ logits [logp, log(1 - p)], and a gradient g by logp becomes g (1 - p) and -g (1 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import golden_scope as scope
@@ -113,8 +113,28 @@ def _comes_from_logits(case: Case) -> bool:
     )
 
 
+def _smallest_first(
+    cases: Iterable[Case], kind: Callable[[Case], Hashable], size: Callable[[Case], int]
+) -> list[object]:
+    """Return parameters: the smallest case of each kind, and the others under soak; a plain twin computes all."""
+    kinds = set[Hashable]()
+    made = list[object]()
+    for case in sorted(cases, key=size):
+        made.append(pytest.param(case, id=case.id, marks=[pytest.mark.soak] if kind(case) in kinds else []))
+        kinds.add(kind(case))
+    return made
+
+
+def _rules(case: Case) -> Hashable:
+    return case.ref, frozenset(problem.rules for problem in problems(case))
+
+
+def _tokens(case: Case) -> int:
+    return sum(int(problem.mask.sum()) for problem in problems(case))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", filter(_comes_from_logits, POLICY), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", _smallest_first(filter(_comes_from_logits, POLICY), _rules, _tokens))
 def test_fused_policy_losses_are_those_of_the_reference(case: Case) -> None:
     for problem in problems(case):
         check_fused(case, problem)
@@ -176,7 +196,10 @@ def check_plain(case: Case, problem: Problem) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", load("logits"), ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case",
+    _smallest_first(load("logits"), lambda case: case.name.partition(".")[2], lambda case: case["logits"].numel()),
+)
 def test_statistics_are_those_of_the_reference(case: Case) -> None:
     scores, targets = case["logits"], case["labels" if "labels" in case.inputs else "tokens"].flatten()
     flat = scores.reshape(-1, scores.shape[-1])
