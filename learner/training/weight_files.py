@@ -128,4 +128,4 @@ def _header(tensors: Mapping[str, Tensor]) -> memoryview:
 
 
 def _content(value: Tensor) -> memoryview:
-    return memoryview(value.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    return value.detach().contiguous().view(-1).view(torch.uint8).numpy().data

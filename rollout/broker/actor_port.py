@@ -222,8 +222,8 @@ class ActorPort:
     def leave(self) -> None:
         """Release every lease; delete this actor's record, and the request to leave."""
         self._return(sorted(self._pending()))
-        for key in (self._keys.actors, self._keys.leave):
-            self.broker.run(lambda client, key=key: client.hdel(key, self.actor))
+        self.broker.run(lambda client: client.hdel(self._keys.actors, self.actor))
+        self.broker.run(lambda client: client.hdel(self._keys.leave, self.actor))
 
     # --- private
 

@@ -110,8 +110,8 @@ class Reaper:
                 wake(self._broker)
             return max(leases, 0)
         if seen.silent_s > FORGET_BEATS * self._heartbeat_s:
-            for key in (self._broker.keys.actors, self._broker.keys.leave):
-                self._broker.run(lambda client, key=key: client.hdel(key, name))
+            self._broker.run(lambda client: client.hdel(self._broker.keys.actors, name))
+            self._broker.run(lambda client: client.hdel(self._broker.keys.leave, name))
         return 0
 
     def _records(self) -> dict[str, str]:

@@ -227,7 +227,7 @@ class RunView:
 
     def _server_time_s(self) -> float:
         seconds, microseconds = self.broker.run(lambda client: client.time())
-        return float(seconds) + microseconds / 1e6
+        return float(seconds) + float(microseconds) / 1e6
 
 
 def _text(value: object) -> str:

@@ -27,10 +27,10 @@ class InPieces(redis.connection.AbstractConnection):
 
     def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
         """Send a packed command, in pieces."""
-        super().send_packed_command(pieces(command), check_health)
+        super().send_packed_command(pieces(command), check_health)  # type: ignore[no-untyped-call]
 
     def _connect(self) -> socket.socket:
-        connected: socket.socket = super()._connect()
+        connected: socket.socket = super()._connect()  # type: ignore[safe-super, no-untyped-call]
         if connected.family in FAMILIES:
             connected.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
