@@ -34,8 +34,8 @@ from isentrope.rollout.wire.weights import MANIFEST, Manifest, version_folder
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
 
-BLOCK_S = 1.0
-"""Longest wait for orders, or for news, in one call; an actor that leaves waits for its end."""
+TAKE_S = 5.0
+"""Longest wait for orders in one call; `interrupt` ends it."""
 
 STRAY_BEATS = 4
 """Heartbeats between two searches for leases that a lost reply has left."""
@@ -106,6 +106,8 @@ class Actor:
             async with asyncio.TaskGroup() as self._tasks:
                 running = (self._beat(), self._listen(), self._follow(), self._lease(), self._watch_drain())
                 loops = [self._tasks.create_task(loop) for loop in running]
+                for loop in loops:
+                    loop.add_done_callback(lambda _: self._port.interrupt())  # else the others would end after it
                 await self._changes.until(lambda: self._grace_s is not None)
                 await self._orders.finish(self._grace_s or 0.0)
                 for loop in loops:
@@ -190,6 +192,7 @@ class Actor:
             logger.info("%s leaves; %d orders may take %.0f s more", self._port.actor, len(self._orders), grace_s)
             self._grace_s = grace_s
             self._announce()
+            self._port.interrupt()  # nothing that comes matters any more
 
     async def _hand_back(self) -> None:
         """Release all leases, also after they were revoked: an order taken just then would have no live actor."""
@@ -201,8 +204,8 @@ class Actor:
     # --- news
 
     async def _listen(self) -> None:
-        while True:
-            topics = await self._call(self._port.news.wait, BLOCK_S)
+        while self._grace_s is None:
+            topics = await self._call(self._port.news.wait, self._spec.heartbeat_s)
             if topics:
                 await self._look(topics)
 
@@ -314,7 +317,7 @@ class Actor:
     async def _lease(self) -> None:
         while True:
             await self._changes.until(self._wants_groups)
-            orders = await self._call(self._port.take, self._free(), BLOCK_S)
+            orders = await self._call(self._port.take, self._free(), TAKE_S)
             if self._grace_s is None:  # else they are handed back with all others
                 self._orders.begin(orders, self._tasks)
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from isentrope.errors import InternalError, NameTakenError, RecordError
-from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
+from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError, InterruptedCallError
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.news import News, wake
 from isentrope.rollout.broker.reaper import SpareReaper, Stillness
@@ -65,7 +65,8 @@ class ActorPort:
         self._idle = False
         self._found = ""
         self._still = Stillness(spec.heartbeat_s)
-        self.news = News(broker, actor, look_every_s=spec.heartbeat_s)
+        self._blocking = broker.apart()
+        self.news = News(self._blocking, actor, look_every_s=spec.heartbeat_s)
         self._reaper = SpareReaper(broker, spec, me=actor)
 
     # --- work
@@ -79,7 +80,10 @@ class ActorPort:
         while True:
             orders = [] if self._idle and block_s > 0 else self._lease_first(count)
             if not orders and (left := deadline - time.monotonic()) > 0:
-                orders = self._lease([self._keys.work_hi, self._keys.work], count, min(left, BLOCK_S))
+                try:
+                    orders = self._lease([self._keys.work_hi, self._keys.work], count, min(left, BLOCK_S))
+                except InterruptedCallError:
+                    return []
             self._idle = not orders  # then the next call blocks at once: one read a call is all that idle actors cost
             if orders or time.monotonic() >= deadline:
                 break
@@ -163,6 +167,11 @@ class ActorPort:
         return bool(self.broker.call("turn", version, self.actor))
 
     # --- presence
+
+    def interrupt(self) -> None:
+        """End `take` and the wait for news, now and later; for any thread. What a `take` was given meanwhile, `leave`
+        hands back."""
+        self._blocking.interrupt()
 
     def enter(self, boot: str) -> bool:
         """Return True once the process `boot` may use this id: no other has it, or the one that had it is silent for
@@ -262,7 +271,8 @@ class ActorPort:
         """Return new entries for this consumer; none if the broker has lost the group (its learner will make it
         again)."""
         block = max(1, int(block_s * 1000)) if block_s > 0 else None
-        reply = self.broker.group_read(
+        broker = self._blocking if block is not None else self.broker
+        reply = broker.group_read(
             lambda client: client.xreadgroup(ACTORS, self.actor, dict.fromkeys(streams, ">"), count, block)
         )
         if reply is None:

@@ -83,6 +83,10 @@ class FencedReply(InternalError):
         self.held = held
 
 
+class InterruptedCallError(InternalError):
+    """The connection was interrupted, by this process."""
+
+
 class Broker:
     """One run's broker, made with `connect`."""
 
@@ -93,6 +97,7 @@ class Broker:
         self.run_id = ""
         self._client = client
         self._pinned: str | None = None
+        self._interrupted = False
         self._scripts = {name: _Script(name) for name in SCRIPT_KEYS}
 
     def __repr__(self) -> str:
@@ -126,6 +131,20 @@ class Broker:
         self._client.close()
         self._client.connection_pool.disconnect()
 
+    def apart(self) -> "Broker":
+        """Return the same broker by connections of its own, for reads that block until `interrupt` ends them."""
+        pool = self._client.connection_pool
+        settings = {**pool.connection_kwargs, "max_connections": 2, "timeout": self.deadline_s}
+        own = redis.BlockingConnectionPool(connection_class=pool.connection_class, **settings)
+        broker = Broker(redis.Redis(connection_pool=own), self.keys, self.place, self.deadline_s)
+        own.connection_kwargs["redis_connect_func"] = broker._greet
+        return broker
+
+    def interrupt(self) -> None:
+        """End all calls, now and later, with InterruptedCallError; for any thread. What they read may be lost."""
+        self._interrupted = True
+        self._client.connection_pool.disconnect()
+
     def pin(self) -> None:
         """Refuse, from now on, every server process but the one that answers now."""
         self._pinned = None
@@ -140,8 +159,14 @@ class Broker:
         failures = 0
         while True:
             try:
+                if self._interrupted:
+                    raise InterruptedCallError("the connection was interrupted")
                 return operation(self._client)
-            except redis.RedisError as error:
+            except (redis.RedisError, OSError, ValueError) as error:
+                if self._interrupted:
+                    continue  # the socket was closed under the call
+                if not isinstance(error, redis.RedisError):
+                    raise
                 failures += 1
                 if not _retriable(error) or time.monotonic() > deadline:
                     raise self._translate(error) from None

@@ -26,7 +26,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from isentrope.rollout.broker.connection import Broker, BrokerFullError, Client
+from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError, Client, InterruptedCallError
 
 KEPT = 64
 """Entries that `news` keeps; the scripts that add one name this number."""
@@ -76,9 +76,17 @@ class News:
         self._read = self._woken = FIRST
 
     def wait(self, block_s: float) -> frozenset[Topic]:
-        """Return the topics of what was written since the last call; wait up to `block_s` seconds to be woken."""
-        if block_s > 0 and self._server and self._clock() - self._looked_at < self._look_every_s:
-            self._woken = self._last(self._part, self._woken, max(1, int(block_s * 1000)))[0]
+        """Return the topics of what was written since the last call; wait up to `block_s` seconds to be woken, and not
+        longer than until everything is due again; an interrupted reader learns nothing."""
+        try:
+            return self._wait(block_s)
+        except InterruptedCallError:
+            return frozenset()
+
+    def _wait(self, block_s: float) -> frozenset[Topic]:
+        wait_s = min(block_s, BLOCK_S, self._looked_at + self._look_every_s - self._clock())
+        if wait_s > 0 and self._server:
+            self._woken = self._last(self._part, self._woken, max(1, int(wait_s * 1000)))[0]
         last, entries = self._last(self._broker.keys.news, self._read, None)
         now = self._clock()
         if self._broker.run_id != self._server:

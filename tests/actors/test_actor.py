@@ -200,8 +200,9 @@ def test_weights_that_stay_damaged_end_the_actor(
         play(scenario())
 
 
+@pytest.mark.parametrize("asked", ["by a signal", "by the broker"])
 def test_draining_finishes_what_is_held_and_hands_back_the_rest(
-    start: Start, play: Play, versions: list[Version]
+    start: Start, play: Play, versions: list[Version], asked: str
 ) -> None:
     run = start()
     run.config = ActorsConfig(max_concurrent_groups=4, drain_s=4 * DEADLINE_S)
@@ -212,10 +213,14 @@ def test_draining_finishes_what_is_held_and_hands_back_the_rest(
         run.issue(64)
         async with run.actor() as life:
             await until(lambda: run.maker.held == 4, "four orders that the actor has begun, not only leased")
-            run.drain.set()
+            if asked == "by a signal":
+                run.drain.set()
+            else:
+                run.learner.view.ask_to_leave(["a1"], 4 * DEADLINE_S)
             await run.until(lambda states: states["a1"].state is ActorStage.DRAINING)
             run.maker.let()
             await life
+        assert run.learner.view.leaving() == {}
         queues = run.learner.view.queues()
         assert (queues["unread"], queues["waiting"], queues["leased"], run.states()) == (4, 60, 0, {})
 

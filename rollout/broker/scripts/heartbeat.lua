@@ -5,9 +5,8 @@
 local actors, who, record, boot, still = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local known = redis.call('HGET', actors, who)
 if known and string.sub(known, 1, 1) == '!' then return 0 end
-if known and known ~= still then
-  local readable, other = pcall(cjson.decode, known)
-  if readable and other.boot ~= boot then return known end
+if known and known ~= still and string.find(known, '"boot":"', 1, true) then
+  if not string.find(known, '"boot":"' .. boot .. '"', 1, true) then return known end
 end
 local now = redis.call('TIME')
 redis.call('HDEL', actors, who)

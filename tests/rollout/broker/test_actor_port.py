@@ -1,10 +1,13 @@
 """What an actor can rely on: leases, one publication, nothing lost by a lost reply."""
 
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from waits import wait_until
 from wire_records import answer, make_actor_port, make_group, make_response
 
 from isentrope.errors import InternalError, NameTakenError, RecordError
@@ -17,6 +20,7 @@ from isentrope.rollout.wire.types import EvalOrder, EvalResult, Missing, Missing
 from isentrope.rollout.wire.validation import Limits
 
 VERSION = version_of(1, 0)
+FOREVER_S = 1e6
 
 
 def issue(learner: LearnerPort, count: int) -> None:
@@ -309,3 +313,29 @@ def test_one_actor_goes_back_for_an_evaluation_until_it_is_gone(learner: Learner
     broker.call("reap", "a1", broker.run(lambda client: client.hget(broker.keys.actors, "a1")), 5)
     second.heartbeat(ActorState(id="a2"))
     assert second.my_turn(VERSION) and not first.my_turn(VERSION + 1)
+
+
+def test_whoever_waits_is_interrupted_and_what_it_was_given_meanwhile_is_handed_back(
+    learner: LearnerPort, actor: ActorPort
+) -> None:
+    """The waits are longer than any test."""
+    ended = threading.Event()
+
+    def listen() -> None:
+        while not ended.is_set():
+            actor.news.wait(FOREVER_S)
+
+    waits: list[Callable[[], object]] = [lambda: actor.take(1, FOREVER_S), listen]
+    threads = [threading.Thread(target=wait) for wait in waits]
+    for thread in threads:
+        thread.start()
+    clients = actor.broker
+    wait_until(lambda: clients.run(lambda client: client.info("clients"))["blocked_clients"] >= 2, "two blocked reads")
+    ended.set()
+    actor.interrupt()
+    for thread in threads:
+        thread.join()
+    issue(learner, 1)
+    assert actor.take(1, FOREVER_S) == [], "nor is anything taken any more"
+    actor.leave()
+    assert learner.view.queues() == {**learner.view.queues(), "leased": 0, "waiting": 1}
