@@ -32,14 +32,14 @@ save ""
 class Lab:
     """Machines with a broker, as a context manager."""
 
-    def __init__(self, folder: Path, *, shared: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         """Make the broker's machine, and the example; skip the test where machines cannot be made."""
         if reason := why_not():
             pytest.skip(reason)
         self.example = folder / "example"
         init.write("digit_walk", self.example)
         self.run = self.example / "runs" / "digit-walk"
-        self.switch = Switch(folder, shared=[self.example] if shared else [])
+        self.switch = Switch(folder, shared=[self.example])
         self._commands: list[Command] = []
         try:
             self.url = start_broker(self.switch)
@@ -55,15 +55,17 @@ class Lab:
     ) -> None:
         self.switch.close()
 
-    def add(self, *names: str) -> list[Machine]:
-        """Add machines."""
-        return [self.switch.add(name) for name in names]
+    def add(self, *names: str, shared: bool = True) -> list[Machine]:
+        """Add machines, which see the example's folder or nothing."""
+        return [self.switch.add(name, shared=shared) for name in names]
 
     def start(self, machine: Machine, *arguments: str, env: Mapping[str, str] | None = None) -> Command:
-        """Start `isentrope ...` on a machine, in the folder of the example."""
+        """Start `isentrope ...` on a machine, in the folder of the example if it sees that."""
         command = (sys.executable, "-m", "isentrope.cli", *arguments)
         variables = {"ISENTROPE_REDIS_URL": self.url, **(env or {})}
-        self._commands.append(machine.start(*command, env=variables, folder=self.example, name=arguments[0]))
+        self._commands.append(
+            machine.start(*command, env=variables, folder=self.example if machine.shared else None, name=arguments[0])
+        )
         return self._commands[-1]
 
     def until(self, condition: Callable[[], object], *running: Command) -> None:

@@ -4,8 +4,8 @@ Namespaces of the kernel make them, and nothing of them has a name outside: the 
 namespace of its own, so that two runs side by side never meet. A machine's first process reads from a pipe that this
 process holds: when it ends, however it ends, the kernel ends the machine, and takes its network and mounts away.
 
-A machine sees the host's disk read-only. `/tmp`, the home folder and `/dev/shm` are its own; the folders in `shared`
-are the same on all. Host names resolve on every machine.
+A machine sees the host's disk read-only. `/tmp`, the home folder and `/dev/shm` are its own; shared folders are
+the same on all that see them. Host names resolve on every machine.
 """
 
 import contextlib
@@ -78,11 +78,13 @@ class Command:
 class Machine:
     """One machine, which is running until it is killed."""
 
-    def __init__(self, switch: "Switch", name: str, number: int) -> None:
+    def __init__(self, switch: "Switch", name: str, number: int, shared: Sequence[Path]) -> None:
         self.name = name
         self.address = f"{NETWORK}.{number}"
         self.folder = switch.folder / name
         """Its disk: `tmp` and `home`, and the output of its commands."""
+        self.shared = tuple(shared)
+        """Folders of the host that it sees."""
         self._switch = switch
         self._port = f"port{number}"
         for part in ("tmp", "home", "output"):
@@ -184,7 +186,7 @@ class Machine:
         """Return the shell commands of its first process: what is kept is bound to a place of its own before `/tmp` and
         the home folder are covered, and back afterwards."""
         own = {"/tmp": self.folder / "tmp", str(Path.home()): self.folder / "home"}
-        kept = [Path(sys.prefix), Path(sys.base_prefix), ROOT, *self._switch.shared]
+        kept = [Path(sys.prefix), Path(sys.base_prefix), ROOT, *self.shared]
         hidden = [folder for folder in dict.fromkeys(kept) if any(folder.is_relative_to(place) for place in own)]
         lines = ["set -e", "mount --make-rprivate /", f"hostname {self.name}", "mount -t tmpfs tmpfs /mnt"]
         places = {f"/mnt/own{i}": source for i, source in enumerate(own.values())}
@@ -208,7 +210,7 @@ class Switch:
 
         Args:
             folder: disks of the machines.
-            shared: folders that are the same on all of them.
+            shared: folders that are the same on all of them, but for those that are added without.
         """
         self.folder = folder
         self.shared = tuple(shared)
@@ -223,12 +225,12 @@ class Switch:
         """Process that holds its network."""
         return self._holder.pid
 
-    def add(self, name: str) -> Machine:
-        """Add a machine; its name resolves on all."""
+    def add(self, name: str, *, shared: bool = True) -> Machine:
+        """Add a machine that sees the shared folders or none of them; its name resolves on all."""
         number = 11 + len(self.machines)
         with self.hosts.open("a") as file:
             file.write(f"{NETWORK}.{number} {name}\n")
-        self.machines.append(Machine(self, name, number))
+        self.machines.append(Machine(self, name, number, self.shared if shared else ()))
         return self.machines[-1]
 
     def run(self, *command: str) -> None:

@@ -28,8 +28,8 @@ import pathlib, time
 import rewards
 
 def reaches(**columns):
-    """The example's reward; it waits as long as there is a file `hold`."""
-    while pathlib.Path(__file__).with_name("hold").exists():
+    """The example's reward; it waits as long as there is a file `hold` in the home folder."""
+    while (pathlib.Path.home() / "hold").exists():
         time.sleep(0.05)
     return rewards.reaches(**columns)
 '''
@@ -80,7 +80,6 @@ def story(tmp_path_factory: pytest.TempPathFactory, record_testsuite_property: C
     with Watched(tmp_path_factory.mktemp("lost")) as lab:
         seen = Story(lab.run)
         (lab.example / "gated.py").write_text(REWARD)
-        hold = lab.example / "hold"
         learner, first, second = lab.add("learner", "first", "second")
         before = {process.pid for process in learner.processes()}
         command = lab.start(learner, *COMMAND, NEVER)
@@ -88,11 +87,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, record_testsuite_property: C
         lab.until_batch(3, command, *actors)
         lab.until(lambda: lab.actor(learner, "second")["state"] == "serving", command, *actors)
 
-        hold.touch()
+        (second.folder / "home" / "hold").touch()
         lab.until(lambda: _holds(lab, learner, seen), command, *actors)
         second.kill()
         since, trained = time.time(), lab.newest_batch()
-        hold.unlink()
         lab.until_batch(trained + MORE, command, actors[0])
         record("the loss of an actor's machine", lab.run, since)
         lab.until(lambda: lab.live(learner)["counters"].get("reaped"), command, actors[0])

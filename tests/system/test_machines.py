@@ -54,13 +54,14 @@ def switch(tmp_path: Path) -> Iterator[Switch]:
 
 
 def test_machines_share_only_the_switch_and_the_shared_folder(switch: Switch, tmp_path: Path) -> None:
-    first, second = switch.add("n1"), switch.add("n2")
+    first, second, alone = switch.add("n1"), switch.add("n2"), switch.add("n3", shared=False)
     write = 'echo one > "$HOME/file"; echo one > /tmp/file; echo one > /dev/shm/file; echo one > "$0"; hostname'
     assert first.run("sh", "-c", write, str(tmp_path / "shared" / "file")).stdout == "n1\n"
     read = 'cat "$HOME/file" /tmp/file /dev/shm/file 2>/dev/null; cat "$0"; hostname; echo $$; ! touch /file'
     seen = second.run("sh", "-c", read, str(tmp_path / "shared" / "file"))
     assert seen.stdout.splitlines()[:2] == ["one", "n2"] and seen.returncode == 0, seen.stderr
     assert int(seen.stdout.splitlines()[2]) < 100, "process ids are its own"
+    assert alone.run("test", "-e", str(tmp_path / "shared")).returncode == 1
     resolved = first.run("getent", "hosts", "n2")
     assert resolved.stdout.split()[0] == second.address
     assert first.run(sys.executable, "-c", "import isentrope").returncode == 0
