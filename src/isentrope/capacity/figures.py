@@ -10,6 +10,7 @@ from isentrope.capacity.model_memory import ModelFacts
 from isentrope.capacity.sizes import Shape
 from isentrope.config import Config
 from isentrope.learner.training.weight_files import SHARD_BYTES
+from isentrope.rollout.wire.control import PRESSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,14 @@ class Figures(BaseModel):
     budget_bytes: int
     """`redis.max_bytes`."""
     broker_groups: int
-    """Most groups that the broker holds: those since the last checkpoint, or until the budget closes admission, and
-    those of the batches ahead."""
+    """Most groups that the broker holds: those since the last checkpoint, and those of the batches ahead."""
     broker_bytes: int
     """Memory that the broker takes for them."""
     admission_closes_in_batch: int | None
-    """Batch after a checkpoint in which the budget closes admission; null: the next checkpoint comes before."""
+    """Batch after a checkpoint in which the budget would close admission if no checkpoint came early; null: the next
+    one comes before by `learner.checkpoint_every`."""
+    checkpoint_batches: int
+    """Batches between two checkpoints: `learner.checkpoint_every`, or fewer where groups press on the budget."""
     weights_bytes: int
     """Size of one version of the weights."""
     rank_bytes: int
@@ -89,7 +92,9 @@ def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figur
     budget = config.redis.max_bytes // group + 1  # groups; the last is issued when the budget is not yet spent
     most = learner.checkpoint_every * per_batch + ahead
     closes = budget < most
-    held = budget + ahead if closes else most
+    pressing = int(PRESSING * config.redis.max_bytes) // group  # groups; with more a checkpoint comes after a batch
+    between = min(learner.checkpoint_every, max(1, (pressing - ahead) // per_batch + 1))
+    held = between * per_batch + ahead
     resident = _rank_bytes(needs)
     batch = sizes.batch_bytes(shape, learner.prompts_per_batch) + sizes.padded_bytes(shape, learner.prompts_per_batch)
     return Figures(
@@ -100,6 +105,7 @@ def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figur
         budget_bytes=config.redis.max_bytes,
         broker_groups=held,
         broker_bytes=sizes.broker_bytes(shape) * held,
+        checkpoint_batches=between,
         admission_closes_in_batch=(budget - 1) // per_batch + 1 if closes else None,
         weights_bytes=model.size_bytes,
         rank_bytes=resident,

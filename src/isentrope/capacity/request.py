@@ -102,11 +102,12 @@ def _lines(told: Figures) -> Iterator[tuple[str, str]]:
     yield "groups generated for a batch", f"{told.batch_groups:,}"
     yield "broker, for groups", f"{_bytes(told.broker_bytes)} at most; budget {_bytes(told.budget_bytes)}"
     closes = told.admission_closes_in_batch
+    yield "batches between checkpoints", f"{told.checkpoint_batches:,}"
     yield (
         "admission",
         "stays open from one checkpoint to the next"
         if closes is None
-        else f"closes in batch {closes} after a checkpoint: raise redis.max_bytes, or lower learner.checkpoint_every",
+        else f"would close in batch {closes}, were there no early checkpoint: raise redis.max_bytes to have fewer",
     )
     fits = {None: "", True: ", fits the GPU", False: ", does not fit the GPU"}[told.fits_gpu]
     yield "a rank, training", f"{_bytes(told.rank_bytes)}{fits}"

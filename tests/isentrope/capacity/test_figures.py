@@ -40,13 +40,15 @@ def test_long_groups_fill_the_budget_before_the_checkpoint() -> None:
     told = plan(prompts_per_batch=32, checkpoint_every=20)
     assert told.group_bytes == pytest.approx(4.73e6, rel=0.01)
     assert told.admission_closes_in_batch == 8
-    assert told.broker_bytes == pytest.approx((227 + 96) * 4.73e6, rel=0.2)
+    assert told.checkpoint_batches == 1, "what is ahead leaves little of the half of the budget that calls for one"
+    assert told.broker_groups == 32 + 96
+    assert told.broker_bytes == pytest.approx(128 * 4.73e6, rel=0.2)
 
 
 def test_frequent_checkpoints_keep_admission_open() -> None:
-    told = plan(prompts_per_batch=32, checkpoint_every=3)
-    assert told.admission_closes_in_batch is None
-    assert told.broker_bytes == pytest.approx((3 + 3) * 32 * 4.73e6, rel=0.2)
+    told = plan(prompts_per_batch=8, checkpoint_every=3)
+    assert told.admission_closes_in_batch is None and told.checkpoint_batches == 3
+    assert told.broker_bytes == pytest.approx((3 + 3) * 8 * 4.73e6, rel=0.2)
 
 
 def test_a_publication_takes_the_time_of_the_weights_bytes() -> None:
