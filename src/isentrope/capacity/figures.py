@@ -9,7 +9,6 @@ from isentrope.capacity import model_memory, sizes
 from isentrope.capacity.model_memory import ModelFacts
 from isentrope.capacity.sizes import Shape
 from isentrope.config import Config
-from isentrope.learner.training.weight_files import SHARD_BYTES
 from isentrope.rollout.wire.control import PRESSING
 
 
@@ -68,14 +67,14 @@ class Figures(BaseModel):
     rank_bytes: int
     """Memory of a rank on its GPU, or on a machine without one: weights, gradients, optimizer and activations."""
     rank_host_bytes: int
-    """Memory of a rank on its machine besides: the whole model while it loads, or its batch."""
+    """Memory of a rank on its machine besides: the whole model while it loads, then its share of a batch and the copy
+    from which its share of a version is written."""
     rank_0_bytes: int
-    """Memory that rank 0 has above that: the groups of the batches ahead, and a shard of the weights as it is
-    written."""
+    """Memory that rank 0 has above that: the groups of the batches ahead, and the batch that it divides."""
     fits_gpu: bool | None
     """True if `rank_bytes` fit into the stated memory of a GPU; null: none was stated."""
     write_s: float
-    """Seconds in which a version is written, at the stated speed of the disk."""
+    """Seconds in which a version is written while training goes on, at the stated speed of the disk."""
     fetch_s: float
     """Seconds in which one machine fetches a version, at the stated speed of the network."""
     actors: int | None
@@ -96,7 +95,8 @@ def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figur
     between = min(learner.checkpoint_every, max(1, (pressing - ahead) // per_batch + 1))
     held = between * per_batch + ahead
     resident = _rank_bytes(needs)
-    batch = sizes.batch_bytes(shape, learner.prompts_per_batch) + sizes.padded_bytes(shape, learner.prompts_per_batch)
+    share = math.ceil(learner.prompts_per_batch / learner.ranks)
+    batch = sizes.batch_bytes(shape, share) + sizes.padded_bytes(shape, share)
     return Figures(
         prompt_tokens=shape.prompt_tokens,
         response_tokens=shape.response_tokens,
@@ -109,8 +109,8 @@ def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figur
         admission_closes_in_batch=(budget - 1) // per_batch + 1 if closes else None,
         weights_bytes=model.size_bytes,
         rank_bytes=resident,
-        rank_host_bytes=max(model.size_bytes, batch),
-        rank_0_bytes=ahead * group + min(SHARD_BYTES, model.size_bytes),
+        rank_host_bytes=max(model.size_bytes, batch + model.size_bytes // learner.ranks),
+        rank_0_bytes=ahead * group + sizes.batch_bytes(shape, learner.prompts_per_batch),
         fits_gpu=None if gpu_bytes is None else resident <= gpu_bytes,
         write_s=model.size_bytes / speeds.disk,
         fetch_s=model.size_bytes / speeds.network,
