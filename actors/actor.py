@@ -15,21 +15,19 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from isentrope.actors.broker_calls import BrokerCaller
-from isentrope.actors.config import ActorsConfig
 from isentrope.actors.decisions import ActorSituation, is_stale, next_load, takes_groups
+from isentrope.actors.fetches import Fetch
 from isentrope.actors.groups import Tools
 from isentrope.actors.orders import Changes, Orders
+from isentrope.actors.run_files import Joined, Wanted
 from isentrope.errors import IsentropeError, NameTakenError, StorageError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.news import Topic
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.control import Control, RunState
-from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder
-from isentrope.rollout.wire.weights import MANIFEST, Manifest, version_folder
+from isentrope.rollout.wire.weights import Announcement
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
@@ -57,7 +55,7 @@ class _Seen:
     """The last state read from the broker; see `ActorSituation`. leave_s: time to leave in, if somebody asks for it."""
 
     control: Control | None = None
-    newest: Manifest | None = None
+    newest: Announcement | None = None
     asked: int = 0
     my_turn: bool = False
     leave_s: float | None = None
@@ -66,18 +64,20 @@ class _Seen:
 class Actor:
     """One actor under one id. `serve` is called once."""
 
-    def __init__(
-        self, port: ActorPort, spec: RunSpec, config: ActorsConfig, tools: asyncio.Future[Tools], drain: asyncio.Event
-    ) -> None:
+    def __init__(self, port: ActorPort, run: Joined, tools: asyncio.Future[Tools], drain: asyncio.Event) -> None:
         """Prepare; `serve` runs the actor.
 
         Args:
+            port: the broker, under the actor's id.
+            run: what it has joined.
             tools: may still be starting.
             drain: set it to let the actor finish its orders and leave.
         """
         self._port = port
-        self._spec = spec
-        self._config = config
+        self._spec = spec = run.spec
+        self._config = config = run.config
+        self._files = run.files
+        self._fetch: Fetch | None = None
         self._tools = tools
         self._drain = drain
         self._call = BrokerCaller(config.broker_timeout_s)
@@ -158,6 +158,7 @@ class Actor:
             state=self._stage(),
             version=manifest.version if manifest is not None else 0,
             digest=manifest.digest if manifest is not None else "",
+            fetching=self._fetch.version if self._fetch is not None else 0,
             proof=engine.proof if engine is not None else None,
             refused=self._refused,
             leases=len(self._orders),
@@ -230,10 +231,10 @@ class Actor:
         if Topic.LEAVE in topics:
             seen = replace(seen, leave_s=self._port.asked_to_leave())
         if Topic.WEIGHTS in topics:
-            seen = replace(seen, newest=view.weights() or seen.newest)
+            seen = replace(seen, newest=view.announcement() or seen.newest)
         if topics & {Topic.EVAL, Topic.WEIGHTS}:
             asked = self._port.eval_version(loaded) or 0
-            newest = 0 if seen.newest is None else seen.newest.version
+            newest = 0 if seen.newest is None else seen.newest.manifest.version
             turn = loaded > 0 and 0 < asked < newest and self._grace_s is None and self._port.my_turn(asked)
             seen = replace(seen, asked=asked, my_turn=turn)
         return seen
@@ -249,13 +250,14 @@ class Actor:
             while True:
                 situation = self._situation()
                 if version := next_load(situation):
-                    await self._load(engine, version)
+                    await self._fetch_or_load(engine, version)
                 elif self._takes_evals():
                     await self._take_evals(situation)
                 else:
                     await self._changes.until(lambda: next_load(self._situation()) > 0 or self._takes_evals())
         finally:
             watch.cancel()
+            await self._end_fetch()
 
     async def _await_weights(self) -> None:
         try:
@@ -272,38 +274,69 @@ class Actor:
         seen, orders = self._seen, self._orders
         return ActorSituation(
             loaded=self._loaded,
-            newest=seen.newest.version if seen.newest is not None else 0,
+            newest=seen.newest.manifest.version if seen.newest is not None else 0,
             asked=seen.asked,
             groups=orders.groups_in_engine,
             evals=orders.evals_in_engine,
             my_turn=seen.my_turn,
         )
 
-    async def _load(self, engine: "Engine", version: int) -> None:
+    async def _fetch_or_load(self, engine: "Engine", version: int) -> None:
+        """Take the next step to a version that is to be loaded: fetch its files beside everything else, then load it.
+
+        One that was begun is finished although a newer one was announced meanwhile: a slow link would never end one.
+        """
         newest = self._seen.newest
         assert newest is not None
-        started = time.monotonic()
+        if self._fetch is None:
+            manifest = newest.manifest if version == newest.manifest.version else None
+            wanted = Wanted(version, manifest, newest.depots)
+            self._fetch = Fetch(self._files, wanted, self._changes.tell)
+        fetch = self._fetch
+        await self._changes.until(lambda: fetch.done or not next_load(self._situation()))
+        if fetch.done:
+            if fetch.version == version or fetch.version > engine.version:
+                await self._load(engine, fetch)
+            await self._end_fetch()
+
+    async def _load(self, engine: "Engine", fetch: Fetch) -> None:
+        started, version = time.monotonic(), fetch.version
         try:
-            await engine.load(newest if version == newest.version else _stored_manifest(self._spec, version))
+            await engine.load(fetch.result())
         except StorageError as error:
             logger.warning("%s cannot load version %d: %s", self._port.actor, version, error)
             self._last_error = error.what
             self._refused += 1
-            if version == newest.version:
-                self._load_failures += 1
-                if self._load_failures == LOAD_TRIES:
-                    raise
-                self._announce()
-                await asyncio.sleep(LOAD_PAUSE_S)
-            else:
-                for order in await self._eval_orders(version, self._config.max_concurrent_groups):
-                    await self._orders.give_up(order, "weights", error)
-                await self._look({Topic.EVAL})
+            await self._after_failure(version, error)
         else:
             self._load_failures, self._last_error = 0, ""
             logger.info("%s serves version %d (%.0f ms)", self._port.actor, version, 1e3 * (time.monotonic() - started))
             self._announce()
             await self._look({Topic.EVAL})
+
+    async def _after_failure(self, version: int, error: StorageError) -> None:
+        """Try the newest version again, a few times; give up an older one, and the evaluations that asked for it."""
+        newest = self._seen.newest
+        assert newest is not None
+        if version == self._seen.asked and version < newest.manifest.version:
+            for order in await self._eval_orders(version, self._config.max_concurrent_groups):
+                await self._orders.give_up(order, "weights", error)
+            await self._look({Topic.EVAL})
+            return
+        self._load_failures += 1
+        if self._load_failures == LOAD_TRIES:
+            raise error
+        self._announce()
+        await self._end_fetch()
+        if version == newest.manifest.version:
+            await asyncio.to_thread(self._files.forget, newest.manifest)
+        await asyncio.sleep(LOAD_PAUSE_S)
+
+    async def _end_fetch(self) -> None:
+        """Let the fetched files go; a fetch that is on its way is stopped."""
+        if self._fetch is not None:
+            fetch, self._fetch = self._fetch, None
+            await fetch.close()
 
     def _no_weights(self) -> UnreachableError:
         return UnreachableError(
@@ -357,13 +390,3 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _stored_manifest(spec: RunSpec, version: int) -> Manifest:
-    path = version_folder(spec.output_dir, version) / MANIFEST
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise StorageError(f"version {version} is not there: {error.strerror}", where=str(path)) from None
-    except ValidationError as error:
-        raise StorageError(f"no manifest: {error.error_count()} fields are wrong", where=str(path)) from None

@@ -15,6 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from isentrope.actors.weight_receiver import BACKEND, Tether
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.rollout.data.model_place import require_here
 
 POLL_S = 0.25
 """Interval of checks that the engine's processes run."""
@@ -101,6 +102,7 @@ class EngineHost(threading.Thread):
 
 
 def _start_vllm(options: EngineOptions) -> AsyncLLM:
+    require_here(options.model_dir)
     try:
         config = _arguments(options).create_engine_config()
     except (ValueError, OSError) as error:

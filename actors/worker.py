@@ -4,14 +4,16 @@ Importing this is light: vLLM is imported once an actor starts.
 """
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import logging
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 from isentrope.actors.actor import Actor, LeasesLost, first_error
 from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import GroupMaker, Tools
+from isentrope.actors.run_files import Joined, Places, RunFiles
 from isentrope.actors.scoring import Scorer
 from isentrope.errors import DataError, IsentropeError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
@@ -27,6 +30,7 @@ from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.data.prompts import Prompts, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
+from isentrope.rollout.depot.fetching import FetchStopped
 from isentrope.rollout.wire.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -42,13 +46,15 @@ logger = logging.getLogger(__name__)
 class ActorOptions:
     """Identity of an actor and the run it joins.
 
-    actor_id: its first id; later ones are `<actor_id>.2`, `<actor_id>.3`. spec: the run's facts; None: they are
-    read from the broker. insecure: allow a broker on another host without password.
+    actor_id: its first id; later ones are `<actor_id>.2`, `<actor_id>.3`. places: where its files come from and go to.
+    spec: the run's facts; None: they are read from the broker. insecure: allow a broker on another host without
+    password.
     """
 
     url: str
     run: str
     actor_id: str
+    places: Places = field(default_factory=Places)
     spec: RunSpec | None = None
     insecure: bool = False
 
@@ -76,7 +82,8 @@ async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> No
     try:
         spec = options.spec or await _spec(broker, drain)
         if spec is not None:
-            await _serve_run(broker, spec, options.actor_id, drain)
+            files = RunFiles(spec, options.places, config_of(spec).broker_timeout_s)
+            await _serve_run(broker, files, options.actor_id, drain)
     finally:
         await asyncio.to_thread(broker.close)
 
@@ -100,19 +107,39 @@ async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
     return None
 
 
-async def _serve_run(broker: Broker, spec: RunSpec, actor_id: str, drain: asyncio.Event) -> None:
-    config = config_of(spec)
+async def _serve_run(broker: Broker, files: RunFiles, actor_id: str, drain: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
-        tools = asyncio.create_task(equip(stack, spec, config))
+        bundle = stack.enter_context(contextlib.ExitStack())
+        if not await _unpack(bundle, files, drain):
+            return
+        spec = files.spec
+        run = Joined(spec, config_of(spec), files)
+        tools = asyncio.create_task(equip(stack, spec, run.config))
         try:
             for name in _names(actor_id):
                 try:
-                    return await Actor(ActorPort(broker, name, spec), spec, config, tools, drain).serve()
+                    return await Actor(ActorPort(broker, name, spec), run, tools, drain).serve()
                 except LeasesLost:
                     logger.warning("%s was silent for too long; its leases are gone, it starts under a new id", name)
         finally:
             tools.cancel()
             await asyncio.gather(tools, return_exceptions=True)
+
+
+async def _unpack(stack: contextlib.ExitStack, files: RunFiles, drain: asyncio.Event) -> bool:
+    """Keep the run's bundle on this machine until `stack` is closed; return False if `drain` was set before."""
+    stop = threading.Event()
+    unpacking = asyncio.create_task(asyncio.to_thread(stack.enter_context, files.unpacked(stop)))
+    leaving = asyncio.create_task(drain.wait())
+    await asyncio.wait({unpacking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if not unpacking.done():
+        stop.set()
+    try:
+        await unpacking
+    except FetchStopped:
+        return False
+    return True
 
 
 def _names(actor_id: str) -> Iterator[str]:

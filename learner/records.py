@@ -20,8 +20,7 @@ from isentrope.learner.measures import (
 
 
 class Outcome(FileRecord):
-    """End of a run: `outcome.json`. Written by rank 0 of the learner as its last act, and by the command where the
-    run ends by an error outside the learner."""
+    """End of a run: `outcome.json`. Written by rank 0 at its end, or by the command after an error outside of it."""
 
     FILE = "outcome.json"
     INDISPENSABLE = frozenset({"status", "exit_code"})
@@ -129,6 +128,10 @@ class RunRecord(FileRecord):
     """Path of the private broker's socket, with its password beside it; empty: a broker by URL."""
     url_env: str
     """Environment variable that holds the broker's URL; used where `socket` is empty."""
+    password_file: str
+    """File of the broker's password; empty: the URL holds it, or there is none."""
+    ca_file: str
+    """File of the certificate authorities of a broker by TLS; empty: the system's."""
     insecure: bool
     """True if a broker on another host may have no password."""
 

@@ -16,6 +16,10 @@ MAX_SECONDS = 3.0e7
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 
 
+SecretPath = Annotated[str, Field(pattern=r"^([/~].*)?$")]
+"""Absolute path, or one in the user's home; empty: none."""
+
+
 class Section(BaseModel):
     """Base of every configuration table: immutable; unknown keys are errors."""
 
@@ -89,6 +93,11 @@ class DataConfig(Section):
     too_long: Literal["error", "skip"] = "error"
     """Treatment of a prompt that leaves no room for `sampling.max_new_tokens`: the run ends, or its group is retired
     as `too_long`."""
+    bundle: list[str] = ["*.py"]
+    """Files beside the run file that actors on other machines get, with the rewards' modules, the data, and the
+    model's configuration and tokenizer: patterns such as `"templates/*.json"`. Too few and a reward misses a file
+    there; too many make every start of an actor copy them. Names that credentials have, `.env` or `*.pem`, are left
+    out."""
     correct: str = ""
     """Rule by which a response is correct: `"rewards:accuracy"`, the value of that reward function above 0.5, or above
     another threshold: `"rewards:accuracy > 0.9"`; `"reward > 1.5"`, the weighted sum above 1.5; or `"nothing"`, where
@@ -136,6 +145,12 @@ class RedisConfig(Section):
     url_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ISENTROPE_REDIS_URL"
     """Name of the environment variable that holds the broker's URL, which a run file must not: it holds a password. If
     the variable is unset, a private bundled server is started."""
+    password_file: SecretPath = ""
+    """File that holds the broker's password, by its absolute path, where the URL has none; empty: it has one, or there
+    is none."""
+    ca_file: SecretPath = ""
+    """File of the certificate authorities that a broker by `rediss://` is checked with, PEM, by its absolute path;
+    empty: the system's."""
     max_bytes: PositiveInt = 1 << 30
     """Budget for groups that no checkpoint covers yet, in bytes; above it no order is issued. Too low makes actors
     wait between checkpoints; too high can fill the server's memory."""
@@ -147,7 +162,8 @@ class RedisConfig(Section):
 
 
 class WeightsConfig(Section):
-    """`[weights]`: new versions, which reach the actors as files in the run's folder; all machines must see it."""
+    """`[weights]`: new versions, which reach the actors as files of a depot: the run's folder, a server, or an object
+    store."""
 
     publish_every: PositiveInt = 1
     """Batches between two published versions. Higher saves writing and loading, and makes tokens older: it needs
@@ -156,6 +172,14 @@ class WeightsConfig(Section):
     keep: Annotated[int, Field(ge=2)] = 3
     """Newest versions kept on the disk, beside those that actors still use. Too few and an actor that is slow to load
     finds its version gone; each one more takes the size of the model."""
+    depot: str = ""
+    """URL of an object store, `s3://bucket/path` or `gs://bucket/path`, or another folder, into which every version is
+    copied as well, for actors that do not see the run's folder; empty: none. Its credentials come from the
+    environment, as its library reads them."""
+    serve: str = ""
+    """Address `ADDR:PORT` of this machine, at which the command offers the run's published files over HTTP, read only,
+    to actors that do not see its folder; empty: it does not. Requests need a token that follows from the broker's
+    password."""
 
 
 class LeaseConfig(Section):

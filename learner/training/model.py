@@ -17,6 +17,7 @@ from isentrope.errors import ConfigError
 from isentrope.learner.intake.packing import Packed
 from isentrope.learner.training.logits import require_plain_logits
 from isentrope.learner.training.weight_source import WeightSource
+from isentrope.rollout.data.model_place import require_here
 
 Result = TypeVar("Result")
 PROBE_TOKENS = 4
@@ -86,6 +87,7 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient
     Raises:
         ConfigError: there is no such model, or a weight of it is not in its files.
     """
+    require_here(path)
     varlen = device.type == "cuda" and dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(

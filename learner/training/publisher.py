@@ -5,13 +5,15 @@ A version is written while training goes on; the thread that wrote it announces 
 end of the run wait for that first.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import TypeVar
 
-from isentrope.errors import StorageError
+from isentrope.errors import StorageError, UnreachableError
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.training import canary
 from isentrope.learner.training.fault_points import crash_point
@@ -19,6 +21,8 @@ from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.rollout.depot import versions
+from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import version_of
 from isentrope.rollout.wire.weights import Manifest, prune
@@ -54,6 +58,9 @@ class Publisher:
         self._announcing: tuple[int, Future[None]] | None = None
         """Batch of the version that is being written, and when it is announced."""
         self._failures = 0
+        own = f"file://{Path(spec.output_dir).absolute()}"
+        copies = [url for url in spec.depots if url != own and not url.startswith("http")]
+        self._copies = [open_depot(url) for url in copies]
 
     @property
     def newest(self) -> Manifest:
@@ -61,13 +68,15 @@ class Publisher:
         return self._written[-1]
 
     def write(self, batch: int) -> Manifest:
-        """Write the present weights, trained on `batch` batches, without announcing them.
+        """Write the present weights, trained on `batch` batches, into the run's folder and every other depot, without
+        announcing them.
 
         Raises:
             StorageError: they cannot be written.
         """
         manifest = self._finished(self._begin(batch))
         assert manifest is not None, "rank 0 makes the manifest"
+        self._copy(manifest)
         self._written.append(manifest)
         return manifest
 
@@ -136,6 +145,7 @@ class Publisher:
             try:
                 manifest = written.result()
                 assert manifest is not None, "rank 0 makes the manifest"
+                self._copy(manifest)
                 crash_point("publish.before_announcement", batch)
                 feeder.announce(manifest)
                 self._written.append(manifest)
@@ -156,9 +166,22 @@ class Publisher:
             wait.tick()
             time.sleep(POLL_S)
 
+    def _copy(self, manifest: Manifest) -> None:
+        """Copy a version into every depot but the run's folder; StorageError if one cannot be written or reached."""
+        try:
+            for depot in self._copies:
+                versions.publish(depot, manifest)
+        except UnreachableError as error:  # not the broker, whose errors end the learner
+            raise StorageError(error.what, where=error.where, fix=error.fix) from error
+
     def _prune(self, actors: Sequence[ActorState]) -> None:
+        live = [actor for actor in actors if actor.state is not ActorStage.GONE]
         keep = {manifest.version for manifest in self._written[-self._keep :]}
-        prune(self._spec.output_dir, keep | {actor.version for actor in actors if actor.state is not ActorStage.GONE})
+        keep |= {version for actor in live for version in (actor.version, actor.fetching)}
+        prune(self._spec.output_dir, keep)
+        for depot in self._copies:
+            with contextlib.suppress(UnreachableError, StorageError):  # they are deleted after a later batch
+                versions.withdraw(depot, keep)
 
 
 def _is_late(actor: ActorState, manifest: Manifest, gone_s: float) -> bool:

@@ -72,7 +72,7 @@ class Keys:
 
     @property
     def weights(self) -> str:
-        """S: newest announced weight manifest as JSON."""
+        """S: newest announced weights and where they lie, as JSON."""
         return self._key("weights")
 
     @property

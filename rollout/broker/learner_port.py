@@ -29,7 +29,7 @@ from isentrope.rollout.wire.codec import RawHeader, header_int, header_text, spl
 from isentrope.rollout.wire.control import Control
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult
-from isentrope.rollout.wire.weights import Manifest
+from isentrope.rollout.wire.weights import Announcement, Manifest
 
 ISSUE_CHUNK = 256
 DROP_CHUNK = 500
@@ -220,7 +220,8 @@ class LearnerPort:
     def announce(self, manifest: Manifest) -> None:
         """Make `manifest` the newest weights; `refence` repeats it, so it need not be called again after an error."""
         self._manifest = manifest
-        self._call("set", Topic.WEIGHTS, "", manifest.model_dump_json(), keys=[self._keys.weights])
+        announced = Announcement(manifest=manifest, depots=self.spec.depots)
+        self._call("set", Topic.WEIGHTS, "", announced.model_dump_json(), keys=[self._keys.weights])
         wake(self.broker)
 
     def control(self) -> Control:

@@ -19,7 +19,7 @@ from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.wire.control import Control, Desired, Mode
 from isentrope.rollout.wire.proof import Proof
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.weights import Manifest
+from isentrope.rollout.wire.weights import Announcement, Manifest
 
 Verb: TypeAlias = Literal["async", "on_policy", "stop"]
 """Request of an operator."""
@@ -53,6 +53,8 @@ class ActorState(BaseModel):
     """Version of the weights it serves; 0: none yet."""
     digest: str = ""
     """Digest of those weights as the manifest states it."""
+    fetching: int = 0
+    """Version whose files it fetches, which the learner keeps for it; 0: none."""
     proof: Proof | None = None
     """Proof that they are the learner's; None: it serves none."""
     refused: int = 0
@@ -151,10 +153,15 @@ class RunView:
         """Return the actors that were asked to leave and are still there, with the seconds that each was given."""
         return {name: float(value) for name, value in self._hash(self._keys.leave).items()}
 
+    def announcement(self) -> Announcement | None:
+        """Return the newest announced weights and where they lie; None: none yet."""
+        text = self.text(self._keys.weights)
+        return Announcement.model_validate_json(text) if text else None
+
     def weights(self) -> Manifest | None:
         """Return the newest announced weights; None: none yet."""
-        text = self.text(self._keys.weights)
-        return Manifest.model_validate_json(text) if text else None
+        announced = self.announcement()
+        return announced.manifest if announced is not None else None
 
     def checkpoint(self) -> str:
         """Return the last committed checkpoint as the learner described it; empty: none."""

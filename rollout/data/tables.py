@@ -1,5 +1,6 @@
 """Data files and data sets as tables, by their names."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def open_table(path: Path, check: Check) -> Table:
         there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         close = nearest(path.name, there)
         fix = f"did you mean {close}?" if close else "relative paths start at the run file's folder"
-        raise DataError(f"{path} does not exist", fix=fix) from error
+        raise DataError(f"{path} does not exist on {socket.gethostname()}", fix=fix) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if not len(table):

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from isentrope.errors import ConfigError, nearest
 from isentrope.rollout.config import ModelConfig
+from isentrope.rollout.data.model_place import require_here
 
 
 class Tokenizer(Protocol):
@@ -51,6 +52,7 @@ def load_tokenizer(model: str, where: str = "model.path", chat: ModelConfig | No
     Raises:
         ConfigError: the tokenizer cannot be loaded, or has no use for the arguments.
     """
+    require_here(model, where)
     from transformers import AutoTokenizer
 
     try:

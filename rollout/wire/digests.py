@@ -63,3 +63,8 @@ def new_hasher(algorithm: str = ALGORITHM) -> Hasher:
 def algorithm_of(digest: str) -> str:
     """Return the algorithm that a digest names; empty: none, as BLAKE2b's."""
     return digest.rpartition(":")[0]
+
+
+def file_name(digest: str) -> str:
+    """Return the part of a digest that can be a file's name."""
+    return digest.rpartition(":")[2]

@@ -1,10 +1,28 @@
 """The facts an actor needs to join a run: one record in the broker, without secrets. Does not import redis."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 
 from isentrope.rollout.config import DataConfig, LeaseConfig, ModelConfig, SamplingConfig
+
+
+class Bundle(BaseModel):
+    """Files that an actor needs of the machine on which the run was started, packed into one file of the depot.
+
+    Paths are relative to the folder that it is unpacked into; an empty one stays as the spec states it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    size_bytes: Annotated[int, Field(ge=0)]
+    run_folder: str = "run"
+    model_dir: str = ""
+    train: str = ""
+    """Name of the training data, if it lies outside the run file's folder."""
+    eval: str = ""
 
 
 class RunSpec(LeaseConfig):
@@ -14,7 +32,7 @@ class RunSpec(LeaseConfig):
     stand here for both sides.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     run: str
     config_digest: str
     seed: Annotated[int, Field(ge=0)]
@@ -34,7 +52,25 @@ class RunSpec(LeaseConfig):
     """Folder of the run file: relative paths and `module:function` resolve from it."""
     output_dir: str
     """Absolute folder of checkpoints, weights and reports."""
+    depots: tuple[str, ...] = ()
+    """URLs of the depots that hold the bundle and the published weights, the preferred one first."""
+    bundle: Bundle | None = None
+    """The files an actor needs; None: it is on a machine that has them at the paths above."""
     max_bytes: PositiveInt = 1 << 30
     """Budget of un-committed payload in bytes; nothing is issued above it."""
     max_record_bytes: PositiveInt = 64 << 20
     """A larger payload is refused before it is decoded, in bytes."""
+
+    def unpacked(self, folder: Path) -> Self:
+        """Return the spec for a machine on which the bundle lies unpacked in `folder`."""
+        bundle = self.bundle
+        if bundle is None:
+            return self
+        data = {key: str(folder / name) for key, name in (("train", bundle.train), ("eval", bundle.eval)) if name}
+        return self.model_copy(
+            update={
+                "run_folder": str(folder / bundle.run_folder),
+                "model_dir": str(folder / bundle.model_dir) if bundle.model_dir else self.model_dir,
+                "data": self.data.model_copy(update=data),
+            }
+        )

@@ -11,9 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from isentrope.errors import StorageError
 from isentrope.rollout.wire.digests import ALGORITHM, algorithm_of, digest_bytes, digest_file
@@ -42,8 +42,8 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Annotated[int, Field(ge=1)]
-    folder: str
-    """Absolute folder of the shards."""
+    folder: Annotated[str, Field(exclude=True)] = ""
+    """Folder of the shards on the machine of the reader, who sets it; it is not part of what is published."""
     shards: tuple[Shard, ...]
     dtype: str
     """Number format of most tensors; a buffer may have another, see `tensors`."""
@@ -67,6 +67,23 @@ class Manifest(BaseModel):
     def incarnation(self) -> int:
         """Number of the learner that published them."""
         return incarnation_of(self.version)
+
+
+class Announcement(BaseModel):
+    """Newest weights as the broker states them: what they are, and where they lie."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[2] = 2
+    manifest: Manifest
+    depots: tuple[str, ...] = ()
+    """URLs of the depots that hold the version, the preferred one first; none: the run's own, see `RunSpec`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_schema_1(cls, record: object) -> object:
+        """Read the bare manifest that earlier versions of this program announced."""
+        return {"manifest": record} if isinstance(record, dict) and "shards" in record else record
 
 
 def version_folder(output_dir: str | Path, version: int) -> Path:

@@ -191,16 +191,34 @@ def evaluate(
 @app.command()
 def actor(
     run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],
-    redis: Annotated[str, typer.Option(help="The broker's URL; default: $ISENTROPE_REDIS_URL.")] = "",
+    redis: Annotated[str, typer.Option(help="The broker's URL, without password; default: $ISENTROPE_REDIS_URL.")] = "",
+    password_file: Annotated[str, typer.Option(help="File with the broker's password, if its URL has none.")] = "",
     name: Annotated[str, typer.Option(help="Name of this actor; default: host, process id and a random end.")] = "",
+    depot: Annotated[str, typer.Option(help="URL of the run's depot; default: as the run announces.")] = "",
+    cache: Annotated[Path, typer.Option(help="Folder that keeps fetched files; default: the user's cache.")] = Path(),
+    ca: Annotated[str, typer.Option(help="PEM file of authorities for rediss and https; default: the system's.")] = "",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
     ] = False,
 ) -> None:
     """Join a run as one more rollout actor, from anywhere, without Ray."""
-    from isentrope import commands
+    from isentrope.joining import JoinOptions, join
 
-    raise typer.Exit(commands.join(redis, run, name, insecure))
+    raise typer.Exit(join(JoinOptions(run, redis, password_file, name, depot, cache, ca, insecure)))
+
+
+@app.command()
+def depot(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, or its run file.", show_default=False)],
+    bind: Annotated[str, typer.Option(metavar="ADDR:PORT", help="Address to listen at.", show_default=False)],
+    cert: Annotated[str, typer.Option(help="Certificate, PEM; default: plain HTTP.")] = "",
+    key: Annotated[str, typer.Option(help="Its key, PEM; default: in the certificate's file.")] = "",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve other hosts without a token.")] = False,
+) -> None:
+    """Offer a run's published files over HTTP, read only, to actors that do not see its folder."""
+    from isentrope.joining import DepotOptions, serve_depot
+
+    raise typer.Exit(serve_depot(run, DepotOptions(bind, cert, key, insecure), _console()))
 
 
 @methods_app.callback()

@@ -8,8 +8,6 @@ import functools
 import itertools
 import json
 import logging
-import os
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from isentrope import runfolder
 from isentrope.check.findings import Checked, Findings, check
 from isentrope.check.model import Model
 from isentrope.config import accept, load, load_with_errors
-from isentrope.environment import set_defaults, variable
+from isentrope.environment import set_defaults
 from isentrope.errors import (
     AccessError,
     AlarmError,
@@ -40,7 +38,6 @@ from isentrope.launch.plan import ClaimedRun
 from isentrope.learner.records import Outcome
 from isentrope.progress import Progress, Shown
 from isentrope.resolved import resolve
-from isentrope.rollout.config import RedisConfig
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
 from isentrope.rollout.wire.control import Mode
 from isentrope.runfile import from_values
@@ -193,22 +190,6 @@ def show_status(run: Path, as_json: bool, console: Console) -> int:
         console.print_json(status.model_dump_json())
     else:
         show(status, console)
-    return 0
-
-
-def join(url: str, run: str, actor_id: str, insecure: bool) -> int:
-    """Run an actor of a run whose learner is elsewhere."""
-    set_defaults()
-    from isentrope.actors.worker import ActorOptions
-    from isentrope.launch.actors import serve
-    from isentrope.launch.logs import FORMAT
-
-    logging.basicConfig(level=logging.INFO, format=FORMAT)
-    url = url or variable(RedisConfig().url_env)
-    if not url:
-        raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
-    name = actor_id or f"{runfolder.host().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
-    asyncio.run(serve(ActorOptions(url=url, run=run, actor_id=name, insecure=insecure)))
     return 0
 
 

@@ -24,6 +24,8 @@ from isentrope.rollout.config import (
     WeightsConfig,
 )
 from isentrope.rollout.data.prompts import TASK
+from isentrope.rollout.depot.interface import check_url
+from isentrope.rollout.depot.server import Address
 from isentrope.rollout.rewards.correctness import correctness_of
 from isentrope.runfile import RunFile, raise_all, read, read_text, salvage, validate
 
@@ -36,7 +38,10 @@ MAY_CHANGE: Collection[str] = frozenset(
         "data.reward_timeout_s",
         "data.eval_prompts",  # evaluation is outside the ledger and trains nothing
         "data.eval_samples",
+        "data.bundle",
         "weights.keep",
+        "weights.depot",
+        "weights.serve",
         "learner.batches",  # a finished run may be prolonged
         "learner.micro_batch_tokens",  # packing: the gradient is the same, but for rounding
         "learner.gradient_checkpointing",
@@ -162,6 +167,7 @@ def contradictions(config: Config, file: RunFile) -> Iterator[ConfigError]:
     """Yield an error for every combination of keys that is not allowed."""
     yield from _sizes(config, file)
     yield from _sources(config, file)
+    yield from _depots(config, file)
     lag = 0 if config.learner.mode == "on_policy" else config.learner.staleness.max_lag
     if lag < config.weights.publish_every - 1:
         yield ConfigError(
@@ -177,6 +183,23 @@ def contradictions(config: Config, file: RunFile) -> Iterator[ConfigError]:
             where=file.where(key),
             fix="leave out top_p and top_k",
         )
+
+
+def _depots(config: Config, file: RunFile) -> Iterator[ConfigError]:
+    """Yield what is wrong with where versions are published."""
+    depot, serve = config.weights.depot, config.weights.serve
+    if depot.startswith("http"):
+        yield ConfigError(
+            f"weights.depot = {depot!r} cannot be written: a depot over HTTP is read only",
+            where=file.where("weights.depot"),
+            fix="offer the run's folder by weights.serve, or give an object store",
+        )
+    for key, check, value in (("depot", check_url, depot), ("serve", Address.parse, serve)):
+        try:
+            if value:
+                check(value)
+        except ConfigError as error:
+            yield ConfigError(error.what, where=file.where(f"weights.{key}"), fix=error.fix)
 
 
 def _sizes(config: Config, file: RunFile) -> Iterator[ConfigError]:

@@ -45,10 +45,14 @@ CACHE_VARIABLE = "XDG_CACHE_HOME"
 COMMAND_MARK = "ISENTROPE_COMMAND"
 """Variable that differs between two commands and is inherited by all their processes: finds those of a dead command."""
 
+TOKEN_VARIABLE = "ISENTROPE_DEPOT_TOKEN"
+"""Token of a depot over HTTP; unset: it follows from the broker's password."""
+
 READ_FROM_USER: Mapping[str, str] = MappingProxyType(
     {
         CACHE_VARIABLE: "folder of the user's caches; default ~/.cache",
         "CUDA_VISIBLE_DEVICES": "empty or -1: work as on a machine without a GPU",
+        TOKEN_VARIABLE: "token of the depot, where its side and the actors have different passwords of the broker",
         "ISENTROPE_REDIS_URL": "the broker; unset: a private bundled server (`redis.url_env` names another variable)",
     }
 )

@@ -18,6 +18,7 @@ from isentrope.config import load
 from isentrope.errors import ConfigError, RunFolderError, StorageError
 from isentrope.resolved import RUN_FILE
 from isentrope.rollout.config import ModelConfig
+from isentrope.rollout.data.model_place import require_here
 from isentrope.rollout.wire.files import UNFINISHED
 from isentrope.rollout.wire.types import batch_of, incarnation_of
 from isentrope.rollout.wire.weights import MANIFEST, Manifest, verify, version_folder
@@ -57,6 +58,12 @@ def versions(run: Path) -> list[Manifest]:
             manifest = Manifest.model_validate_json(path.read_bytes())
             found.append(manifest.model_copy(update={"folder": str(path.parent.absolute())}))
     return sorted(found, key=lambda manifest: manifest.version)
+
+
+def configuration_files(model: Path) -> dict[str, Path]:
+    """Return the files of a model's configuration and tokenizer, by their names."""
+    found = (path for pattern in _KEPT for path in model.glob(pattern))
+    return {path.name: path for path in found if path.is_file() and not path.match(_LEFT)}
 
 
 def choose(found: Sequence[Manifest], wanted: str, run: Path) -> Manifest:
@@ -148,12 +155,11 @@ def _names(manifest: Manifest) -> set[str]:
 
 def _write_files(begun: Origin, dtype: str, folder: Path) -> None:
     source = _own_files(begun.path)
-    kept = {path.name: path for pattern in _KEPT for path in source.glob(pattern) if not path.match(_LEFT)}
+    kept = configuration_files(source)
     if CONFIG not in kept:
         raise ConfigError(f"{source} is not a model: it has no {CONFIG}", fix="give the model's folder by --model")
     for name, path in kept.items():
-        if path.is_file():
-            shutil.copyfile(path, folder / name)
+        shutil.copyfile(path, folder / name)
     facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     (folder / CONFIG).write_text(json.dumps(_with_dtype(facts, dtype), indent=2) + "\n", encoding="utf-8")
     if begun.config.chat_template or begun.config.chat_template_args:
@@ -165,6 +171,7 @@ def _write_files(begun: Origin, dtype: str, folder: Path) -> None:
 
 def _own_files(model: str) -> Path:
     """Return the folder with the files of a model; those of a Hugging Face id were downloaded when the run began."""
+    require_here(model, "the run's model")
     if Path(model).is_absolute():
         return Path(model)
     from huggingface_hub import snapshot_download

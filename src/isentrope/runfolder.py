@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from isentrope.broker_url import complete
 from isentrope.environment import variable
 from isentrope.errors import ConfigError, IsentropeError, RunFolderError, StorageError, UnreachableError
 from isentrope.learner import json_files
@@ -255,10 +256,15 @@ def open_view(record: RunRecord, *, deadline_s: float) -> RunView:
     """Return the run's view; UnreachableError if its private broker is gone, or its broker does not answer."""
     if record.socket and not Path(record.socket).exists():
         raise UnreachableError(f"run {record.run!r} is not running: its private broker is gone")
-    url = private_url(Path(record.socket)) if record.socket else variable(record.url_env)
+    url = private_url(Path(record.socket)) if record.socket else public_url(record)
     if not url:
         raise ConfigError(f"{record.url_env} is not set, and the run's broker is known by it alone", fix="set it")
     return RunView(Broker.connect(url, record.run, deadline_s=deadline_s, insecure=record.insecure))
+
+
+def public_url(record: RunRecord) -> str:
+    """Return the URL of a run's broker that is not private, with its password; empty: the environment names none."""
+    return complete(variable(record.url_env), record.password_file, record.ca_file)
 
 
 def host() -> str:

@@ -13,6 +13,7 @@ from isentrope.actors.actor import Actor
 from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import Generated, GroupMaker, Order, Tools
 from isentrope.actors.orders import Changes
+from isentrope.actors.run_files import Joined, Places, RunFiles
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS
@@ -87,7 +88,8 @@ class Run:
         ready: asyncio.Future[Tools] = asyncio.get_running_loop().create_future()
         ready.set_result(self.tools)
         self.port = WatchedPort(self.actor_broker, name, self.spec)
-        life = asyncio.create_task(Actor(self.port, self.spec, self.config, ready, self.drain).serve())
+        joined = Joined(self.spec, self.config, RunFiles(self.spec, Places(), self.config.broker_timeout_s))
+        life = asyncio.create_task(Actor(self.port, joined, ready, self.drain).serve())
         try:
             yield life
         finally:

@@ -49,7 +49,7 @@ def test_help_costs_less_than_a_second() -> None:
         ("check", "learner.batches=three", 64, "must be a whole number"),
         ("check", "learner.method=gprpo", 64, "grpo"),
         ("train", "learner.objective.clip.hgih=0.3", 64, "did you mean `high`?"),
-        ("train", "data.train=none.jsonl", 65, "none.jsonl does not exist"),
+        ("train", "data.train=none.jsonl", 65, "none.jsonl does not exist on"),
         ("check", "data.reward=rewards:exactt", 65, "rewards:exact"),
         ("train", "data.reward=rewards:raises", 65, "KeyError: 'no such thing'"),
         ("check", "data.reward=rewards:nothing", 65, "returned None"),

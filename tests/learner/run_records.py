@@ -102,6 +102,8 @@ def make_run_record(**changes: Any) -> RunRecord:
         "pid": 1,
         "socket": "",
         "url_env": "",
+        "password_file": "",
+        "ca_file": "",
         "insecure": False,
     }
     return RunRecord.model_validate(values | changes)

@@ -11,14 +11,14 @@ from source_files import Source
 VERBS = {
     "Abandon", "Accumulate", "Add", "Announce", "Apply", "Ask", "Assign", "Build", "Call", "Carry", "Check", "Choose",
     "Claim", "Close", "Collect", "Compare", "Compile", "Compute", "Connect", "Continue", "Copy", "Count", "Create",
-    "Decide", "Decode", "Delete", "Divide", "Do", "Draw", "Drop", "End", "Evaluate", "Explain", "Fence", "Fill",
-    "Find", "Finish", "Fit", "Forget", "Gather", "Go", "Hand", "Hold", "Import", "Issue", "Join", "Keep", "Kill",
-    "Label", "Lay", "Lease", "Let", "List", "Load", "Log", "Make", "Merge", "Multiply", "Open", "Order", "Pack",
-    "Prepare", "Print", "Probe", "Put", "Queue", "Raise", "Re-issue", "Read", "Record", "Redirect", "Refuse",
-    "Register", "Release", "Remember", "Remove", "Repeat", "Report", "Require", "Reset", "Restart", "Restore",
-    "Retire", "Return", "Revoke", "Run", "Save", "Say", "Score", "Send", "Serve", "Set", "Show", "Sort", "Start",
-    "Store", "Sum", "Switch", "Take", "Teach", "Tell", "Tokenize", "Train", "Unlock", "Update", "Use", "Validate",
-    "Wait", "Wake", "Wrap", "Write", "Yield",
+    "Decide", "Decode", "Delete", "Divide", "Do", "Draw", "Drop", "End", "Evaluate", "Explain", "Fence", "Fetch",
+    "Fill", "Find", "Finish", "Fit", "Forget", "Gather", "Go", "Hand", "Hold", "Import", "Issue", "Join", "Keep",
+    "Kill", "Label", "Lay", "Lease", "Let", "Link", "List", "Load", "Log", "Make", "Merge", "Multiply", "Offer",
+    "Open", "Order", "Pack", "Prepare", "Print", "Probe", "Publish", "Put", "Queue", "Raise", "Re-issue", "Read",
+    "Record", "Redirect", "Refuse", "Register", "Release", "Remember", "Remove", "Repeat", "Report", "Require",
+    "Reset", "Restart", "Restore", "Retire", "Return", "Revoke", "Run", "Save", "Say", "Score", "Send", "Serve", "Set",
+    "Show", "Sort", "Start", "Stop", "Store", "Sum", "Switch", "Take", "Teach", "Tell", "Tokenize", "Train", "Try",
+    "Unlock", "Update", "Upload", "Use", "Validate", "Wait", "Wake", "Wrap", "Write", "Yield",
 }  # fmt: skip
 """Words that functions' docstrings begin with; a verb that is not among them yet is added here."""
 

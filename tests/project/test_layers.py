@@ -24,7 +24,7 @@ OTHERS = {
 
 INSIDE_A_FUNCTION = {
     "kernels": {"matplotlib"},
-    "rollout": {"datasets", "huggingface_hub", "math_verify", "pyarrow", "torch", "transformers"},
+    "rollout": {"aiohttp", "datasets", "fsspec", "huggingface_hub", "math_verify", "pyarrow", "torch", "transformers"},
 }
 """Libraries that only those need who ask for the feature."""
 
@@ -32,6 +32,7 @@ INSIDE_A_FUNCTION = {
 ROOMS = {
     "rollout/wire": {"errors", "rollout.config", "rollout.wire"},
     "rollout/broker": {"errors", "rollout.config", "rollout.wire", "rollout.broker"},
+    "rollout/depot": {"errors", "rollout.wire", "rollout.depot"},
     "rollout/data": {"errors", "rollout.config", "rollout.data"},
     "rollout/rewards": {"errors", "rollout.config", "rollout.data", "rollout.rewards"},
     "kernels": {"errors", "kernels"},
@@ -55,7 +56,7 @@ ROOMS = {
     "learner/config.py": {"rollout.config"},
     "rollout/config.py": set(),
     "actors": {
-        *("errors", "actors", "rollout.config", "rollout.data", "rollout.rewards", "rollout.wire"),
+        *("errors", "actors", "rollout.config", "rollout.data", "rollout.depot", "rollout.rewards", "rollout.wire"),
         *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "news", "run_view")),
     },
     "learner/intake": {"errors", "kernels.plain", "learner.config", "learner.objective", "learner.intake", "rollout"},

@@ -11,6 +11,7 @@ from source_files import Source
 
 RUN_BY = {
     "actors/config.py": "isentrope/test_config.py",
+    "actors/fetches.py": "actors/test_run_files.py",
     "actors/engine_host.py": "actors/test_engine.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
     "examples/chat/make_data.py": "isentrope/test_init.py",
@@ -69,6 +70,10 @@ RUN_BY = {
     "rollout/data/arrow_table.py": "rollout/data/test_tables.py",
     "rollout/data/jsonl_table.py": "rollout/data/test_tables.py",
     "rollout/data/table.py": "rollout/data/test_tables.py",
+    "rollout/depot/fetching.py": "rollout/depot/test_interface.py",
+    "rollout/depot/folder_depot.py": "rollout/depot/test_interface.py",
+    "rollout/depot/remote_depot.py": "rollout/depot/test_interface.py",
+    "rollout/depot/versions.py": "rollout/depot/test_interface.py",
     "rollout/wire/payload.py": "rollout/wire/test_codec.py",
     "rollout/wire/spec.py": "rollout/broker/test_run_view.py",
     "rollout/wire/validation.py": "rollout/wire/test_codec.py",
@@ -88,6 +93,7 @@ RUN_BY = {
     "src/isentrope/handbook/values.py": "isentrope/test_handbook.py",
     "src/isentrope/launch/actors.py": "system/test_faults.py",
     "src/isentrope/launch/broker.py": "system/test_own_run.py",
+    "src/isentrope/launch/depot.py": "isentrope/test_joining.py",
     "src/isentrope/launch/driver.py": "system/test_own_run.py",
     "src/isentrope/launch/logs.py": "system/test_own_run.py",
     "src/isentrope/launch/model.py": "system/test_faults.py",

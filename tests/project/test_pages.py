@@ -64,6 +64,9 @@ BY_OTHERS = {
     "isentrope actor --redis URL --run NAME": (
         "tests/system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends"
     ),
+    "isentrope actor --run NAME --depot URL --cache DIR": (
+        "tests/system/test_own_run.py::test_the_actor_had_nothing_but_the_broker_and_the_depot"
+    ),
     "isentrope bench kernels": "tests/isentrope/test_cli.py::test_the_benchmark_without_a_gpu_says_what_works_there",
     "isentrope bench kernels --json F": (
         "tests/isentrope/test_cli.py::test_the_benchmark_without_a_gpu_says_what_works_there"
@@ -72,6 +75,10 @@ BY_OTHERS = {
     "isentrope check run.toml": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope demo": "tests/system/test_on_policy.py::test_equal_seeds_give_equal_metrics",
     "isentrope demo --method kl_cov": "tests/project/test_pages.py::test_demo_runs_with_entropy_control",
+    "isentrope depot": "tests/isentrope/test_joining.py::test_a_runs_published_files_are_offered_until_a_signal",
+    "isentrope depot RUN --bind ADDR:PORT": (
+        "tests/isentrope/test_joining.py::test_a_runs_published_files_are_offered_until_a_signal"
+    ),
     "isentrope eval runs/digit-walk": (
         "tests/system/test_own_run.py::test_what_it_leaves_is_exported_and_evaluated_by_command"
     ),

@@ -109,7 +109,6 @@ def make_weights(incarnation: int = 1, batch: int = 0) -> Manifest:
     """A manifest without files."""
     return Manifest(
         version=version_of(incarnation, batch),
-        folder="weights",
         shards=(),
         dtype="float32",
         tensors=Shard(file="tensors.json", size_bytes=0, digest=""),

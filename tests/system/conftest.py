@@ -12,8 +12,8 @@ def start() -> Iterator[Start]:
     """Starts commands; ends those that a failed test has left."""
     commands: list[Command] = []
 
-    def start(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> Command:
-        commands.append(Command(*arguments, folder=folder, env=env))
+    def start(*arguments: str, folder: Path, env: dict[str, str] | None = None, hidden: Path | None = None) -> Command:
+        commands.append(Command(*arguments, folder=folder, env=env, hidden=hidden))
         return commands[-1]
 
     yield start

@@ -1,19 +1,23 @@
-"""The example of README, written by `init`: own data and reward, a broker by URL, an actor that joined without Ray."""
+"""The example of README, written by `init`: own data and reward, a broker by URL, and an actor that joined without Ray
+and shares nothing with the run but the broker and the URL of its depot."""
 
 import json
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from whole_commands import BOOT_S, Start, batches, lines
+from whole_commands import BOOT_S, Start, batches, free_port, lines
 
 from isentrope import init
 from isentrope.redis_server import RedisServer
+from isentrope.rollout.depot.server import token_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -29,14 +33,14 @@ CHANGES = (
 """Of the example's run: small, and with a reward that waits."""
 
 REWARD = '''
-import itertools, pathlib, time
+import itertools, os, pathlib, time
 import rewards
 
 calls = itertools.count()
 
 def reaches(**columns):
     """The example's reward; after the first evaluation and three batches it waits until it is allowed."""
-    while next(calls) >= 8 + 3 * 8 and not pathlib.Path(__file__).with_name("allowed").exists():
+    while next(calls) >= 8 + 3 * 8 and not pathlib.Path(os.environ["ALLOWED"]).exists():
         time.sleep(0.05)
     return rewards.reaches(**columns)
 '''
@@ -55,8 +59,16 @@ class Seen:
     code: int
     actor_code: int
     output: str
-    secret: str
-    """The broker's password."""
+    secrets: tuple[str, str]
+    """The broker's password, and the token that follows from it."""
+    arguments: str
+    """Command lines of all processes of the run."""
+    elsewhere: Path
+    """Folder in which the actor was started; it found the run's empty."""
+    told: str
+    """What the actor printed."""
+    unauthorized: int
+    """Status of a request to the depot without the token."""
     again: subprocess.CompletedProcess[str]
     """The same command when the run is finished."""
 
@@ -66,27 +78,54 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
     folder = tmp_path_factory.mktemp("own") / "example"
     init.write("digit_walk", folder)
     (folder / "gated.py").write_text(REWARD)
+    elsewhere, allowed, port = folder.parent / "elsewhere", folder.parent / "allowed", free_port()
+    elsewhere.mkdir()
     with RedisServer() as server:
-        url = {"ISENTROPE_REDIS_URL": server.start(folder / "broker")}
+        url = {"ISENTROPE_REDIS_URL": server.start(folder.parent / "broker"), "ALLOWED": str(allowed)}
 
         def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "isentrope.cli", *arguments]
             return subprocess.run(command, cwd=folder, env=os.environ | url, capture_output=True, text=True)
 
         run = folder / "runs" / "digit-walk"
-        command = start("train", "run.toml", *CHANGES, folder=folder, env=url)
-        actor = start("actor", "--run", "digit-walk", "--name", "guest", folder=folder, env=url)
+        changes = (*CHANGES, f"weights.serve=127.0.0.1:{port}")
+        command = start("train", "run.toml", *changes, folder=folder, env=url)
+        place = ("--depot", f"http://127.0.0.1:{port}", "--cache", str(elsewhere / "cache"))
+        join = ("actor", "--run", "digit-walk", "--name", "guest", *place)
+        actor = start(*join, folder=elsewhere, env=url | {"HOME": str(elsewhere)}, hidden=folder)
         command.until(lambda: len(batches(run)) >= 2)
         status = json.loads(ask("status", "--json").stdout)
+        arguments = "\n".join(command.arguments() + actor.arguments())
+        unauthorized = _status(f"http://127.0.0.1:{port}/{next(run.glob('bundle/*')).relative_to(run)}")
         switched = ask("mode", "on_policy")
         refused = ask("mode", "fast")
-        (folder / "allowed").touch()
+        allowed.touch()
         code = command.wait(BOOT_S)
         left = actor.wait()
         secret = urlsplit(url["ISENTROPE_REDIS_URL"]).password or ""
         yield Seen(
-            run, status, refused, switched, code, left, command.output, secret, ask("train", "run.toml", *CHANGES)
+            run=run,
+            status=status,
+            refused=refused,
+            switched=switched,
+            code=code,
+            actor_code=left,
+            output=command.output,
+            secrets=(secret, token_of(secret, "digit-walk")),
+            arguments=arguments,
+            elsewhere=elsewhere,
+            told=actor.output,
+            unauthorized=unauthorized,
+            again=ask("train", "run.toml", *changes),
         )
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_run_finishes_and_reports(seen: Seen) -> None:
@@ -99,6 +138,19 @@ def test_actor_joins_by_url_and_leaves_when_the_run_ends(seen: Seen) -> None:
     live = seen.status["live"]
     assert isinstance(live, dict) and [actor["id"] for actor in live["actors"]] == ["guest"]
     assert seen.actor_code == 0
+
+
+def test_the_actor_had_nothing_but_the_broker_and_the_depot(seen: Seen) -> None:
+    (unpacked,) = (seen.elsewhere / "cache" / "digit-walk" / "bundle").iterdir()
+    there = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    assert {"run/gated.py", "run/rewards.py", "run/train.jsonl", "run/eval.jsonl", "model/config.json"} <= there
+    assert not any("safetensors" in name for name in there), "weights come by version"
+    assert list((seen.elsewhere / "cache" / "digit-walk" / "weights").iterdir()), seen.told
+    assert "serves version" in seen.told
+
+
+def test_the_depot_answers_nobody_without_the_token(seen: Seen) -> None:
+    assert seen.unauthorized == 401
 
 
 def test_mode_changes_while_it_runs(seen: Seen) -> None:
@@ -182,7 +234,11 @@ def test_the_settings_in_the_folder_are_those_of_the_run(seen: Seen) -> None:
     assert told.returncode == 0 and f"the run in {seen.run} is finished" in told.stdout, told.stderr
 
 
-def test_broker_password_is_in_no_file_of_the_run(seen: Seen) -> None:
-    assert seen.secret
-    found = [path for path in seen.run.rglob("*") if path.is_file() and seen.secret.encode() in path.read_bytes()]
-    assert found == [] and seen.secret not in seen.output
+def test_secrets_are_in_no_file_no_output_and_no_argument_list(seen: Seen) -> None:
+    """The bundle and what was unpacked from it included."""
+    assert all(seen.secrets)
+    files = [path for root in (seen.run, seen.elsewhere) for path in root.rglob("*") if path.is_file()]
+    contents = [(path, path.read_bytes()) for path in files]
+    for secret in seen.secrets:
+        assert [path for path, content in contents if secret.encode() in content] == []
+        assert not any(secret in text for text in (seen.output, seen.told, seen.arguments, str(seen.status)))

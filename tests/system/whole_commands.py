@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,11 +26,14 @@ END_S = 120.0
 class Command:
     """One `isentrope ...`, in a session of its own."""
 
-    def __init__(self, *arguments: str, folder: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, folder: Path, env: dict[str, str] | None = None, hidden: Path | None = None
+    ) -> None:
+        """Start it. hidden: folder that it finds empty."""
         self._log = folder / f"command-{time.monotonic_ns()}.log"
         self._file = self._log.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "isentrope.cli", *arguments],
+            [*(without(hidden) if hidden is not None else ()), sys.executable, "-m", "isentrope.cli", *arguments],
             cwd=folder,
             stdout=self._file,
             stderr=subprocess.STDOUT,
@@ -58,6 +63,11 @@ class Command:
         found = psutil.Process(self._process.pid).children(recursive=True)
         return [process for process in found if name in " ".join(_command_line(process))]
 
+    def arguments(self) -> list[str]:
+        """Command lines of the command and of all that it has started."""
+        found = [psutil.Process(self._process.pid), *self.processes()]
+        return [" ".join(_command_line(process)) for process in found]
+
     def send(self, number: signal.Signals) -> None:
         """Signal the command itself."""
         self._process.send_signal(number)
@@ -77,11 +87,25 @@ class Command:
         self._file.close()
 
 
+def without(hidden: Path) -> list[str]:
+    """What to put before a command so that it finds a folder empty; nothing where this user may not mount."""
+    hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(hidden)]
+    may = shutil.which("unshare") is not None and subprocess.run([*hide, "true"], capture_output=True).returncode == 0
+    return hide if may else []
+
+
 def _command_line(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

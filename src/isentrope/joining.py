@@ -1,0 +1,82 @@
+"""The commands of machines other than a run's own: an actor that joins it, and a depot that offers its files."""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import secrets
+from pathlib import Path
+
+from rich.console import Console
+
+from isentrope import runfolder
+from isentrope.broker_url import complete, require_no_password
+from isentrope.environment import set_defaults, variable
+from isentrope.errors import ConfigError
+from isentrope.rollout.config import RedisConfig
+
+WAIT_S = 0.2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JoinOptions:
+    """Options of `isentrope actor`; empty ones have their defaults."""
+
+    run: str
+    redis: str = ""
+    password_file: str = ""
+    name: str = ""
+    depot: str = ""
+    cache: Path = Path()
+    ca_file: str = ""
+    insecure: bool = False
+
+
+def join(options: JoinOptions) -> int:
+    """Run an actor of a run whose learner is elsewhere."""
+    set_defaults()
+    from isentrope.actors.run_files import Places
+    from isentrope.actors.worker import ActorOptions
+    from isentrope.launch.actors import serve
+    from isentrope.launch.depot import depot_token
+    from isentrope.launch.logs import FORMAT
+    from isentrope.rollout.depot.interface import Access, check_url
+
+    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    require_no_password(options.redis, "--redis")
+    given = options.redis or variable(RedisConfig().url_env)
+    url = complete(given, options.password_file, options.ca_file)
+    if not url:
+        raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
+    check_url(options.depot)
+    name = options.name or f"{runfolder.host().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
+    places = Places(options.depot, options.cache, Access(depot_token(url, options.run), options.ca_file))
+    asyncio.run(serve(ActorOptions(url, options.run, name, places, insecure=options.insecure)))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DepotOptions:
+    """Options of `isentrope depot`. cert_file, key_file: as in `Address`."""
+
+    bind: str
+    cert_file: str = ""
+    key_file: str = ""
+    insecure: bool = False
+
+
+def serve_depot(run: Path, options: DepotOptions, console: Console) -> int:
+    """Offer a run's published files over HTTP until a signal ends it."""
+    from isentrope.launch.depot import depot_token, served
+    from isentrope.launch.interrupts import Interrupts
+    from isentrope.rollout.depot.server import Address
+
+    folder = runfolder.find(run)
+    record = runfolder.read_record(folder)
+    address = Address.parse(options.bind, options.cert_file, options.key_file)
+    token = depot_token(runfolder.public_url(record), record.run)
+    with Interrupts() as interrupts, served(folder, address, token, insecure=options.insecure) as server:
+        console.print(f"{folder} is offered at {server.url}", highlight=False, markup=False, soft_wrap=True)
+        while server.runs and not interrupts.asked:
+            server.wait(WAIT_S)
+    return 0

@@ -1,0 +1,69 @@
+"""The bundle of a checked run: which files an actor on another machine needs, and how its spec then names them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from isentrope.check.findings import Checked
+from isentrope.model_folder import configuration_files
+from isentrope.rollout.data.prompts import TASK
+from isentrope.rollout.depot.bundle import FOLDER, may_hold_secrets, pack
+from isentrope.rollout.wire.spec import Bundle
+
+RUN, DATA, MODEL = "run", "data", "model"
+"""Folders of a bundle."""
+
+
+def make_bundle(checked: Checked, output_dir: Path) -> Bundle:
+    """Pack the run's bundle into its folder; errors as `pack`."""
+    config, folder = checked.config, checked.file.folder
+    files = {f"{RUN}/{path.relative_to(folder)}": path for path in _code(checked, output_dir)}
+    places = {}
+    for key, name in (("train", config.data.train), ("eval", config.data.eval)):
+        for inside, path in _data(key, name, folder):
+            files[inside] = path
+            if inside.startswith(DATA):
+                places[key] = inside
+    model = Path(checked.model.path)
+    if model.is_absolute():
+        files |= {f"{MODEL}/{name}": path for name, path in configuration_files(model).items()}
+    tar, digest = pack(files, output_dir / FOLDER)
+    return Bundle(
+        digest=digest,
+        size_bytes=tar.stat().st_size,
+        run_folder=RUN,
+        model_dir=MODEL if model.is_absolute() else "",
+        train=places.get("train", ""),
+        eval=places.get("eval", ""),
+    )
+
+
+def _code(checked: Checked, output_dir: Path) -> Iterator[Path]:
+    """Yield the run file, the modules of the rewards, and what `data.bundle` names beside them."""
+    folder = checked.file.folder
+    if checked.file.path.is_file() and checked.file.path.parent == folder:
+        yield checked.file.path
+    for name in checked.config.rewards:
+        module = name.partition(":")[0].partition(".")[0]
+        yield from (path for path in [folder / f"{module}.py"] if path.is_file())
+        yield from sorted((folder / module).rglob("*.py"))
+    for pattern in checked.config.data.bundle:
+        for path in sorted(folder.glob(pattern)):
+            inside = path.relative_to(folder)
+            if path.is_file() and not may_hold_secrets(inside) and not path.is_relative_to(output_dir):
+                yield path
+
+
+def _data(key: str, name: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a data file or folder, with their names in the bundle; none of a task or of the Hub's.
+
+    A folder outside the run file's is not packed: every machine must have it.
+    """
+    if not name or name.startswith(TASK):
+        return
+    path = folder / Path(name).expanduser()
+    whole = path if path.exists() else folder / Path(name.partition(":")[0]).expanduser()
+    beside = not Path(name).expanduser().is_absolute() and whole.resolve().is_relative_to(folder.resolve())
+    if whole.is_file():
+        yield (f"{RUN}/{name}" if beside else f"{DATA}/{key}/{whole.name}"), whole
+    elif whole.is_dir() and beside:
+        yield from ((f"{RUN}/{each.relative_to(folder)}", each) for each in whole.rglob("*") if each.is_file())

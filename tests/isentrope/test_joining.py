@@ -1,0 +1,87 @@
+"""The commands of other machines: the depot over a run's folder, and what they refuse."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from depot_kinds import make_version
+from run_records import make_run_record
+
+from isentrope.errors import AccessError, ConfigError
+from isentrope.joining import JoinOptions, join
+from isentrope.launch.broker import Place
+from isentrope.launch.depot import depot_token, offered, served
+from isentrope.learner import json_files
+from isentrope.learner.records import RUN_SCHEMA
+from isentrope.rollout.depot.interface import Access, open_depot
+from isentrope.rollout.depot.server import Address
+
+URL = "redis://:pass%20word@10.0.0.1:6379"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run with one version."""
+    make_version(tmp_path)
+    json_files.write(tmp_path, make_run_record(run="mine", url_env="ISENTROPE_REDIS_URL", schema_version=RUN_SCHEMA))
+    return tmp_path
+
+
+def test_a_runs_published_files_are_offered_until_a_signal(run: Path) -> None:
+    command = [sys.executable, "-m", "isentrope", "depot", str(run), "--bind", "127.0.0.1:0"]
+    environment = os.environ | {"ISENTROPE_REDIS_URL": URL}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = line.rpartition(" ")[2].strip()
+        try:
+            manifest = next((run / "weights").glob("*/manifest.json"))
+            name = str(manifest.relative_to(run))
+            access = Access(depot_token(URL, "mine"))
+            assert open_depot(url, access).read(name, 0, 1 << 20) == manifest.read_bytes(), line
+            with pytest.raises(AccessError):
+                open_depot(url).read(name, 0, 1)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_the_token_follows_from_the_password_or_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert depot_token(URL, "mine") == depot_token("unix://:pass%20word@/socket", "mine") != ""
+    assert depot_token("redis://10.0.0.1", "mine") == depot_token("", "mine") == depot_token("no url", "mine") == ""
+    monkeypatch.setenv("ISENTROPE_DEPOT_TOKEN", "own")
+    assert depot_token(URL, "mine") == "own"
+
+
+def test_other_machines_are_not_served_without_a_token(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"whoever reaches 10\.0\.0\.1:8800"):
+        served(tmp_path, Address("10.0.0.1", 8800), "", insecure=False).__enter__()
+
+
+def test_what_a_run_serves_is_announced(tmp_path: Path) -> None:
+    place = Place(URL, "")
+    with offered(tmp_path, "", "token", place, insecure=False) as urls:
+        assert urls == []
+    with offered(tmp_path, "127.0.0.1:0", "token", place, insecure=False) as urls:
+        assert urls[0].startswith("http://127.0.0.1:")
+    with offered(tmp_path, "0.0.0.0:0", "token", place, insecure=False) as urls:
+        assert "0.0.0.0" not in urls[0]
+
+
+def test_a_private_broker_and_a_depot_for_others_contradict(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="private broker"):
+        offered(tmp_path, "127.0.0.1:0", "", Place("unix:///s", "/s"), insecure=False).__enter__()
+
+
+def test_a_depot_with_credentials_in_its_url_is_refused() -> None:
+    with pytest.raises(ConfigError, match="holds credentials"):
+        join(JoinOptions("mine", redis="redis://10.0.0.1", depot="http://user:secret@host"))
+
+
+def test_a_password_among_the_arguments_is_refused() -> None:
+    with pytest.raises(ConfigError, match="list of processes") as caught:
+        join(JoinOptions("mine", redis=URL))
+    assert "pass%20word" not in str(caught.value)
