@@ -120,7 +120,10 @@ class RunFiles:
 
     def _is_the_run(self, depot: FolderDepot) -> bool:
         bundle = self.spec.bundle
-        return depot.is_here if bundle is None else depot.path(bundle_name(bundle.digest)).is_file()
+        if bundle is None:
+            return depot.is_here
+        place = depot.path(bundle_name(bundle.digest))
+        return place is not None and place.is_file()
 
     def _insist(self, work: Callable[[Callable[[], bool]], T], stop: threading.Event) -> T:
         """Return what `work` returns; repeat it while the depot does not answer, for `timeout_s` without progress."""
