@@ -126,6 +126,9 @@ def _arguments(options: EngineOptions) -> AsyncEngineArgs:
         load_format="dummy",
         dtype=options.dtype,
         tensor_parallel_size=options.tensor_parallel_size,
+        distributed_executor_backend="mp"
+        if options.tensor_parallel_size > 1
+        else None,  # in Ray, vLLM would take Ray's
         logprobs_mode="processed_logprobs",
         worker_extension_cls=EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),

@@ -17,6 +17,7 @@ from isentrope.learner.measures import (
     Measures,
     RaisedAlarm,
 )
+from isentrope.learner.placement_record import PlacementRecord
 
 
 class Outcome(FileRecord):
@@ -396,5 +397,6 @@ class Summary(FileRecord):
     """Versions of this program, of Python and of the libraries that matter, by name."""
 
 
-FILES: tuple[type[FileRecord], ...] = (Outcome, RunRecord, BatchRow, EvalRow, SampleRow, Notice, Summary)
+_WHOLE = (Outcome, RunRecord, PlacementRecord, Summary)
+FILES: tuple[type[FileRecord], ...] = (*_WHOLE, BatchRow, EvalRow, SampleRow, Notice)
 """Every file of a run folder that holds records."""

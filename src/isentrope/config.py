@@ -13,6 +13,7 @@ from pydantic import Field
 
 from isentrope.actors.config import ActorsConfig
 from isentrope.errors import ConfigError
+from isentrope.launch.config import ClusterConfig
 from isentrope.learner.config import LearnerConfig
 from isentrope.rollout.config import (
     DataConfig,
@@ -34,6 +35,7 @@ MAY_CHANGE: Collection[str] = frozenset(
         "run.output_dir",  # a moved folder is the same run
         "run.base_dir",
         "actors",
+        "cluster",
         "redis",
         "data.reward_timeout_s",
         "data.eval_prompts",  # evaluation is outside the ledger and trains nothing
@@ -78,6 +80,7 @@ class Config(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
     weights: WeightsConfig = Field(default_factory=WeightsConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
 
     @property
     def rewards(self) -> list[str]:

@@ -1,7 +1,8 @@
 """The process environment: every variable this program sets or reads, in one place.
 
 Libraries read their variables when they are imported, so `set_defaults` is called before heavy imports. Variables the
-user has set stay as they are. Child processes inherit the result; Ray's workers, which do not, get `defaults`.
+user, or the administrator of a machine, has set stay as they are. Child processes inherit the result; workers of a
+running Ray cluster, which do not, call it first thing.
 """
 
 import os
@@ -30,7 +31,6 @@ _ALWAYS = {
 
 _CPU = {
     "DS_ACCELERATOR": "cpu",  # DeepSpeed neither probes nor warns
-    "GLOO_SOCKET_IFNAME": "lo",  # engines and ranks share one machine; else they listen where its name points
     "OMP_NUM_THREADS": "1",  # ranks and engines share few cores; also makes a run bitwise repeatable
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less; a laptop is not preempted
     "TORCHDYNAMO_DISABLE": "1",  # no Inductor, hence no compiler; never on a GPU
@@ -38,6 +38,9 @@ _CPU = {
 }
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}  # no wait for the network when all models are local folders
+
+LOOPBACK = "lo"
+"""Network interface of processes that share one machine."""
 
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 """Folder of the user's caches; unset: `~/.cache`."""
@@ -59,25 +62,35 @@ READ_FROM_USER: Mapping[str, str] = MappingProxyType(
 """Every variable of the user's that this program itself reads, and its meaning."""
 
 
-def defaults(*, cpu: bool, offline: bool = False) -> dict[str, str]:
+def defaults(*, cpu: bool, offline: bool = False, interface: str = LOOPBACK) -> dict[str, str]:
     """Return the variables to set in a process of this program.
 
     Args:
         cpu: work without a GPU.
         offline: all models and data are local, as in the demo and the tests.
+        interface: network interface by which it meets the processes of its group, which gloo would take from what this
+            machine's name points to; empty: gloo's choice.
     """
-    return _ALWAYS | (_CPU if cpu else {}) | (_OFFLINE if offline else {})
+    meeting = {"GLOO_SOCKET_IFNAME": interface} if interface else {}
+    return _ALWAYS | meeting | (_CPU if cpu else {}) | (_OFFLINE if offline else {})
 
 
-def set_defaults(*, cpu: bool | None = None, offline: bool = False) -> None:
-    """Set `defaults` in this process where the user has not set them. Call it before the first heavy import.
+def set_defaults(*, cpu: bool | None = None, offline: bool = False, interface: str = LOOPBACK) -> None:
+    """Set `defaults` in this process where they are not set. Call it before the first heavy import.
 
     Args:
         cpu: work without a GPU; None: if there is none.
         offline: as in `defaults`.
+        interface: as in `defaults`.
     """
-    for name, value in defaults(cpu=not has_gpu() if cpu is None else cpu, offline=offline).items():
+    cpu = not has_gpu() if cpu is None else cpu
+    for name, value in defaults(cpu=cpu, offline=offline, interface=interface).items():
         os.environ.setdefault(name, value)
+
+
+def use_interface(name: str) -> None:
+    """Make all groups of this process meet by a network interface, whatever was set."""
+    os.environ |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
 
 
 def forget_command_folder() -> None:

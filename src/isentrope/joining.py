@@ -37,7 +37,7 @@ def join(options: JoinOptions) -> int:
     set_defaults()
     from isentrope.actors.run_files import Places
     from isentrope.actors.worker import ActorOptions
-    from isentrope.launch.actors import serve
+    from isentrope.launch.actor_process import serve
     from isentrope.launch.depot import depot_token
     from isentrope.launch.logs import FORMAT
     from isentrope.rollout.depot.interface import Access, check_url

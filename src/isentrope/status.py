@@ -10,6 +10,7 @@ from isentrope import runfolder
 from isentrope.errors import IsentropeError
 from isentrope.learner import json_files
 from isentrope.learner.measures import AlarmFigures
+from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, Outcome
 from isentrope.learner.training.alarms import figures, sentences
 from isentrope.progress import Tail
@@ -45,6 +46,8 @@ class Status(BaseModel):
     folder: str
     command_alive: bool
     """True if a command holds the folder."""
+    placement: PlacementRecord | None
+    """Actors of the command that runs; null: none runs, or it has started none yet."""
     batches: int
     """Batches to train."""
     last_batch: BatchRow | None
@@ -70,10 +73,12 @@ def read_status(folder: Path) -> Status:
         view.broker.close()
     except IsentropeError as error:
         unreachable = error.what
+    alive = runfolder.is_held(folder)
     return Status(
         run=record.run,
         folder=str(folder.resolve()),
-        command_alive=runfolder.is_held(folder),
+        command_alive=alive,
+        placement=json_files.read(folder, PlacementRecord) if alive else None,
         batches=record.batches,
         last_batch=rows[-1] if rows else None,
         alarms=figures(rows),
@@ -104,6 +109,8 @@ def show(status: Status, console: Console) -> None:
         console.print(status.unreachable or "no learner has opened the run yet", highlight=False, markup=False)
         return
     console.print(status.live.waiting_for, highlight=False, markup=False)
+    if status.placement is not None and status.placement.waits:
+        console.print(status.placement.waits, highlight=False, markup=False)
     counters = status.live.counters
     retired = _by_reason(counters, "retired")
     counted = [f"{counters.get(name, 0):,} {name}" for name in ("issued", "published", "trained", "retired")]

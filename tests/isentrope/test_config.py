@@ -130,6 +130,10 @@ OTHER_VALUES: dict[str, object] = {
     "learner.objective": {"clip": {"high": 0.3}},
     "learner.zero_stage": 3,
     "sampling.top_p": 0.5,
+    "cluster.gpus": True,
+    "cluster.env": {"A": "b"},
+    "cluster.learner_labels": {"role": "learner"},
+    "cluster.actor_labels": {"role": "actor"},
 }
 
 

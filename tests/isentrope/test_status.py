@@ -16,6 +16,7 @@ from isentrope import commands, report, runfolder
 from isentrope.errors import ConfigError, RewardError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.measures import RaisedAlarm
+from isentrope.learner.placement_record import PlacedRecord, PlacementRecord
 from isentrope.learner.records import BatchRow
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -76,6 +77,20 @@ def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPor
     assert "batch 4 of 10: reward 0.500, entropy 0.250" in text
     assert "3 retired (2 too_long, 1 stale)" in text and "failed responses: 4 reward" in text
     assert f"{status.live.counters['issued']:,} issued" in text and "box 7" in text and "1.0" in text
+
+
+def test_actors_without_room_are_shown_while_the_command_lives(folder: Path, learner: LearnerPort) -> None:
+    placed = PlacementRecord(
+        wanted=2,
+        waits="waits for room: 1 actor of 1 GPU, free 0",
+        actors={"a1": PlacedRecord(state="serving", host="n1"), "a2": PlacedRecord(state="placing", host="")},
+    )
+    json_files.write(folder, placed)
+    status = read_status(folder)
+    assert status.placement == placed and placed.waits in _text(status)
+    out = io.StringIO()
+    commands.show_status(folder, True, Console(file=out))
+    assert json.loads(out.getvalue())["placement"]["actors"]["a2"] == {"state": "placing", "host": ""}
 
 
 def test_alarms_of_the_whole_run_are_shown(folder: Path) -> None:

@@ -32,6 +32,7 @@ ELSEWHERE = {
         "eval.jsonl",
         "samples.jsonl",
         "outcome.json",
+        "placement.json",
         "run.json",
         "state.json",
     ),

@@ -1,21 +1,22 @@
-"""The rollout actors of one command, each a Ray actor with its own slot: started, watched, replaced when they die.
+"""The rollout actors of one command: placed, watched, replaced when they die.
 
-A replacement is always a new actor, under a new id.
+Each wanted actor has a slot: wanted, placing (no node has room yet), booting (its engine starts), serving. A
+replacement is always a new actor, under a new id. A run that is served goes on, whatever becomes of single actors.
 """
 
-import asyncio
 import dataclasses
-import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from isentrope.actors.config import ActorsConfig
-from isentrope.environment import cache_folder, forget_command_folder
-from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError, UnreachableError
-from isentrope.launch import logs
-from isentrope.launch.interrupts import SIGNALS
+from isentrope.errors import AccessError, ConfigError, DataError, IsentropeError, RunFolderError, UnreachableError
+from isentrope.launch.placement import Avoided, Bundle, Deaths, Node, crowded, selectors, waits_for_room
+from isentrope.launch.ray_ground import End
+from isentrope.learner.placement_record import PlacedRecord, PlacementRecord
+from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.broker.waiting import describe
 
@@ -23,42 +24,21 @@ if TYPE_CHECKING:
     from isentrope.actors.worker import ActorOptions
 
 FATAL = (ConfigError, DataError, AccessError, RunFolderError)
-"""Errors that every other actor would have too."""
+"""Errors that every other actor would have too, unless one serves nevertheless."""
 
 MAX_FAILURES = 5
-"""Deaths in a row, without an actor having served in between, after which the run ends."""
+"""Deaths in a row, without an actor having served in between, after which a run that nobody serves ends."""
 
 MAX_PAUSE_S = 60.0
 """Longest wait before an actor is started again."""
 
-logger = logging.getLogger(__name__)
+LEAVE_LOOK_S = 0.1
 
+WISH_S = 5.0
+"""Time after which an actor without room gives up one wish about its node."""
 
-class RolloutActor:
-    """Body of the Ray actor."""
-
-    def serve(self, options: "ActorOptions", log: Path) -> None:
-        """Run an actor until it is told to leave."""
-        logs.to_file(log)
-        forget_command_folder()
-        try:
-            asyncio.run(serve(options))
-        except Exception:
-            logger.exception("this actor failed")  # Ray does not show it
-            raise
-
-
-async def serve(options: "ActorOptions") -> None:
-    """Run an actor until the run ends or a signal asks it to leave; without a cache it uses the user's."""
-    from isentrope.actors import worker
-
-    if options.places.cache == Path():
-        places = dataclasses.replace(options.places, cache=cache_folder() / "runs")
-        options = dataclasses.replace(options, places=places)
-    drain = asyncio.Event()
-    for number in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, drain.set)
-    await worker.serve(options, drain)
+UP = {ActorStage.SYNCING, ActorStage.SERVING, ActorStage.STALE, ActorStage.DIRTY}
+"""Stages of an actor whose engine runs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,20 +48,67 @@ class ActorPlan:
     options: "ActorOptions"
     """Options of each actor, but for the id."""
     config: ActorsConfig
-    gpus: int
-    """GPUs of each actor."""
+    bundle: Bundle
+    labels: Mapping[str, str]
+    """Labels of the nodes on which actors may be."""
+    quarantine_after: int
     log_folder: Path
+
+
+class Running(Protocol):
+    """An actor that was started; `ray_ground.PlacedActor`."""
+
+    def node(self) -> str:
+        """Return the id of its node; empty: it waits for room."""
+
+    def has_ended(self) -> bool:
+        """Return True if it has ended."""
+
+    def end(self) -> End:
+        """Return how it has ended."""
+
+    def remove(self) -> None:
+        """End it at once."""
+
+
+class Ground(Protocol):
+    """Nodes with room for actors; `ray_ground.RayGround` is Ray's."""
+
+    def start(self, options: "ActorOptions", log: Path, selector: Mapping[str, str]) -> Running:
+        """Start an actor on a node that `selector` allows, once one has room."""
+
+    def nodes(self) -> list[Node]:
+        """Return the live nodes."""
+
+    def taken(self) -> set[str]:
+        """Return the nodes with other work than this command's actors."""
+
+    def free(self) -> float:
+        """Return the free units of what is scarce for an actor."""
+
+
+class Phase(StrEnum):
+    """State of a slot."""
+
+    WANTED = "wanted"
+    PLACING = "placing"
+    BOOTING = "booting"
+    SERVING = "serving"
 
 
 @dataclasses.dataclass(slots=True)
 class _Slot:
     """One wanted actor: the present actor, or the time when the next one may start."""
 
+    phase: Phase = Phase.WANTED
     name: str = ""
-    handle: Any = None
-    future: Any = None
-    started: float = 0.0
-    served: bool = False
+    running: Running | None = None
+    since: float = 0.0
+    """Time at which the phase began."""
+    node: str = ""
+    wish: int = 0
+    """Number of wishes about the node that were given up."""
+    selector: dict[str, str] = dataclasses.field(default_factory=dict)
     failures: int = 0
     retry_at: float = 0.0
 
@@ -89,102 +116,185 @@ class _Slot:
 class Actors:
     """The actors of one command. Not thread-safe."""
 
-    def __init__(self, plan: ActorPlan, last_number: int) -> None:
+    def __init__(self, plan: ActorPlan, last_number: int, ground: Ground) -> None:
         """Start no actor yet; ids continue from `last_number`, the number of the run's newest actor."""
         self._plan = plan
+        self._ground = ground
         self._number = last_number
         self._slots = [_Slot() for _ in range(plan.config.count)]
+        self._deaths = Deaths(plan.quarantine_after)
+        self._up_at = time.monotonic()
+        self._guests_serve = False
+        self._hosts: dict[str, str] = {}
 
     def tend(self, states: Sequence[ActorState]) -> Iterator[str]:
         """Start missing actors, clean up dead ones; yield one event line each. `states`: the broker's records.
 
         Raises:
             IsentropeError: an actor ended with an error that every other would have too.
-            UnreachableError: an actor cannot be started.
+            UnreachableError: no actor serves, and none can be started.
         """
-        by_name = {state.id: state.state for state in states}
+        now = time.monotonic()
+        self._note_served(states, now)
+        stages = {state.id: state.state for state in states}
         for slot in self._slots:
-            if slot.future is None:
-                if time.monotonic() >= slot.retry_at:
-                    self._start(slot)
-                continue
-            stage = by_name.get(slot.name, ActorStage.JOINING)
-            slot.served = slot.served or stage is ActorStage.SERVING
-            if self._has_ended(slot):
-                yield self._clean_up(slot)
-            elif self._is_late(slot, stage):
-                raise UnreachableError(
-                    f"actor {slot.name} has not started its engine for {self._plan.config.start_timeout_s:.0f} s",
-                    where=str(self._log(slot)),
-                    fix="see its log; raise actors.start_timeout_s if it only needs more time",
-                )
+            yield from self._advance(slot, stages.get(slot.name, ActorStage.JOINING), now)
+        if self._slots and now - self._up_at > self._plan.config.start_timeout_s:
+            self._require_hope(now)
 
     def unready(self, states: Sequence[ActorState]) -> list[str]:
-        """Return what each actor that has not served yet is doing."""
+        """Return what each actor that has been placed and has not served yet is doing."""
         by_name = {state.id: state for state in states}
         return [
             describe(by_name.get(slot.name, ActorState(id=slot.name)))
             for slot in self._slots
-            if slot.future is not None and not slot.served
+            if slot.phase is Phase.BOOTING
         ]
+
+    def waits(self) -> str:
+        """Return the line that names the actors without room; "" if there are none."""
+        waiting = sum(slot.phase is Phase.PLACING for slot in self._slots)
+        return waits_for_room(waiting, self._plan.bundle, self._ground.free()) if waiting else ""
+
+    def record(self) -> PlacementRecord:
+        """Return the places of the actors, for the run's folder."""
+        return PlacementRecord(
+            wanted=len(self._slots),
+            waits=self.waits(),
+            actors={
+                slot.name: PlacedRecord(state=slot.phase.value, host=self._hosts.get(slot.node, ""))
+                for slot in self._slots
+                if slot.running is not None
+            },
+        )
 
     def leave(self, timeout_s: float) -> None:
         """Wait until all actors have left, as they do when the run ends; end them after `timeout_s`."""
-        import ray
+        deadline = time.monotonic() + timeout_s
+        running = [slot.running for slot in self._slots if slot.running is not None]
+        while time.monotonic() < deadline and not all(each.has_ended() or not each.node() for each in running):
+            time.sleep(LEAVE_LOOK_S)
+        for each in running:
+            each.remove()
 
-        futures = [slot.future for slot in self._slots if slot.future is not None]
-        if futures:
-            ray.wait(futures, num_returns=len(futures), timeout=timeout_s)
-        for slot in self._slots:
-            if slot.handle is not None:
-                ray.kill(slot.handle)
+    def _advance(self, slot: _Slot, stage: ActorStage, now: float) -> Iterator[str]:
+        if slot.running is None:
+            if now >= slot.retry_at:
+                self._start(slot, now)
+        elif slot.running.has_ended():
+            yield from self._clean_up(slot, slot.running.end(), now)
+        elif slot.phase is Phase.PLACING:
+            self._await_room(slot, slot.running, now)
+        elif stage is ActorStage.SERVING:
+            slot.phase, slot.failures = Phase.SERVING, 0
+        elif self._is_late(slot, stage, now) and self._others_serve(slot):
+            slot.running.remove()
+            late = f"has not started its engine for {self._plan.config.start_timeout_s:.0f} s"
+            yield from self._clean_up(slot, End(late), now)
 
-    def _start(self, slot: _Slot) -> None:
-        import ray
-
+    def _start(self, slot: _Slot, now: float) -> None:
         self._number += 1
-        slot.name, slot.started, slot.served = f"a{self._number}", time.monotonic(), False
-        remote: Any = ray.remote(num_cpus=0, num_gpus=self._plan.gpus, max_restarts=0)(RolloutActor)
-        slot.handle = remote.remote()
-        slot.future = slot.handle.serve.remote(
-            dataclasses.replace(self._plan.options, actor_id=slot.name), self._log(slot)
-        )
+        slot.name, slot.node, slot.wish = f"a{self._number}", "", 0
+        self._place(slot, now)
 
-    def _is_late(self, slot: _Slot, stage: ActorStage) -> bool:
-        """Return True if the actor has not started in time; one that has served may go on under another id."""
-        too_long = time.monotonic() - slot.started > self._plan.config.start_timeout_s
-        return stage is ActorStage.JOINING and too_long and not slot.served
+    def _place(self, slot: _Slot, now: float) -> None:
+        slot.selector = self._selector(slot, now)
+        options = dataclasses.replace(self._plan.options, actor_id=slot.name)
+        slot.running = self._ground.start(options, self._log(slot), slot.selector)
+        slot.phase, slot.since = Phase.PLACING, now
+        self._has_room(slot, slot.running, now)  # known now, the next one is placed elsewhere
+
+    def _has_room(self, slot: _Slot, running: Running, now: float) -> bool:
+        """Return True if an actor has a node, which is noted; its time to start begins."""
+        node = running.node()
+        if node:
+            slot.phase, slot.node, slot.since = Phase.BOOTING, node, now
+            self._learn_hosts()
+        return bool(node)
+
+    def _learn_hosts(self) -> list[Node]:
+        nodes = self._ground.nodes()
+        self._hosts |= {node.id: node.host for node in nodes}
+        return nodes
+
+    def _selector(self, slot: _Slot, now: float) -> dict[str, str]:
+        """Return the labels of the nodes on which an actor may be, by what is known now."""
+        nodes = self._learn_hosts()
+        places = [other.node for other in self._slots if other is not slot and other.node]
+        avoided = Avoided(
+            quarantined=self._deaths.quarantined(now),
+            recent=self._deaths.recent(now),
+            ranks=self._ground.taken(),
+            actors=crowded(nodes, self._plan.bundle, places),
+        )
+        choices = selectors(nodes, self._plan.bundle, self._plan.labels, avoided)
+        return choices[min(slot.wish, len(choices) - 1)]
+
+    def _await_room(self, slot: _Slot, running: Running, now: float) -> None:
+        """Let an actor without a node wait elsewhere after a while: under one wish less, or as nodes came and went."""
+        if not self._has_room(slot, running, now) and now - slot.since > WISH_S:
+            slot.wish, slot.since = slot.wish + 1, now
+            if self._selector(slot, now) != slot.selector:
+                running.remove()
+                self._place(slot, now)
+
+    def _is_late(self, slot: _Slot, stage: ActorStage, now: float) -> bool:
+        """Return True if a placed actor has not started in time; one that has served may go on under another id."""
+        too_long = now - slot.since > self._plan.config.start_timeout_s
+        return slot.phase is Phase.BOOTING and stage is ActorStage.JOINING and too_long
+
+    def _note_served(self, states: Sequence[ActorState], now: float) -> None:
+        """Keep in mind whether an engine runs, and whether actors that others have started serve."""
+        silent_s = SILENT_BEATS * self._plan.config.heartbeat_s
+        own = {slot.name for slot in self._slots}
+        alive = [state for state in states if state.state in UP and state.silent_s <= silent_s]
+        self._guests_serve = any(state.state is ActorStage.SERVING and state.id not in own for state in alive)
+        if alive or any(slot.phase is Phase.SERVING for slot in self._slots):
+            self._up_at = now
+
+    def _others_serve(self, slot: _Slot) -> bool:
+        """Return True if the run goes on without this actor."""
+        return self._guests_serve or any(other.phase is Phase.SERVING for other in self._slots if other is not slot)
+
+    def _require_hope(self, now: float) -> None:
+        """Raise UnreachableError unless an actor is still within its time to start."""
+        limit_s = self._plan.config.start_timeout_s
+        booting = [slot for slot in self._slots if slot.phase is Phase.BOOTING]
+        if any(now - slot.since <= limit_s for slot in booting):
+            return
+        if booting:
+            raise UnreachableError(
+                f"actor {booting[0].name} has not started its engine for {limit_s:.0f} s",
+                where=str(self._log(booting[0])),
+                fix="see its log; raise actors.start_timeout_s if it only needs more time",
+            )
+        raise UnreachableError(
+            f"no actor has served for {limit_s:.0f} s: {self.waits() or 'those that start die'}",
+            where=str(self._plan.log_folder),
+            fix="give the cluster room, lower what an actor needs, or raise actors.start_timeout_s",
+        )
 
     def _log(self, slot: _Slot) -> Path:
         return self._plan.log_folder / f"actor-{slot.name}.log"
 
-    def _has_ended(self, slot: _Slot) -> bool:
-        import ray
-
-        done, _ = ray.wait([slot.future], timeout=0)
-        return bool(done)
-
-    def _clean_up(self, slot: _Slot) -> str:
-        import ray
-        from ray.exceptions import RayActorError, RayTaskError
-
-        try:
-            ray.get(slot.future)
-            why = "left"
-        except RayTaskError as error:
-            if isinstance(error.cause, FATAL):
-                raise error.cause from None
-            why = f"failed: {error.cause}"
-        except RayActorError:
-            why = "died"
-        slot.failures = 0 if slot.served else slot.failures + 1
-        if slot.failures == MAX_FAILURES:
+    def _clean_up(self, slot: _Slot, end: End, now: float) -> Iterator[str]:
+        assert slot.running is not None
+        has_served = slot.phase is Phase.SERVING
+        others = self._others_serve(slot)
+        if isinstance(end.cause, IsentropeError) and isinstance(end.cause, FATAL) and (has_served or not others):
+            raise end.cause from None
+        slot.failures = 0 if has_served else slot.failures + 1
+        if slot.failures >= MAX_FAILURES and not others:
             raise UnreachableError(
-                f"{slot.failures} actors in a row ended before they served, the last, {slot.name}, {why}",
+                f"{slot.failures} actors in a row ended before they served, the last, {slot.name}, {end.why}",
                 where=str(self._log(slot)),
                 fix="see its log",
             )
+        node = slot.node or slot.running.node()
+        host = self._hosts.get(node, "its node")
+        slot.running.remove()
         pause_s = min(2.0**slot.failures, MAX_PAUSE_S)
-        slot.handle = slot.future = None
-        slot.retry_at = time.monotonic() + pause_s
-        return f"actor {slot.name} {why}; another starts in {pause_s:.0f} s (log: {self._log(slot)})"
+        slot.phase, slot.running, slot.node, slot.retry_at = Phase.WANTED, None, "", now + pause_s
+        yield f"actor {slot.name} {end.why}; another starts in {pause_s:.0f} s (on {host}, log: {self._log(slot)})"
+        if node and self._deaths.note(node, now):
+            yield f"{host} has had {self._plan.quarantine_after} deaths of actors: others are placed elsewhere"

@@ -10,13 +10,13 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from isentrope.config import Config
-from isentrope.environment import defaults, has_gpu
+from isentrope.environment import gpu_count, has_gpu, variable
 from isentrope.errors import ConfigError, UnreachableError
-from isentrope.launch.broker import Place
+from isentrope.launch.config import ClusterConfig
 
 OBJECT_STORE_BYTES = 80 << 20
 """The minimum that Ray accepts."""
@@ -35,25 +35,33 @@ class Resources:
     """Resources that Ray has now."""
 
     gpus: int
-    nodes: int
-    local: bool
+    machines: int
+    head: str = ""
+    """Host of the cluster's head; empty: Ray is the command's own, on this machine."""
 
     @property
-    def cpu_only(self) -> bool:
-        """True if processes must work as on a machine without a GPU."""
-        return self.gpus == 0
+    def local(self) -> bool:
+        """True if all processes are on this machine, and it gets no others."""
+        return not self.head
+
+    def cpu_only(self, config: ClusterConfig) -> bool:
+        """Return True if processes must work as on a machine without a GPU."""
+        return self.gpus == 0 if config.gpus == "auto" else not config.gpus
 
 
 @contextlib.contextmanager
-def cluster(address: str) -> Iterator[Resources]:
-    """Connect to Ray at `address`, or start a local one if that is empty; UnreachableError if there is none."""
+def cluster(address: str, env: Mapping[str, str]) -> Iterator[Resources]:
+    """Connect to Ray at `address`, or start a local one if that is empty; UnreachableError if there is none.
+
+    env: variables of all processes in a running cluster.
+    """
     import ray
 
     assert threading.current_thread() is threading.main_thread()
     with contextlib.ExitStack() as stack:
         if address:
             stack.callback(ray.shutdown)
-            _join(address)
+            _join(address, env)
         else:
             folder = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="isentrope-ray-", ignore_cleanup_errors=True)
@@ -62,7 +70,8 @@ def cluster(address: str) -> Iterator[Resources]:
                 raise ConfigError(f"{folder} is too long a path for Ray's sockets", fix="set TMPDIR to a shorter one")
             stack.callback(ray.shutdown)
             _start(folder)
-        yield Resources(_gpus(), sum(node["Alive"] for node in ray.nodes()), local=not address)
+        machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        yield Resources(_gpus(), len(machines), _head() if address else "")
 
 
 def _start(folder: str) -> None:
@@ -80,28 +89,30 @@ def _start(folder: str) -> None:
     )
 
 
-def _join(address: str) -> None:
-    """Join twice: only a member sees whether there are GPUs, and only then is it known what its processes need."""
+def _join(address: str, env: Mapping[str, str]) -> None:
     import ray
 
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()  # Ray itself would try for minutes
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        variables = defaults(cpu=_gpus() == 0)
-        ray.shutdown()
-        ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, runtime_env={"env_vars": dict(env)}, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise UnreachableError(
             f"no Ray at {address}: {str(error).splitlines()[0]}", fix="give the head node's address as HOST:PORT"
         ) from None
 
 
-def require_broker_for_all(resources: Resources, config: Config, place: Place) -> None:
+def _head() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address).rpartition(":")[0]
+
+
+def require_broker_for_all(resources: Resources, config: Config) -> None:
     """Raise ConfigError if there are machines that cannot reach a private broker."""
-    if place.socket and resources.nodes > 1:
+    if resources.machines > 1 and not variable(config.redis.url_env):
         raise ConfigError(
-            f"Ray has {resources.nodes} machines, and a private broker can be reached from one",
+            f"Ray has {resources.machines} machines, and a private broker can be reached from one",
             fix=f"start a Redis that all machines can reach, and set {config.redis.url_env} to its URL",
         )
 
@@ -112,15 +123,16 @@ def _gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def require_gpus(resources: Resources, config: Config) -> None:
-    """Raise ConfigError if a local machine with GPUs has too few; a cluster may still grow."""
-    actors, ranks = config.actors, config.learner.ranks
+def require_gpus(config: Config) -> None:
+    """Raise ConfigError if this machine, with a Ray of the command's own, has GPUs, but too few; a cluster may grow."""
+    actors, ranks, here = config.actors, config.learner.ranks, gpu_count()
     needed = actors.count * actors.tensor_parallel_size + ranks
-    if resources.local and not resources.cpu_only and needed > resources.gpus:
+    wanted = config.cluster.gpus if isinstance(config.cluster.gpus, bool) else here > 0
+    if wanted and needed > here:
         lower = "lower actors.count, actors.tensor_parallel_size or learner.ranks"
         alone = "actors and learner need GPUs of their own: take a machine with two, or CUDA_VISIBLE_DEVICES= for none"
         raise ConfigError(
             f"{actors.count} actors of {actors.tensor_parallel_size} and {ranks} ranks need {needed} GPUs, there are "
-            f"{resources.gpus}",
+            f"{here}",
             fix=lower if needed > MIN_GPUS else alone,
         )

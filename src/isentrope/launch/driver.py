@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from isentrope.config import Config
 from isentrope.errors import RunFolderError
 from isentrope.launch import logs
 from isentrope.launch.actors import ActorPlan, Actors
@@ -17,9 +18,13 @@ from isentrope.launch.depot import depot_token, offered
 from isentrope.launch.guard import Guard
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner, LearnerPlan
+from isentrope.launch.machines import require_alike
 from isentrope.launch.model import Making
+from isentrope.launch.placement import Bundle, matches
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
+from isentrope.launch.ray_ground import RayGround, live_nodes
 from isentrope.launch.supervisor import StartedRun, Supervisor
+from isentrope.launch.surroundings import Surroundings
 from isentrope.learner.records import Outcome
 from isentrope.progress import Progress
 from isentrope.rollout.broker.connection import Broker
@@ -29,6 +34,10 @@ from isentrope.rollout.depot.interface import Access, open_depot
 from isentrope.rollout.wire.spec import RunSpec
 
 BROKER_DEADLINE_S = 30.0
+LOCAL_CPUS = 0.01
+"""Processor cores that Ray counts for each process on the command's own machine, which may have fewer cores than
+processes."""
+
 VIEW_DEADLINE_S = 5.0
 """Deadline of the supervisor's own reads: it must go on while a broker is away."""
 
@@ -36,26 +45,30 @@ VIEW_DEADLINE_S = 5.0
 def drive(run: ClaimedRun, progress: Progress) -> Outcome:
     """Start everything, wait for the end, leave no process running."""
     config, folder = run.checked.config, run.folder.path
+    address = run.ray_address or config.cluster.ray
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(logs.kept_apart(folder / "logs" / "command.log"))
         guard = Guard()
         stack.callback(guard.close)
+        resources = _joined(stack, run, address, progress) if address else None
+        if resources is None:
+            require_gpus(config)
         broker = CommandBroker(config.redis, folder / "redis")
         place = stack.enter_context(broker)
         last_actor = _take_over(run, place)
         spec = stack.enter_context(_spec(run, place))
         view = stack.enter_context(_view(run, place, VIEW_DEADLINE_S))
-        progress.note(f"broker at {view.broker.place}; Ray starts")
-        resources = stack.enter_context(cluster(run.ray_address))
-        require_gpus(resources, config)
-        require_broker_for_all(resources, config, place)
+        progress.note(f"broker at {view.broker.place}; Ray {'is joined' if address else 'starts'}")
+        resources = resources or stack.enter_context(cluster("", {}))
+        learner = Learner(_learner_plan(run, spec, place, resources))
+        stack.callback(learner.stop)
         started = StartedRun(
             spec=spec,
             config=config,
             view=view,
-            actors=Actors(_actor_plan(run, spec, place, resources), last_actor),
-            learner=Learner(_learner_plan(run, spec, place, resources)),
+            actors=_actors(run, spec, place, resources, last_actor),
+            learner=learner,
             model=Making(run.model, folder / "logs" / "model.log") if run.model is not None else None,
             revive_broker=broker.revive,
         )
@@ -75,6 +88,25 @@ def _spec(run: ClaimedRun, place: Place) -> Iterator[RunSpec]:
             for url in copies:
                 open_depot(url).put(folder / bundle_name(bundle.digest), bundle_name(bundle.digest))
         yield make_spec(checked, folder, [*copies, *urls], bundle)
+
+
+def _joined(stack: contextlib.ExitStack, run: ClaimedRun, address: str, progress: Progress) -> Resources:
+    """Join a running cluster, before anything is started, and return what it has, unless it is refused."""
+    config = run.checked.config
+    resources = stack.enter_context(cluster(address, config.cluster.env))
+    require_broker_for_all(resources, config)
+    roles = ((_bundle(config, resources), config.cluster.actor_labels), (Bundle(1.0, 0), config.cluster.learner_labels))
+    wanted = [
+        node for node in live_nodes() if any(room.fits(node) and matches(node.labels, labels) for room, labels in roles)
+    ]
+    for line in require_alike(wanted, run.folder.path):
+        progress.note(line)
+    return resources
+
+
+def _bundle(config: Config, resources: Resources) -> Bundle:
+    gpus = 0 if resources.cpu_only(config.cluster) else config.actors.tensor_parallel_size
+    return Bundle(LOCAL_CPUS if resources.local else 1.0, gpus)
 
 
 def _take_over(run: ClaimedRun, place: Place) -> int:
@@ -105,13 +137,14 @@ def _view(run: ClaimedRun, place: Place, deadline_s: float) -> Iterator[RunView]
         yield RunView(broker)
 
 
-def _actor_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources) -> ActorPlan:
+def _actors(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources, last_number: int) -> Actors:
     from isentrope.actors.run_files import Places
     from isentrope.actors.worker import ActorOptions
 
     config = run.checked.config
+    bundle = _bundle(config, resources)
     here = spec.model_copy(update={"bundle": None})  # this machine has the files
-    return ActorPlan(
+    plan = ActorPlan(
         options=ActorOptions(
             url=place.url,
             run=spec.run,
@@ -121,9 +154,12 @@ def _actor_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resourc
             insecure=config.redis.insecure,
         ),
         config=config.actors,
-        gpus=0 if resources.cpu_only else config.actors.tensor_parallel_size,
+        bundle=bundle,
+        labels=config.cluster.actor_labels,
+        quarantine_after=config.cluster.quarantine_after,
         log_folder=run.folder.path / "logs",
     )
+    return Actors(plan, last_number, RayGround(bundle, _surroundings(config, resources)))
 
 
 def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources) -> LearnerPlan:
@@ -132,7 +168,15 @@ def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resou
     config = run.checked.config
     return LearnerPlan(
         job=LearnerJob(spec, config.learner, config.weights, place.url, config.redis.insecure),
-        gpu=not resources.cpu_only,
+        gpu=not resources.cpu_only(config.cluster),
         log_folder=run.folder.path / "logs",
         model=run.model.file if run.model is not None else None,
+        surroundings=_surroundings(config, resources),
+        cpus=LOCAL_CPUS if resources.local else 1.0,
+        labels=config.cluster.learner_labels,
+        restart_limit=config.cluster.restart_limit,
     )
+
+
+def _surroundings(config: Config, resources: Resources) -> Surroundings:
+    return Surroundings(cpu=resources.cpu_only(config.cluster), head=resources.head, interface=config.cluster.interface)

@@ -1,23 +1,27 @@
-"""The learner's ranks as workers of Ray Train, which restarts all when one dies."""
+"""The learner's ranks as workers of Ray Train, in a process of their own kind that starts all again when one dies.
+
+Ray Train is driven by a task of Ray, not by a thread of the command: a thread that sits in Ray while the command leaves
+it makes Ray end the whole process, without a word.
+"""
 
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isentrope.environment import forget_command_folder
 from isentrope.errors import InternalError, UnreachableError
 from isentrope.launch import logs
+from isentrope.launch.restarts import Restarts
+from isentrope.launch.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
     from isentrope.learner.training.job import LearnerJob
 
-MAX_FAILURES = 3
-"""Number of times that Ray Train starts the ranks again."""
+STOP_S = 10.0
+"""Longest wait for the end of a learner that is stopped."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,12 @@ class LearnerPlan:
     log_folder: Path
     model: Path | None
     """File of the model that ranks wait for; None: it exists, or is remote."""
+    surroundings: Surroundings
+    cpus: float
+    """Processor cores of a rank, as Ray counts them."""
+    labels: dict[str, str]
+    """Labels of the nodes on which ranks may be."""
+    restart_limit: int
 
 
 def rank_main(config: dict[str, Any]) -> None:
@@ -38,7 +48,6 @@ def rank_main(config: dict[str, Any]) -> None:
     from ray.train import get_context
 
     plan: LearnerPlan = config["plan"]
-    forget_command_folder()
     logs.to_file(plan.log_folder / f"learner-{get_context().get_world_rank()}.log")
     try:
         _train(plan)
@@ -67,53 +76,96 @@ def await_model(plan: LearnerPlan) -> None:
         time.sleep(0.1)
 
 
+def lead(plan: LearnerPlan) -> None:
+    """Run the ranks until they have returned, or died once too often; the body of the task."""
+    logs.to_file(plan.log_folder / "learner.log")
+    plan.surroundings.enter(alone=False)
+    from ray.train import PreemptionError, WorkerGroupError
+
+    restarts = Restarts(Path(plan.job.spec.output_dir), plan.restart_limit)
+    while True:
+        try:
+            _trainer(plan).fit()
+            return
+        except (WorkerGroupError, PreemptionError) as error:
+            if not restarts.may_go_on():
+                raise
+            logger.warning("death %d of %d without a checkpoint: %s", restarts.count, plan.restart_limit, error)
+
+
+def _trainer(plan: LearnerPlan) -> "TorchTrainer":
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from isentrope.launch.rank_backend import RankConfig
+
+    config = plan.job.config
+    return TorchTrainer(
+        rank_main,
+        train_loop_config={"plan": plan},
+        torch_config=RankConfig(
+            backend="nccl" if plan.gpu else "gloo",
+            timeout_s=int(config.collective_timeout_s),
+            surroundings=plan.surroundings,
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=config.ranks,
+            use_gpu=plan.gpu,
+            resources_per_worker={"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
+            label_selector=plan.labels or None,
+        ),
+        run_config=RunConfig(
+            name="learner",
+            storage_path=str(plan.log_folder / "ray-train"),
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+
+
 class Learner:
     """The group of ranks, from its start to its end."""
 
     def __init__(self, plan: LearnerPlan) -> None:
+        import ray
+
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        remote: Any = ray.remote(num_cpus=0, max_retries=0, label_selector=here)(lead)
         self._plan = plan
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._fit, name="learner", daemon=True)
-        self._thread.start()
+        self._future = remote.remote(plan)
 
     @property
     def has_ended(self) -> bool:
-        """True if all ranks have returned, or Ray has stopped restarting them."""
-        return not self._thread.is_alive()
+        """True if all ranks have returned, or are not started again."""
+        return self._wait(0.0)
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end."""
-        self._thread.join(timeout_s)
+        self._wait(timeout_s)
+
+    def stop(self) -> None:
+        """End the ranks at once, if they still run."""
+        import ray
+
+        if not self.has_ended:
+            ray.cancel(self._future, force=True)
+            self._wait(STOP_S)
 
     def failure(self) -> InternalError:
         """Return the error that explains why there is no outcome."""
-        lines = [line for line in str(self._error).splitlines() if line and not line[0].isspace()]
-        last = "its ranks returned without one" if self._error is None else lines[-1]
+        import ray
+        from ray.exceptions import RayError
+
+        last = "its ranks returned without one"
+        try:
+            ray.get(self._future)
+        except RayError as error:
+            last = [line for line in str(error).splitlines() if line and not line[0].isspace()][-1]
         return InternalError(
             f"the learner ended without an outcome: {last}", where=str(self._plan.log_folder), fix="see learner-0.log"
         )
 
-    def _fit(self) -> None:
-        try:
-            self._trainer().fit()
-        except Exception as error:  # any error: `failure` reports it
-            self._error = error
+    def _wait(self, timeout_s: float) -> bool:
+        import ray
 
-    def _trainer(self) -> "TorchTrainer":
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        plan, config = self._plan, self._plan.job.config
-        return TorchTrainer(
-            rank_main,
-            train_loop_config={"plan": plan},
-            torch_config=TorchConfig("nccl" if plan.gpu else "gloo", timeout_s=int(config.collective_timeout_s)),
-            scaling_config=ScalingConfig(
-                num_workers=config.ranks, use_gpu=plan.gpu, resources_per_worker=None if plan.gpu else {"CPU": 0.01}
-            ),
-            run_config=RunConfig(
-                name="learner",
-                storage_path=str(plan.log_folder / "ray-train"),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            ),
-        )
+        done, _ = ray.wait([self._future], timeout=timeout_s)
+        return bool(done)

@@ -15,6 +15,7 @@ from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
 from isentrope.learner import json_files
+from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, EvalRow, Notice, Outcome
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
@@ -61,6 +62,7 @@ class Supervisor:
         self._started = time.monotonic()
         self._stop_sent = False
         self._incarnation = 0
+        self._placed: PlacementRecord | None = None
 
     def watch(self) -> Outcome:
         """Wait until the learner has ended and the actors have left; raise an error that makes going on useless."""
@@ -111,7 +113,12 @@ class Supervisor:
             )
         if not shown.is_over:
             self._tend_actors(shown)
-        self._progress.waiting([shown.why] if shown.why else self._late(shown))
+        placed = run.actors.record()
+        if placed != self._placed:
+            self._placed = placed
+            json_files.write(Path(run.spec.output_dir), placed)
+        waits = [shown.why] if shown.why else self._late(shown)
+        self._progress.waiting([*waits, placed.waits] if placed.waits else waits)
 
     def _tend_actors(self, shown: "_Shown") -> None:
         try:

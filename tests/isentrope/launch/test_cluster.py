@@ -1,4 +1,4 @@
-"""What Ray cannot give is refused in one sentence before anything is placed on it."""
+"""What Ray cannot give is refused in one sentence before anything is started."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from isentrope.config import Config, load
 from isentrope.errors import ConfigError, UnreachableError
-from isentrope.launch.broker import Place
+from isentrope.launch import cluster as module
 from isentrope.launch.cluster import Resources, cluster, require_broker_for_all, require_gpus
 
 
@@ -15,36 +15,62 @@ def config(run_file: Path) -> Config:
     return load(run_file, ["actors.count=2", "actors.tensor_parallel_size=2", "learner.ranks=4"])[0]
 
 
-def test_machine_with_too_few_gpus_is_refused_with_the_numbers(config: Config) -> None:
+def _gpus(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "gpu_count", lambda: number)
+
+
+def test_machine_with_too_few_gpus_is_refused_with_the_numbers(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    _gpus(7, monkeypatch)
     with pytest.raises(ConfigError, match="2 actors of 2 and 4 ranks need 8 GPUs, there are 7"):
-        require_gpus(Resources(gpus=7, nodes=1, local=True), config)
+        require_gpus(config)
 
 
-def test_one_gpu_is_too_few_for_the_smallest_run_and_the_advice_can_be_followed(run_file: Path) -> None:
+def test_one_gpu_is_too_few_for_the_smallest_run_and_the_advice_can_be_followed(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _gpus(1, monkeypatch)
     with pytest.raises(ConfigError, match="take a machine with two"):
-        require_gpus(Resources(gpus=1, nodes=1, local=True), load(run_file)[0])
+        require_gpus(load(run_file)[0])
+
+
+@pytest.mark.parametrize("gpus", [8, 0])
+def test_enough_gpus_and_none_at_all_are_accepted(config: Config, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _gpus(gpus, monkeypatch)
+    require_gpus(config)
+
+
+def test_a_run_that_wants_gpus_does_not_begin_on_the_processor(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _gpus(0, monkeypatch)
+    with pytest.raises(ConfigError, match="need 2 GPUs, there are 0"):
+        require_gpus(load(run_file, ["cluster.gpus=true"])[0])
+
+
+def test_a_run_without_gpus_needs_none(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    _gpus(1, monkeypatch)
+    require_gpus(config.model_copy(update={"cluster": config.cluster.model_copy(update={"gpus": False})}))
 
 
 @pytest.mark.parametrize(
-    "resources",
-    [
-        Resources(gpus=8, nodes=1, local=True),
-        Resources(gpus=0, nodes=1, local=True),  # works on the CPU
-        Resources(gpus=7, nodes=2, local=False),  # may grow
-    ],
+    ("asked", "there", "cpu_only"),
+    [("auto", 0, True), ("auto", 8, False), ("true", 0, False), ("true", 8, False), ("false", 8, True)],
 )
-def test_enough_gpus_none_at_all_or_a_cluster_are_accepted(config: Config, resources: Resources) -> None:
-    require_gpus(resources, config)
+def test_a_cluster_that_gets_its_gpus_later_is_one_of_gpus_if_the_run_file_says_so(
+    run_file: Path, asked: str, there: int, cpu_only: bool
+) -> None:
+    config = load(run_file, [f"cluster.gpus={asked}"])[0].cluster
+    assert Resources(gpus=there, machines=1, head="head").cpu_only(config) is cpu_only
 
 
-def test_private_broker_is_refused_on_several_machines(config: Config) -> None:
-    several = Resources(gpus=8, nodes=2, local=False)
+def test_private_broker_is_refused_on_several_machines(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = Resources(gpus=8, machines=2, head="head")
+    monkeypatch.delenv(config.redis.url_env, raising=False)
     with pytest.raises(ConfigError, match="Ray has 2 machines"):
-        require_broker_for_all(several, config, Place("unix:///x", socket="/x"))
-    require_broker_for_all(several, config, Place("redis://host", socket=""))
+        require_broker_for_all(several, config)
+    monkeypatch.setenv(config.redis.url_env, "redis://host")
+    require_broker_for_all(several, config)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "nowhere:ray"])
 def test_address_without_ray_is_refused_at_once(address: str) -> None:
-    with pytest.raises(UnreachableError, match=f"no Ray at {address}"), cluster(address):
+    with pytest.raises(UnreachableError, match=f"no Ray at {address}"), cluster(address, {}):
         pass

@@ -1,0 +1,42 @@
+"""Configuration of the machines that a run works on; imports nothing heavy."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from isentrope.rollout.config import Section
+
+Labels = dict[str, str]
+"""Label -> value, or one of Ray's selectors: `in(a,b)`, `!a`, `!in(a,b)`."""
+
+
+class ClusterConfig(Section):
+    """`[cluster]`: where the processes of the command run. Every start of the run may change it."""
+
+    ray: str = ""
+    """`HOST:PORT` of a running Ray cluster; empty: the command starts a Ray of its own, on this machine alone.
+    `--ray-address` wins over it."""
+    gpus: Literal["auto"] | bool = "auto"
+    """Kind of processors for actors and ranks: `"auto"`, GPUs if Ray has any when the
+    command starts; true: GPUs, also if there are none yet, as in a cluster that adds machines on demand; false:
+    processor cores."""
+    interface: str = ""
+    """Network interface by which ranks on several machines meet, the same on every machine, such as `eth0`; empty: as
+    each machine's environment says, else the one of its route to the head of the cluster. A name that a machine does
+    not have keeps its ranks from meeting."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of all the processes that the command starts in a running cluster; they win over those of
+    the machines. Secrets do not belong here: Ray shows them."""
+    learner_labels: Labels = Field(default_factory=dict)
+    """Labels of Ray nodes (`ray start --labels role=learner`) on which the ranks may be; empty: any. Labels that too
+    few nodes have leave the ranks waiting."""
+    actor_labels: Labels = Field(default_factory=dict)
+    """Labels of Ray nodes on which actors may be; empty: any, those without ranks first. Labels that too few nodes have
+    leave actors waiting for room."""
+    quarantine_after: PositiveInt = 3
+    """Deaths of actors on one node within half an hour after which no actor starts there for half an hour, as long as
+    another node can have it. Too low and a few unlucky deaths empty a good node; too high and a bad one takes
+    actor after actor."""
+    restart_limit: Annotated[int, Field(ge=0)] = 3
+    """Deaths of ranks without a new checkpoint in between after which the run ends. Too low ends a run on machines that
+    are taken away often; too high repeats for hours what cannot succeed."""
