@@ -1,6 +1,6 @@
 """Configuration of the rollout actors; imports nothing heavy."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -13,6 +13,16 @@ class ActorsConfig(LeaseConfig):
     count: Annotated[int, Field(ge=0)] = 1
     """Actors that the command starts. Too few leave the learner idle; too many share the same processors or wait for
     admission. 0: all actors join by `isentrope actor`."""
+    min: Annotated[int, Field(ge=0)] = 0
+    """Fewest actors that `isentrope scale` and `autoscale` may ask for."""
+    max: PositiveInt | None = None
+    """Most actors that `isentrope scale` and `autoscale` may ask for; unset: no bound for the one, `count` for the
+    other."""
+    autoscale: Literal["off", "lag"] = "off"
+    """Number of actors while the run goes on: `"off"`, as it was last asked for; `"lag"`, one more where the learner
+    waited for more than a fifth of its last three batches and no actor waits for room, one less where admission was
+    closed for more than half of a batch, at most every third batch. Too many machines that come and go cost the start
+    of an engine each time."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs of one actor, over which vLLM splits the model. Too low and the model does not fit; higher than it needs
     costs communication at every token."""

@@ -10,8 +10,8 @@ class PlacedRecord(JsonRecord):
 
     INDISPENSABLE = frozenset({"state"})
 
-    state: Literal["wanted", "placing", "booting", "serving"]
-    """Its state: another is wanted; no node has room yet; its engine starts; it has served."""
+    state: Literal["wanted", "placing", "booting", "serving", "leaving"]
+    """Its state: another is wanted; no node has room yet; its engine starts; it has served; fewer are wanted."""
     host: str
     """Machine of its node; empty: none has room yet."""
 
@@ -28,3 +28,25 @@ class PlacementRecord(FileRecord):
     """Actors that wait for room, and what they need; empty: all have a place."""
     actors: dict[str, PlacedRecord]
     """Each by its id."""
+
+
+class ScaleRow(FileRecord):
+    """One change of the number of actors that the command keeps up: a line of `scale.jsonl`. Written by the command."""
+
+    FILE = "scale.jsonl"
+    INDISPENSABLE = frozenset({"why"})
+
+    at: float
+    """Time of the change, seconds of Unix time."""
+    batch: int
+    """Newest trained batch."""
+    before: int
+    """Actors that were wanted before."""
+    wanted: int
+    """Actors that are wanted now."""
+    why: Literal["asked", "idle", "closed"]
+    """Cause: `isentrope scale`; or, with `actors.autoscale`, a learner that waited, or admission that was closed."""
+    idle: float | None = None
+    """Share of the last batches' time in which the learner waited for groups; absent where the change was asked for."""
+    closed: float | None = None
+    """Share of looks since the batch before in which admission was closed; absent where the change was asked for."""

@@ -1,7 +1,5 @@
-"""The files of a run's folder: for each its name, and the type of the file or of its lines.
-
-Writers and readers share these types. The docstring below a key states its meaning and unit.
-"""
+"""The files of a run's folder: for each its name, and the type of the file or of its lines. Writers and readers share
+these types. The docstring below a key states its meaning and unit."""
 
 from typing import Literal, Self
 
@@ -17,7 +15,7 @@ from isentrope.learner.measures import (
     Measures,
     RaisedAlarm,
 )
-from isentrope.learner.placement_record import PlacementRecord
+from isentrope.learner.placement_record import PlacementRecord, ScaleRow
 
 
 class Outcome(FileRecord):
@@ -398,5 +396,5 @@ class Summary(FileRecord):
 
 
 _WHOLE = (Outcome, RunRecord, PlacementRecord, Summary)
-FILES: tuple[type[FileRecord], ...] = (*_WHOLE, BatchRow, EvalRow, SampleRow, Notice)
+FILES: tuple[type[FileRecord], ...] = (*_WHOLE, BatchRow, EvalRow, SampleRow, Notice, ScaleRow)
 """Every file of a run folder that holds records."""

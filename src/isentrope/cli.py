@@ -159,6 +159,28 @@ def mode(
 
 
 @app.command()
+def scale(
+    change: Annotated[str, typer.Argument(metavar="actors=N|+K|-K", show_default=False)],
+    run: _Run = None,
+    redis: Annotated[str, typer.Option(help="With --run: the broker's URL; default: $ISENTROPE_REDIS_URL.")] = "",
+    name: Annotated[str, typer.Option("--run", help="Name of the run, where its folder is not seen.")] = "",
+    external: Annotated[
+        bool, typer.Option("--external", help="Ask actors to leave that were joined by `isentrope actor`.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
+    ] = False,
+) -> None:
+    """Set the number of actors of a running run; it stays, also for the next command of the run."""
+    from isentrope.scale import Scaling
+    from isentrope.scale import scale as scale_run
+
+    request = Scaling(change, run or Path(), redis, name, insecure, external)
+    raise typer.Exit(scale_run(request, as_json, _console()))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, or its run file.", show_default=False)],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.", show_default=False)],
@@ -200,11 +222,15 @@ def actor(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
     ] = False,
+    per_gpu: Annotated[
+        bool, typer.Option("--per-gpu", help="An actor for each GPU here, or for as many as one needs; kept up.")
+    ] = False,
 ) -> None:
-    """Join a run as one more rollout actor, from anywhere, without Ray."""
-    from isentrope.joining import JoinOptions, join
+    """Join a run as one more rollout actor, from anywhere, without Ray; it leaves with 0 when the run ends."""
+    from isentrope.joining import JoinOptions, join, join_per_gpu
 
-    raise typer.Exit(join(JoinOptions(run, redis, password_file, name, depot, cache, ca, insecure)))
+    options = JoinOptions(run, redis, password_file, name, depot, cache, ca, insecure)
+    raise typer.Exit(join_per_gpu(options) if per_gpu else join(options))
 
 
 @app.command()

@@ -206,6 +206,13 @@ def _depots(config: Config, file: RunFile) -> Iterator[ConfigError]:
 
 
 def _sizes(config: Config, file: RunFile) -> Iterator[ConfigError]:
+    actors = config.actors
+    if not actors.min <= actors.count <= (actors.count if actors.max is None else actors.max):
+        yield ConfigError(
+            f"actors.count = {actors.count} is not within actors.min = {actors.min} and actors.max = {actors.max}",
+            where=file.where("actors.count"),
+            fix="change one of them",
+        )
     learner, sampling, longest = config.learner, config.sampling, config.model.max_model_len
     if learner.prompts_per_batch % learner.updates_per_batch:
         yield ConfigError(

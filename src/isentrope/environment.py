@@ -108,12 +108,23 @@ def has_gpu() -> bool:
 
 
 def gpu_count() -> int:
-    """Return how many CUDA devices this process may use, by the driver's device files: torch takes seconds to load."""
+    """Return how many CUDA devices this process may use."""
+    return len(gpus())
+
+
+def gpus() -> list[str]:
+    """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them; by the driver's device
+    files, because torch takes seconds to load."""
     here = len(list(Path("/dev").glob("nvidia[0-9]*")))
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
-        return here
-    return min(here, len(allowed.split(","))) if allowed not in {"", "-1"} else 0
+        return [str(number) for number in range(here)]
+    return allowed.split(",")[:here] if allowed not in {"", "-1"} else []
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment for a child, with these variables."""
+    return {**os.environ, **variables}
 
 
 def cache_folder() -> Path:

@@ -43,16 +43,34 @@ def join(options: JoinOptions) -> int:
     from isentrope.rollout.depot.interface import Access, check_url
 
     logging.basicConfig(level=logging.INFO, format=FORMAT)
-    require_no_password(options.redis, "--redis")
-    given = options.redis or variable(RedisConfig().url_env)
-    url = complete(given, options.password_file, options.ca_file)
-    if not url:
-        raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
+    url = _url(options)
     check_url(options.depot)
     name = options.name or f"{runfolder.host().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
     places = Places(options.depot, options.cache, Access(depot_token(url, options.run), options.ca_file))
     asyncio.run(serve(ActorOptions(url, options.run, name, places, insecure=options.insecure)))
     return 0
+
+
+def join_per_gpu(options: JoinOptions) -> int:
+    """Run an actor for each share of this machine's GPUs."""
+    set_defaults()
+    from isentrope.launch.per_gpu import Machine, join
+
+    more = ["--depot", options.depot] if options.depot else []
+    more += ["--cache", str(options.cache)] if options.cache != Path() else []
+    more += ["--ca", options.ca_file] if options.ca_file else []
+    more += ["--insecure"] if options.insecure else []
+    return join(Machine(_url(options), options.run, options.name, options.insecure, tuple(more)))
+
+
+def _url(options: JoinOptions) -> str:
+    """Return the broker's URL with its password; ConfigError if there is none."""
+    require_no_password(options.redis, "--redis")
+    given = options.redis or variable(RedisConfig().url_env)
+    url = complete(given, options.password_file, options.ca_file)
+    if not url:
+        raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
+    return url
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

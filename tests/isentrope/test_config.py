@@ -130,6 +130,8 @@ OTHER_VALUES: dict[str, object] = {
     "learner.objective": {"clip": {"high": 0.3}},
     "learner.zero_stage": 3,
     "sampling.top_p": 0.5,
+    "actors.max": 9,
+    "actors.autoscale": "lag",
     "cluster.gpus": True,
     "cluster.env": {"A": "b"},
     "cluster.learner_labels": {"role": "learner"},

@@ -101,6 +101,7 @@ RUN_BY = {
     "src/isentrope/launch/model.py": "system/test_faults.py",
     "src/isentrope/launch/rank_backend.py": "system/test_faults.py",
     "src/isentrope/launch/ray_ground.py": "system/test_room.py",
+    "src/isentrope/launch/scaler.py": "system/test_room.py",
     "src/isentrope/report/charts.py": "isentrope/report/test_report.py",
     "src/isentrope/report/contents.py": "isentrope/report/test_summary.py",
     "src/isentrope/report/figures.py": "isentrope/report/test_report.py",

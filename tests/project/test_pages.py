@@ -33,6 +33,7 @@ ELSEWHERE = {
         "samples.jsonl",
         "outcome.json",
         "placement.json",
+        "scale.jsonl",
         "run.json",
         "state.json",
     ),
@@ -68,6 +69,9 @@ BY_OTHERS = {
     "isentrope actor --run NAME --depot URL --cache DIR": (
         "tests/system/test_own_run.py::test_the_actor_had_nothing_but_the_broker_and_the_depot"
     ),
+    "isentrope actor --per-gpu": (
+        "tests/isentrope/launch/test_per_gpu.py::test_one_that_failed_is_started_again_until_it_leaves"
+    ),
     "isentrope bench kernels": "tests/isentrope/test_cli.py::test_the_benchmark_without_a_gpu_says_what_works_there",
     "isentrope bench kernels --json F": (
         "tests/isentrope/test_cli.py::test_the_benchmark_without_a_gpu_says_what_works_there"
@@ -98,6 +102,10 @@ BY_OTHERS = {
     "isentrope mode on_policy": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope plan run.toml --gpus 80GB": (
         "tests/isentrope/capacity/test_request.py::test_it_plans_by_the_run_file_and_by_a_measured_run"
+    ),
+    "isentrope scale": "tests/isentrope/test_scale.py::test_bounds_of_the_run_file_hold",
+    "isentrope scale actors=+1": (
+        "tests/system/test_room.py::test_the_newest_leaves_by_itself_when_one_is_wanted_again"
     ),
     "isentrope status": "tests/system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends",
     "isentrope train": "tests/system/test_own_run.py::test_run_finishes_and_reports",

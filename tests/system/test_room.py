@@ -1,5 +1,5 @@
-"""A cluster that has room for one of two actors: the run goes on and says what it waits for, and the second comes when
-there is room."""
+"""A cluster that has room for one actor: another that is asked for waits, which progress and status say, comes when
+there is room, and leaves when it is not wanted any more, while the run trains on."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 from raylets import raylets
-from whole_commands import Start, batches
+from whole_commands import Start, batches, lines
 
 from isentrope import init
 from isentrope.learner import json_files
@@ -20,12 +20,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 WAITS = "waits for room: 1 actor of 1 CPU"
 OPTIONS = (
-    "actors.count=2",
+    "actors.count=1",
     "learner.ranks=1",
     "learner.batches=100000",
     'cluster.actor_labels={ role = "actor" }',
     'cluster.learner_labels={ role = "learner" }',
 )
+
+
+GROUPS = 32
+"""Groups of a batch, as in the example; with a lag of one batch, twice as many are issued and not trained at most."""
 
 
 @dataclass
@@ -38,6 +42,9 @@ class Seen:
     batches: list[int]
     placed: PlacementRecord
     """When both served."""
+    asked: list[subprocess.CompletedProcess[str]]
+    """Answers of `isentrope scale`."""
+    changes: list[dict[str, object]]
     code: int
     output: str
     outcome: dict[str, object]
@@ -61,17 +68,22 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Seen:
         cluster.add(cpus=1, role="learner")
         cluster.add(cpus=1, role="actor")
         command = start("train", "run.toml", *OPTIONS, "--ray-address", cluster.address, folder=folder)
-        command.until(lambda: len(batches(run)) >= 2 and WAITS in command.output)
+        command.until(lambda: len(batches(run)) >= 2)
+        asked = [ask("scale", "actors=+1", "--json")]
+        command.until(lambda: WAITS in command.output)
         status, as_json = ask("status"), json.loads(ask("status", "--json").stdout)
         before = len(batches(run))
         cluster.add(cpus=1, role="actor")
         command.until(lambda: serving() == 2 and len(batches(run)) > before + 1)
         both = json_files.read(run, PlacementRecord)
+        before = len(batches(run))
+        asked.append(ask("scale", "actors=1"))
+        command.until(lambda: "fewer are wanted" in command.output and len(batches(run)) > before + 1)
         command.send(signal.SIGINT)
         code = command.wait()
     assert both is not None
     outcome = json.loads((run / "outcome.json").read_text())
-    return Seen(status, as_json, batches(run), both, code, command.output, outcome)
+    return Seen(status, as_json, batches(run), both, asked, lines(run / "scale.jsonl"), code, command.output, outcome)
 
 
 def test_the_run_trains_with_the_actor_that_has_room_and_says_what_the_other_waits_for(seen: Seen) -> None:
@@ -85,9 +97,20 @@ def test_the_other_comes_when_there_is_room(seen: Seen) -> None:
     assert seen.placed.waits == "" and len(seen.placed.actors) == 2
 
 
+def test_the_newest_leaves_by_itself_when_one_is_wanted_again(seen: Seen) -> None:
+    assert [each.returncode for each in seen.asked] == [0, 0], seen.asked
+    told = json.loads(seen.asked[0].stdout)
+    assert (told["before"], told["wanted"], told["external"]) == (1, 2, [])
+    assert "actor a2 left: fewer are wanted" in seen.output
+    changes = [(line["before"], line["wanted"], line["why"]) for line in seen.changes]
+    assert changes == [(1, 2, "asked"), (2, 1, "asked")]
+
+
 def test_no_batch_was_interrupted_and_the_ledger_is_closed(seen: Seen) -> None:
     assert seen.code == 0, seen.output
     assert seen.batches == list(range(1, len(seen.batches) + 1))
     assert "started again" not in seen.output
-    retired = seen.outcome["retired"]
-    assert isinstance(retired, dict) and seen.outcome["issued"] == seen.outcome["trained"] + sum(retired.values())
+    retired, issued, trained = (seen.outcome[key] for key in ("retired", "issued", "trained"))
+    assert isinstance(retired, dict) and isinstance(issued, int) and isinstance(trained, int)
+    assert trained == GROUPS * len(seen.batches)
+    assert 0 <= issued - trained - sum(retired.values()) <= 2 * GROUPS  # those that the next command goes on with

@@ -1,7 +1,8 @@
 """The rollout actors of one command: placed, watched, replaced when they die.
 
-Each wanted actor has a slot: wanted, placing (no node has room yet), booting (its engine starts), serving. A
-replacement is always a new actor, under a new id. A run that is served goes on, whatever becomes of single actors.
+Each wanted actor has a slot: wanted, placing (no node has room yet), booting (its engine starts), serving, and leaving
+if fewer are wanted. A replacement is always a new actor, under a new id. A run that is served goes on, whatever becomes
+of single actors.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from isentrope.actors.config import ActorsConfig
 from isentrope.errors import AccessError, ConfigError, DataError, IsentropeError, RunFolderError, UnreachableError
 from isentrope.launch.placement import Avoided, Bundle, Deaths, Node, crowded, selectors, waits_for_room
 from isentrope.launch.ray_ground import End
+from isentrope.launch.scaling import Seat, next_to_leave
 from isentrope.learner.placement_record import PlacedRecord, PlacementRecord
 from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
@@ -33,6 +35,9 @@ MAX_PAUSE_S = 60.0
 """Longest wait before an actor is started again."""
 
 LEAVE_LOOK_S = 0.1
+
+LEAVE_EXTRA_S = 5.0
+"""Time an actor may take to leave beyond the time to finish its work."""
 
 WISH_S = 5.0
 """Time after which an actor without room gives up one wish about its node."""
@@ -60,12 +65,15 @@ class Running(Protocol):
 
     def node(self) -> str:
         """Return the id of its node; empty: it waits for room."""
+        ...
 
     def has_ended(self) -> bool:
         """Return True if it has ended."""
+        ...
 
     def end(self) -> End:
         """Return how it has ended."""
+        ...
 
     def remove(self) -> None:
         """End it at once."""
@@ -76,15 +84,19 @@ class Ground(Protocol):
 
     def start(self, options: "ActorOptions", log: Path, selector: Mapping[str, str]) -> Running:
         """Start an actor on a node that `selector` allows, once one has room."""
+        ...
 
     def nodes(self) -> list[Node]:
         """Return the live nodes."""
+        ...
 
     def taken(self) -> set[str]:
         """Return the nodes with other work than this command's actors."""
+        ...
 
     def free(self) -> float:
         """Return the free units of what is scarce for an actor."""
+        ...
 
 
 class Phase(StrEnum):
@@ -94,6 +106,7 @@ class Phase(StrEnum):
     PLACING = "placing"
     BOOTING = "booting"
     SERVING = "serving"
+    LEAVING = "leaving"
 
 
 @dataclasses.dataclass(slots=True)
@@ -127,6 +140,36 @@ class Actors:
         self._guests_serve = False
         self._hosts: dict[str, str] = {}
 
+    @property
+    def wanted(self) -> int:
+        """Actors that are kept up."""
+        return sum(slot.phase is not Phase.LEAVING for slot in self._slots)
+
+    def resize(self, wanted: int, states: Sequence[ActorState]) -> list[str]:
+        """Take one step towards another number of actors; return the ids, in the broker, of one that is to leave.
+
+        Whoever calls this asks it to; it is ended only if it has not left long after the time it was given.
+        """
+        if self.wanted < wanted:
+            self._slots.append(_Slot())
+        if self.wanted <= wanted:
+            return []
+        leases = {state.id: state.leases for state in states}
+        seats = {
+            Seat(int(slot.name[1:] or 0), slot.phase is Phase.SERVING, leases.get(slot.name, 0)): slot
+            for slot in self._slots
+            if slot.phase is not Phase.LEAVING
+        }
+        slot = seats[next_to_leave(seats)]
+        if slot.phase in (Phase.WANTED, Phase.PLACING):
+            if slot.running is not None:
+                slot.running.remove()
+            self._slots.remove(slot)
+            return []
+        slot.phase, slot.since = Phase.LEAVING, time.monotonic()
+        present = [state.id for state in states if state.state is not ActorStage.GONE]
+        return [name for name in present if name.partition(".")[0] == slot.name] or [slot.name]
+
     def tend(self, states: Sequence[ActorState]) -> Iterator[str]:
         """Start missing actors, clean up dead ones; yield one event line each. `states`: the broker's records.
 
@@ -137,7 +180,7 @@ class Actors:
         now = time.monotonic()
         self._note_served(states, now)
         stages = {state.id: state.state for state in states}
-        for slot in self._slots:
+        for slot in list(self._slots):
             yield from self._advance(slot, stages.get(slot.name, ActorStage.JOINING), now)
         if self._slots and now - self._up_at > self._plan.config.start_timeout_s:
             self._require_hope(now)
@@ -159,7 +202,7 @@ class Actors:
     def record(self) -> PlacementRecord:
         """Return the places of the actors, for the run's folder."""
         return PlacementRecord(
-            wanted=len(self._slots),
+            wanted=self.wanted,
             waits=self.waits(),
             actors={
                 slot.name: PlacedRecord(state=slot.phase.value, host=self._hosts.get(slot.node, ""))
@@ -181,6 +224,8 @@ class Actors:
         if slot.running is None:
             if now >= slot.retry_at:
                 self._start(slot, now)
+        elif slot.phase is Phase.LEAVING:
+            yield from self._see_off(slot, slot.running, now)
         elif slot.running.has_ended():
             yield from self._clean_up(slot, slot.running.end(), now)
         elif slot.phase is Phase.PLACING:
@@ -191,6 +236,18 @@ class Actors:
             slot.running.remove()
             late = f"has not started its engine for {self._plan.config.start_timeout_s:.0f} s"
             yield from self._clean_up(slot, End(late), now)
+
+    def _see_off(self, slot: _Slot, running: Running, now: float) -> Iterator[str]:
+        """Forget an actor that has left; end it if it has had more than its time."""
+        limit_s = self._plan.config.drain_s + LEAVE_EXTRA_S
+        if running.has_ended():
+            yield f"actor {slot.name} {running.end().why}: fewer are wanted"
+        elif now - slot.since > limit_s:
+            yield f"actor {slot.name} has not left for {limit_s:.0f} s, and was ended: fewer are wanted"
+        else:
+            return
+        running.remove()
+        self._slots.remove(slot)
 
     def _start(self, slot: _Slot, now: float) -> None:
         self._number += 1

@@ -77,16 +77,22 @@ def cluster(address: str, env: Mapping[str, str]) -> Iterator[Resources]:
 def _start(folder: str) -> None:
     import ray
 
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_gpus=None if has_gpu() else 0,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=folder,
-        _node_ip_address="127.0.0.1",
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_gpus=None if has_gpu() else 0,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # what Ray raises if its parts do not answer in its time
+        raise UnreachableError(
+            f"Ray does not start on this machine: {str(error).splitlines()[0]}",
+            fix="try again when less runs here; a machine with little memory left may have ended its parts",
+        ) from error
 
 
 def _join(address: str, env: Mapping[str, str]) -> None:

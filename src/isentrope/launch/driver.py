@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import re
 from collections.abc import Iterator
 
 from isentrope.config import Config
@@ -20,18 +19,23 @@ from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner, LearnerPlan
 from isentrope.launch.machines import require_alike
 from isentrope.launch.model import Making
-from isentrope.launch.placement import Bundle, matches
+from isentrope.launch.placement import Bundle, able
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
 from isentrope.launch.ray_ground import RayGround, live_nodes
+from isentrope.launch.scaler import Scaler
+from isentrope.launch.scaling import OWN_ID
 from isentrope.launch.supervisor import StartedRun, Supervisor
 from isentrope.launch.surroundings import Surroundings
+from isentrope.learner.placement_record import ScaleRow
 from isentrope.learner.records import Outcome
+from isentrope.learner.training.journal import Journal
 from isentrope.progress import Progress
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.depot.bundle import bundle_name
 from isentrope.rollout.depot.interface import Access, open_depot
 from isentrope.rollout.wire.spec import RunSpec
+from isentrope.runfile import COMMAND_LINE
 
 BROKER_DEADLINE_S = 30.0
 LOCAL_CPUS = 0.01
@@ -63,11 +67,13 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
         resources = resources or stack.enter_context(cluster("", {}))
         learner = Learner(_learner_plan(run, spec, place, resources))
         stack.callback(learner.stop)
+        actors = _actors(run, spec, place, resources, last_actor)
         started = StartedRun(
             spec=spec,
             config=config,
             view=view,
-            actors=_actors(run, spec, place, resources, last_actor),
+            actors=actors,
+            scaler=Scaler(actors, view, config.actors, Journal(folder, ScaleRow), _number_since(run)),
             learner=learner,
             model=Making(run.model, folder / "logs" / "model.log") if run.model is not None else None,
             revive_broker=broker.revive,
@@ -95,11 +101,13 @@ def _joined(stack: contextlib.ExitStack, run: ClaimedRun, address: str, progress
     config = run.checked.config
     resources = stack.enter_context(cluster(address, config.cluster.env))
     require_broker_for_all(resources, config)
-    roles = ((_bundle(config, resources), config.cluster.actor_labels), (Bundle(1.0, 0), config.cluster.learner_labels))
-    wanted = [
-        node for node in live_nodes() if any(room.fits(node) and matches(node.labels, labels) for room, labels in roles)
-    ]
-    for line in require_alike(wanted, run.folder.path):
+    nodes = live_nodes()
+    actors = able(nodes, _bundle(config, resources), config.cluster.actor_labels)
+    ranks = able(nodes, Bundle(1.0, 0), config.cluster.learner_labels)
+    fetching = bool(config.weights.depot or config.weights.serve)  # actors then need the folder on no other machine
+    seeing = ranks if fetching else ranks | actors
+    wanted = [node for node in nodes if node.id in ranks | actors]
+    for line in require_alike(wanted, run.folder.path, seeing):
         progress.note(line)
     return resources
 
@@ -125,7 +133,7 @@ def _take_over(run: ClaimedRun, place: Place) -> int:
         view.broker.run(lambda client: client.delete(keys.ctl, keys.request))  # else actors would obey the earlier stop
         info = view.broker.run(lambda client: client.info("server"))
         run.folder.begin(make_record(run, socket=place.socket, redis_version=str(info["redis_version"])))
-        numbers = [re.fullmatch(r"a(\d+)(\.\d+)?", actor.id) for actor in view.actors()]
+        numbers = [OWN_ID.fullmatch(actor.id) for actor in view.actors()]
         return max((int(found.group(1)) for found in numbers if found), default=0)
 
 
@@ -160,6 +168,14 @@ def _actors(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources, 
         log_folder=run.folder.path / "logs",
     )
     return Actors(plan, last_number, RayGround(bundle, _surroundings(config, resources)))
+
+
+def _number_since(run: ClaimedRun) -> float:
+    """Return the time since which the number of actors is what the run file says."""
+    file = run.checked.file
+    if COMMAND_LINE in file.where("actors.count") or not file.path.is_file():
+        return run.started
+    return file.path.stat().st_mtime
 
 
 def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources) -> LearnerPlan:

@@ -11,7 +11,7 @@ import os
 import platform
 import secrets
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,9 @@ def differences(found: Look, here: Mapping[str, str]) -> Iterator[ConfigError]:
         yield ConfigError(f"{found.host} {found.folder}", fix=_FOLDER_FIX)
 
 
-def require_alike(nodes: Sequence[Node], folder: Path) -> list[str]:
-    """Compare the machines of `nodes`, all of which need the run's folder; return a line for each that was silent.
+def require_alike(nodes: Sequence[Node], folder: Path, seeing: Collection[str]) -> list[str]:
+    """Compare the machines of `nodes`, of which those with ids in `seeing` need the run's folder; return a line for
+    each that was silent.
 
     Raises:
         ConfigError: a machine differs; several as an ExceptionGroup.
@@ -77,7 +78,7 @@ def require_alike(nodes: Sequence[Node], folder: Path) -> list[str]:
     marker = f"machine-{secrets.token_hex(4)}"
     (folder / marker).touch()
     try:
-        found, silent = _looks(nodes, folder, marker)
+        found, silent = _looks(nodes, folder, {node.host: marker for node in nodes if node.id in seeing})
     finally:
         (folder / marker).unlink()
     here = versions()
@@ -92,13 +93,16 @@ def _errors(found: "Look | ConfigError", here: Mapping[str, str]) -> Iterator[Co
         yield from differences(found, here)
 
 
-def _looks(nodes: Sequence[Node], folder: Path, marker: str) -> "tuple[dict[str, Look | ConfigError], list[str]]":
-    """Return what each machine answers, by its host, and the hosts that do not answer."""
+def _looks(
+    nodes: Sequence[Node], folder: Path, markers: Mapping[str, str]
+) -> "tuple[dict[str, Look | ConfigError], list[str]]":
+    """Return what each machine answers, by its host, and the hosts that do not answer; a host without a marker needs no
+    folder."""
     import ray
     from ray.exceptions import RayError
 
     by_host = {node.host: node for node in nodes}
-    asked = {_task(node).remote(folder, marker): host for host, node in by_host.items()}
+    asked = {_task(node).remote(folder, markers.get(host, "")): host for host, node in by_host.items()}
     if not asked:
         return {}, []
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_S)

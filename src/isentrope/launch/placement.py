@@ -102,13 +102,18 @@ def selectors(
     A selector names nodes that are left out, never those that are taken: a cluster may get new ones. If every node that
     could have the actor is in quarantine, none is left out: it is tried there again.
     """
-    able = {node.id for node in nodes if bundle.fits(node) and matches(node.labels, labels)}
+    there = able(nodes, bundle, labels)
     found: list[dict[str, str]] = []
     for out in avoided.wishes():
-        selector = dict(labels) | _without(out & able)
-        if able - out and selector not in found:
+        selector = dict(labels) | _without(out & there)
+        if there - out and selector not in found:
             found.append(selector)
     return found or [dict(labels)]
+
+
+def able(nodes: Sequence[Node], bundle: Bundle, labels: Mapping[str, str]) -> set[str]:
+    """Return the nodes that would have room for a bundle if they were empty, and have the labels."""
+    return {node.id for node in nodes if bundle.fits(node) and matches(node.labels, labels)}
 
 
 def crowded(nodes: Sequence[Node], bundle: Bundle, places: Iterable[str]) -> set[str]:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from ray.train.backend import Backend
+from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
 
 from isentrope.launch.surroundings import Surroundings
 
@@ -19,21 +20,10 @@ class RankConfig(TorchConfig):
         return RankBackend
 
 
-class RankBackend(Backend):
-    """Ray's own backend, which imports torch and opens sockets in the ranks."""
+class RankBackend(_TorchBackend):
+    """Ray's own backend, which imports torch and opens sockets in the ranks: each then knows its interface."""
 
-    share_cuda_visible_devices = True
-
-    def __init__(self) -> None:
-        self._torch = TorchConfig().backend_cls()
-
-    def on_start(self, worker_group, backend_config):  # type: ignore[no-untyped-def]
-        assert backend_config.surroundings is not None
+    def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
+        assert isinstance(backend_config, RankConfig) and backend_config.surroundings is not None
         worker_group.execute(backend_config.surroundings.enter, alone=False)
-        self._torch.on_start(worker_group, backend_config)
-
-    def on_training_start(self, worker_group, backend_config):  # type: ignore[no-untyped-def]
-        self._torch.on_training_start(worker_group, backend_config)
-
-    def on_shutdown(self, worker_group, backend_config):  # type: ignore[no-untyped-def]
-        self._torch.on_shutdown(worker_group, backend_config)
+        super().on_start(worker_group, backend_config)

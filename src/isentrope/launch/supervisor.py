@@ -14,6 +14,7 @@ from isentrope.launch.actors import Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
+from isentrope.launch.scaler import Scaler
 from isentrope.learner import json_files
 from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, EvalRow, Notice, Outcome
@@ -41,6 +42,7 @@ class StartedRun:
     config: Config
     view: RunView
     actors: Actors
+    scaler: Scaler
     learner: Learner
     model: Making | None
     """None: the model existed."""
@@ -112,6 +114,7 @@ class Supervisor:
                 fix="see learner-0.log; raise learner.start_timeout_s if it only needs more time",
             )
         if not shown.is_over:
+            self._scale(shown)
             self._tend_actors(shown)
         placed = run.actors.record()
         if placed != self._placed:
@@ -119,6 +122,14 @@ class Supervisor:
             json_files.write(Path(run.spec.output_dir), placed)
         waits = [shown.why] if shown.why else self._late(shown)
         self._progress.waiting([*waits, placed.waits] if placed.waits else waits)
+
+    def _scale(self, shown: "_Shown") -> None:
+        """Take a step towards the number of actors that is wanted, once more at the next look if the broker is away."""
+        try:
+            for event in self._run.scaler.look(shown.actors):
+                self._progress.note(event)
+        except UnreachableError as error:
+            self._progress.note(error.what)
 
     def _tend_actors(self, shown: "_Shown") -> None:
         try:
@@ -152,6 +163,7 @@ class Supervisor:
         """Show what the learner has written since the last call."""
         for batch in self._batches.read():
             self._progress.batch(batch, self._run.config.learner.batches)
+            self._run.scaler.note(batch)
         for notice in self._notices.read():
             self._progress.note(f"warning: {notice.text}")
         for evaluation in self._evaluations.read():

@@ -235,3 +235,45 @@ def test_actors_are_spread_over_nodes_before_two_share_one(run: Any) -> None:
     there = run(4, {"a": 4, "b": 4})
     there.look()
     assert sorted(each.at for each in there.ground.live()) == ["a", "a", "b", "b"]
+
+
+def resize(run: Run, wanted: int) -> list[str]:
+    """Take the steps to another number; return the ids of those that are to leave."""
+    asked: list[str] = []
+    while run.actors.wanted != wanted:
+        states = [ActorState(id=name, state=stage) for name, stage in run.stages.items()]
+        asked += run.actors.resize(wanted, states)
+        run.look()
+    return asked
+
+
+def test_more_actors_are_added_one_by_one_and_those_without_a_place_leave_first_without_being_asked(run: Any) -> None:
+    there = run(1, {"a": 2})
+    there.serve("a1")
+    assert resize(there, 4) == []
+    assert [each.name for each in there.ground.live()] == ["a1", "a2", "a3", "a4"]
+    assert resize(there, 2) == []
+    assert [each.name for each in there.ground.live()] == ["a1", "a2"]
+
+
+def test_one_that_serves_is_asked_to_leave_under_the_id_it_has_now_and_is_forgotten_when_it_has_left(run: Any) -> None:
+    there = run(2, {"a": 2})
+    there.serve("a1", "a2")
+    there.stages["a2"] = ActorStage.GONE
+    there.stages["a2.2"] = ActorStage.SERVING
+    assert resize(there, 1) == ["a2.2"]
+    assert not there.actor("a2").removed and there.actors.record().actors["a2"].state == "leaving"
+    there.die("a2", End("left"))
+    assert there.actor("a2").removed and there.events[-1] == "actor a2 left: fewer are wanted"
+    there.until(100.0)
+    assert [each.name for each in there.ground.live()] == ["a1"]
+
+
+def test_one_that_does_not_leave_is_ended_long_after_its_time(run: Any) -> None:
+    there = run(2, {"a": 2})
+    there.serve("a1", "a2")
+    resize(there, 1)
+    there.until(30.0, step=1.0)
+    assert not there.actor("a2").removed
+    there.until(10.0, step=1.0)
+    assert there.actor("a2").removed and "a2 has not left for 35 s" in there.events[-1]

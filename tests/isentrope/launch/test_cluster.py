@@ -70,6 +70,17 @@ def test_private_broker_is_refused_on_several_machines(config: Config, monkeypat
     require_broker_for_all(several, config)
 
 
+def test_a_ray_that_does_not_start_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def time_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen.")
+
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(UnreachableError, match=r"Ray does not start on this machine: .* timed out"), cluster("", {}):
+        pass
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "nowhere:ray"])
 def test_address_without_ray_is_refused_at_once(address: str) -> None:
     with pytest.raises(UnreachableError, match=f"no Ray at {address}"), cluster(address, {}):

@@ -10,6 +10,7 @@ import pytest
 
 from isentrope.launch import machines
 from isentrope.launch.machines import Look, differences, look, require_alike, versions
+from isentrope.launch.placement import Node
 from isentrope.runfolder import RunFolder
 
 HOST = socket.gethostname()
@@ -65,6 +66,7 @@ def test_a_machine_that_needs_no_folder_is_not_asked_for_it(tmp_path: Path) -> N
 
 
 def test_a_marker_is_left_in_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines, "_looks", lambda nodes, where, marker: ({"n3": look(where, marker)}, ["n4"]))
-    assert require_alike([], folder) == ["n4 has not answered for 20 s: it is taken as it is"]
+    monkeypatch.setattr(machines, "_looks", lambda nodes, where, markers: ({"n3": look(where, markers["n3"])}, ["n4"]))
+    nodes = [Node(name, name, 1.0, 0.0, {}) for name in ("n3", "n4")]
+    assert require_alike(nodes, folder, {"n3"}) == ["n4 has not answered for 20 s: it is taken as it is"]
     assert sorted(path.name for path in folder.iterdir()) == ["logs", "marker", "run.lock"]
