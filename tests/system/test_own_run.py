@@ -206,10 +206,22 @@ def test_the_model_it_leaves_is_one_in_transformers_in_vllm_and_for_the_next_run
     found = json.loads(opened.stdout.splitlines()[-1])
     assert found["same"] and found["tokens"] >= 56
     assert found["gap"] <= 1e-5
-    newest = max(seen.run.glob("weights/*/weights-00000.safetensors"), key=lambda path: int(path.parent.name))
+    newest = max(seen.run.glob("weights/*/*.safetensors"), key=lambda path: int(path.parent.name))
     assert (final / "model.safetensors").read_bytes() == newest.read_bytes()
     begun = seen.run.parents[1] / "model" / "model.safetensors"
     assert newest.read_bytes() != begun.read_bytes()
+
+
+def test_the_next_run_trains_from_what_it_leaves(seen: Seen, start: Start) -> None:
+    final = (seen.run / "final" / "model.safetensors").read_bytes()
+    own = ("run.name=next", f"model.path={seen.run / 'final'}", "data.reward=rewards:reaches", "actors.count=1")
+    command = start("train", "run.toml", *CHANGES, *own, "learner.batches=1", folder=seen.run.parents[1])
+    assert command.wait(2 * BOOT_S) == 0, command.output
+    run = seen.run.with_name("next")
+    (line,) = lines(run / "metrics.jsonl")
+    assert line["updates"] == 2 and line["grad_norm"] > 0 and line["logp_gap_mean"] < 1e-5
+    first, second = sorted(run.glob("weights/*/*.safetensors"), key=lambda path: int(path.parent.name))
+    assert first.read_bytes() == final != second.read_bytes()
 
 
 def test_what_it_leaves_is_exported_and_evaluated_by_command(seen: Seen, tmp_path: Path) -> None:
