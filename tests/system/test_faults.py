@@ -1,7 +1,8 @@
 """A demo that is killed in every part, and stopped, and started again: one story on one folder, told once.
 
-Actor and learner rank 0, then the command itself die by SIGKILL; a second command goes on and is ended by Ctrl-C; a
-third, told to train a little more, finishes. Every group that was issued is trained once or retired with a reason.
+It trains with entropy control. Actor and learner rank 0, then the command itself die by SIGKILL; a second command
+goes on and is ended by Ctrl-C; a third, told to train a little more, finishes. Every group that was issued is trained
+once or retired with a reason.
 """
 
 import json
@@ -50,7 +51,8 @@ def story(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Story:
     seen = Story(run)
 
     def demo(batches: int) -> Command:
-        return start("demo", "--batches", str(batches), "--output-dir", "run", folder=folder)
+        options = ("--method", "kl_cov", "--batches", str(batches), "--output-dir", "run")
+        return start("demo", *options, folder=folder)
 
     command = demo(NEVER)
     command.until(lambda: len(batches(run)) >= CHECKPOINT_EVERY + 1)
@@ -109,6 +111,10 @@ def test_another_command_finishes_what_was_interrupted(story: Story) -> None:
     assert batches(story.run) == list(range(1, story.wanted + 1))
     assert f"finished after {story.wanted} batches" in story.output
     assert (story.run / "report.html").exists()
+
+
+def test_entropy_control_acts(story: Story) -> None:
+    assert any(line["objective"]["loss_kl_0"] > 0 for line in lines(story.run / "metrics.jsonl"))
 
 
 def test_every_issued_group_was_trained_once_or_retired(story: Story) -> None:
