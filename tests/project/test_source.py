@@ -20,6 +20,7 @@ READS_THE_ENVIRONMENT = {
     "examples/judge/rewards.py": "the user's key of the judge, which no file should hold",
     "src/isentrope/environment.py": "the one module",
     "learner/training/fault_points.py": "where tests have a process killed; unset in every run",
+    "learner/training/rank_change.py": "has torch load weights only, which a variable alone can ask of a library",
 }
 
 COMMON_WORDS = {"advanced", "decoupled", "entropic", "pass_at_k", "positive_weight", "sent", "starter", "steer"}
