@@ -12,11 +12,12 @@ from typing import TypeVar
 
 from isentrope.actors.config import ActorsConfig
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.bundle import FOLDER, bundle_name, fetch_bundle
 from isentrope.rollout.depot.cache import Cache
 from isentrope.rollout.depot.fetching import FetchStopped
 from isentrope.rollout.depot.folder_depot import FolderDepot
-from isentrope.rollout.depot.interface import Access, Depot, open_depot
+from isentrope.rollout.depot.interface import Depot, open_depot
 from isentrope.rollout.depot.versions import Versions
 from isentrope.rollout.wire.digests import file_name
 from isentrope.rollout.wire.spec import RunSpec

@@ -7,8 +7,10 @@ has a limit too: the kernel is told to hold little that has not left yet.
 
 import socket
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import redis
+from redis.connection import AbstractConnection
 
 PIECE = 64 << 10
 """Bytes that must leave within one time limit."""
@@ -22,14 +24,14 @@ NOTSENT_LOWAT = 25
 FAMILIES = {socket.AF_INET, socket.AF_INET6}
 
 
-class InPieces(redis.connection.AbstractConnection):
+class InPieces(AbstractConnection):
     """The part that all kinds of connections share."""
 
     def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
         """Send a packed command, in pieces."""
         super().send_packed_command(pieces(command), check_health)  # type: ignore[no-untyped-call]
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> Any:
         connected: socket.socket = super()._connect()  # type: ignore[safe-super, no-untyped-call]
         if connected.family in FAMILIES:
             connected.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT)

@@ -5,13 +5,12 @@ A version's `manifest.json` is put last: a version without it is not one.
 """
 
 import re
-import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from isentrope.errors import ConfigError, InternalError
+from isentrope.rollout.depot.access import Access
 
 SCHEMES = ("file", "http", "https", "s3", "gs")
 """Kinds of depots."""
@@ -53,27 +52,6 @@ class Depot(Protocol):
     def path(self, name: str) -> Path | None:
         """Return where a file lies on this machine; None: elsewhere."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Credentials of a depot over HTTP. token: sent as bearer token; empty: none. ca_file: certificate authorities
-    that are trusted instead of the system's; empty: the system's."""
-
-    token: str = ""
-    ca_file: str = ""
-
-    def __repr__(self) -> str:
-        return f"Access(token={'***' if self.token else ''!r}, ca_file={self.ca_file!r})"
-
-    def tls(self) -> ssl.SSLContext:
-        """Return the settings of a TLS connection; ConfigError if the certificates cannot be read."""
-        try:
-            return ssl.create_default_context(cafile=self.ca_file or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"the certificates in {self.ca_file} cannot be read: {error}", fix="give a PEM file"
-            ) from None
 
 
 def open_depot(url: str, access: Access | None = None) -> Depot:

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from isentrope.errors import AccessError, ConfigError, IsentropeError, StorageError, UnreachableError
-from isentrope.rollout.depot.interface import Access, checked_name
+from isentrope.rollout.depot.access import Access
+from isentrope.rollout.depot.interface import checked_name
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0

@@ -40,7 +40,8 @@ def join(options: JoinOptions) -> int:
     from isentrope.launch.actor_process import serve
     from isentrope.launch.depot import depot_token
     from isentrope.launch.logs import FORMAT
-    from isentrope.rollout.depot.interface import Access, check_url
+    from isentrope.rollout.depot.access import Access
+    from isentrope.rollout.depot.interface import check_url
 
     logging.basicConfig(level=logging.INFO, format=FORMAT)
     url = _url(options)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from architectures import CONFIGS
-from publishing import TinyLearner
+from publishing import Dtype, TinyLearner
 from resume import commit
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
-DTYPES = ("float32", "bfloat16")
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 REFUSED = ("deepseek_v3",)
 """Architectures of which vLLM computes another policy."""
 

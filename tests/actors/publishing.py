@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from architectures import VOCABULARY, make_network, write_tokenizer
@@ -20,15 +20,17 @@ from isentrope.rollout.wire.weights import Manifest, make_manifest, shard_of, ve
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
 
+Dtype: TypeAlias = Literal["float32", "bfloat16"]
+
 ROW = 97
 
 
 class TinyLearner:
     """Trains `architecture` in fp32, and publishes it in its dtype."""
 
-    def __init__(self, architecture: str, dtype: str, root: Path) -> None:
+    def __init__(self, architecture: str, dtype: Dtype, root: Path) -> None:
         self.architecture = architecture
-        self.dtype = dtype
+        self.dtype: Dtype = dtype
         self.model_dir = root / "model"
         self._root = root
         self._network = make_network(architecture)

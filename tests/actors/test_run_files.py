@@ -14,9 +14,9 @@ from isentrope.actors import run_files
 from isentrope.actors.fetches import Fetch
 from isentrope.actors.run_files import Places, RunFiles, Wanted
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.bundle import pack
 from isentrope.rollout.depot.fetching import FetchStopped
-from isentrope.rollout.depot.interface import Access
 from isentrope.rollout.depot.server import Address, DepotServer
 from isentrope.rollout.wire.spec import Bundle, RunSpec
 from isentrope.rollout.wire.weights import verify

@@ -15,6 +15,7 @@ from pathlib import Path
 import detection
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from architectures import CONFIGS
 from detection import (
     BIAS,
@@ -33,7 +34,7 @@ from detection import (
     Cell,
     page,
 )
-from publishing import TinyLearner, bias_of, label_alone, pairs, tensors_of, with_files
+from publishing import Dtype, TinyLearner, bias_of, label_alone, pairs, tensors_of, with_files
 from served_model import STEP, ServedModel, start_engine
 
 from isentrope.errors import StorageError
@@ -45,7 +46,7 @@ pytestmark = pytest.mark.slow
 NOISE = {"float32": 1e-5, "bfloat16": 1.5e-2}
 """Mean difference of log-probabilities, nats, that no served version may exceed."""
 
-IN_TEST = {
+IN_TEST: dict[str, Dtype] = {
     "llama": "float32",
     "qwen3": "bfloat16",
     "gemma3": "float32",
@@ -62,11 +63,17 @@ LOGP = "log-probabilities of version"
 SERVED = [name for name in CONFIGS if name not in REFUSED]
 
 
-def engines(names: Sequence[str]) -> list[object]:
+def engines(names: Sequence[str]) -> list[ParameterSet]:
     """Return parameters of `served`, an architecture and its dtype: those of `make test`, and all under soak."""
     tested = [pytest.param(each, id="-".join(each)) for each in IN_TEST.items() if each[0] in names]
     every = [(name, dtype) for name in names for dtype in DTYPES]
     return tested + [pytest.param(each, id="-".join(("soak", *each)), marks=pytest.mark.soak) for each in every]
+
+
+def made(parameter: tuple[str, Dtype], folders: pytest.TempPathFactory) -> TinyLearner:
+    """Return the learner of an architecture and a dtype."""
+    architecture, dtype = parameter
+    return TinyLearner(architecture, dtype, folders.mktemp(architecture))
 
 
 @pytest.fixture(scope="module", params=engines(SERVED))
@@ -74,7 +81,7 @@ def served(
     request: pytest.FixtureRequest, runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServedModel]:
     """One architecture with an engine of its own; a version is loaded."""
-    with start_engine(TinyLearner(*request.param, tmp_path_factory.mktemp(request.param[0])), runner) as served:
+    with start_engine(made(request.param, tmp_path_factory), runner) as served:
         served.load(served.learner.publish())
         yield served
 
@@ -206,7 +213,7 @@ def test_the_page_is_what_its_data_file_holds() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_an_architecture_that_vllm_computes_otherwise_is_refused(
-    architecture: str, dtype: str, runner: asyncio.Runner, tmp_path: Path
+    architecture: str, dtype: Dtype, runner: asyncio.Runner, tmp_path: Path
 ) -> None:
     with start_engine(TinyLearner(architecture, dtype, tmp_path), runner) as served:
         detection.keep(served.learner, NONE, refused_by_logp(served, served.learner.publish()))

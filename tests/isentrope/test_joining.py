@@ -16,7 +16,8 @@ from isentrope.launch.broker import Place
 from isentrope.launch.depot import depot_token, offered, served
 from isentrope.learner import json_files
 from isentrope.learner.records import RUN_SCHEMA
-from isentrope.rollout.depot.interface import Access, open_depot
+from isentrope.rollout.depot.access import Access
+from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.depot.server import Address
 
 URL = "redis://:pass%20word@10.0.0.1:6379"

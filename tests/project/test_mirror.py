@@ -70,6 +70,7 @@ RUN_BY = {
     "rollout/data/arrow_table.py": "rollout/data/test_tables.py",
     "rollout/data/jsonl_table.py": "rollout/data/test_tables.py",
     "rollout/data/table.py": "rollout/data/test_tables.py",
+    "rollout/depot/access.py": "rollout/depot/test_interface.py",
     "rollout/depot/fetching.py": "rollout/depot/test_interface.py",
     "rollout/depot/folder_depot.py": "rollout/depot/test_interface.py",
     "rollout/depot/remote_depot.py": "rollout/depot/test_interface.py",

@@ -32,8 +32,9 @@ from isentrope.learner.training.journal import Journal
 from isentrope.progress import Progress
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.bundle import bundle_name
-from isentrope.rollout.depot.interface import Access, open_depot
+from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfile import COMMAND_LINE
 

@@ -112,7 +112,7 @@ def _trainer(plan: LearnerPlan) -> "TorchTrainer":
             num_workers=config.ranks,
             use_gpu=plan.gpu,
             resources_per_worker={"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
-            label_selector=plan.labels or None,
+            label_selector=plan.labels or None,  # type: ignore[call-arg]  # Ray annotates its former class
         ),
         run_config=RunConfig(
             name="learner",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ray.train._internal.base_worker_group import BaseWorkerGroup
+from ray.train.backend import BackendConfig
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
@@ -23,7 +24,7 @@ class RankConfig(TorchConfig):
 class RankBackend(_TorchBackend):
     """Ray's own backend, which imports torch and opens sockets in the ranks: each then knows its interface."""
 
-    def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, RankConfig) and backend_config.surroundings is not None
         worker_group.execute(backend_config.surroundings.enter, alone=False)
         super().on_start(worker_group, backend_config)

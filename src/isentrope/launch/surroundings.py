@@ -49,5 +49,5 @@ def route(host: str) -> str:
 def _interface_of(address: str) -> str:
     for name, addresses in psutil.net_if_addrs().items():
         if any(each.address.partition("%")[0] == address for each in addresses):
-            return name
+            return str(name)
     return LOOPBACK if address.startswith("127.") else ""

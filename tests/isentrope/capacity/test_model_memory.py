@@ -1,5 +1,7 @@
 """Activations of the formula, against what a forward pass of small models saves; parameters and their division."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
@@ -7,7 +9,7 @@ from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen2Config, 
 from isentrope.capacity.model_memory import ModelFacts, activation_bytes, model_facts, training_bytes
 
 TOKENS = 24
-SIZE = {
+SIZE: dict[str, Any] = {
     "vocab_size": 50,
     "hidden_size": 64,
     "intermediate_size": 96,

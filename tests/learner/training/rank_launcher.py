@@ -36,13 +36,13 @@ def start(ranks: Ranks) -> ForkServerProcess:
 
 
 def _launch(ranks: Ranks, environment: dict[str, str]) -> None:
-    import torch.distributed as dist
-    import torch.multiprocessing as processes
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.multiprocessing.spawn import start_processes
 
     file = os.open(ranks.log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun: it outlives any rank
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun: it outlives any rank
     os.environ.update(environment | forks.FIXED | dict(ranks.environment))
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
@@ -53,13 +53,15 @@ def _launch(ranks: Ranks, environment: dict[str, str]) -> None:
         TORCHELASTIC_RESTART_COUNT="0",
     )
     signal.signal(signal.SIGTERM, _exit)
-    started = processes.start_processes(_run, (ranks,), ranks.count, join=False, start_method="fork")
+    started = start_processes(_run, (ranks,), ranks.count, join=False, start_method="fork")
+    assert started is not None, "it does not join them itself"
     try:
         while not started.join(grace_period=KILL_AFTER_S):
             pass
     finally:
         for process in started.processes:
-            process.kill()
+            if process is not None:
+                process.kill()
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

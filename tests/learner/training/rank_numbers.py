@@ -39,10 +39,15 @@ def state(engine: TrainingEngine) -> dict[str, torch.Tensor]:
     found = weights(engine)
     if engine._config.zero_stage:
         for name, parameter in engine.policy.named_parameters():
-            found[f"master {name}"] = safe_get_full_fp32_param(parameter)
+            found[f"master {name}"] = _there(safe_get_full_fp32_param(parameter))
             for moment in ("exp_avg", "exp_avg_sq"):
-                found[f"{moment} {name}"] = safe_get_full_optimizer_state(parameter, moment)
+                found[f"{moment} {name}"] = _there(safe_get_full_optimizer_state(parameter, moment))
     return found
+
+
+def _there(value: torch.Tensor | None) -> torch.Tensor:
+    assert value is not None
+    return value
 
 
 def make_engine(model: str, stage: str, *, universal: bool) -> TrainingEngine:

@@ -238,7 +238,7 @@ if __name__ == "__main__":
     model, folder, results, *stages = sys.argv[1:]
     dist.init_process_group("gloo", timeout=timedelta(seconds=240))
     collectives = Collectives(240.0)
-    facts = {stage: check(model, Path(folder), int(stage), collectives) for stage in stages}
+    facts: dict[str, Any] = {stage: check(model, Path(folder), int(stage), collectives) for stage in stages}
     facts["rows"] = rows(model, collectives)
     experts = str(Path(folder) / "experts")
     facts["experts"] = published(make_engine(experts, 3), experts, Path(folder) / "version-experts", collectives)

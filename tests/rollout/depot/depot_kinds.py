@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from isentrope.rollout.depot.interface import Access, Depot, open_depot
+from isentrope.rollout.depot.access import Access
+from isentrope.rollout.depot.interface import Depot, open_depot
 from isentrope.rollout.depot.server import Address, DepotServer
 from isentrope.rollout.depot.versions import publish
 from isentrope.rollout.wire.proof import Canary, TensorFacts

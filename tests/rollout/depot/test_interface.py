@@ -8,8 +8,9 @@ import pytest
 from depot_kinds import CONTENTS, Elsewhere, Kind, make_version, published
 
 from isentrope.errors import AccessError, ConfigError, InternalError, StorageError, UnreachableError
+from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.fetching import FetchStopped
-from isentrope.rollout.depot.interface import Access, open_depot
+from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.depot.versions import KEEP, Versions, publish, withdraw
 from isentrope.rollout.wire.digests import file_name
 from isentrope.rollout.wire.weights import Manifest, verify
