@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from isentrope.check.model import check_heads, longest, open_model, read_config
+from isentrope.check.model import UNSERVED, check_heads, longest, open_model, read_config
 from isentrope.check.source import Source
 from isentrope.config import accept
 from isentrope.errors import ConfigError
@@ -119,3 +119,15 @@ def test_all_mistakes_of_a_model_are_found_together(tmp_path: Path, model_folder
     told = "\n".join(str(error) for error in errors)
     for part in ("has no weights", "3 attention heads", "more than the 4096 positions"):
         assert part in told
+
+
+@pytest.mark.parametrize("architecture", sorted(UNSERVED))
+def test_an_architecture_that_an_engine_computes_otherwise_is_refused(
+    tmp_path: Path, model_folder: Path, architecture: str
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": architecture}))
+    values = {"run": {"name": "a"}, "model": {"path": "model"}, "data": {"train": "task:digit_walk"}}
+    _, _, errors = open_model(*accept(from_values(tmp_path / "run", values)))
+    assert any(f"vLLM does not compute {architecture}" in str(error) for error in errors)
