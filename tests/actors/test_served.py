@@ -1,7 +1,6 @@
 """The judgement of a version by numbers; what a real engine finds is in `test_worker_canary.py`."""
 
 import math
-from pathlib import Path
 
 import pytest
 from wire_records import make_weights
@@ -11,7 +10,7 @@ from isentrope.errors import StorageError
 from isentrope.rollout.wire.proof import Canary, Proof
 
 CANARY = Canary(tokens=tuple(range(97)), logp=(-2.0,) * 96)
-MANIFEST = make_weights()
+MANIFEST = make_weights().model_copy(update={"folder": "weights"})
 
 
 def judged(judge: Judge, *gaps: float, arbitrary: bool = False) -> Proof:
@@ -95,4 +94,4 @@ def test_every_worker_must_have_loaded_the_tensors_of_the_version() -> None:
     for loaded in ([digest, "old"], ["old"]):
         with pytest.raises(StorageError, match="other weights are loaded") as caught:
             judge.check_bits(MANIFEST, loaded)
-        assert caught.value.where == str(Path(MANIFEST.folder))
+        assert caught.value.where == MANIFEST.folder

@@ -23,6 +23,7 @@ def test_lines_of_the_learner_are_shown_once_and_its_warnings_below_their_batch(
         config=config,
         view=SimpleNamespace(control=lambda: None, weights=lambda: None, actors=list[object], incarnation=lambda: 0),
         actors=SimpleNamespace(leave=lambda within_s: None),
+        scaler=SimpleNamespace(note=lambda line: None),
     )
     progress: Any = SimpleNamespace(
         batch=lambda line, batches: shown.append(f"batch {line.batch}"),

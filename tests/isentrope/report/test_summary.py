@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def test_proofs_are_the_worst_of_all_batches() -> None:
     }
 
 
+def test_each_number_of_ranks_is_named_in_its_order(make_run: MakeRun) -> None:
+    contents = read_contents(make_run())
+    ranks = (None, 2, 2, 1, 2)
+    rows = [
+        make_row(batch, process=BatchProcess(ready_groups=0, idle_s=0.0, actors=1, ranks=count))
+        for batch, count in enumerate(ranks, 1)
+    ]
+    assert summarise(replace(contents, batches=rows)).ranks == [2, 1, 2]
+
+
 def test_largest_lag_is_zero_on_policy(make_run: MakeRun) -> None:
     assert summarise(read_contents(make_run(mode="on_policy"))).max_token_lag == 0
 
@@ -90,6 +101,6 @@ def test_batches_of_an_earlier_command_do_not_count_for_this_ones_speed(make_run
 
 def test_an_empty_folder_gives_unknowns_not_zeros(tmp_path: Path) -> None:
     summary = summarise(read_contents(tmp_path))
-    known = {name for name, value in summary.model_dump().items() if value not in (None, 0, {})}
+    known = {name for name, value in summary.model_dump().items() if value not in (None, 0, {}, [])}
     assert known == set()
     assert Summary.model_validate_json(summary.model_dump_json()) == summary
