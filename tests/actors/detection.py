@@ -16,8 +16,6 @@ from resume import commit
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
-REFUSED = ("deepseek_v3",)
-"""Architectures of which vLLM computes another policy."""
 
 BIASED = ("gpt2", "qwen2", "phi", "opt", "glm4")
 EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "glm4_moe")

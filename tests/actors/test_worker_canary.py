@@ -26,7 +26,6 @@ from detection import (
     LABEL,
     MISSING,
     NONE,
-    REFUSED,
     RESULTS,
     STALE,
     SWAPPED,
@@ -37,6 +36,7 @@ from detection import (
 from publishing import Dtype, TinyLearner, bias_of, label_alone, pairs, tensors_of, with_files
 from served_model import STEP, ServedModel, start_engine
 
+from isentrope.check.model import UNSERVED
 from isentrope.errors import StorageError
 from isentrope.rollout.wire.tensor_bits import facts_of
 from isentrope.rollout.wire.weights import Manifest
@@ -60,7 +60,7 @@ BITS = "is not what the learner published"
 LOGP = "log-probabilities of version"
 
 
-SERVED = [name for name in CONFIGS if name not in REFUSED]
+SERVED = [name for name in CONFIGS if name not in UNSERVED]
 
 
 def engines(names: Sequence[str]) -> list[ParameterSet]:
@@ -210,10 +210,15 @@ def test_the_page_is_what_its_data_file_holds() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("architecture", REFUSED)
-def test_an_architecture_that_vllm_computes_otherwise_is_refused(
-    architecture: str, dtype: Dtype, runner: asyncio.Runner, tmp_path: Path
+@pytest.mark.parametrize("architecture", sorted(UNSERVED))
+def test_an_architecture_that_the_check_refuses_would_not_be_served(
+    architecture: str, runner: asyncio.Runner, tmp_path: Path
 ) -> None:
-    with start_engine(TinyLearner(architecture, dtype, tmp_path), runner) as served:
-        detection.keep(served.learner, NONE, refused_by_logp(served, served.learner.publish()))
+    """In float32: in bfloat16 deepseek_v3 differs less than rounding does in other architectures."""
+    with start_engine(TinyLearner(architecture, "float32", tmp_path), runner) as served:
+        manifest = served.learner.publish()
+        with pytest.raises(StorageError) as caught:
+            served.load(manifest)
+        if LOGP in str(caught.value):
+            cell = Cell("log-probabilities", served.gap(manifest), served.limit)
+            detection.keep(served.learner, NONE, cell)
