@@ -17,12 +17,12 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
-BIASED = ("gpt2", "qwen2", "phi", "opt", "glm4")
+BIASED = ("gpt2", "qwen2", "opt", "glm4")
 EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "glm4_moe")
 
 NONE, STALE, LABEL = "no fault", "stale quarter", "label alone"
 SWAPPED, MISSING = "swapped in the files", "one not published"
-EXCHANGED, BIAS, UNPACKED = "swapped by the engine", "bias left out", "experts not packed"
+EXCHANGED, BIAS, UNPACKED = "swapped by the engine", "biases left out", "experts not packed"
 FAULTS = (NONE, STALE, LABEL, SWAPPED, MISSING, EXCHANGED, BIAS, UNPACKED)
 
 
@@ -76,7 +76,7 @@ brackets what is allowed, in nats.
 - *swapped in the files*: two tensors of equal shape
 - *one not published*: a bias where there are any, otherwise the first tensor
 - *swapped by the engine*: two matrices of equal shape, after their bits were compared
-- *bias left out*: by the engine, after its bits were compared
+- *biases left out*: those of one kind in all layers, by the engine, after their bits were compared
 - *experts not packed*: the engine computes with the experts of the version before, at a step of 1e-3
 
 `make soak` measures it again and writes this page. A row that is not there has not been measured.

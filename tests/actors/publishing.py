@@ -86,9 +86,12 @@ def pairs(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
             seen[shape] = name
 
 
-def bias_of(tensors: dict[str, Tensor]) -> str:
-    """Return a bias that changes what is computed: that of the keys may drop out of the softmax."""
-    return next(name for name in sorted(tensors) if name.endswith(("fc.bias", "fc1.bias", "v_proj.bias")))
+def biases_of(tensors: dict[str, Tensor]) -> list[str]:
+    """Return the biases of one kind, in all layers, that change what is computed: those of the keys may drop out of the
+    softmax."""
+    kinds = ("fc.bias", "fc1.bias", "v_proj.bias")
+    kind = next(kind for kind in kinds if any(name.endswith(kind) for name in tensors))
+    return sorted(name for name in tensors if name.endswith(kind))
 
 
 @contextmanager

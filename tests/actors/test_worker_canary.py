@@ -33,7 +33,7 @@ from detection import (
     Cell,
     page,
 )
-from publishing import Dtype, TinyLearner, bias_of, label_alone, pairs, tensors_of, with_files
+from publishing import Dtype, TinyLearner, biases_of, label_alone, pairs, tensors_of, with_files
 from served_model import STEP, ServedModel, start_engine
 
 from isentrope.check.model import UNSERVED
@@ -188,9 +188,9 @@ def test_a_tensor_that_was_not_published_is_refused(served: ServedModel, keep: K
 
 
 @pytest.mark.parametrize("served", engines(BIASED), indirect=True)
-def test_a_bias_that_the_engine_leaves_out_is_seen_in_its_log_probabilities(served: ServedModel, keep: Keep) -> None:
+def test_biases_that_the_engine_leaves_out_are_seen_in_its_log_probabilities(served: ServedModel, keep: Keep) -> None:
     manifest = served.next()
-    served.mutate("zeroed", bias_of(tensors_of(manifest)))
+    served.mutate("zeroed", *biases_of(tensors_of(manifest)))
     keep(BIAS, refused_by_logp(served, manifest))
     served.recover()
 
