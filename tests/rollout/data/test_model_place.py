@@ -31,7 +31,7 @@ def _start_engine(model: str) -> object:
     [
         load_tokenizer,
         _load_policy,
-        _start_engine,
+        pytest.param(_start_engine, marks=pytest.mark.slow),  # imports vLLM
         lambda model: _own_files(Origin(model, ModelConfig(path=model)).path),
         require_here,
     ],
