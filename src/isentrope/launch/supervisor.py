@@ -3,6 +3,7 @@
 It reads the learner's state from the broker and from the run's folder.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ INTERVAL_S = 0.5
 
 LEAVE_EXTRA_S = 5.0
 """Time an actor may take to leave beyond the time to finish its work."""
+
+ROOM_S = 5.0
+"""Time that actors wait for room before it is reported: a place takes a moment to be found."""
 
 STOP_S = 60.0
 """Time limit of the learner's stop when the run cannot go on without its actors."""
@@ -65,6 +69,7 @@ class Supervisor:
         self._stop_sent = False
         self._incarnation = 0
         self._placed: PlacementRecord | None = None
+        self._room_asked: float | None = None
 
     def watch(self) -> Outcome:
         """Wait until the learner has ended and the actors have left; raise an error that makes going on useless."""
@@ -120,8 +125,20 @@ class Supervisor:
         if placed != self._placed:
             self._placed = placed
             json_files.write(Path(run.spec.output_dir), placed)
+        self._report_room(placed.waits)
         waits = [shown.why] if shown.why else self._late(shown)
         self._progress.waiting([*waits, placed.waits] if placed.waits else waits)
+
+    def _report_room(self, waits: str) -> None:
+        """Report, once each time, that actors wait for room: the line of what is waited for may not be seen."""
+        now = time.monotonic()
+        if not waits:
+            self._room_asked = None
+        elif self._room_asked is None:
+            self._room_asked = now
+        elif now - self._room_asked >= ROOM_S:
+            self._room_asked = math.inf
+            self._progress.note(waits)
 
     def _scale(self, shown: "_Shown") -> None:
         """Take a step towards the number of actors that is wanted, once more at the next look if the broker is away."""
