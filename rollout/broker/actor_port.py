@@ -77,7 +77,7 @@ class ActorPort:
         Orders that were published meanwhile are left out. May return fewer, or none, at any time.
         """
         deadline = time.monotonic() + block_s
-        while True:
+        while not self._blocking.is_interrupted:
             orders = [] if self._idle and block_s > 0 else self._lease_first(count)
             if not orders and (left := deadline - time.monotonic()) > 0:
                 try:
@@ -86,10 +86,10 @@ class ActorPort:
                     return []
             self._idle = not orders  # then the next call blocks at once: one read a call is all that idle actors cost
             if orders or time.monotonic() >= deadline:
-                break
-        if len(orders) > count:  # a blocked read counts per stream
-            self.hand_back(orders[count:])
-        return orders[:count]
+                if len(orders) > count:  # a blocked read counts per stream
+                    self.hand_back(orders[count:])
+                return orders[:count]
+        return []
 
     def take_eval(self, count: int, block_s: float, version: int) -> list[EvalOrder]:
         """Lease up to `count` evaluation orders that are pinned to `version`; wait up to `block_s` seconds."""

@@ -140,6 +140,11 @@ class Broker:
         own.connection_kwargs["redis_connect_func"] = broker._greet
         return broker
 
+    @property
+    def is_interrupted(self) -> bool:
+        """True after `interrupt`."""
+        return self._interrupted
+
     def interrupt(self) -> None:
         """End all calls, now and later, with InterruptedCallError; for any thread. What they read may be lost."""
         self._interrupted = True
