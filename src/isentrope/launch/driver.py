@@ -66,6 +66,7 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
         view = stack.enter_context(_view(run, place, VIEW_DEADLINE_S))
         progress.note(f"broker at {view.broker.place}; Ray {'is joined' if address else 'starts'}")
         resources = resources or stack.enter_context(cluster("", {}))
+        interrupts.renew()  # Ray handles SIGTERM by an abort
         learner = Learner(_learner_plan(run, spec, place, resources))
         stack.callback(learner.stop)
         actors = _actors(run, spec, place, resources, last_actor)

@@ -16,9 +16,13 @@ class Interrupts:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def __enter__(self) -> Self:
+        self.renew()
+        return self
+
+    def renew(self) -> None:
+        """Take the signals again, after a library that may have put its own handlers in place."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -17,3 +17,11 @@ def test_first_asks_and_second_ends(number: signal.Signals) -> None:
         assert interrupts.asked
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_the_signals_are_taken_again_from_a_library() -> None:
+    with Interrupts() as interrupts:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        interrupts.renew()
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.asked
