@@ -31,6 +31,9 @@ from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.digests import ALGORITHM, algorithm_of, digest_file
 from isentrope.rollout.wire.files import UNFINISHED, sync, write_whole
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in that of the run."""
+
 STATE = "state.json"
 MANIFEST = "manifest.json"
 
@@ -104,7 +107,9 @@ class CheckpointStore:
         while incarnation:
             if bound:
                 limit = _parse(bound)[0]
-                own = [name for name in self._existing() if _parse(name)[1] == incarnation and _parse(name)[0] <= limit]
+                own = [
+                    name for name in _existing(self.root) if _parse(name)[1] == incarnation and _parse(name)[0] <= limit
+                ]
                 yield from sorted(own, key=_parse, reverse=True)
             bound, claimant = self._parent(incarnation), incarnation
             incarnation = _parse(bound)[1] if bound else 0
@@ -189,9 +194,6 @@ class CheckpointStore:
 
     # --- private
 
-    def _existing(self) -> list[str]:
-        return [path.name for path in self.root.glob("step-*") if _NAME.fullmatch(path.name)]
-
     def _pointer(self, incarnation: int) -> str:
         path = self.root / f"latest.{incarnation}"
         return path.read_text().strip() if path.exists() else ""
@@ -210,6 +212,11 @@ def facts_of(path: Path, algorithm: str = ALGORITHM) -> FileFacts:
     return FileFacts(size_bytes=path.stat().st_size, digest=digest_file(path, algorithm))
 
 
+def newest_batch(root: Path) -> int:
+    """Return the largest batch of a finished checkpoint in `root`; -1: there is none."""
+    return max((_parse(name)[0] for name in _existing(root)), default=-1)
+
+
 def verify(folder: Path, files: Mapping[str, FileFacts], share: Sequence[str]) -> str:
     """Return what is wrong with the files `share` of a checkpoint; empty: nothing."""
     for file in share:
@@ -219,6 +226,10 @@ def verify(folder: Path, files: Mapping[str, FileFacts], share: Sequence[str]) -
         if (actual := facts_of(path, algorithm_of(files[file].digest))) != files[file]:
             return f"{path} is {actual}, not {files[file]}"
     return ""
+
+
+def _existing(root: Path) -> list[str]:
+    return [path.name for path in root.glob("step-*") if _NAME.fullmatch(path.name)]
 
 
 def _parse(name: str) -> tuple[int, int]:

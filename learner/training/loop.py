@@ -34,7 +34,7 @@ from isentrope.learner.objective.run_facts import run_facts
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.alarms import Alarms, bounds_in_force
 from isentrope.learner.training.canary import tokens_of
-from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore
+from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
 from isentrope.learner.training.evaluator import Evaluator
 from isentrope.learner.training.function_rewards import function_rewards
@@ -101,7 +101,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     spec, config = job.spec, job.config
     output_dir = Path(spec.output_dir)
     evaluator = Evaluator(spec, rank_group, config.stall_timeout_s)
-    store = CheckpointStore(output_dir / "checkpoints")
+    store = CheckpointStore(output_dir / CHECKPOINTS)
     incarnation = store.claim().incarnation
     json_files.remove(output_dir, Outcome)
     new = CheckpointState(

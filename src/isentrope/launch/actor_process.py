@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isentrope.environment import cache_folder
+from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError
 from isentrope.launch import logs
 from isentrope.launch.interrupts import SIGNALS
 from isentrope.launch.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from isentrope.actors.worker import ActorOptions
+
+FATAL = (ConfigError, DataError, AccessError, RunFolderError)
+"""Errors that every other actor would have too, unless one serves nevertheless."""
 
 logger = logging.getLogger(__name__)
 

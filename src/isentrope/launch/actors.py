@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from isentrope.actors.config import ActorsConfig
-from isentrope.errors import AccessError, ConfigError, DataError, IsentropeError, RunFolderError, UnreachableError
+from isentrope.errors import IsentropeError, UnreachableError
+from isentrope.launch.actor_process import FATAL
 from isentrope.launch.placement import Avoided, Bundle, Deaths, Node, crowded, selectors, waits_for_room
 from isentrope.launch.ray_ground import End
 from isentrope.launch.scaling import Seat, next_to_leave
@@ -24,9 +25,6 @@ from isentrope.rollout.broker.waiting import describe
 
 if TYPE_CHECKING:
     from isentrope.actors.worker import ActorOptions
-
-FATAL = (ConfigError, DataError, AccessError, RunFolderError)
-"""Errors that every other actor would have too, unless one serves nevertheless."""
 
 MAX_FAILURES = 5
 """Deaths in a row, without an actor having served in between, after which a run that nobody serves ends."""

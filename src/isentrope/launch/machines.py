@@ -11,7 +11,7 @@ import os
 import platform
 import secrets
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,13 @@ class Look:
 
 def versions() -> dict[str, str]:
     """Return the versions that must be the same on all machines."""
-    found = {"isentrope": __version__, "Python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
+    return {"isentrope": __version__, "Python": platform.python_version(), **installed(_DISTRIBUTIONS)}
+
+
+def installed(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those that are installed; both builds of vLLM have one name."""
+    found = {}
+    for name in distributions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name.removesuffix("-cpu")] = importlib.metadata.version(name)
     return found

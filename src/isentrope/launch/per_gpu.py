@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from isentrope.environment import environment_with, gpus
-from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError
+from isentrope.errors import ConfigError
+from isentrope.launch.actor_process import FATAL
 from isentrope.launch.interrupts import SIGNALS
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
@@ -32,7 +33,7 @@ MAX_PAUSE_S = 60.0
 CALM_S = 600.0
 """Life of an actor after which its next failure counts as the first."""
 
-FINAL = {error.exit_code for error in (ConfigError, DataError, RunFolderError, AccessError)}
+FINAL = {error.exit_code for error in FATAL}
 """Exit codes of errors that a new start does not mend."""
 
 

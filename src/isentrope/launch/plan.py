@@ -1,14 +1,14 @@
 """From a checked run file to the settings of the parts of a run. Pure values; starts nothing."""
 
-import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope import __version__, runfolder
 from isentrope.check.findings import Checked
+from isentrope.launch.machines import installed
 from isentrope.launch.model import ModelPlan
 from isentrope.learner.records import RUN_SCHEMA, RunRecord
 from isentrope.rollout.config import LeaseConfig
@@ -85,7 +85,7 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
         ranks=config.learner.ranks,
         run_file=str(checked.file.path) if checked.file.path.is_file() else "",
         started=run.started,
-        versions={"redis": redis_version, **dict(_versions())},
+        versions={"redis": redis_version, **_versions()},
         host=runfolder.host(),
         pid=os.getpid(),
         socket=socket,
@@ -96,11 +96,6 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
     )
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "isentrope", __version__
-    yield "python", platform.python_version()
-    for name in _DISTRIBUTIONS:
-        try:
-            yield name.removesuffix("-cpu"), importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # only one of the two builds of vLLM is installed, and triton may be missing
+def _versions() -> dict[str, str]:
+    """Return the versions that matter for what a run computes; triton may be missing."""
+    return {"isentrope": __version__, "python": platform.python_version(), **installed(_DISTRIBUTIONS)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from isentrope.config import Config
 from isentrope.errors import IsentropeError, UnreachableError
-from isentrope.launch.actors import Actors
+from isentrope.launch.actors import LEAVE_EXTRA_S, Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
@@ -27,9 +27,6 @@ from isentrope.rollout.wire.spec import RunSpec
 from isentrope.runfolder import record_error
 
 INTERVAL_S = 0.5
-
-LEAVE_EXTRA_S = 5.0
-"""Time an actor may take to leave beyond the time to finish its work."""
 
 ROOM_S = 5.0
 """Time that actors wait for room before it is reported: a place takes a moment to be found."""

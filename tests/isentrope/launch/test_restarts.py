@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from isentrope.launch.restarts import CHECKPOINTS, Restarts, newest
+from isentrope.launch.restarts import Restarts
+from isentrope.learner.training.checkpoint_store import CHECKPOINTS, newest_batch
 
 
 def _save(output_dir: Path, name: str) -> None:
@@ -34,7 +35,7 @@ def test_a_checkpoint_that_is_not_finished_or_not_further_is_not_a_new_one(tmp_p
 
 
 def test_batches_are_numbers(tmp_path: Path) -> None:
-    assert newest(tmp_path) == -1
+    assert newest_batch(tmp_path) == -1
     for name in ("step-9-1", "step-10-1", "latest.1"):
         (tmp_path / name).mkdir()
-    assert newest(tmp_path) == 10
+    assert newest_batch(tmp_path) == 10
