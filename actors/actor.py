@@ -23,6 +23,7 @@ from isentrope.actors.orders import Changes, Orders
 from isentrope.actors.run_files import Joined, Wanted
 from isentrope.errors import IsentropeError, NameTakenError, StorageError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import BLOCK_S
 from isentrope.rollout.broker.news import Topic
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.control import Control, RunState
@@ -31,9 +32,6 @@ from isentrope.rollout.wire.weights import Announcement
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine
-
-TAKE_S = 5.0
-"""Longest wait for orders in one call; `interrupt` ends it."""
 
 STRAY_BEATS = 4
 """Heartbeats between two searches for leases that a lost reply has left."""
@@ -206,7 +204,7 @@ class Actor:
 
     async def _listen(self) -> None:
         while self._grace_s is None:
-            topics = await self._call(self._port.news.wait, self._spec.heartbeat_s)
+            topics = await self._call(self._port.news.wait, BLOCK_S)
             if topics:
                 await self._look(topics)
 
@@ -350,7 +348,7 @@ class Actor:
     async def _lease(self) -> None:
         while True:
             await self._changes.until(self._wants_groups)
-            orders = await self._call(self._port.take, self._free(), TAKE_S)
+            orders = await self._call(self._port.take, self._free(), BLOCK_S)
             if self._grace_s is None:  # else they are handed back with all others
                 self._orders.begin(orders, self._tasks)
 

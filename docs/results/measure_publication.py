@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--receive", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--number", type=int, default=0, help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.rank:
         publish(told.rank, told.layers)
     elif told.receive:
-        receive(told.receive)
+        receive(told.receive, told.number)
     else:
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             measure(Path(folder), told.layers)
@@ -64,8 +65,8 @@ def measure(folder: Path, layers: int) -> None:
 
     own, which = [__file__, "--layers", str(layers)], ["--standalone", f"--nproc-per-node={RANKS}"]
     ranks = [sys.executable, "-m", "torch.distributed.run", *which, *own, "--rank", str(folder)]
-    receiver = [sys.executable, *own, "--receive", str(folder)]
-    said = _outputs([ranks, *[receiver] * RECEIVERS])
+    receiver = [sys.executable, *own, "--receive", str(folder), "--number"]
+    said = _outputs([ranks, *([*receiver, str(number)] for number in range(RECEIVERS))])
     published = json.loads(said[0].splitlines()[-1])
     received = [json.loads(text.splitlines()[-1]) for text in said[1:]]
     for number, version in enumerate(published["versions"]):
@@ -90,8 +91,10 @@ def publish(folder: Path, layers: int) -> None:
         while not written.done():
             products.append(_product_s())
         written.result()
+        manifest_s = time.time() - began
         mean_s = sum(products) / len(products)
-        versions.append({"began": began, "stands_s": stood_s, "manifest_s": time.time() - began, "product_s": mean_s})
+        await_all(_receipt(folder, number, receiver) for receiver in range(RECEIVERS))
+        versions.append({"began": began, "stands_s": stood_s, "manifest_s": manifest_s, "product_s": mean_s})
     size = sum(parameter.nbytes for parameter in network.parameters())
     if collectives.rank == 0:
         facts = {"bytes": size, "ranks": RANKS, "product_alone_s": alone_s, "versions": versions}
@@ -99,16 +102,28 @@ def publish(folder: Path, layers: int) -> None:
     dist.destroy_process_group()
 
 
-def receive(folder: Path) -> None:
-    """Verify every version as soon as its manifest is there, and say when it was."""
+def receive(folder: Path, receiver: int) -> None:
+    """Verify every version as soon as its manifest is there, and say when it was; ranks wait for it between versions."""
     done = []
     for number in range(VERSIONS):
         path = version_folder(folder, version_of(1, number)) / MANIFEST
+        await_all([path])
+        manifest = Manifest.model_validate_json(path.read_bytes())
+        verify(manifest.model_copy(update={"folder": str(path.parent)}))
+        done.append(time.time())
+        _receipt(folder, number, receiver).touch()
+    sys.stdout.write(json.dumps(done))
+
+
+def await_all(paths: Iterable[Path]) -> None:
+    """Wait until all files are there."""
+    for path in paths:
         while not path.is_file():
             time.sleep(POLL_S)
-        verify(Manifest.model_validate_json(path.read_bytes()))
-        done.append(time.time())
-    sys.stdout.write(json.dumps(done))
+
+
+def _receipt(folder: Path, number: int, receiver: int) -> Path:
+    return folder / f"received-{number}-{receiver}"
 
 
 def _network(layers: int, path: Path) -> PreTrainedModel:

@@ -29,6 +29,9 @@ from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, Missing, 
 ACTOR_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_DETAIL = 2000
 MAX_PENDING = 1000
+LOOK_BEATS = 12
+"""Heartbeat intervals after which an actor looks at everything, also without news: they cannot be lost except with a
+server's last second, which is noticed, and a look by each of a thousand actors costs the broker half a second."""
 EVAL_LOOK = 32
 """Waiting evaluation orders that are looked at for one of the loaded version."""
 
@@ -66,7 +69,7 @@ class ActorPort:
         self._found = ""
         self._still = Stillness(spec.heartbeat_s)
         self._blocking = broker.apart()
-        self.news = News(self._blocking, actor, look_every_s=spec.heartbeat_s)
+        self.news = News(self._blocking, actor, look_every_s=LOOK_BEATS * spec.heartbeat_s)
         self._reaper = SpareReaper(broker, spec, me=actor)
 
     # --- work
@@ -202,7 +205,10 @@ class ActorPort:
         reply = self.broker.call("heartbeat", self.actor, text, state.boot, self._found)
         if isinstance(reply, bytes):
             raise self._taken(reply.decode(errors="replace"))
-        return bool(reply)
+        if reply == 0:
+            return False
+        self._reaper.found = reply[1].decode(errors="replace")
+        return True
 
     def refresh(self, orders: Sequence[WorkOrder | EvalOrder]) -> list[WorkOrder | EvalOrder]:
         """Return the `orders` no longer leased to this actor (others do them; this one may still publish).

@@ -42,8 +42,9 @@ MIN_VERSION = (6, 2)
 MAX_CONNECTIONS = 8
 SOCKET_TIMEOUT_S = 15.0
 """Longest wait for progress on a socket; `slow_links.py` says of what."""
-BLOCK_S = 5.0
-"""Longest wait inside one command; well below the socket's time-out, which would break the connection."""
+BLOCK_S = 10.0
+"""Longest wait inside one command: below the socket's time-out, which would break the connection; shorter ones cost the
+broker more calls of idle actors."""
 
 SCRIPT_KEYS = {
     "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj turns news",
@@ -57,7 +58,7 @@ SCRIPT_KEYS = {
     "set": "incarnation news",
     "commit": "incarnation lwm ckpt pub plans",
     "reconcile": "incarnation lwm cursor pub sizes work work_hi n",
-    "heartbeat": "actors",
+    "heartbeat": "actors reaper",
     "issue_eval": "incarnation eval n news",
     "turn": "turns actors",
     "reaper": "reaper",

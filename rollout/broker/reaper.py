@@ -145,12 +145,12 @@ class SpareReaper:
         self._others = Stillness(leases.heartbeat_s, clock)
         self._mine = ""
         self._count = 0
+        self.found: str | None = None
+        """Record of whoever reaps, as the caller has just read it; None: `reap` reads it."""
 
     def reap(self) -> int:
         """Revoke leases as `Reaper.reap`, unless another does. Call it once per heartbeat interval."""
-        key = self._broker.keys.reaper
-        found = self._broker.run(lambda client: client.hget(key, RECORD))
-        record = found.decode(errors="replace") if found else ""
+        record, self.found = self._read() if self.found is None else self.found, None
         still = self._others.look(record)
         if record != self._mine:
             self._mine = ""
@@ -164,3 +164,7 @@ class SpareReaper:
             logger.warning("nobody revokes leases of actors that are gone; %s does it now", self._me)
         self._mine = mine
         return self._reaper.reap()
+
+    def _read(self) -> str:
+        found = self._broker.run(lambda client: client.hget(self._broker.keys.reaper, RECORD))
+        return found.decode(errors="replace") if found else ""
