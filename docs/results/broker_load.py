@@ -63,9 +63,7 @@ def server() -> Iterator[redis.Redis]:
     """Yield a client of a new server."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(PORT), "--bind", "127.0.0.1", "--appendonly", "yes", "--save", "", "--dir", folder]
-        process = subprocess.Popen(
-            [str(find_binary()), *options], stdout=subprocess.DEVNULL, start_new_session=True
-        )
+        process = subprocess.Popen([str(find_binary()), *options], stdout=subprocess.DEVNULL, start_new_session=True)
         prefer(process.pid, -20)
         client = redis.Redis(port=PORT)
         try:

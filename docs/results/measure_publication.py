@@ -103,7 +103,7 @@ def publish(folder: Path, layers: int) -> None:
 
 
 def receive(folder: Path, receiver: int) -> None:
-    """Verify every version as soon as its manifest is there, and say when it was; ranks wait for it between versions."""
+    """Verify every version as soon as its manifest is there, and say when it was; ranks wait for it."""
     done = []
     for number in range(VERSIONS):
         path = version_folder(folder, version_of(1, number)) / MANIFEST
