@@ -21,6 +21,7 @@ from typing import Any
 from measure import ISENTROPE, begun
 
 from isentrope import environment, runfolder
+from isentrope.capacity.sizes import RUN_BYTES
 from isentrope.rollout.wire.files import write_whole
 
 DATA = Path(__file__).with_name("capacity.json")
@@ -159,7 +160,7 @@ def _compared(name: str, command: Sequence[str], seen: dict[str, Any], planned: 
         "group_bytes": {"planned": planned["group_bytes"], "measured": round(seen["bytes"] / groups)},
         "broker_bytes_at_most": {"planned": planned["broker_bytes"], "measured": seen["memory"]},
         "broker_bytes_of_a_group": {
-            "planned": round(planned["broker_bytes"] / planned["broker_groups"]),
+            "planned": round((planned["broker_bytes"] - RUN_BYTES) / planned["broker_groups"]),
             "measured": round(seen["memory"] / groups),
         },
         "weights_bytes": {"planned": planned["weights_bytes"], "measured": seen["weights_bytes"]},

@@ -56,7 +56,7 @@ class Figures(BaseModel):
     broker_groups: int
     """Most groups that the broker holds: those since the last checkpoint, and those of the batches ahead."""
     broker_bytes: int
-    """Memory that the broker takes for them."""
+    """Memory that the broker takes for them, and for the run."""
     admission_closes_in_batch: int | None
     """Batch after a checkpoint in which the budget would close admission if no checkpoint came early; null: the next
     one comes before by `learner.checkpoint_every`."""
@@ -104,7 +104,7 @@ def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figur
         batch_groups=per_batch,
         budget_bytes=config.redis.max_bytes,
         broker_groups=held,
-        broker_bytes=sizes.broker_bytes(shape) * held,
+        broker_bytes=sizes.broker_bytes(shape) * held + sizes.RUN_BYTES,
         checkpoint_batches=between,
         admission_closes_in_batch=(budget - 1) // per_batch + 1 if closes else None,
         weights_bytes=model.size_bytes,

@@ -25,6 +25,11 @@ _ENTRY_BYTES = 512
 """Memory that the broker takes for a group beside its record: lease, size, place in the stream."""
 
 
+RUN_BYTES = 1 << 20
+"""Memory that the broker takes for a run beside its groups: connections, scripts, answers of an evaluation. Twice what
+the demo took (`docs/results/capacity.json`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Groups of equal size."""
