@@ -128,8 +128,8 @@ WITHOUT_A_MODULE = {
 }
 """Test files that are named after neither a module nor a package -> what they test."""
 
-OF_NO_MODULE = {"golden", "project", "system"}
-"""Folders of tests about all of the program."""
+OF_NO_MODULE = {"deploy", "golden", "project", "system"}
+"""Folders of tests about all of the program, or about files that are not its code."""
 
 
 def test_every_module_has_a_test(sources: list[Source], root: Path) -> None:

@@ -1,0 +1,47 @@
+# shellcheck shell=bash
+# Sourced by the batch scripts: runs a command, hands it Slurm's warning, and puts the job back into the queue.
+#
+# Slurm warns the batch script alone (`--signal=B:TERM@300`) before the time limit, and before a preemption where
+# slurm.conf has `PreemptParameters=send_user_signal` and a GraceTime. Without a warning Slurm requeues a preempted job
+# by itself, and the run goes on from its last checkpoint.
+
+readonly TRY_AGAIN="69 74 78" # exit codes of what another start may cure: unreachable, storage, stalled
+child=
+warned=
+
+warn() {
+  warned=1
+  if [ -n "$child" ]; then
+    kill -TERM "$child" 2>/dev/null || true
+  else
+    requeue # before anything has started
+  fi
+}
+
+requeue() {
+  echo "requeued after exit code ${code:-0}, restart ${SLURM_RESTART_COUNT:-0}"
+  scontrol requeue "$SLURM_JOB_ID"
+  exit 0
+}
+
+# Run a command until it has ended, whatever signals arrive; sets `code`.
+supervise() {
+  "$@" &
+  child=$!
+  while :; do
+    code=0
+    wait "$child" || code=$?
+    kill -0 "$child" 2>/dev/null || break # else a signal has ended the wait alone
+  done
+}
+
+# Requeue after a warning, or after a failure that another start may cure, at most MAX_REQUEUES times; else end.
+finish() {
+  if [ -n "$warned" ] && [ "$code" -eq 0 ]; then requeue; fi
+  case " $TRY_AGAIN " in
+    *" $code "*) if [ "${SLURM_RESTART_COUNT:-0}" -lt "${MAX_REQUEUES:-3}" ]; then requeue; fi ;;
+  esac
+  exit "$code"
+}
+
+trap warn TERM

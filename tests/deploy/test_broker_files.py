@@ -1,0 +1,136 @@
+"""The broker's files: a server starts on them, and their users are those of the protocol."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from deploy_files import DEPLOY, checked
+from waits import wait_until
+
+from isentrope.redis_server import find_binary
+from isentrope.rollout.broker import keys
+
+FOLDER = DEPLOY / "redis"
+RUN = "mine"
+PROTOCOL = dict(
+    re.findall(r"^user (\w+) (.*)$", (Path(keys.__file__).parents[1] / "README.md").read_text(), re.MULTILINE)
+)
+USERS = dict(re.findall(r"^user (\w+) (.*)$", (FOLDER / "users.acl").read_text(), re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of passwords and rules."""
+    folder = tmp_path_factory.mktemp("broker")
+    subprocess.run([FOLDER / "make-acl.sh", RUN, folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def socket(private: Path) -> Iterator[Path]:
+    """Socket of a server that was started on the files."""
+    socket = private / "redis.sock"
+    options = ["--dir", private, "--aclfile", private / "users.acl", "--port", "0", "--unixsocket", socket]
+    command = [find_binary(), FOLDER / "redis.conf", *options, "--logfile", private / "log"]
+    server = subprocess.Popen([str(each) for each in command], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: socket.exists() or server.poll() is not None, "no socket")
+        assert server.poll() is None, (private / "log").read_text()
+        yield socket
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _client(socket: Path, user: str | None, password: str | None) -> redis.Redis:
+    return redis.Redis(
+        unix_socket_path=str(socket), username=user, password=password, protocol=2, decode_responses=True
+    )
+
+
+def test_the_roles_are_those_of_the_protocol() -> None:
+    assert {name: rules for name, rules in USERS.items() if name in PROTOCOL} == PROTOCOL
+    assert USERS.keys() - PROTOCOL.keys() == {"default", "command", "health"}
+
+
+def test_the_command_may_what_learner_and_actor_may() -> None:
+    """It hands its broker to the ranks and actors that it places itself."""
+
+    def commands(name: str) -> set[str]:
+        return {word for word in USERS[name].split() if word[0] == "+"}
+
+    assert commands("command") == commands("learner") | commands("actor")
+    assert "-@all ~{RUN}:* +" in USERS["command"]
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOL))
+def test_each_user_enters_by_the_password_of_its_file(private: Path, socket: Path, name: str) -> None:
+    client = _client(socket, name, (private / f"{name}.password").read_text())
+    assert client.info("server")["run_id"]
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.config_get("*")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.get("{another}:meta")
+
+
+@pytest.mark.parametrize(
+    ("user", "password"), [(None, None), ("default", ""), ("learner", "wrong"), (None, "wrong")], ids=str
+)
+def test_nobody_else_enters(socket: Path, user: str | None, password: str | None) -> None:
+    with pytest.raises(redis.RedisError, match=r"invalid username|Authentication required"):
+        _client(socket, user, password).get(f"{{{RUN}}}:meta")
+
+
+def test_a_probe_may_ask_whether_it_lives_and_nothing_else(socket: Path) -> None:
+    client = _client(socket, "health", "x")
+    assert client.ping()
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.get(f"{{{RUN}}}:meta")
+
+
+def test_the_server_meets_the_demands_of_a_run(socket: Path) -> None:
+    info = _client(socket, "learner", (socket.parent / "learner.password").read_text()).info()
+    assert (info["maxmemory_policy"], info["aof_enabled"], info["maxmemory"]) == ("noeviction", 1, 12 << 30)
+
+
+def test_passwords_stay_and_are_read_by_their_owner_alone(private: Path) -> None:
+    before = {path.name: path.read_text() for path in private.glob("*.password")}
+    subprocess.run([FOLDER / "make-acl.sh", RUN, private], check=True)
+    assert before == {path.name: path.read_text() for path in private.glob("*.password")}
+    assert {path.stat().st_mode & 0o777 for path in private.glob("*.password")} == {0o600}
+    assert len(set(before.values())) == len(before) == 5
+    rules = (private / "users.acl").read_text()
+    assert not any(secret in rules for secret in before.values()) and "PASSWORD" not in rules and "RUN" not in rules
+
+
+@pytest.mark.parametrize("name", ["", "Mine", "a*", "-a", "a b"])
+def test_a_name_that_no_run_has_is_refused(tmp_path: Path, name: str) -> None:
+    ended = subprocess.run([FOLDER / "make-acl.sh", name, tmp_path / "new"], capture_output=True, text=True)
+    assert ended.returncode != 0 and "make-acl.sh: " in ended.stderr and not (tmp_path / "new").exists()
+
+
+def test_the_tls_variant_differs_in_its_ports_alone(tmp_path: Path) -> None:
+    """The bundled server is built without TLS, and says of which directive it knows nothing."""
+    text = (FOLDER / "redis-tls.conf").read_text()
+    names = [line.split()[0] for line in text.splitlines() if line and line[0] != "#"]
+    assert names[:2] == ["include", "port"] and all(name.startswith("tls-") for name in names[2:])
+    ended = subprocess.run(
+        [find_binary(), FOLDER / "redis-tls.conf", "--dir", tmp_path], cwd=DEPLOY.parent, capture_output=True, text=True
+    )
+    assert ended.returncode != 0
+    assert "tls-" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.sh")) + sorted(DEPLOY.rglob("*.sbatch")), ids=lambda p: p.name)
+def test_the_checker_of_shells_finds_nothing(path: Path) -> None:
+    found = checked("shellcheck", "-x", path)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_checker_of_shells_finds_a_planted_mistake(tmp_path: Path) -> None:
+    text = (FOLDER / "make-acl.sh").read_text().replace('mkdir -p "$folder"', "mkdir -p $folder")
+    (tmp_path / "make-acl.sh").write_text(text)
+    assert "SC2086" in checked("shellcheck", tmp_path / "make-acl.sh").stdout

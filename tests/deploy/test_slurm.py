@@ -1,0 +1,227 @@
+"""The batch files of Slurm, run as they stand with programs of Slurm, Ray and isentrope that note what they are asked.
+
+The checker of shells sees none of what is asserted here; Slurm's own part is another test's."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from deploy_files import DEPLOY
+from waits import wait_until
+
+from isentrope import errors
+
+SLURM = DEPLOY / "slurm"
+
+STUBS = {
+    "scontrol": 'case "$1 $2" in "show hostnames") for n in $HOSTS; do echo "$n"; done ;; esac',
+    "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@" >/dev/null',
+    "ray": (
+        'case $1 in start) trap "exit 0" TERM; sleep 1000 &>/dev/null & wait $! ;; '
+        'status) for n in $HOSTS; do echo " 1 node_$n"; done ;; esac'
+    ),
+    "redis-server": 'trap "exit 0" TERM; sleep 1000 &>/dev/null & wait $!',
+    "isentrope": (
+        'env | grep -E "^(ISENTROPE|RAY)_" >"$NOTES/environment"; trap "echo term >>$NOTES/calls; exit $AFTER" TERM; '
+        'touch "$NOTES/started"; [ -n "$CODE" ] && exit "$CODE"; sleep 1000 &>/dev/null & wait $!'
+    ),
+}
+"""What each program does after it has noted its arguments."""
+
+
+@dataclass
+class Job:
+    """One start of a batch file in a folder of its own."""
+
+    folder: Path
+    hosts: str = "n1"
+    code: str = "0"
+    after: int = 0
+    restarts: int = 0
+    url: str = ""
+    deploy: Path = DEPLOY
+    told: str = ""
+    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
+
+    def start(self, name: str, *arguments: str) -> "subprocess.Popen[str]":
+        """Start it as Slurm would: a copy of the file, in the folder in which it was given."""
+        programs = self.folder / "programs"
+        programs.mkdir(exist_ok=True)
+        for program, action in STUBS.items():
+            path = programs / program
+            path.write_text(f'#!/bin/bash\necho "{program} $*" >>"$NOTES/calls"\n{action}\n')
+            path.chmod(0o755)
+        shutil.copy(SLURM / name, self.folder / "slurm_script")
+        environment = {
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "NOTES": str(self.folder),
+            "HOSTS": self.hosts,
+            "CODE": self.code,
+            "AFTER": str(self.after),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "n[1-9]",
+            "SLURM_SUBMIT_DIR": str(self.folder),
+            "SLURM_RESTART_COUNT": str(self.restarts),
+            "ISENTROPE_DEPLOY": str(self.deploy),
+            "PYTHONPATH": str(DEPLOY.parent / "src"),
+        } | ({"ISENTROPE_REDIS_URL": self.url} if self.url else {})
+        job = subprocess.Popen(
+            ["bash", "slurm_script", *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(job)
+        return job
+
+    def run(self, name: str, *arguments: str) -> int:
+        """Return its exit code."""
+        job = self.start(name, *arguments)
+        self.told = job.communicate(timeout=60)[0]
+        return job.returncode
+
+    def calls(self, program: str) -> list[str]:
+        """Return what a program was asked."""
+        path = self.folder / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in lines if line.split()[0] == program]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    (tmp_path / "run.toml").write_text('[run]\nname = "mine"\n')
+    private = tmp_path / "broker-mine"
+    private.mkdir()
+    (private / "actor.url").write_text("redis://actor@n1:16379\n")
+    job = Job(tmp_path)
+    yield job
+    for each in job.started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(each.pid, signal.SIGKILL)
+        each.communicate()
+
+
+ARGUMENTS = {"train.sbatch": ("run.toml", "learner.batches=3"), "actors.sbatch": ("mine",)}
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_a_warning_reaches_the_program_and_the_job_is_requeued(job: Job, name: str) -> None:
+    job.code = ""
+    running = job.start(name, *ARGUMENTS[name])
+    wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
+    os.kill(running.pid, signal.SIGTERM)
+    told = running.communicate(timeout=30)[0]
+    assert (running.returncode, job.calls("term")) == (0, ["term"]), told
+    assert job.calls("scontrol")[-1] == "scontrol requeue 7"
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+@pytest.mark.parametrize(
+    ("code", "requeued"), [(0, False), (64, False), (65, False), (69, True), (74, True), (79, False)]
+)
+def test_what_another_start_may_cure_is_requeued(job: Job, name: str, code: int, requeued: bool) -> None:
+    job.code = str(code)
+    assert job.run(name, *ARGUMENTS[name]) == (0 if requeued else code), job.told
+    assert ("scontrol requeue 7" in job.calls("scontrol")) is requeued
+
+
+def test_it_is_not_requeued_for_ever(job: Job) -> None:
+    job.code, job.restarts = "69", 3
+    assert job.run("actors.sbatch", "mine") == 69
+
+
+def test_an_error_after_the_warning_ends_the_job(job: Job) -> None:
+    job.code, job.after = "", 65
+    running = job.start("actors.sbatch", "mine")
+    wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
+    os.kill(running.pid, signal.SIGTERM)
+    running.communicate(timeout=30)
+    assert running.returncode == 65 and job.calls("scontrol") == []
+
+
+def test_the_codes_are_those_of_the_errors() -> None:
+    (codes,) = re.findall(r'TRY_AGAIN="([\d ]+)"', (SLURM / "requeue.sh").read_text())
+    curable = (errors.UnreachableError, errors.StorageError, errors.StalledError)
+    assert set(map(int, codes.split())) == {error.exit_code for error in curable}
+
+
+def test_each_node_has_one_ray_and_the_first_is_its_head(job: Job) -> None:
+    job.hosts = "n1 n2 n3 n4"
+    assert job.run("train.sbatch", *ARGUMENTS["train.sbatch"]) == 0, job.told
+    starts = job.calls("srun")
+    assert [re.findall(r"--nodes=(\d+) .*--nodelist=(\S+)", line) for line in sorted(starts)] == [
+        [("1", "n1")],
+        [("3", "n2,n3,n4")],
+    ]
+    assert [(" --head " in f"{line} ") for line in sorted(starts)] == [True, False]
+    (train,) = job.calls("isentrope")
+    password = job.folder / "broker-mine" / "command.password"
+    assert train == (
+        f"isentrope train run.toml learner.batches=3 redis.password_file={password} --ray-address n1:16380"
+    )
+
+
+def test_the_ports_are_below_those_that_the_kernel_gives_away() -> None:
+    ports = {int(port) for port in re.findall(r"(?:PORT|WORKER)=(\d+)", (SLURM / "train.sbatch").read_text())}
+    assert len(ports) == 6 and all(10000 < port < 32768 for port in ports)
+
+
+def test_secrets_are_in_no_argument(job: Job) -> None:
+    assert job.run("train.sbatch", *ARGUMENTS["train.sbatch"]) == 0, job.told
+    private = job.folder / "broker-mine"
+    secrets = [path.read_text() for path in (*private.glob("*.password"), private / "ray.token")]
+    seen = (job.folder / "calls").read_text() + (job.folder / "environment").read_text() + job.told
+    assert len(secrets) == 6 and all(secret and secret not in seen for secret in secrets)
+    assert (private.stat().st_mode & 0o777, (private / "ray.token").stat().st_mode & 0o777) == (0o700, 0o600)
+    assert "RAY_AUTH_MODE=token" in (job.folder / "environment").read_text()
+
+
+def test_a_broker_that_is_given_is_taken(job: Job) -> None:
+    job.url = "redis://learner@elsewhere:6379"
+    assert job.run("train.sbatch", "run.toml") == 0, job.told
+    assert job.calls("isentrope") == ["isentrope train run.toml --ray-address n1:16380"]
+    assert job.run("actors.sbatch", "mine", "--password-file", "/secret") == 0, job.told
+    assert job.calls("isentrope")[-1] == "isentrope actor --run mine --per-gpu --password-file /secret"
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_without_a_run_the_usage_is_told(job: Job, name: str) -> None:
+    assert job.run(name) == 64 and "usage: sbatch" in job.told
+
+
+def test_actors_without_a_run_that_was_started_are_refused(job: Job) -> None:
+    assert job.run("actors.sbatch", "other") == 64 and "start train.sbatch first" in job.told
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_slurm_warns_the_script_before_it_ends_the_job(name: str) -> None:
+    options = re.findall(r"^#SBATCH (\S+)", (SLURM / name).read_text(), re.MULTILINE)
+    assert "--requeue" in options and "--open-mode=append" in options
+    (seconds,) = [int(option.rpartition("@")[2]) for option in options if option.startswith("--signal=B:TERM@")]
+    assert seconds >= 60
+
+
+@pytest.mark.parametrize(("given", "planted"), [("trap warn TERM", "trap warm TERM"), ("|| break", "; break")])
+def test_a_planted_mistake_loses_the_warning(job: Job, given: str, planted: str) -> None:
+    """Mistakes that the checker of shells passes."""
+    shutil.copytree(DEPLOY, job.folder / "deploy")
+    library = job.folder / "deploy" / "slurm" / "requeue.sh"
+    assert given in library.read_text()
+    library.write_text(library.read_text().replace(given, planted))
+    job.deploy, job.code = job.folder / "deploy", ""
+    running = job.start("actors.sbatch", "mine")
+    wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
+    os.kill(running.pid, signal.SIGTERM)
+    running.wait(30)
+    assert "scontrol requeue 7" not in job.calls("scontrol")
