@@ -90,6 +90,8 @@ class Actor:
         self._grace_s: float | None = None
         self._last_error = ""
         self._load_failures = self._refused = 0
+        self._load_s = 0.0
+        self._failed = False
         self._boot = uuid.uuid4().hex
         self._counted = (0, time.monotonic())
 
@@ -113,6 +115,7 @@ class Actor:
         except BaseExceptionGroup as group:
             error = first_error(group)
             if self._grace_s is None or not isinstance(error, UnreachableError):
+                self._failed = isinstance(error, IsentropeError)
                 raise error from None
             logger.warning("while leaving: %s", error)
         finally:
@@ -159,6 +162,7 @@ class Actor:
             fetching=self._fetch.version if self._fetch is not None else 0,
             proof=engine.proof if engine is not None else None,
             refused=self._refused,
+            load_s=round(self._load_s, 3),
             leases=len(self._orders),
             tokens_per_s=round((self._orders.tokens - tokens) / (self._counted[1] - since + 1e-3), 1),
             boot=self._boot,
@@ -196,7 +200,7 @@ class Actor:
     async def _hand_back(self) -> None:
         """Release all leases, also after they were revoked: an order taken just then would have no live actor."""
         try:
-            await asyncio.to_thread(self._port.leave)
+            await asyncio.to_thread(self._port.leave, failed=self._failed)
         except IsentropeError as error:
             logger.warning("%s could not hand back its leases, others will take them: %s", self._port.actor, error)
 
@@ -308,7 +312,8 @@ class Actor:
             await self._after_failure(version, error)
         else:
             self._load_failures, self._last_error = 0, ""
-            logger.info("%s serves version %d (%.0f ms)", self._port.actor, version, 1e3 * (time.monotonic() - started))
+            self._load_s = time.monotonic() - started
+            logger.info("%s serves version %d (%.0f ms)", self._port.actor, version, 1e3 * self._load_s)
             self._announce()
             await self._look({Topic.EVAL})
 

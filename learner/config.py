@@ -144,8 +144,6 @@ class LearnerConfig(Section):
     """Stages and their keys, `[learner.objective.*]`, put over the presets of `method`; see the stages."""
     tensorboard: bool = False
     """Write every number of `metrics.jsonl` to TensorBoard files in the run's folder too."""
-    prometheus_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port on the loopback address at which Prometheus finds the newest batch's numbers; 0: none."""
 
     def in_mode(self, mode: str) -> "LearnerConfig":
         """Return what holds in `mode`, one of `Mode`: an on-policy batch is one update in one epoch, of lag 0."""

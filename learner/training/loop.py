@@ -126,7 +126,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
     publisher = Publisher(rank_group, spec, incarnation, job.weights.keep, config.stall_timeout_s)
     checkpointer = Checkpointer(store, rank_group, config.keep_checkpoints)
-    sinks = open_sinks(config, output_dir)
+    sinks = open_sinks(config, output_dir, feeder)
     return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, evaluator, sinks))
 
 

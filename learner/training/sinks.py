@@ -1,11 +1,12 @@
-"""Sinks of metrics besides their file: TensorBoard and Prometheus, if the run asks for them."""
+"""Sinks of metrics besides their file: the broker, and TensorBoard if the run asks for it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from isentrope.errors import ConfigError
+from isentrope.learner.broadcasted import EVALUATION, PHASES, SUMMED, SUMMED_BELOW, Broadcasted
 from isentrope.learner.config import LearnerConfig
+from isentrope.learner.intake.feeder import Feeder
 
 
 class Sink(Protocol):
@@ -32,43 +33,40 @@ class TensorBoard:
         self._writer.close()
 
 
-class Prometheus:
-    """An endpoint on the loopback address that shows the newest batch."""
+class Broadcast:
+    """Numbers of the newest batch and sums over all, in the broker, where whoever watches the run finds them."""
 
-    def __init__(self, port: int) -> None:
-        from prometheus_client import CollectorRegistry, Gauge, start_http_server
-
-        registry = CollectorRegistry()
-        self._value = Gauge("isentrope_learner", "Metrics of the newest batch.", ["name"], registry=registry)
-        try:
-            self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=registry)
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} cannot be opened: {error.strerror}", where="learner.prometheus_port", fix="choose another"
-            ) from None
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Address at which it listens."""
-        host, port, *_ = self._server.server_address
-        return str(host), int(port)
+    def __init__(self, show: Callable[[str], None], before: str) -> None:
+        """Write by `show`; the sums go on from `before`, what an earlier learner of the run has written."""
+        self._show = show
+        self._shown = Broadcasted.model_validate_json(before) if before else Broadcasted()
+        self._elapsed_s = 0.0
 
     def write(self, batch: int, numbers: Mapping[str, float]) -> None:
-        for name, value in numbers.items():
-            self._value.labels(name).set(value)
-        self._value.labels("batch").set(batch)
+        if any(name.startswith(EVALUATION) for name in numbers):
+            self._shown = self._shown.model_copy(update={"evaluation": {**numbers, "batch": batch}})
+        else:
+            self._shown = self._shown.model_copy(update={"batch": dict(numbers), "sums": self._summed(numbers)})
+        self._show(self._shown.model_dump_json())
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        """Do nothing: a run that has ended may be looked at."""
+
+    def _summed(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        new = {name: value for name, value in numbers.items() if name in SUMMED or name.startswith(SUMMED_BELOW)}
+        spent = {name: numbers.get(f"time/{name}", 0.0) for name in PHASES}
+        elapsed_s = numbers.get("time/seconds_total", 0.0)
+        spent["other_s"] = max(0.0, elapsed_s - self._elapsed_s - sum(spent.values()))
+        self._elapsed_s = elapsed_s
+        new |= {f"time/{name}": value for name, value in spent.items()} | {"batches": 1.0}
+        sums = self._shown.sums
+        return sums | {name: sums.get(name, 0.0) + value for name, value in new.items()}
 
 
-def open_sinks(config: LearnerConfig, output_dir: Path) -> list[Sink]:
-    """Return the sinks that the run asks for."""
-    sinks: list[Sink] = []
+def open_sinks(config: LearnerConfig, output_dir: Path, feeder: Feeder) -> list[Sink]:
+    """Return the broker, and the sinks that the run asks for."""
+    before = feeder.call(lambda port: port.view.metrics())
+    sinks: list[Sink] = [Broadcast(lambda text: feeder.call(lambda port: port.show(text)), before)]
     if config.tensorboard:
         sinks.append(TensorBoard(output_dir / "tensorboard"))
-    if config.prometheus_port:
-        sinks.append(Prometheus(config.prometheus_port))
     return sinks

@@ -234,11 +234,13 @@ class ActorPort:
         value = self.broker.run(lambda client: client.hget(self._keys.leave, self.actor))
         return None if value is None else float(value)
 
-    def leave(self) -> None:
-        """Release every lease; delete this actor's record, and the request to leave."""
+    def leave(self, *, failed: bool = False) -> None:
+        """Release every lease; delete this actor's record, and the request to leave. failed: count it as a death."""
         self._return(sorted(self._pending()))
         self.broker.run(lambda client: client.hdel(self._keys.actors, self.actor))
         self.broker.run(lambda client: client.hdel(self._keys.leave, self.actor))
+        if failed:
+            self.broker.run(lambda client: client.hincrby(self._keys.n, "deaths", 1))
 
     # --- private
 

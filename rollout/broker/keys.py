@@ -121,6 +121,11 @@ class Keys:
         return self._key("n")
 
     @property
+    def metrics(self) -> str:
+        """H: `learner`, numbers of the newest batch and sums over all, as the learner describes them."""
+        return self._key("metrics")
+
+    @property
     def actors(self) -> str:
         """H: actor id -> `ActorState` as JSON; a leading `!` marks one whose leases were taken away."""
         return self._key("actors")

@@ -24,7 +24,7 @@ from isentrope.rollout.broker.evaluations import Evaluations
 from isentrope.rollout.broker.fenced import FencedBroker, RawEntries, RawFields
 from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.broker.reaper import Reaper
-from isentrope.rollout.broker.run_view import ActorState, RunView
+from isentrope.rollout.broker.run_view import METRICS, ActorState, RunView
 from isentrope.rollout.wire.codec import RawHeader, header_int, header_text, split_fields
 from isentrope.rollout.wire.control import Control
 from isentrope.rollout.wire.spec import RunSpec
@@ -275,6 +275,10 @@ class LearnerPort:
         """Write the learner's own counters beside the protocol's: `trained` and `retired` seqs at least."""
         for name, value in values.items():
             self._call("set", "", name, value, keys=[self._keys.n])
+
+    def show(self, metrics: str) -> None:
+        """Write the learner's metrics, in place of those before, for those who watch the run."""
+        self._call("set", "", METRICS, metrics, keys=[self._keys.metrics])
 
     # --- private
 

@@ -28,6 +28,10 @@ GONE = "!"
 """First character of the record of an actor whose leases were revoked; its heartbeats do not overwrite it."""
 
 
+METRICS = "learner"
+"""Field of the learner's metrics."""
+
+
 class ActorStage(StrEnum):
     """State of an actor; it returns from `gone` only as a new actor."""
 
@@ -59,6 +63,8 @@ class ActorState(BaseModel):
     """Proof that they are the learner's; None: it serves none."""
     refused: int = 0
     """Loads that failed, or were refused because they were not the learner's policy, since the process began."""
+    load_s: float = 0.0
+    """Seconds that the newest load of a version took, from its fetched files to being served; 0: none was loaded."""
     leases: int = 0
     tokens_per_s: float = 0.0
     boot: str = ""
@@ -130,7 +136,7 @@ class RunView:
 
         It stays until it is replaced. Whoever starts actors reads it by `desired`, and converges.
         """
-        desired = Desired(actors=actors, id=secrets.token_hex(8), at=self._server_time_s())
+        desired = Desired(actors=actors, id=secrets.token_hex(8), at=self.server_time_s())
         self._ask(Topic.DESIRED, self._keys.desired, desired.model_dump(mode="json"))
         return desired
 
@@ -177,7 +183,7 @@ class RunView:
 
     def actors(self) -> list[ActorState]:
         """Return all actors, by id, each with the seconds since this view last saw its record change."""
-        now, server_s = time.monotonic(), self._server_time_s()
+        now, server_s = time.monotonic(), self.server_time_s()
         records = {name: _text(record) for name, record in self._hash(self._keys.actors).items()}
         states = {name: actor_state(name, record) for name, record in sorted(records.items())}
         before, self._seen = self._seen, {}
@@ -188,9 +194,13 @@ class RunView:
         return [state.model_copy(update={"silent_s": now - self._seen[name][1]}) for name, state in states.items()]
 
     def counters(self) -> dict[str, int]:
-        """Return the counters of the run: issued, published, duplicates, tombstones, reaped, reissued, bytes, and the
-        learner's own."""
+        """Return the counters of the run: issued, published, duplicates, tombstones, reaped, deaths, reissued, bytes,
+        and the learner's own."""
         return {name: int(value) for name, value in self._hash(self._keys.n).items()}
+
+    def metrics(self) -> str:
+        """Return the learner's metrics as it described them last; empty: none yet."""
+        return _text(self._hash(self._keys.metrics).get(METRICS, b""))
 
     def queues(self) -> dict[str, int]:
         """Return the lengths: `waiting` and `leased` orders, `unread` and `uncommitted` groups, `eval` orders."""
@@ -232,7 +242,8 @@ class RunView:
         self.broker.call("ask", topic, *(part for pair in fields.items() for part in pair), keys=[key])
         wake(self.broker)
 
-    def _server_time_s(self) -> float:
+    def server_time_s(self) -> float:
+        """Return the time on the broker's clock, in seconds of Unix time."""
         seconds, microseconds = self.broker.run(lambda client: client.time())
         return float(seconds) + float(microseconds) / 1e6
 

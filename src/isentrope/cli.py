@@ -247,6 +247,25 @@ def depot(
     raise typer.Exit(serve_depot(run, DepotOptions(bind, cert, key, insecure), _console()))
 
 
+@app.command()
+def exporter(
+    run: _Run = None,
+    redis: Annotated[str, typer.Option(help="The broker's URL, without password; default: $ISENTROPE_REDIS_URL.")] = "",
+    name: Annotated[str, typer.Option("--run", help="Name of the run, where its folder is not seen.")] = "",
+    bind: Annotated[str, typer.Option(metavar="ADDR:PORT", help="Address to listen at.")] = "127.0.0.1:9464",
+    password_file: Annotated[str, typer.Option(help="File with the broker's password, if its URL has none.")] = "",
+    ca: Annotated[str, typer.Option(help="PEM file of authorities for rediss; default: the system's.")] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
+    ] = False,
+) -> None:
+    """Offer a run's metrics to Prometheus, from any machine that reaches its broker."""
+    from isentrope.exporter.serving import ExporterOptions, export
+
+    options = ExporterOptions(run or Path(), name, redis, bind, password_file, ca, insecure)
+    raise typer.Exit(export(options, _console()))
+
+
 @methods_app.callback()
 def methods(context: typer.Context) -> None:
     """List the methods, or show their keys."""

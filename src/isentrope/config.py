@@ -56,7 +56,6 @@ MAY_CHANGE: Collection[str] = frozenset(
         "learner.collective_timeout_s",
         "learner.alarms",
         "learner.tensorboard",
-        "learner.prometheus_port",
     }
 )
 """Tables and keys that another start of the same run may change: they set where and how fast, not what is learned.

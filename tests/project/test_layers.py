@@ -18,7 +18,7 @@ OTHERS = {
     "rollout": {"blake3", "msgpack", "numpy", "pydantic", "redis"},
     "kernels": {"torch", "triton"},
     "actors": {"numpy", "pebble", "pydantic", "safetensors", "torch", "transformers", "vllm"},
-    "learner": {"deepspeed", "numpy", "prometheus_client", "pydantic", "safetensors", "torch", "transformers"},
+    "learner": {"deepspeed", "numpy", "pydantic", "safetensors", "torch", "transformers"},
 }
 """Libraries that a folder may import."""
 

@@ -90,6 +90,12 @@ BY_OTHERS = {
     "isentrope export runs/digit-walk folder": (
         "tests/system/test_own_run.py::test_what_it_leaves_is_exported_and_evaluated_by_command"
     ),
+    "isentrope exporter": (
+        "tests/isentrope/exporter/test_serving.py::test_metrics_are_served_over_http_by_name_or_folder"
+    ),
+    "isentrope exporter --run NAME --bind ADDR:PORT": (
+        "tests/isentrope/exporter/test_serving.py::test_metrics_are_served_over_http_by_name_or_folder"
+    ),
     "isentrope init NAME": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope init chat": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope init digit_walk": "tests/isentrope/test_init.py::test_an_example_passes_the_check",

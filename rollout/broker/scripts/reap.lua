@@ -11,6 +11,7 @@ if (redis.call('HGET', actors, who) or '') ~= seen then return -1 end
 if seen ~= '' and string.sub(seen, 1, 1) ~= '!' then
   redis.call('HDEL', actors, who)
   redis.call('HSET', actors, who, '!' .. seen) -- so that it learns of it at its next heartbeat
+  redis.call('HINCRBY', n, 'deaths', 1)
 end
 local moved = 0
 for _, stream in ipairs({work, work_hi, eval}) do

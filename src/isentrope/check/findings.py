@@ -107,7 +107,7 @@ class Findings:
             Stage(
                 "prompts", self._check_prompts, ("data", "model", "redis", "sampling.max_new_tokens"), self._has_room
             ),
-            Stage("machine", self._check_machine, ("run", "actors", "learner.ranks", "learner.prometheus_port")),
+            Stage("machine", self._check_machine, ("run", "actors", "learner.ranks")),
         ):
             errors = self._errors(stage)
             yield stage.name + (stage.limit() if errors == [] else ""), errors

@@ -1,7 +1,6 @@
-"""Demands of a run on the machine that starts it: an output folder, a free port, GPUs or processor cores."""
+"""Demands of a run on the machine that starts it: an output folder, GPUs or processor cores."""
 
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -12,8 +11,6 @@ from isentrope.environment import gpu_count
 from isentrope.errors import ConfigError
 from isentrope.runfile import RunFile
 
-LOOPBACK = "127.0.0.1"
-
 
 def failures(config: Config, file: RunFile) -> Iterator[ConfigError]:
     """Yield an error for everything that would end the run here."""
@@ -23,13 +20,6 @@ def failures(config: Config, file: RunFile) -> Iterator[ConfigError]:
             f"the run's folder {folder} cannot be made: {reason}",
             where=file.where("run.output_dir"),
             fix="set run.output_dir to a folder that this user may write to",
-        )
-    port = config.learner.prometheus_port
-    if port and (reason := _unbindable(port)):
-        yield ConfigError(
-            f"learner.prometheus_port = {port} cannot be opened: {reason}",
-            where=file.where("learner.prometheus_port"),
-            fix="choose another port, or 0 for none",
         )
     if config.learner.tensorboard and find_spec("tensorboard") is None:
         yield ConfigError(
@@ -64,13 +54,3 @@ def _unwritable(folder: Path) -> str:
             return ""
     except OSError as error:
         return f"{there}: {error.strerror}"
-
-
-def _unbindable(port: int) -> str:
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((LOOPBACK, port))
-        except OSError as error:
-            return error.strerror or str(error)
-    return ""

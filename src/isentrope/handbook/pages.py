@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from isentrope.exporter.quantities import QUANTITIES
 from isentrope.handbook.entry import HelpEntry
 from isentrope.handbook.keys import run_file_keys, tables
 from isentrope.handbook.outputs import files, outputs
@@ -35,9 +36,15 @@ The files lie in the run's folder; those that end in `.jsonl` hold one JSON obje
 object: `time.at` is `{{"time": {{"at": …}}}}`. `isentrope help KEY` prints an entry of this page. Log-probabilities,
 entropies and divergences are in nats, lags in batches.
 
-With `learner.tensorboard` and `learner.prometheus_port` every number of a line of `metrics.jsonl` goes there too, but
-for lists, and with `/` for the dot. `time.wait_s` is TensorBoard's tag `time/wait_s`; Prometheus has one gauge for all,
-`isentrope_learner{{name="time/wait_s"}}`. The numbers of an evaluation go there as `eval/…`.
+With `learner.tensorboard` every number of a line of `metrics.jsonl` goes there too, but for lists, and with `/` for the
+dot: `time.wait_s` is TensorBoard's tag `time/wait_s`. The numbers of an evaluation go there as `eval/…`. Prometheus
+gets its metrics from `isentrope exporter`; the last table names them.
+"""
+
+PROMETHEUS = """## Metrics of `isentrope exporter`
+
+Gauges of the learner are those of the newest batch; what that lacks has no series. Counters go on when a learner
+continues from a checkpoint, so they count what was trained again too.
 """
 
 
@@ -56,6 +63,11 @@ def metrics() -> str:
     for file, text in files().items():
         rows = [(f"`{entry.name}`", entry.value, entry.text) for entry in outputs() if entry.group == file]
         parts.append(f"## {file}\n\n{text}\n\n{_table(('Key', 'Type', 'Unit and meaning'), rows)}")
+    rows = [
+        (f"`{each.name}`", ", ".join(f"`{label}`" for label in ("run", *each.labels)), f"{each.kind}: {each.text}")
+        for each in QUANTITIES
+    ]
+    parts.append(f"{PROMETHEUS}\n{_table(('Metric', 'Labels', 'Type and meaning'), rows)}")
     return "\n".join(parts)
 
 

@@ -1,6 +1,5 @@
 """What this machine cannot give is told before a run."""
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,6 @@ def test_the_folder_is_that_beside_the_run_file_wherever_its_data_lie(tmp_path: 
     (tmp_path / "beside" / "runs").touch()
     (told,) = _told(tmp_path / "beside", run={"name": "a", "base_dir": ".."})
     assert str(tmp_path / "beside" / "runs" / "a") in told
-
-
-def test_a_port_that_is_in_use(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        (told,) = _told(tmp_path, learner={"prometheus_port": port})
-    assert f"learner.prometheus_port = {port} cannot be opened: Address already in use" in told
 
 
 def test_more_processes_than_cores_is_a_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Lines of metrics: their fields, their files, and that they can be taken back."""
 
 import json
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,9 +16,8 @@ from run_records import MEASURES, make_row
 from toy_batch import make_toy_rows, padded
 from toy_log import AROUND, make_accounts, make_alarms, written_row
 
-from isentrope.errors import ConfigError
 from isentrope.learner import json_files
-from isentrope.learner.config import AlarmsConfig, LearnerConfig
+from isentrope.learner.config import AlarmsConfig
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.intake.retirement import length_bucket
@@ -32,7 +30,7 @@ from isentrope.learner.training import entropy_law
 from isentrope.learner.training.deepspeed_engine import UpdateFacts
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.metrics import Accounts, BatchLog, Drawn, Draws, scalars, served_policy
-from isentrope.learner.training.sinks import Prometheus, open_sinks
+from isentrope.learner.training.sinks import TensorBoard
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
 from isentrope.learner.training.untrained import UntrainedCounts
@@ -263,26 +261,8 @@ def test_a_journal_forgets_what_is_trained_again(tmp_path: Path) -> None:
     assert journal.rows() == []
 
 
-def test_prometheus_shows_the_newest_batch_on_the_loopback_address_only() -> None:
-    sink = Prometheus(0)
-    try:
-        host, port = sink.address
-        assert host == "127.0.0.1"
-        sink.write(3, {"reward": 0.25})
-        sink.write(4, {"reward": 0.5})
-        with urllib.request.urlopen(f"http://{host}:{port}/metrics") as reply:
-            text = reply.read().decode()
-        assert 'isentrope_learner{name="reward"} 0.5' in text
-        assert 'isentrope_learner{name="batch"} 4.0' in text
-        with pytest.raises(ConfigError, match="cannot be opened"):
-            Prometheus(port)
-    finally:
-        sink.close()
-
-
 def test_tensorboard_files_are_written_if_asked_for(tmp_path: Path) -> None:
-    assert open_sinks(LearnerConfig(), tmp_path) == []
-    (sink,) = open_sinks(LearnerConfig(tensorboard=True), tmp_path)
+    sink = TensorBoard(tmp_path / "tensorboard")
     sink.write(1, {"reward": 0.5})
     sink.close()
     assert list((tmp_path / "tensorboard").glob("events.*"))
