@@ -3,7 +3,7 @@
 M packed tokens, K targets, D hidden, V vocabulary.
 """
 
-import importlib.util
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from isentrope.errors import ConfigError
 from isentrope.learner.intake.packing import Packed
@@ -22,6 +23,11 @@ from isentrope.rollout.data.model_place import require_here
 Result = TypeVar("Result")
 PROBE_TOKENS = 4
 
+FLASH = "flash_attention_2"
+PADDED = "sdpa"
+
+logger = logging.getLogger(__name__)
+
 
 class Policy(nn.Module):
     """A causal language model that computes the logits of response tokens only."""
@@ -30,7 +36,7 @@ class Policy(nn.Module):
         super().__init__()
         self.network = network
         self.dtype: torch.dtype = network.dtype
-        self._runs_packed = network.config._attn_implementation == "flash_attention_2"
+        self._runs_packed = network.config._attn_implementation == FLASH
 
     def forward(self, packed: Packed, use: Callable[[Tensor, Tensor], Result]) -> Result:
         """Return `use(logits [K, V], targets [K])`, called here because ZeRO-3 has the parameters only while the
@@ -79,6 +85,24 @@ class Policy(nn.Module):
         return hidden[0, packed.source]
 
 
+def attention(device: torch.device, dtype: torch.dtype) -> str:
+    """Return the implementation of attention: packed rows where flash-attn is, else padded ones, and log why.
+
+    Transformers is asked for it: a module `flash_attn` may also be another package's, with nothing that it can use.
+    """
+    if device.type != "cuda":
+        return PADDED
+    if dtype != torch.bfloat16:
+        reason = f"packed ones need bfloat16, and model.dtype is {str(dtype).removeprefix('torch.')}"
+    elif not is_flash_attn_2_available():
+        reason = "flash-attn 2 is not installed: pip install --no-build-isolation 'isentrope[flash]', which compiles it"
+    else:
+        logger.info("rows are trained packed, by flash-attn")
+        return FLASH
+    logger.info("rows are padded to the longest of each micro-batch: %s", reason)
+    return PADDED
+
+
 def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient_checkpointing: bool) -> Policy:
     """Load the whole policy from the folder or id `path` onto the CPU. Runs no code from the model's folder.
 
@@ -88,10 +112,9 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient
         ConfigError: there is no such model, or a weight of it is not in its files.
     """
     require_here(path)
-    varlen = device.type == "cuda" and dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="flash_attention_2" if varlen else "sdpa", trust_remote_code=False
+            path, dtype=dtype, attn_implementation=attention(device, dtype), trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

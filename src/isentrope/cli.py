@@ -326,10 +326,12 @@ def main() -> None:
 
 def _mistakes(error: Exception) -> list["IsentropeError"]:
     """Return the errors to show the user; none if any of them is a bug."""
+    from isentrope.check.install import explained
     from isentrope.errors import IsentropeError
 
     errors = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
-    known = [error for error in errors if isinstance(error, IsentropeError)]
+    told = [error if isinstance(error, IsentropeError) else explained(error) for error in errors]
+    known = [error for error in told if error is not None]
     return known if len(known) == len(errors) else []
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from isentrope import runfolder
+from isentrope.check import install
 from isentrope.check.findings import Checked, Findings, check
 from isentrope.check.model import Model
 from isentrope.config import accept, load, load_with_errors
@@ -40,7 +41,7 @@ from isentrope.progress import Progress, Shown
 from isentrope.resolved import resolve
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
 from isentrope.rollout.wire.control import Mode
-from isentrope.runfile import from_values
+from isentrope.runfile import from_values, raise_all
 from isentrope.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
     """Make the demo's model, run its recipe and write the report; continue a run that was stopped."""
     started = time.time()
     set_defaults(offline=True)
+    raise_all(list(install.missing("cluster", "learner", "actor")))  # the recipe already needs torch
     from isentrope.demo.model import WEIGHTS, is_cached, make_model, write_skeleton
     from isentrope.demo.recipe import MODEL_FOLDER
 

@@ -6,6 +6,7 @@ running Ray cluster, which do not, call it first thing.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,7 @@ TOKEN_VARIABLE = "ISENTROPE_DEPOT_TOKEN"
 
 READ_FROM_USER: Mapping[str, str] = MappingProxyType(
     {
+        "CC": "C compiler, which Triton needs on a machine with GPUs; unset: gcc, else clang",
         CACHE_VARIABLE: "folder of the user's caches; default ~/.cache",
         "CUDA_VISIBLE_DEVICES": "empty or -1: work as on a machine without a GPU",
         TOKEN_VARIABLE: "token of the depot, where its side and the actors have different passwords of the broker",
@@ -120,6 +122,11 @@ def gpus() -> list[str]:
     if allowed is None:
         return [str(number) for number in range(here)]
     return allowed.split(",")[:here] if allowed not in {"", "-1"} else []
+
+
+def c_compiler() -> str:
+    """Return the C compiler that Triton takes: the user's, else gcc, else clang; empty: there is none."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or ""
 
 
 def environment_with(variables: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from isentrope.actors.actor import first_error
 from isentrope.actors.groups import GroupMaker, TooFewResponsesError
 from isentrope.actors.worker import config_of, equip
+from isentrope.check import cuda, install
 from isentrope.check.findings import Checked
 from isentrope.check.model import longest, open_model, read_config
 from isentrope.check.source import KEY
@@ -73,8 +74,10 @@ def prepare(request: Request) -> Evaluation:
     """Return the evaluation of a run's version, by that run's settings, or of a model folder.
 
     Raises:
-        IsentropeError: there is no such run, model, version or data, or a setting is wrong.
+        IsentropeError: a part of the install is missing; there is no such run, model, version or data; or a setting is
+            wrong.
     """
+    raise_all([*install.missing("actor", "learner"), *cuda.failures()])
     if not request.place.exists():
         raise ConfigError(
             f"there is no folder or file {request.place}",

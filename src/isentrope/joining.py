@@ -11,9 +11,11 @@ from rich.console import Console
 
 from isentrope import runfolder
 from isentrope.broker_url import complete, require_no_password
+from isentrope.check import cuda, install
 from isentrope.environment import set_defaults, variable
 from isentrope.errors import ConfigError
 from isentrope.rollout.config import RedisConfig
+from isentrope.runfile import raise_all
 
 WAIT_S = 0.2
 
@@ -34,7 +36,7 @@ class JoinOptions:
 
 def join(options: JoinOptions) -> int:
     """Run an actor of a run whose learner is elsewhere."""
-    set_defaults()
+    _begin()
     from isentrope.actors.run_files import Places
     from isentrope.actors.worker import ActorOptions
     from isentrope.launch.actor_process import serve
@@ -54,7 +56,7 @@ def join(options: JoinOptions) -> int:
 
 def join_per_gpu(options: JoinOptions) -> int:
     """Run an actor for each share of this machine's GPUs."""
-    set_defaults()
+    _begin()
     from isentrope.launch.per_gpu import Machine, join
 
     more = ["--depot", options.depot] if options.depot else []
@@ -62,6 +64,12 @@ def join_per_gpu(options: JoinOptions) -> int:
     more += ["--ca", options.ca_file] if options.ca_file else []
     more += ["--insecure"] if options.insecure else []
     return join(Machine(_url(options), options.run, options.name, options.insecure, tuple(more)))
+
+
+def _begin() -> None:
+    """Prepare for actors on this machine; raise all that would keep an engine from starting here."""
+    set_defaults()
+    raise_all([*install.missing("actor"), *cuda.failures()])
 
 
 def _url(options: JoinOptions) -> str:

@@ -142,7 +142,7 @@ def test_all_mistakes_are_told_and_the_first_decides(
     shown = capsys.readouterr()
     assert code == 65
     assert shown.err.count("error: ") == 3
-    assert [line[0] for line in shown.out.splitlines()] == ["✓", "✓", "✗", "✗", "✗", "-", "✓"]
+    assert [line[0] for line in shown.out.splitlines()] == ["✓", "✓", "✓", "✗", "✗", "✗", "-", "✓"]
 
 
 def test_the_check_goes_on_after_wrong_keys_and_leaves_out_what_reads_them(
@@ -151,7 +151,7 @@ def test_the_check_goes_on_after_wrong_keys_and_leaves_out_what_reads_them(
     changes = ("learner.lr=1", "data.prompts=question", "learner.method=gprpo", "model.path=./nowhere")
     assert _run(monkeypatch, "check", run_file, *changes) == 64
     shown = capsys.readouterr()
-    assert [line[0] for line in shown.out.splitlines()] == ["✗", "✗", "-", "-", "✗", "-", "✓"]
+    assert [line[0] for line in shown.out.splitlines()] == ["✗", "✓", "✗", "-", "-", "✗", "-", "✓"]
     for told in ("unknown key learner.lr", "unknown key data.prompts", "gprpo", "no model folder"):
         assert told in shown.err
 
@@ -171,7 +171,7 @@ def test_run_file_in_order_passes_with_its_doubts(
 ) -> None:
     assert _run(monkeypatch, "check", run_file, "learner.updates_per_batch=1") == 0
     shown = capsys.readouterr().out
-    stages = ["keys", "objective", "data", "reward", "model", "prompts", "machine"]
+    stages = ["keys", "install", "objective", "data", "reward", "model", "prompts", "machine"]
     assert [line.split()[1] for line in shown.splitlines()[: len(stages)]] == stages
     assert "note: " in shown  # clipping does nothing with one update
     assert "[<bos>]|7|>|2|:" in shown and "2 prompts of 5 to 5 tokens" in shown

@@ -22,6 +22,7 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
     "name",
     [
         "isentrope.cli",
+        "isentrope.commands",
         "isentrope.learner.records",
         "isentrope.config",
         "isentrope.demo.recipe",

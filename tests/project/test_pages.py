@@ -129,14 +129,18 @@ BY_OTHERS = {
     "make TORCH_INDEX=…": "tests/project/test_pages.py::test_index_of_torch_reaches_pip",
     "make check": ".ci/run::make check",
     "make demo": ".ci/run::make demo",
+    "make demo-gpu": "tests/project/test_locks.py::test_the_gpus_install_is_beside_that_for_the_cpu",
     "make docs": "tests/project/test_pages.py::test_pages_are_written_where_they_are_wanted",
+    "make install-gpu": "tests/project/test_locks.py::test_the_gpus_install_is_beside_that_for_the_cpu",
+    "make lock-check": "tests/project/test_locks.py::test_a_lock_resolves",
     "make quick": ".ci/run::make test",
     "make test": ".ci/run::make test",
+    'pip install "isentrope[gpu]"': "tests/project/test_locks.py::test_a_lock_resolves",
 }
 """Commands that another test, or CI, runs with the same or smaller arguments; of `.ci/run` a line is named."""
 
 NOT_RUN = {
-    "make aot-3.6": "installs an older Triton from the network",
+    "make aot": "installs other Tritons from the network",
     "make bench": "installs the public kernels from the network",
     "make soak": "runs what is too long for make test",
     "make results": "takes 20 minutes on a quiet machine, and writes into the checkout",

@@ -5,12 +5,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from isentrope import config as run_config
-from isentrope.check import budget, correctness, lengths, machine, rendering
+from isentrope.check import correctness, cuda, install, lengths, machine, rendering
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import probe
 from isentrope.check.source import KEY, Source
 from isentrope.config import Config
+from isentrope.environment import variable
 from isentrope.errors import IsentropeError, RewardError, collected
+from isentrope.redis_server import find_binary
 from isentrope.rollout.data.prompts import Prompts, encode, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.rewards.correctness import NOTHING
@@ -83,6 +85,7 @@ class Findings:
         self._file = file
         self._wrong = wrong
         self._tell = tell
+        self._can_open = False
         self._objective: object = None
         self._refill = 0
         self._prompts: Prompts | None = None
@@ -100,14 +103,15 @@ class Findings:
     def stages(self) -> Iterator[tuple[str, list[Exception] | None]]:
         """Yield name and errors of each stage, as it ends; None: it was left out."""
         for stage in (
-            Stage("objective", self._check_objective, ("learner.method", "learner.objective")),
+            Stage("install", self._check_install, ()),
+            Stage("objective", self._check_objective, ("learner.method", "learner.objective"), lambda: self._can_open),
             Stage("data", self._check_data, ("data",)),
             Stage("reward", self._check_reward, ("data",), limit=self._not_called),
-            Stage("model", self._check_model, ("model", "actors.tensor_parallel_size")),
+            Stage("model", self._check_model, ("model", "actors.tensor_parallel_size"), lambda: self._can_open),
             Stage(
                 "prompts", self._check_prompts, ("data", "model", "redis", "sampling.max_new_tokens"), self._has_room
             ),
-            Stage("machine", self._check_machine, ("run", "actors", "learner.ranks")),
+            Stage("machine", self._check_machine, ("run", "actors", "cluster", "learner.ranks")),
         ):
             errors = self._errors(stage)
             yield stage.name + (stage.limit() if errors == [] else ""), errors
@@ -130,6 +134,16 @@ class Findings:
         ):
             return None
         return [_placed(error, self._file) for error in collected(stage.run)]
+
+    def _check_install(self) -> None:
+        config = self._config
+        self._can_open = not install.lacks("learner")  # torch reads objectives, transformers reads models
+        here = config.actors.count and not config.cluster.ray
+        self._notes += [f"no report will be written: {lack} is not installed" for lack in install.lacks("report")]
+        raise_all([*install.missing("cluster", "learner", *(["actor"] if here else ())), *self._no_broker()])
+
+    def _no_broker(self) -> list[Exception]:
+        return [] if variable(self._config.redis.url_env) else collected(find_binary)
 
     def _check_objective(self) -> None:
         from isentrope.learner.objective.needs import Need, needs
@@ -180,6 +194,8 @@ class Findings:
         return self._model.max_model_len > self._config.sampling.max_new_tokens
 
     def _check_prompts(self) -> None:
+        from isentrope.check import budget  # loads torch
+
         prompts, model, source = self._prompts, self._model, self._source
         assert prompts is not None and model is not None
         if source is None:
@@ -201,7 +217,8 @@ class Findings:
 
     def _check_machine(self) -> None:
         self._notes += machine.doubts(self._config)
-        raise_all(list(machine.failures(self._config, self._file)))
+        on_gpus = () if self._config.cluster.gpus is False else cuda.failures()
+        raise_all([*machine.failures(self._config, self._file), *on_gpus])
 
 
 def _placed(error: Exception, file: RunFile) -> Exception:

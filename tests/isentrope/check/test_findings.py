@@ -12,7 +12,8 @@ from isentrope.errors import ConfigError
 @pytest.mark.parametrize(("overrides", "place"), [((), "run.toml:19: "), (("learner.method=ppo",), "command line: ")])
 def test_a_presets_key_has_the_place_of_the_method(run_file: Path, overrides: tuple[str, ...], place: str) -> None:
     run_file.write_text(run_file.read_text() + 'method = "ppo"\n')
-    _, errors = next(Findings(*load(run_file, overrides)).stages())
+    stages = Findings(*load(run_file, overrides)).stages()
+    errors = next(errors for name, errors in stages if name == "objective")
     assert errors
     (error,) = errors
     assert isinstance(error, ConfigError)
