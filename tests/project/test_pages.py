@@ -16,7 +16,7 @@ from source_files import FOLDERS, ROOT
 from isentrope import cli
 from isentrope.peer_names import HERE as HERE_IS
 
-_FOLDERS = ("docs", "examples", "src/isentrope", "tests", *FOLDERS)
+_FOLDERS = ("deploy", "docs", "examples", "src/isentrope", "tests", *FOLDERS)
 
 PAGES = sorted(
     {path.resolve() for path in ROOT.glob("*.md")}
