@@ -8,9 +8,11 @@
 readonly TRY_AGAIN="69 74 78" # exit codes of what another start may cure: unreachable, storage, stalled
 child=
 warned=
+interrupted=
 
 warn() {
   warned=1
+  interrupted=1
   if [ -n "$child" ]; then
     kill -TERM "$child" 2>/dev/null || true
   else
@@ -28,10 +30,12 @@ requeue() {
 supervise() {
   "$@" &
   child=$!
-  while :; do
+  interrupted=1
+  code=143
+  while [ -n "$interrupted" ] && [ "$code" -eq 143 ]; do # the warning has ended the wait, not the command
+    interrupted=
     code=0
     wait "$child" || code=$?
-    kill -0 "$child" 2>/dev/null || break # else a signal has ended the wait alone
   done
 }
 

@@ -157,5 +157,5 @@ def test_copies_are_equal() -> None:
 
 
 def test_the_files_are_tidy() -> None:
-    found = checked("yamllint", "--strict", "--config-file", DEPLOY / ".yamllint", DEPLOY)
+    found = checked("yamllint", "--strict", "--config-file", DEPLOY / ".yamllint", FOLDER)
     assert (found.returncode, found.stdout) == (0, "")

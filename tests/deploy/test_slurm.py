@@ -212,7 +212,9 @@ def test_slurm_warns_the_script_before_it_ends_the_job(name: str) -> None:
     assert seconds >= 60
 
 
-@pytest.mark.parametrize(("given", "planted"), [("trap warn TERM", "trap warm TERM"), ("|| break", "; break")])
+@pytest.mark.parametrize(
+    ("given", "planted"), [("trap warn TERM", "trap warm TERM"), ("  interrupted=1\n  if", "  if")]
+)
 def test_a_planted_mistake_loses_the_warning(job: Job, given: str, planted: str) -> None:
     """Mistakes that the checker of shells passes."""
     shutil.copytree(DEPLOY, job.folder / "deploy")
