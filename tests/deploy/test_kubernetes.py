@@ -104,7 +104,7 @@ def test_nothing_is_wrong_that_it_does_not_see(rendered: list[Object]) -> None:
 @pytest.mark.parametrize(
     ("given", "planted"),
     [
-        ("action: Ignore", "action: Ignorre"),
+        ("action: Ignore", "action: Neglect"),
         ("restartPolicy: Never", "restartPolicy: Always"),
         ("memory: 32Gi", "memory: 32GiB"),
         ("containerPort: 6379", "containerPort: 637900"),
