@@ -1,5 +1,6 @@
 """Waits of rank 0 for other processes: `idle` orders to the other ranks meanwhile, and a deadline without progress."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -8,6 +9,11 @@ from isentrope.learner.training.rank_group import RankGroup
 
 SLICE_S = 1.0
 """Longest wait between two idle orders, and between two reads of an operator's request."""
+
+SAY_S = 8.0
+"""Time without progress after which a wait is logged, once."""
+
+logger = logging.getLogger(__name__)
 
 
 class Wait:
@@ -27,6 +33,7 @@ class Wait:
         self._why = why
         self._what = what
         self._moved = time.monotonic()
+        self._said = False
 
     def progress(self) -> None:
         """Restart the deadline, because something arrived."""
@@ -36,6 +43,9 @@ class Wait:
         """Send an `idle` order; StalledError if the deadline has passed."""
         self._rank_group.idle()
         quiet_s = time.monotonic() - self._moved
+        if quiet_s > SAY_S and not self._said:
+            self._said = True
+            logger.info("waiting for %s: %s", self._what, self._why())
         if quiet_s > self._timeout_s:
             raise StalledError(
                 f"no progress for {quiet_s:.0f} s: {self._why()}",

@@ -17,9 +17,7 @@ BUG = 70
 
 HELP = "Reinforcement learning of language models with entropy control: vLLM actors, Redis, DeepSpeed learner."
 
-app = typer.Typer(
-    help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
-)
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 methods_app = typer.Typer(help="List the methods, or show their keys.", invoke_without_command=True)
 app.add_typer(methods_app, name="methods")
 bench_app = typer.Typer(help="Measure parts of this program.", no_args_is_help=True)
@@ -35,6 +33,7 @@ _Run = Annotated[
         metavar="[RUN]", help="Folder of the run, or its run file; default: the newest here or under runs/."
     ),
 ]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def _show_version(asked: bool) -> None:
@@ -124,7 +123,7 @@ def plan(
     measured: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Run to take lengths and rates from; default: the longest.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Tell what a run will need: bytes, memory, time of a publication, actors. Starts nothing."""
     from isentrope import commands
@@ -139,12 +138,49 @@ def plan(
 @app.command()
 def status(
     run: _Run = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: _Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds until the run ends.")] = False,
 ) -> None:
     """Show what a run is doing and what it waits for."""
     from isentrope import commands
 
-    raise typer.Exit(commands.show_status(run or Path(), as_json, _console()))
+    raise typer.Exit(commands.show_status(run or Path(), as_json, _console(), watch))
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look, and in its runs/; default: here.")] = Path(),
+    as_json: _Json = False,
+) -> None:
+    """List the runs of a folder: running, finished, stopped, ended by an error, dead or damaged."""
+    from isentrope.runs import list_runs
+
+    raise typer.Exit(list_runs(folder, as_json, _console()))
+
+
+@app.command()
+def logs(
+    run: _Run = None,
+    name: Annotated[str, typer.Option("--of", help="One log, such as learner-0; default: all.")] = "",
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each log.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added, until it ends.")] = False,
+) -> None:
+    """Show the last lines of what each process of a run has logged."""
+    from isentrope.log_lines import show_logs
+
+    raise typer.Exit(show_logs(run or Path(), name, lines, follow, _console()))
+
+
+@app.command()
+def stop(
+    run: _Run = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 600.0,
+    as_json: _Json = False,
+) -> None:
+    """Ask a run to end as Ctrl-C does: it finishes its batch, saves, and the same command continues it."""
+    from isentrope.stopping import stop as stop_run
+
+    raise typer.Exit(stop_run(run or Path(), timeout, as_json, _console()))
 
 
 @app.command()
@@ -167,7 +203,7 @@ def scale(
     external: Annotated[
         bool, typer.Option("--external", help="Ask actors to leave that were joined by `isentrope actor`.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: _Json = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
     ] = False,
@@ -200,7 +236,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="File or task:NAME; default: the run's held-out data.")] = "",
     samples: Annotated[int | None, typer.Option(help="Responses to each prompt; default: as in the run.")] = None,
     version: Annotated[str, typer.Option(help="Batch or version of a run; default: the newest.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Evaluate a model, or a version of a run, on held-out prompts: pass@k and rewards."""
     from isentrope import commands

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 MODE_TIMEOUT_S = 600.0
 """Time limit of the learner's answer, which it gives at its next batch."""
 
+WATCH_S = 2.0
+
 INTERRUPTED = 130
 
 _MARKS = ("[green]✓[/green]", "[red]✗[/red]")
@@ -183,16 +185,22 @@ def switch_mode(mode: str, run: Path, console: Console) -> int:
         return 0
 
 
-def show_status(run: Path, as_json: bool, console: Console) -> int:
-    """Print what a run is doing."""
+def show_status(run: Path, as_json: bool, console: Console, watch: bool = False) -> int:
+    """Print what a run is doing; `watch`: again and again, as long as its command lives."""
     from isentrope.status import read_status, show
 
-    status = read_status(runfolder.find(run))
-    if as_json:
-        console.print_json(status.model_dump_json())
-    else:
-        show(status, console)
-    return 0
+    folder = runfolder.find(run)
+    while True:
+        status = read_status(folder)
+        if as_json:
+            console.print_json(status.model_dump_json())
+        else:
+            if watch and console.is_terminal:
+                console.clear()
+            show(status, console)
+        if not (watch and status.command_alive):
+            return 0
+        time.sleep(WATCH_S)
 
 
 def export_version(run: Path, target: Path, version: str, model: str, console: Console) -> int:

@@ -3,6 +3,7 @@
 On a terminal that line is updated in place; elsewhere it is printed when it has not changed for a while.
 """
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,16 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
 
 from isentrope.learner import json_files
 from isentrope.learner.json_files import FileRecord
@@ -19,10 +30,12 @@ from isentrope.learner.records import BatchRow, EvalRow
 
 F = TypeVar("F", bound=FileRecord)
 
-PLAIN_INTERVAL_S = 15.0
+PLAIN_INTERVAL_S = 10.0
 """Without a terminal: seconds between two lines about the same wait."""
 
 HEADER_EVERY = 20
+
+logger = logging.getLogger(__name__)
 
 
 class Tail(Generic[F]):
@@ -70,33 +83,35 @@ class Shown:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._status = console.status("") if console.is_terminal else None
+        self._bar = _bar(console) if console.is_terminal else None
+        self._task = self._bar.add_task("", total=None) if self._bar is not None else TaskID(0)
         self._started = time.monotonic()
         self._rows = 0
         self._last = ("", self._started)
 
     def __enter__(self) -> Self:
-        if self._status is not None:
-            self._status.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def batch(self, line: BatchRow, batches: int) -> None:
         """Show a batch that was trained."""
         if self._rows % HEADER_EVERY == 0:
-            self._console.print("  batch    reward   entropy   lag   tokens/s   mode", style="bold", highlight=False)
+            self._say("  batch    reward   entropy   lag   tokens/s   mode", style="bold")
         self._rows += 1
         width = len(str(batches))
-        self._console.print(
+        self._say(
             f"  {line.batch:>{width}}/{batches}  {line.reward:>8.3f}  {line.entropy:>8.3f}  {line.lag_mean:>4.1f}  "
-            f"{line.time.tokens_per_second:>9,.0f}   {line.mode}",
-            highlight=False,
+            f"{line.time.tokens_per_second:>9,.0f}   {line.mode}"
         )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=line.batch, total=batches)
         self._last = ("", time.monotonic())
 
     def evaluation(self, line: EvalRow) -> None:
@@ -108,15 +123,26 @@ class Shown:
         """Show what happens, or is waited for, now."""
         now = time.monotonic()
         text = f"{_clock(now - self._started)}  {'; '.join(waits)}"
-        if self._status is not None:
-            self._status.update(escape(text))
+        if self._bar is not None:
+            self._bar.update(self._task, description=escape("; ".join(waits)))
         elif now - self._last[1] >= PLAIN_INTERVAL_S:
-            self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+            self._say(f"  {text}")
             self._last = (text, now)
 
     def note(self, text: str) -> None:
         """Show an event."""
-        self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+        self._say(f"  {text}")
+
+    def _say(self, text: str, style: str = "") -> None:
+        """Print a line, and log it: what was on a console is looked for in the log."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True, style=style)
+        logger.info("%s", text.strip())
+
+
+def _bar(console: Console) -> Bar:
+    """Return a line with spinner, bar, batches, time that has passed and that is left, and what is waited for."""
+    batches = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Bar(*batches, TextColumn("{task.description}"), console=console, transient=True)
 
 
 def _clock(seconds: float) -> str:

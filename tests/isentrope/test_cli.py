@@ -34,6 +34,14 @@ def test_the_package_runs_and_says_its_version() -> None:
     assert told == f"isentrope {isentrope.__version__}\n"
 
 
+def test_a_shell_completes_commands() -> None:
+    asked = {"_ISENTROPE_COMPLETE": "complete_bash", "COMP_WORDS": "isentrope st", "COMP_CWORD": "1"}
+    told = subprocess.run(
+        [Path(sys.prefix) / "bin" / "isentrope"], env=os.environ | asked, capture_output=True, text=True
+    )
+    assert told.stdout.split() == ["status", "stop"]
+
+
 def test_help_costs_less_than_a_second() -> None:
     """Of processor time: on a busy machine everything takes longer."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -69,6 +69,17 @@ def test_batch_is_one_line_with_what_matters() -> None:
     assert line.split() == ["7/80", "0.500", "0.250", "1.0", "1,234", "async"]
 
 
+def test_a_terminal_shows_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """And every line is in the log too."""
+    out = io.StringIO()
+    with caplog.at_level("INFO"), Shown(Console(file=out, width=200, force_terminal=True)) as shown:
+        shown.waiting(["the learner starts ([cuda])"])
+        shown.batch(make_row(7), 80)
+        shown.note("warning: [bold]")
+    assert "7/80" in out.getvalue() and "the learner starts ([cuda])" in out.getvalue()
+    assert [line.split()[0] for line in caplog.messages] == ["batch", "7/80", "warning:"]
+
+
 def test_evaluation_is_one_line_with_every_k() -> None:
     shown, out = _shown()
     line = EvalRow(
@@ -97,7 +108,7 @@ def test_same_wait_is_told_once_per_interval(monkeypatch: pytest.MonkeyPatch) ->
             now[0] += 1.0
             shown.waiting(["the learner starts", "actor a1 is starting its engine ([cuda] error)"])
     assert len(out.getvalue().splitlines()) == 100 // progress.PLAIN_INTERVAL_S
-    assert "0:15  the learner starts; actor a1 is starting its engine ([cuda] error)" in out.getvalue()
+    assert "0:10  the learner starts; actor a1 is starting its engine ([cuda] error)" in out.getvalue()
 
 
 def test_notes_are_told_at_once_and_as_they_are() -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from run_records import make_outcome, make_row, make_run_record
+from run_states import run_in
 from waits import wait_until
 from wire_records import ASYNC, make_actor_port, make_spec, make_weights
 
 from isentrope import commands, report, runfolder
-from isentrope.errors import ConfigError, RewardError, UnreachableError
+from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.measures import RaisedAlarm
 from isentrope.learner.placement_record import PlacedRecord, PlacementRecord
@@ -106,6 +107,29 @@ def test_json_holds_the_same_as_the_record(folder: Path, learner: LearnerPort) -
     out = io.StringIO()
     commands.show_status(folder, True, Console(file=out))
     assert Status.model_validate_json(out.getvalue()).live == read_status(folder).live
+
+
+def test_watching_shows_it_until_its_command_has_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = iter([True, True, False])
+    monkeypatch.setattr(runfolder, "is_held", lambda path: next(alive))
+    monkeypatch.setattr(commands, "WATCH_S", 0.0)
+    out = io.StringIO()
+    assert commands.show_status(folder, True, Console(file=out, width=20), watch=True) == 0
+    assert out.getvalue().count('"command_alive": true') == 2 and next(alive, None) is None
+
+
+@pytest.mark.parametrize("state", ["running", "finished", "stopped", "error", "dead"])
+def test_a_folder_in_every_state_is_told(tmp_path: Path, state: str) -> None:
+    with run_in(state, tmp_path / state) as place:
+        status = read_status(place)
+        assert status.command_alive == (state == "running") and status.last_batch is not None
+        words = {"running": "starting", "dead": "interrupted"}
+        assert words.get(state, f"{state} after 3 batches") in _text(status)
+
+
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
+    with run_in("damaged", tmp_path / "run") as place, pytest.raises(RunFolderError, match="damaged"):
+        read_status(place)
 
 
 def test_run_whose_command_died_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

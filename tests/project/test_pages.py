@@ -96,6 +96,11 @@ BY_OTHERS = {
     "isentrope exporter --run NAME --bind ADDR:PORT": (
         "tests/isentrope/exporter/test_serving.py::test_metrics_are_served_over_http_by_name_or_folder"
     ),
+    "isentrope runs": "tests/isentrope/test_runs.py::test_every_state_is_told",
+    "isentrope status --watch": "tests/isentrope/test_status.py::test_watching_shows_it_until_its_command_has_ended",
+    "isentrope logs -f": "tests/isentrope/test_log_lines.py::test_each_log_is_shown_by_its_name",
+    "isentrope stop": "tests/isentrope/test_stopping.py::test_the_command_gets_sigterm_and_its_end_is_told",
+    "isentrope --install-completion": "tests/isentrope/test_cli.py::test_a_shell_completes_commands",
     "isentrope init NAME": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope init chat": "tests/isentrope/test_init.py::test_an_example_passes_the_check",
     "isentrope init digit_walk": "tests/isentrope/test_init.py::test_an_example_passes_the_check",

@@ -58,3 +58,9 @@ def test_the_error_names_who_and_what_is_waited_for() -> None:
         play([(11.0, False)], lambda wait, _: wait.tick())
     assert caught.value.what == "no progress for 11 s: a2 is silent"
     assert caught.value.where == "waiting for batch 7"
+
+
+def test_a_wait_is_logged_once_within_ten_seconds_and_names_who_and_what(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        play([(1.0, False), (8.0, False), (1.0, False)], lambda wait, _: wait.tick())
+    assert caplog.messages == ["waiting for batch 7: a2 is silent"]

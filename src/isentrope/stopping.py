@@ -1,0 +1,99 @@
+"""The command `stop`: asks a run to end as Ctrl-C does, and waits until it has."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from isentrope import runfolder
+from isentrope.errors import StalledError, UnreachableError
+from isentrope.learner.records import RunRecord
+from isentrope.runs import State, read_run
+
+LOOK_S = 0.2
+
+DEADLINE_S = 10.0
+
+CLOCK_S = 1.0
+"""Largest difference of two clocks by which the start of a process is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """State of the run afterwards, in its JSON form."""
+
+    run: str
+    was_running: bool
+    state: State
+    batches: int
+    folder: str
+
+
+def stop(place: Path, timeout_s: float, as_json: bool, console: Console) -> int:
+    """Ask the run in a folder to end, wait, and print how it has ended; one that has ended stays as it is.
+
+    Raises:
+        RunFolderError: there is no run, or its record is damaged.
+        UnreachableError: it runs on another machine, and its broker cannot be reached.
+        StalledError: it has not ended in time; it was asked, and goes on ending.
+    """
+    folder = runfolder.find(place)
+    record = runfolder.read_record(folder)
+    was_running = runfolder.is_held(folder)
+    if was_running:
+        asked = _ask(record)
+        line = f"{record.run}: {asked} was asked to end; the learner finishes its batch and writes a checkpoint"
+        if not as_json:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _await_end(folder, record, timeout_s)
+    run = read_run(folder)
+    if as_json:
+        console.print_json(json.dumps(asdict(Stopped(run.run, was_running, run.state, run.batch, str(folder)))))
+        return 0
+    ended = f"{run.state} after {run.batch} batches" + (f": {run.why}" if run.why else "")
+    before = "" if was_running else "was not running: "
+    console.print(f"{run.run} {before}{ended}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _ask(record: RunRecord) -> str:
+    """Send the command its signal, or ask the learner where the command is on another machine; return who was asked."""
+    if record.host == runfolder.host() and _is_command(record):
+        os.kill(record.pid, signal.SIGTERM)
+        return f"the command (process {record.pid})"
+    view = runfolder.open_view(record, deadline_s=DEADLINE_S)
+    with contextlib.closing(view.broker):
+        if view.control() is None:
+            raise UnreachableError(
+                f"no learner has opened run {record.run!r} yet, and its command is on {record.host}",
+                fix=f"end process {record.pid} there, or try again when it trains",
+            )
+        view.request("stop")
+    return "the learner"
+
+
+def _is_command(record: RunRecord) -> bool:
+    """Return True if the process is the one that wrote the record, and not a later one with its number."""
+    try:
+        began: float = psutil.Process(record.pid).create_time()
+    except psutil.Error:
+        return False
+    return began <= record.started + CLOCK_S
+
+
+def _await_end(folder: Path, record: RunRecord, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while runfolder.is_held(folder):
+        if time.monotonic() > deadline:
+            raise StalledError(
+                f"{record.run!r} was asked to end and still runs after {timeout_s:.0f} s",
+                where=str(folder),
+                fix="`isentrope status` names what it waits for; a second SIGTERM ends the command at once",
+            )
+        time.sleep(LOOK_S)
