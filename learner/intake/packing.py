@@ -1,7 +1,7 @@
 """From ragged rows to tensors: packed `[M]` for the network, padded `[N, T]` for the objective, and the one index map
 between both.
 
-Every rank makes the same `Batch` of a `RaggedBatch`, and packs its own micro-batches by `plan.py`.
+Every rank makes a `Batch` of its share (rank 0 of all of them), and packs its own micro-batches by `plan.py`.
 
 N responses, T tokens of the longest. A packed row is a prompt and its response without the last token, whose successor
 is not needed: M tokens in all, K of which predict a token of a response.
@@ -19,6 +19,7 @@ from torch import Tensor
 from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.ragged import RaggedBatch, places_of, starts_of
 from isentrope.learner.objective.batch import COLUMNS, PER_TOKEN, Batch
+from isentrope.rollout.wire.types import Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +76,34 @@ def make_batch(
     """Return the batch in the objective's form, on the CPU.
 
     Args:
-        ragged: the whole batch.
+        ragged: the whole batch, or a rank's share.
         statistics: [N, T] each, of the policy before the first update.
         seed: seed of the run.
         logp_ref: [N, T], of the reference policy.
         dtype: of all floating-point columns.
     """
-    owner, place = places_of(ragged.length)
-    slot = torch.from_numpy(owner * ragged.shape[1] + place)
 
     def column(name: str) -> Tensor:
         values = torch.from_numpy(getattr(ragged, name))
         values = values.to(dtype) if values.is_floating_point() else values
-        return _padded(values, slot, ragged.shape) if name in PER_TOKEN else values
+        return pad(ragged.length, ragged.longest, values) if name in PER_TOKEN else values
 
     columns: dict[str, Any] = {name: column(name) for name in COLUMNS if getattr(ragged, name) is not None}
     return Batch(
         **columns,
         number=ragged.number,
         source_names=ragged.source_names,
-        valid=_padded(torch.ones(len(slot), dtype=torch.bool), slot, ragged.shape),
+        valid=pad(ragged.length, ragged.longest, torch.ones(int(ragged.length.sum()), dtype=torch.bool)),
         seed=seed,
         statistics=statistics,
         logp_ref=logp_ref,
     )
+
+
+def pad(length: Int64, longest: int, values: Tensor) -> Tensor:
+    """Return the values [S] of tokens of responses that are `length` [N] long as [N, T], 0 in the padding."""
+    owner, place = places_of(length)
+    return _padded(values, torch.from_numpy(owner * longest + place), (len(length), longest))
 
 
 def pack(ragged: RaggedBatch, rows: Sequence[int], device: torch.device | str = "cpu") -> Packed:

@@ -1,7 +1,8 @@
 """The plan of a batch: its optimizer updates, each divided over ranks and micro-batches.
 
-A pure function of lengths and groups, so every rank computes the same plan without communication. It affects speed and
-memory only: losses are sums over responses with global denominators, so the gradient does not depend on it.
+A pure function of lengths and groups. It affects speed and memory only: losses are sums over responses with global
+denominators, so the gradient does not depend on it. A rank sees a response in all passes or in none, so its tokens
+travel once.
 """
 
 import heapq
@@ -64,27 +65,44 @@ def make_plan(  # noqa: PLR0913  (two arrays, and four numbers from three owners
         epochs: passes over the batch.
     """
     assert len(lengths) == len(groups) > 0
-    parts = np.array_split(np.unique(groups), min(updates_per_batch, len(np.unique(groups))))
-    updates = [
-        make_sweep(lengths, np.flatnonzero(np.isin(groups, part)).tolist(), ranks, micro_batch_tokens) for part in parts
-    ]
-    return Plan(make_sweep(lengths, range(len(lengths)), ranks, micro_batch_tokens), tuple(updates * epochs))
+    size = [int(length) for length in lengths]
+    held: list[Rows] = [()] * ranks
+    updates = []
+    for part in np.array_split(np.unique(groups), min(updates_per_batch, len(np.unique(groups)))):
+        rows = np.flatnonzero(np.isin(groups, part)).tolist()
+        shares = _fullest_to_emptiest(size, _balance(size, rows, ranks), held)
+        updates.append(_sweep(size, shares, micro_batch_tokens))
+        held = [(*before, *new) for before, new in zip(held, shares, strict=True)]
+    return Plan(_sweep(size, held, micro_batch_tokens), tuple(updates * epochs))
 
 
 def make_sweep(lengths: Int64, rows: Iterable[int], ranks: int, micro_batch_tokens: int) -> Sweep:
     """Divide one pass over `rows`: token counts of any two ranks differ by at most the longest response."""
     size = [int(length) for length in lengths]
-    shares = _balance(size, rows, ranks)
-    count = _fewest(size, shares, micro_batch_tokens)
+    return _sweep(size, _balance(size, rows, ranks), micro_batch_tokens)
+
+
+def _sweep(size: Sequence[int], shares: Sequence[Rows], limit: int) -> Sweep:
+    """Divide the rows of each rank into micro-batches."""
+    count = _fewest(size, shares, limit)
     while True:
         split = [_balance(size, share, count) for share in shares]
-        if all(_fits(size, part, micro_batch_tokens) for parts in split for part in parts):
+        if all(_fits(size, part, limit) for parts in split for part in parts):
             break  # at the latest when every response is alone
         count += 1
     return Sweep(
         rows=tuple(sorted(row for share in shares for row in share)),
         shares=tuple(tuple(_longest_first(size, parts)) for parts in split),
     )
+
+
+def _fullest_to_emptiest(size: Sequence[int], shares: Sequence[Rows], held: Sequence[Rows]) -> list[Rows]:
+    """Return the share of each rank: the more tokens a rank holds, the fewer it gets. If the sums of two ranks, and two
+    shares, differ by at most the longest response, so do the new sums."""
+    given = iter(sorted(shares, key=lambda share: -_tokens(size, share)))
+    order = sorted(range(len(held)), key=lambda rank: _tokens(size, held[rank]))
+    found = dict(zip(order, given, strict=True))
+    return [found[rank] for rank in range(len(held))]
 
 
 def _balance(size: Sequence[int], rows: Iterable[int], parts: int) -> list[Rows]:
@@ -106,9 +124,13 @@ def _fewest(size: Sequence[int], shares: Sequence[Rows], limit: int) -> int:
 
 
 def _fits(size: Sequence[int], part: Rows, limit: int) -> bool:
-    return len(part) <= 1 or sum(size[row] for row in part) <= limit
+    return len(part) <= 1 or _tokens(size, part) <= limit
+
+
+def _tokens(size: Sequence[int], rows: Rows) -> int:
+    return sum(size[row] for row in rows)
 
 
 def _longest_first(size: Sequence[int], parts: Sequence[Rows]) -> list[Rows]:
     """Sort micro-batches so that those that run at the same time have similar sizes; empty ones come last."""
-    return sorted(parts, key=lambda part: (-sum(size[row] for row in part), part))
+    return sorted(parts, key=lambda part: (-_tokens(size, part), part))

@@ -1,35 +1,29 @@
 """One batch as it travels: from the groups as they were decoded to the ranks, without padding.
 
-Rank 0 makes a `RaggedBatch` of groups. Every rank needs the numbers of all tokens, but the tokens themselves only of
-the rows that its network sees: the others get a batch without text as bytes, and then the text of these rows.
+Rank 0 makes a `RaggedBatch` of groups, and sends each other rank one of the rows that its network sees (`share.py`).
 
 P prompts, L tokens of all prompts, N responses, S tokens of all responses.
 """
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from isentrope.learner.objective.batch import Responses
+from isentrope.learner.intake import columns
+from isentrope.learner.intake.columns import Array
+from isentrope.learner.objective.batch import COLUMNS, PER_TOKEN, Responses
 from isentrope.rollout.rewards.correctness import Correctness, judge
 from isentrope.rollout.wire.types import Finish, Group, Int64, batch_of
-
-Array: TypeAlias = NDArray[Any]
-
-ELSEWHERE = -1
-"""Place of a token that another rank has: an embedding refuses it."""
-
-_BITS = ("mask", "fresh")
-"""Columns that travel with a bit for each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaggedBatch(Responses[Array]):
-    """All that training needs to know of one batch, the same on every rank."""
+    """All that training needs to know of a batch, or of some of its responses."""
+
+    longest: int
+    """T: tokens of the longest response of the whole batch."""
 
     prompt: Array
     """[L] int32: tokens of all prompts, end to end."""
@@ -46,57 +40,45 @@ class RaggedBatch(Responses[Array]):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """N responses, T tokens of the longest: the shape of a padded column."""
-        return len(self.length), int(self.length.max())
+        """N responses, T tokens of the batch's longest: the shape of a padded column."""
+        return len(self.length), self.longest
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all columns."""
+        columns_held = (getattr(self, each.name) for each in fields(self))
+        return sum(column.nbytes for column in columns_held if isinstance(column, np.ndarray))
 
     def to_bytes(self) -> bytes:
-        """Return all columns in NumPy's own format, ages of tokens as runs of equal ones."""
+        """Return all columns as bytes."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
-        columns: dict[str, Any] = {name: np.asarray(value) for name, value in given.items() if value is not None}
-        columns |= {name: np.packbits(columns[name]) for name in _BITS if name in columns}
-        columns["lag"] = np.stack(_runs(columns["lag"]))
-        buffer = io.BytesIO()
-        np.savez(buffer, **columns)
-        return buffer.getvalue()
+        return columns.to_bytes({name: np.asarray(value) for name, value in given.items() if value is not None})
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "RaggedBatch":
         """Return what `to_bytes` wrote; no code of the sender runs."""
-        with np.load(io.BytesIO(blob), allow_pickle=False) as table:
-            columns: dict[str, Any] = {name: table[name] for name in table.files}
-        tokens = int(columns["length"].sum())
-        bits = {name: np.unpackbits(columns[name], count=tokens) for name in _BITS if name in columns}
-        columns |= {name: values.astype(np.bool_) for name, values in bits.items()}
-        columns["lag"] = np.repeat(*columns["lag"])
-        columns["number"] = int(columns["number"])
-        columns["source_names"] = tuple(str(name) for name in columns["source_names"])
-        return cls(**columns)
+        found: dict[str, Any] = dict(columns.from_bytes(blob))
+        found |= {name: int(found[name]) for name in ("number", "longest")}
+        found["source_names"] = tuple(str(name) for name in found["source_names"])
+        return cls(**found)
 
-    def without_text(self) -> "RaggedBatch":
-        """Return the batch without the tokens of prompts and responses."""
-        return replace(self, prompt=self.prompt[:0], tokens=self.tokens[:0])
+    def take(self, rows: Sequence[int]) -> "RaggedBatch":
+        """Return the batch of responses `rows`, ascending; groups keep their order, and are numbered anew."""
+        chosen = np.asarray(rows, np.int64)
+        groups, owner = np.unique(self.group[chosen], return_inverse=True)
+        of_prompts = np.repeat(np.isin(np.arange(len(self.prompt_length)), groups), self.prompt_length)
+        of_responses = np.repeat(np.isin(np.arange(len(self.length)), chosen), self.length)
+        taken: dict[str, Any] = {
+            name: column[of_responses if name in PER_TOKEN else chosen]
+            for name in COLUMNS
+            if (column := getattr(self, name)) is not None
+        }
+        taken |= {"group": owner, "prompt": self.prompt[of_prompts], "prompt_length": self.prompt_length[groups]}
+        return replace(self, **taken, tokens=self.tokens[of_responses])
 
-    def text_of(self, rows: Sequence[int]) -> Array:
-        """Return the tokens of the prompts of responses `rows` and then of these responses, int32."""
-        prompt, response = self._places(rows)
-        return np.concatenate([self.prompt[prompt], self.tokens[response]])
-
-    def text_length(self, rows: Sequence[int]) -> int:
-        """Return the number of tokens that `text_of` has."""
-        return int(sum(places.sum() for places in self._places(rows)))
-
-    def with_text(self, rows: Sequence[int], text: Array) -> "RaggedBatch":
-        """Return a batch without text with that of responses `rows`, which `text_of` has returned elsewhere."""
-        in_prompts, in_responses = self._places(rows)
-        prompt, tokens = (np.full(len(places), ELSEWHERE, np.int32) for places in (in_prompts, in_responses))
-        prompt[in_prompts], tokens[in_responses] = np.split(text, [in_prompts.sum()])
-        return replace(self, prompt=prompt, tokens=tokens)
-
-    def _places(self, rows: Sequence[int]) -> tuple[Array, Array]:
-        """Return which tokens of all prompts [L] and of all responses [S] belong to responses `rows`."""
-        groups = np.isin(np.arange(len(self.prompt_length)), self.group[list(rows)])
-        responses = np.isin(np.arange(len(self.length)), list(rows))
-        return np.repeat(groups, self.prompt_length), np.repeat(responses, self.length)
+    def without_rollout(self) -> "RaggedBatch":
+        """Return the batch without what the engine that sampled computed; whoever reads it spoils the loss."""
+        return replace(self, logp_rollout=np.full_like(self.logp_rollout, np.nan))
 
 
 def make_ragged(
@@ -135,6 +117,7 @@ def make_ragged(
         reward=np.array([response.reward for response in responses], np.float64),
         correct=None if correct is None else np.array(correct, np.bool_),
         length=np.array([len(response.tokens) for response in responses], np.int64),
+        longest=max(len(response.tokens) for response in responses),
         truncated=np.array([response.finish is Finish.LENGTH for response in responses], np.bool_),
         source=source.astype(np.int64)[owner],
         answer=np.where(np.array(answers) == "", -1, answer).astype(np.int64),
@@ -146,12 +129,6 @@ def make_ragged(
         prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
         tokens=np.concatenate([response.tokens for response in responses]),
     )
-
-
-def _runs(values: Array) -> tuple[Array, Array]:
-    """Return the value and the length of every run of equal values."""
-    begin = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
-    return values[begin], np.diff(begin, append=len(values))
 
 
 def starts_of(lengths: Int64) -> Int64:

@@ -1,9 +1,9 @@
 """The records that stages read and write: a batch of responses, the batch prepared for its updates, a part of the loss.
 
 Letters: P prompts, G responses of a group, N responses of a batch (P * G), S tokens of all responses, T tokens of the
-longest (the others are padded on the right), U updates. Every rank holds the whole batch, on the CPU: its per-token
-scalars are small, and what is computed from all of them is then exact and the same on every rank. Floats are float32 in
-runs and float64 in tests.
+longest (the others are padded on the right), U updates. Rank 0 holds the whole batch, on the CPU, and computes there
+what depends on all of it, so that it is exact and does not depend on the number of ranks; the others hold their own
+responses. Floats are float32 in runs and float64 in tests.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """One objective: stages in their order, over one batch and its updates.
 
-`prepare` runs once for a batch, on every rank alike, with the steps that need all responses: filters, rewards,
-advantages, statistics, selections, corrections, denominators. `token_loss` then gives the part of an update's loss that
-some responses make; the parts of all micro-batches of all ranks add up to the loss, however the responses are divided:
+`prepare` runs once for a batch, on rank 0, with the steps that need all responses: filters, rewards, advantages,
+statistics, selections, corrections, denominators. `token_loss` then gives the part of an update's loss that some
+responses make; the parts of all micro-batches of all ranks add up to the loss, however the responses are divided:
 
     loss = sum_it reduce_i mask_it (weight_it surrogate_it + sum_k coef_k weight^k_it kl^k_it - coef_H H_it)
            + auxiliary terms
@@ -78,8 +78,7 @@ class Objective:
             updates: response numbers of each update ([n] int64), whole groups; epochs follow each other.
             state: of the controllers.
         """
-        if self.stats == "rollout":
-            batch = replace(batch, statistics=batch.statistics._replace(logp=batch.logp_rollout))
+        batch = self.seen(batch)
         kept = torch.ones_like(batch.truncated)
         for stage in self.filter:
             kept = kept & stage(batch.named())
@@ -118,6 +117,12 @@ class Objective:
             ),
             metrics=monitors.prepared_metrics(scope, factors),
         )
+
+    def seen(self, batch: Batch) -> Batch:
+        """Return the batch with the log-probabilities of the policy before it that `stats` names."""
+        if self.stats != "rollout":
+            return batch
+        return replace(batch, statistics=batch.statistics._replace(logp=batch.logp_rollout))
 
     def token_loss(  # noqa: PLR0913  (four tensors of an update, and its state)
         self,
@@ -193,6 +198,18 @@ class Objective:
             for stage in self.control
             if state[stage.kind.name].get("value") in limits(stage.kind.function, stage.params)
         )
+
+    @property
+    def updates_read_rollout(self) -> bool:
+        """True if `token_loss` reads the log-probabilities of the engine that sampled."""
+        anchored = [name for term in self.kl for name in (term.keys.anchor, term.keys.importance)]
+        stages = [self.anchor, self.level, self.clip, self.entropy, *self.aux, *(term.estimator for term in self.kl)]
+        stages += [stage for stage in self.tokens if self._follows_update(stage)]
+        stages += [stage for stage in (*self.responses, *self.correction) if self._follows_policy(stage)]
+        if self.stats == "microbatch":
+            stages += [term.tokens for term in self.kl if term.tokens is not None]
+        read = {name for stage in stages for name in (*stage.kind.reads, *stage.kind.may_read)}
+        return self.stats == "rollout" or "rollout" in anchored or "logp_rollout" in read
 
     @property
     def refill(self) -> int:

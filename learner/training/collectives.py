@@ -1,9 +1,9 @@
-"""Collectives of the learner's ranks: broadcast, gather, sum, and a roll call.
+"""Collectives of the learner's ranks: broadcast, gather, deal, report, sum, and a roll call.
 
-How calls behave: every method is collective, i.e. all ranks call it, in the same order. They run on their own gloo
-group, with their own deadline, so that they work beside the training engine's group. When a rank is missing, the others
-get a RuntimeError at the deadline (at once if its process is gone), and `roll_call` logs which. One group serves one
-thread of each rank: the calls of two threads would meet each other.
+How calls behave: every method is collective, i.e. all ranks call it, or its counterpart, in the same order. They run on
+their own gloo group, with their own deadline, so that they work beside the training engine's group. When a rank is
+missing, the others get a RuntimeError at the deadline (at once if its process is gone), and `roll_call` logs which. One
+group serves one thread of each rank: the calls of two threads would meet each other.
 No message holds code: bytes are bytes, and everything else is JSON.
 """
 
@@ -80,16 +80,31 @@ class Collectives(Channel):
             dist.broadcast(torch.frombuffer(buffer, dtype=torch.uint8), 0, group=self._group)
         return bytes(buffer)
 
-    def deal(self, part_of: Callable[[int], Tensor]) -> None:
-        """Send every other rank its part, int32 [n] on the CPU; the others call `dealt`."""
+    def deal(self, part_of: Callable[[int], bytes]) -> None:
+        """Send every other rank its part; the others call `dealt`."""
         for rank in range(1, self.size):
-            dist.send(part_of(rank), rank, self._group)
+            part = part_of(rank)
+            dist.send(torch.tensor([len(part)]), rank, self._group)
+            if part:
+                dist.send(torch.frombuffer(bytearray(part), dtype=torch.uint8), rank, self._group)
 
-    def dealt(self, length: int) -> Tensor:
-        """Return the `length` numbers that rank 0 deals to this rank."""
-        part = torch.empty(length, dtype=torch.int32)
-        dist.recv(part, 0, self._group)
-        return part
+    def dealt(self) -> bytes:
+        """Return what rank 0 deals to this rank."""
+        size = torch.zeros(1, dtype=torch.int64)
+        dist.recv(size, 0, self._group)
+        part = torch.empty(int(size), dtype=torch.uint8)
+        if len(part):
+            dist.recv(part, 0, self._group)
+        return part.numpy().tobytes()
+
+    def report(self, values: Tensor) -> None:
+        """Send rank 0 values on the CPU; rank 0 calls `reported`."""
+        dist.send(values.contiguous(), 0, self._group)
+
+    def reported(self, rank: int, blank: Tensor) -> Tensor:
+        """Return what another rank reports, of the shape and dtype of `blank`, which it fills."""
+        dist.recv(blank, rank, self._group)
+        return blank
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum CPU tensors of one shape over the ranks, in place."""

@@ -35,6 +35,7 @@ from isentrope.learner.training.rank_orders import (
     JsonArguments,
     PublishArguments,
     SaveArguments,
+    ScoreArguments,
     TrainArguments,
     VersionArguments,
 )
@@ -115,7 +116,7 @@ class RankGroup:
 
     def score(self, ragged: RaggedBatch) -> Moments:
         """Return statistics of the present policy on some responses: each field [N, T]."""
-        return self._give(SCORE, ragged)
+        return self._give(SCORE, ScoreArguments(ragged))
 
     def publish(self, version: int, canary: CanaryTokens) -> "Future[Manifest | None]":
         """Copy the present weights, with their log-probabilities of the tokens `canary`, and begin to write them as
@@ -206,8 +207,8 @@ class RankGroup:
     def _train(self, told: TrainArguments) -> BatchFacts:
         return self._built.trainer.train(told.ragged, told.schedule, told.state)
 
-    def _score(self, ragged: RaggedBatch) -> Moments:
-        return self._built.trainer.statistics(ragged, self._job.config.micro_batch_tokens)
+    def _score(self, told: ScoreArguments) -> Moments:
+        return self._built.trainer.statistics(told.ragged, self._job.config.micro_batch_tokens)
 
     def _publish(self, told: PublishArguments) -> "Future[Manifest | None]":
         """Compute the canary and copy the weights, of the same moment."""
@@ -277,7 +278,7 @@ IDLE = RankOrder("idle", JsonArguments, RankGroup._nothing)
 CHECK = RankOrder("check", CheckArguments, RankGroup._check)
 BUILD = RankOrder("build", BuildArguments, RankGroup._build)
 TRAIN = RankOrder("train", TrainArguments, RankGroup._train)
-SCORE = RankOrder("score", RaggedBatch, RankGroup._score)
+SCORE = RankOrder("score", ScoreArguments, RankGroup._score)
 PUBLISH = RankOrder("publish", PublishArguments, RankGroup._publish)
 REFRESH = RankOrder("refresh", VersionArguments, RankGroup._refresh)
 SAVE = RankOrder("save", SaveArguments, RankGroup._save)

@@ -15,7 +15,7 @@ from isentrope.rollout.wire.proof import CanaryTokens
 
 
 class Arguments(Protocol):
-    """Interface of every record here, and of `RaggedBatch`."""
+    """Interface of every record here."""
 
     def to_bytes(self) -> bytes: ...
 
@@ -79,22 +79,36 @@ class SaveArguments(JsonArguments):
 
 @dataclass(frozen=True, slots=True)
 class TrainArguments:
-    """A batch, how it is divided, and the state of the objective's controllers before it.
+    """A batch, how it is divided, and the state of the objective's controllers before it."""
 
-    The batch travels without text: each rank gets that of its own rows once it has made the plan (`trainer.py`).
-    """
-
-    ragged: RaggedBatch
+    ragged: RaggedBatch | None
+    """The whole batch on rank 0, which deals the others their shares (`trainer.py`); None there."""
     schedule: Schedule
     state: ControllerStates
 
     def to_bytes(self) -> bytes:
-        """Return schedule and state as a line of JSON, and the batch after it."""
-        return json.dumps([asdict(self.schedule), self.state]).encode() + b"\n" + self.ragged.without_text().to_bytes()
+        """Return schedule and state as JSON."""
+        return json.dumps([asdict(self.schedule), self.state]).encode()
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Self:
         """Return what `to_bytes` wrote."""
-        head, _, batch = blob.partition(b"\n")
-        schedule, state = json.loads(head)
-        return cls(RaggedBatch.from_bytes(batch), Schedule(**schedule), state)
+        schedule, state = json.loads(blob)
+        return cls(None, Schedule(**schedule), state)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreArguments:
+    """Responses to be scored."""
+
+    ragged: RaggedBatch | None
+    """As in `TrainArguments`."""
+
+    def to_bytes(self) -> bytes:
+        """Return nothing: each rank is dealt its share."""
+        return b""
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Self:
+        """Return what another rank knows before."""
+        return cls(None)

@@ -1,26 +1,31 @@
-"""One batch, the same on every rank: statistics of the present policy, preparation, optimizer updates, their metrics.
+"""One batch on all ranks: statistics of the present policy, preparation, optimizer updates, their metrics.
 
-Every rank holds the whole batch's per-token numbers and runs the batch-level stages itself; only the network's passes
-are divided, and the tokens that they read. So results that depend on the whole batch are exact on any number of ranks.
+Rank 0 has the whole batch. It deals every other rank the responses that its network sees, gets their statistics, runs
+the stages that need all responses, and deals what those gave for the same responses. So results that depend on the
+whole batch do not depend on the number of ranks, and what rank 0 sends grows with the batch alone.
 N responses, T tokens of the longest, n responses of a micro-batch.
 """
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from isentrope.errors import RewardError
+from isentrope.errors import InternalError, RewardError
 from isentrope.kernels.plain import Moments
-from isentrope.learner.intake.packing import make_batch, pack
-from isentrope.learner.intake.plan import Plan, Sweep, make_plan, make_sweep
+from isentrope.learner.intake.packing import make_batch, pack, pad
+from isentrope.learner.intake.plan import Plan, make_plan, make_sweep
 from isentrope.learner.intake.ragged import RaggedBatch
+from isentrope.learner.intake.share import Share, share_of, share_of_first
 from isentrope.learner.objective.batch import Batch, Prepared
 from isentrope.learner.objective.kernel_rules import rules_of
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
+from isentrope.learner.training import prepared_columns
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts
 from isentrope.learner.training.micro_batch import UpdateLoss
@@ -82,39 +87,39 @@ class Trainer:
             logger.info("loss and gradient: %s", "one fused call" if self._rules else "from fused log-probabilities")
         self._wants_answers = Need.ANSWERS in needs(objective)
 
-    def statistics(self, ragged: RaggedBatch, micro_batch_tokens: int) -> Moments:
-        """Return statistics of the present policy over all responses, on every rank: [N, T] each, 0 off responses."""
-        lengths, rows = ragged.packed_length, range(len(ragged.length))
-        return self._statistics(ragged, make_sweep(lengths, rows, self._collectives.size, micro_batch_tokens))
+    def statistics(self, ragged: RaggedBatch | None, micro_batch_tokens: int) -> Moments:
+        """Return statistics of the present policy over all responses: [N, T] each, 0 off responses; on other ranks,
+        which are given none, those of their share."""
+        plan = None
+        if ragged is not None:
+            lengths, rows = ragged.packed_length, range(len(ragged.length))
+            plan = Plan(make_sweep(lengths, rows, self._collectives.size, micro_batch_tokens), ())
+        return self._statistics(self._share(ragged, plan), plan)
 
-    def train(self, ragged: RaggedBatch, schedule: Schedule, state: ControllerStates) -> BatchFacts:
-        """Train one batch, which has text on rank 0 alone; `state` is that of the controllers before it.
+    def train(self, ragged: RaggedBatch | None, schedule: Schedule, state: ControllerStates) -> BatchFacts:
+        """Train one batch, which rank 0 alone is given; `state` is that of the controllers before it. The facts of
+        other ranks are those of their share.
 
         Raises:
             RewardError: the method needs final answers, and the reward gives none.
+            InternalError: on other ranks, if rank 0 has failed.
         """
-        if self._wants_answers and (ragged.answer < 0).all():
-            raise RewardError(
-                "the method tells responses apart by their final answers, and the reward gives none",
-                where="data.reward",
-                fix='return {"reward": ..., "answer": ...} for each response',
-            )
         began = time.monotonic()
-        plan = self._plan(ragged, schedule)
-        ragged = self._with_own_text(ragged, plan)
-        statistics, logp_ref = self._statistics(ragged, plan.statistics), self._logp_ref(ragged, plan.statistics)
-        batch = make_batch(ragged, statistics, seed=schedule.seed, logp_ref=logp_ref)
+        plan = None if ragged is None else self._plan(ragged, schedule)
+        share = self._share(ragged, plan)
+        statistics, logp_ref = self._statistics(share, plan), self._logp_ref(share, plan)
+        batch = make_batch(share.ragged, statistics, seed=schedule.seed, logp_ref=logp_ref)
         measured = time.monotonic()
-        prepared = self._objective.prepare(batch, [torch.tensor(sweep.rows) for sweep in plan.updates], state)
+        prepared = self._prepared(share.ragged, batch, plan, state)
         updates: list[UpdateFacts] = []
-        for number, sweep in enumerate(plan.updates):
+        for number, parts in enumerate(share.updates):
             if not prepared.tokens[number]:
                 # Filters left nothing: a step would apply the optimizer's moments alone.
                 updates.append(UpdateFacts(applied=False, grad_norm=0.0, sums={}, maxima={}))
                 continue
             loss = UpdateLoss(self._objective, self._rules, prepared, number, state)
-            shares = [pack(ragged, rows, self._engine.device) for rows in sweep.shares[self._collectives.rank]]
-            facts = _over_ranks(self._collectives, self._engine.update(shares, loss))
+            packed = [pack(share.ragged, rows, self._engine.device) for rows in parts]
+            facts = _over_ranks(self._collectives, self._engine.update(packed, loss))
             if facts.applied:
                 state = self._objective.after_update(state, facts.sums, schedule.progress)
             updates.append(facts)
@@ -122,39 +127,83 @@ class Trainer:
         return BatchFacts(batch, prepared, tuple(updates), state, measured - began, updates_s, at_bound)
 
     def _plan(self, ragged: RaggedBatch, schedule: Schedule) -> Plan:
-        return make_plan(
-            ragged.packed_length,
-            ragged.group,
-            ranks=self._collectives.size,
-            micro_batch_tokens=schedule.micro_batch_tokens,
-            updates_per_batch=schedule.updates_per_batch,
-            epochs=schedule.epochs,
-        )
+        with self._telling_of_failure():
+            if self._wants_answers and (ragged.answer < 0).all():
+                raise RewardError(
+                    "the method tells responses apart by their final answers, and the reward gives none",
+                    where="data.reward",
+                    fix='return {"reward": ..., "answer": ...} for each response',
+                )
+            return make_plan(
+                ragged.packed_length,
+                ragged.group,
+                ranks=self._collectives.size,
+                micro_batch_tokens=schedule.micro_batch_tokens,
+                updates_per_batch=schedule.updates_per_batch,
+                epochs=schedule.epochs,
+            )
 
-    def _with_own_text(self, ragged: RaggedBatch, plan: Plan) -> RaggedBatch:
-        """Return the batch with the tokens of the rows that this rank's network sees, at least."""
-        if self._collectives.rank == 0:
-            self._collectives.deal(lambda rank: torch.from_numpy(ragged.text_of(plan.rows_of(rank))))
-            return ragged
-        rows = plan.rows_of(self._collectives.rank)
-        return ragged.with_text(rows, self._collectives.dealt(ragged.text_length(rows)).numpy())
+    def _share(self, ragged: RaggedBatch | None, plan: Plan | None) -> Share:
+        """Return the share of this rank in the batch that rank 0 has."""
+        if ragged is None or plan is None:
+            return Share.from_bytes(self._dealt())
+        told = ragged if self._objective.updates_read_rollout else ragged.without_rollout()
+        self._collectives.deal(lambda rank: share_of(told, plan, rank).to_bytes())
+        return share_of_first(ragged, plan)
 
-    def _statistics(self, ragged: RaggedBatch, sweep: Sweep) -> Moments:
-        """Sum over ranks: each response is computed on one rank and zero on the others, so the sum is exact."""
-        whole = torch.zeros(len(Moments._fields), *ragged.shape)
-        for rows in sweep.shares[self._collectives.rank]:
-            moments = self._engine.statistics(pack(ragged, rows, self._engine.device))
-            whole[:, list(rows)] = torch.stack(list(moments))
-        return Moments(*self._collectives.sum(whole))
+    def _prepared(self, ragged: RaggedBatch, batch: Batch, plan: Plan | None, state: ControllerStates) -> Prepared:
+        """Return what is fixed during the updates: all of it on rank 0, which computes it, else that of a share."""
+        if plan is None:
+            terms = [term.tokens is not None for term in self._objective.kl]
+            return prepared_columns.from_bytes(self._dealt(), ragged, self._objective.seen(batch), terms)
+        with self._telling_of_failure():
+            prepared = self._objective.prepare(batch, [torch.tensor(sweep.rows) for sweep in plan.updates], state)
+        self._collectives.deal(lambda rank: prepared_columns.to_bytes(prepared, plan.rows_of(rank)))
+        return prepared
 
-    def _logp_ref(self, ragged: RaggedBatch, sweep: Sweep) -> Tensor | None:
+    @contextmanager
+    def _telling_of_failure(self) -> Iterator[None]:
+        """Send the other ranks nothing if rank 0 fails before it deals them their parts."""
+        try:
+            yield
+        except Exception:
+            self._collectives.deal(lambda rank: b"")
+            raise
+
+    def _dealt(self) -> bytes:
+        part = self._collectives.dealt()
+        if not part:
+            raise InternalError("rank 0 could not prepare the batch", where="the learner's ranks", fix="see its log")
+        return part
+
+    def _statistics(self, share: Share, plan: Plan | None) -> Moments:
+        own = torch.zeros(len(Moments._fields), *share.ragged.shape)
+        for rows in share.statistics:
+            moments = self._engine.statistics(pack(share.ragged, rows, self._engine.device))
+            own[:, list(rows)] = torch.stack(list(moments))
+        return Moments(*self._collected(own, share, plan))
+
+    def _logp_ref(self, share: Share, plan: Plan | None) -> Tensor | None:
         """Return [N, T], divided over ranks like the statistics; None without a reference."""
         if self._reference is None:
             return None
-        whole = torch.zeros(ragged.shape)
-        for rows in sweep.shares[self._collectives.rank]:
-            whole[list(rows)] = self._reference.logp(pack(ragged, rows, self._engine.device))
-        return self._collectives.sum(whole)
+        own = torch.zeros(1, *share.ragged.shape)
+        for rows in share.statistics:
+            own[0, list(rows)] = self._reference.logp(pack(share.ragged, rows, self._engine.device))
+        return self._collected(own, share, plan)[0]
+
+    def _collected(self, own: Tensor, share: Share, plan: Plan | None) -> Tensor:
+        """Return numbers [k, N, T] of all responses on rank 0, which has filled in its own; else what is given."""
+        length, longest = share.ragged.length, share.ragged.longest
+        if plan is None:
+            valid = torch.arange(longest) < torch.from_numpy(length)[:, None]
+            self._collectives.report(own[:, valid])
+            return own
+        for rank in range(1, self._collectives.size):
+            rows = list(plan.rows_of(rank))
+            theirs = self._collectives.reported(rank, own.new_empty(len(own), int(length[rows].sum())))
+            own[:, rows] = torch.stack([pad(length[rows], longest, values) for values in theirs])
+        return own
 
 
 def _over_ranks(collectives: Collectives, facts: UpdateFacts) -> UpdateFacts:

@@ -40,6 +40,7 @@ RUN_BY = {
     "learner/intake/plan_record.py": "learner/intake/test_ledger.py",
     "learner/intake/ragged.py": "learner/intake/test_packing.py",
     "learner/broadcasted.py": "isentrope/exporter/test_collector.py",
+    "learner/intake/share.py": "learner/training/test_prepared_columns.py",
     "learner/json_files.py": "learner/test_records.py",
     "learner/measures.py": "learner/test_records.py",
     "learner/objective/batch.py": "learner/objective/test_contract.py",

@@ -62,10 +62,10 @@ def allocated(size: int) -> int:
 
 
 def batch_bytes(shape: Shape, groups: int) -> int:
-    """Return the size of a batch as rank 0 sends it to the others."""
-    one = len(_ragged(shape, 1, 1).to_bytes())
-    more_responses = len(_ragged(shape, 1, 2).to_bytes()) - one
-    more_groups = len(_ragged(shape, 2, 1).to_bytes()) - one
+    """Return the size of a batch without padding, as a rank holds its responses."""
+    one = _ragged(shape, 1, 1).nbytes
+    more_responses = _ragged(shape, 1, 2).nbytes - one
+    more_groups = _ragged(shape, 2, 1).nbytes - one
     return one + (groups - 1) * more_groups + groups * (shape.group_size - 1) * more_responses
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import resource
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from isentrope import environment
 
 environment.set_defaults(offline=True)
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
@@ -25,13 +27,13 @@ from isentrope.learner.config import LearnerConfig  # noqa: E402
 from isentrope.learner.intake.packing import Packed, pack  # noqa: E402
 from isentrope.learner.intake.plan import Plan  # noqa: E402
 from isentrope.learner.intake.ragged import RaggedBatch  # noqa: E402
-from isentrope.learner.objective.batch import LossParts  # noqa: E402
-from isentrope.learner.objective.objective import Objective  # noqa: E402
+from isentrope.learner.intake.share import Share  # noqa: E402
+from isentrope.learner.objective.batch import Batch, LossParts, Prepared  # noqa: E402
+from isentrope.learner.objective.objective import ControllerStates, Objective  # noqa: E402
 from isentrope.learner.objective.presets import build, load_objective  # noqa: E402
 from isentrope.learner.training.collectives import Collectives  # noqa: E402
 from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts  # noqa: E402
 from isentrope.learner.training.model import load_policy  # noqa: E402
-from isentrope.learner.training.rank_orders import TrainArguments  # noqa: E402
 from isentrope.learner.training.trainer import Schedule, Trainer  # noqa: E402
 from isentrope.learner.training.version_writer import VersionWriter  # noqa: E402
 from isentrope.rollout.wire.proof import TENSORS, Canary, parse_tensors  # noqa: E402
@@ -48,6 +50,8 @@ SHARES = [
     [(11, 12, 13, 14, 15, 16, 17, 18, 19), (20, 21, 22, 23), ()],
 ]
 """Micro-batches of each rank: uneven, and one without responses."""
+METHODS = ("grpo", "decoupled", "kl_cov", "tis", "advanced")
+"""Without and with the engine's log-probabilities in updates; selections over the batch; corrections; controllers."""
 CPU = torch.device("cpu")
 Reported: TypeAlias = tuple[Tensor, LossParts]
 
@@ -156,32 +160,44 @@ def is_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     }
 
 
-class WithWholeText(Trainer):
-    """A trainer of batches that have all of their text on every rank."""
+class WithWholeBatch(Trainer):
+    """A trainer on a rank that is given the whole batch, as one that trains alone, and keeps to the plan of all."""
 
-    def _with_own_text(self, ragged: RaggedBatch, plan: Plan) -> RaggedBatch:
-        return ragged
+    def _share(self, ragged: RaggedBatch | None, plan: Plan | None) -> Share:
+        assert ragged is not None and plan is not None
+        rank = self._collectives.rank
+        updates = tuple(sweep.shares[rank] for sweep in plan.updates)
+        return Share(ragged, plan.statistics.shares[rank], updates)
+
+    def _collected(self, own: Tensor, share: Share, plan: Plan | None) -> Tensor:
+        return self._collectives.sum(own)
+
+    def _prepared(self, ragged: RaggedBatch, batch: Batch, plan: Plan | None, state: ControllerStates) -> Prepared:
+        assert plan is not None
+        return self._objective.prepare(batch, [torch.tensor(sweep.rows) for sweep in plan.updates], state)
 
 
-def trained(trainer: Trainer, objective: Objective, *, text: bool) -> None:
-    """Train three batches, without text where `text` is false."""
+def trained(trainer: Trainer, objective: Objective, *, whole: bool) -> list[ControllerStates]:
+    """Train three batches, each given whole where `whole` says so; return the controllers' states."""
     schedule = Schedule(seed=1, micro_batch_tokens=60, updates_per_batch=2, epochs=2, progress=0.5)
-    state = objective.start()
+    states = [objective.start()]
     for number in range(3):
         ragged = make_toy_rows(groups=6, group_size=4, seed=number, number=number)
-        told = TrainArguments(ragged, schedule, state)
-        if not text:
-            told = TrainArguments.from_bytes(told.to_bytes())
-        state = trainer.train(told.ragged, told.schedule, told.state).state
+        ragged = replace(ragged, answer=np.arange(24) % 3)
+        states.append(trainer.train(ragged if whole else None, schedule, states[-1]).state)
+    return states
 
 
 def rows(model: str, collectives: Collectives) -> list[bool]:
-    """Whether each rank has equal weights after training with the text of its own rows and with that of all."""
-    objective = build(load_objective("grpo", {}, Path(model)), Path(model), max_new_tokens=8)
-    own, whole = make_engine(model, 2), make_engine(model, 2)
-    trained(Trainer(collectives, own, objective, None), objective, text=collectives.rank == 0)
-    trained(WithWholeText(collectives, whole, objective, None), objective, text=True)
-    return collectives.gather(own.updates == 12 and is_equal(weights(own), weights(whole)))
+    """Whether each rank has equal weights and controllers after training with its share and with the whole batch."""
+    same = []
+    for method in METHODS:
+        objective = build(load_objective(method, {}, Path(model)), Path(model), max_new_tokens=8)
+        own, whole = make_engine(model, 2), make_engine(model, 2)
+        ours = trained(Trainer(collectives, own, objective, None), objective, whole=collectives.rank == 0)
+        theirs = trained(WithWholeBatch(collectives, whole, objective, None), objective, whole=True)
+        same.append(own.updates == 12 and ours == theirs and is_equal(weights(own), weights(whole)))
+    return collectives.gather(all(same))
 
 
 def check(model: str, folder: Path, stage: int, collectives: Collectives) -> dict[str, Any]:

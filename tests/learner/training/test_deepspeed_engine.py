@@ -74,7 +74,7 @@ def test_what_is_published_is_what_is_saved_whoever_has_it_in_memory(facts: dict
     assert facts[what]["written"] == [[True, True, 2]] * 2, "table, files, and a file of each rank"
 
 
-def test_a_rank_trains_the_same_with_the_text_of_its_own_rows(facts: dict[str, Any]) -> None:
+def test_a_rank_trains_the_same_with_its_share_as_with_the_whole_batch(facts: dict[str, Any]) -> None:
     assert facts["rows"] == [True, True]
 
 

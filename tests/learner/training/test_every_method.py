@@ -12,7 +12,7 @@ import torch
 from toy_batch import LONGEST, make_toy_rows
 from toy_log import written_row
 
-from isentrope.errors import RewardError
+from isentrope.errors import InternalError, RewardError
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
@@ -81,6 +81,20 @@ def test_a_reward_without_answers_is_told_when_the_method_needs_them(
     silent = replace(RAGGED[0], answer=np.full(16, -1))
     with pytest.raises(RewardError, match="final answers"):
         trainer.train(silent, Schedule(1, 120, 1, 1, 0.0), {})
+
+
+def test_no_rank_waits_for_a_share_that_rank_0_cannot_deal(
+    alone: Collectives, engine: TrainingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    monkeypatch.setattr(alone, "deal", lambda part_of: sent.append(part_of(1)))
+    trainer, schedule = Trainer(alone, engine, objective_of("seed_grpo"), None), Schedule(1, 120, 1, 1, 0.0)
+    with pytest.raises(RewardError):
+        trainer.train(replace(RAGGED[0], answer=np.full(16, -1)), schedule, {})
+    assert sent == [b""]
+    monkeypatch.setattr(alone, "dealt", sent.pop)
+    with pytest.raises(InternalError, match="rank 0"):
+        trainer.train(None, schedule, {})
 
 
 def test_a_skipped_update_leaves_the_controllers_as_they_are(

@@ -10,11 +10,10 @@ from toy_batch import make_toy_rows
 from toy_run import dump, launch, make_job
 
 from isentrope.errors import InternalError
-from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.rank_group import END, ORDERS, RankGroup, RankOrder
-from isentrope.learner.training.rank_orders import JsonArguments
+from isentrope.learner.training.rank_orders import JsonArguments, ScoreArguments, TrainArguments
 from isentrope.learner.training.trainer import Schedule
 from isentrope.rollout.wire.proof import CanaryTokens, read_canary
 from isentrope.rollout.wire.types import version_of
@@ -63,8 +62,6 @@ def test_the_others_carry_out_what_rank_0_has_sent(
     alone: Collectives, tmp_path: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")  # as a launcher sets it
-    # The other is rank 0 too, which is dealt no text.
-    monkeypatch.setattr(RaggedBatch, "without_text", lambda ragged: ragged)
     sent: list[bytes] = []
     job = make_job("run", "unix:///nowhere", toy_model, tmp_path)
     objective = build(load_objective("prorl", {}, tmp_path), tmp_path, max_new_tokens=8)
@@ -89,6 +86,10 @@ def test_the_others_carry_out_what_rank_0_has_sent(
         first.end()
     assert {message.partition(b"\n")[0].decode() for message in sent} == set(ORDERS)
 
+    # The other is rank 0 too, which is dealt no share.
+    kept, scored = TrainArguments(ragged, schedule, objective.start()), ScoreArguments(ragged)
+    monkeypatch.setattr(TrainArguments, "from_bytes", lambda told: kept)
+    monkeypatch.setattr(ScoreArguments, "from_bytes", lambda told: scored)
     orders = iter(sent)
     monkeypatch.setattr(alone, "broadcast", lambda: next(orders))
     other = RankGroup(job, objective, alone)
