@@ -75,10 +75,10 @@ class Lab:
             if condition():
                 return True
             if any(command.poll() is not None for command in running):
-                pytest.fail(self.output())
+                pytest.fail(self.output(*running))
             return False
 
-        wait_until(holds, self.output, deadline_s=BOOT_S, poll_s=0.1)
+        wait_until(holds, lambda: self.output(*running), deadline_s=BOOT_S, poll_s=0.1)
 
     def until_batch(self, number: int, *running: Command) -> None:
         """Wait until so many batches are trained."""
@@ -88,9 +88,9 @@ class Lab:
         """Return the number of the newest trained batch."""
         return max(batches(self.run), default=0)
 
-    def output(self) -> str:
-        """Return the last that every command has said."""
-        return "\n\n".join(command.output[-3000:] for command in self._commands)
+    def output(self, *others: Command) -> str:
+        """Return the last that every command has said, and `others`."""
+        return "\n\n".join(command.output[-3000:] for command in dict.fromkeys((*self._commands, *others)))
 
 
 def start_broker(switch: Switch) -> str:
