@@ -18,6 +18,7 @@ RUN = "mine"
 PROTOCOL = dict(
     re.findall(r"^user (\w+) (.*)$", (Path(keys.__file__).parents[1] / "README.md").read_text(), re.MULTILINE)
 )
+ROLES = ("actor", "learner", "operator", "viewer")
 USERS = dict(re.findall(r"^user (\w+) (.*)$", (FOLDER / "users.acl").read_text(), re.MULTILINE))
 
 
@@ -52,21 +53,21 @@ def _client(socket: Path, user: str | None, password: str | None) -> redis.Redis
 
 
 def test_the_roles_are_those_of_the_protocol() -> None:
-    assert {name: rules for name, rules in USERS.items() if name in PROTOCOL} == PROTOCOL
-    assert USERS.keys() - PROTOCOL.keys() == {"default", "command", "health"}
+    assert {name: USERS[name] for name in ROLES} == {name: PROTOCOL[name] for name in ROLES}
+    assert USERS.keys() - set(ROLES) == {"default", "cluster", "health"}
 
 
-def test_the_command_may_what_learner_and_actor_may() -> None:
+def test_a_command_with_actors_may_what_learner_and_actor_may() -> None:
     """It hands its broker to the ranks and actors that it places itself."""
 
     def commands(name: str) -> set[str]:
         return {word for word in USERS[name].split() if word[0] == "+"}
 
-    assert commands("command") == commands("learner") | commands("actor")
-    assert "-@all ~{RUN}:* +" in USERS["command"]
+    assert commands("cluster") == commands("learner") | commands("actor")
+    assert "-@all ~{RUN}:* +" in USERS["cluster"]
 
 
-@pytest.mark.parametrize("name", sorted(PROTOCOL))
+@pytest.mark.parametrize("name", ROLES)
 def test_each_user_enters_by_the_password_of_its_file(private: Path, socket: Path, name: str) -> None:
     client = _client(socket, name, (private / f"{name}.password").read_text())
     assert client.info("server")["run_id"]

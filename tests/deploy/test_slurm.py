@@ -166,7 +166,7 @@ def test_each_node_has_one_ray_and_the_first_is_its_head(job: Job) -> None:
     ]
     assert [(" --head " in f"{line} ") for line in sorted(starts)] == [True, False]
     (train,) = job.calls("isentrope")
-    password = job.folder / "broker-mine" / "command.password"
+    password = job.folder / "broker-mine" / "cluster.password"
     assert train == (
         f"isentrope train run.toml learner.batches=3 redis.password_file={password} --ray-address n1:16380"
     )
