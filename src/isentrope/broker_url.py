@@ -3,7 +3,9 @@
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
+from isentrope.environment import variable
 from isentrope.errors import ConfigError
+from isentrope.rollout.config import RedisConfig
 
 
 def complete(url: str, password_file: str = "", ca_file: str = "") -> str:
@@ -28,13 +30,23 @@ def complete(url: str, password_file: str = "", ca_file: str = "") -> str:
     return urlunsplit(parts) if parts.netloc or parts.scheme != "unix" else url
 
 
-def require_no_password(url: str, option: str) -> None:
-    """Raise ConfigError if a URL that was given as an argument holds a password: every user of the machine reads it."""
-    if urlsplit(url).password is not None:
+def requested(argument: str, password_file: str = "", ca_file: str = "") -> str:
+    """Return the whole URL of the broker that a command's `--redis` names, else the environment.
+
+    Raises:
+        ConfigError: neither names one; the argument holds a password, which every user of the machine could read; or as
+            `complete`.
+    """
+    variable_name = RedisConfig().url_env
+    if urlsplit(argument).password is not None:
         raise ConfigError(
-            f"the URL of {option} holds a password, which the list of processes shows to everyone on this machine",
-            fix="set ISENTROPE_REDIS_URL instead, or leave the password out and give --password-file FILE",
+            "the URL of --redis holds a password, which the list of processes shows to everyone on this machine",
+            fix=f"set {variable_name} instead, or leave the password out and give --password-file FILE",
         )
+    url = complete(argument or variable(variable_name), password_file, ca_file)
+    if not url:
+        raise ConfigError("no broker is given", fix=f"--redis URL, or set {variable_name}")
+    return url
 
 
 def _read(password_file: str) -> str:

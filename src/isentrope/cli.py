@@ -198,12 +198,14 @@ def mode(
 def scale(
     change: Annotated[str, typer.Argument(metavar="actors=N|+K|-K", show_default=False)],
     run: _Run = None,
-    redis: Annotated[str, typer.Option(help="With --run: the broker's URL; default: $ISENTROPE_REDIS_URL.")] = "",
+    redis: Annotated[str, typer.Option(help="The broker's URL, without password; default: $ISENTROPE_REDIS_URL.")] = "",
     name: Annotated[str, typer.Option("--run", help="Name of the run, where its folder is not seen.")] = "",
     external: Annotated[
         bool, typer.Option("--external", help="Ask actors to leave that were joined by `isentrope actor`.")
     ] = False,
     as_json: _Json = False,
+    password_file: Annotated[str, typer.Option(help="File with the broker's password, if its URL has none.")] = "",
+    ca: Annotated[str, typer.Option(help="PEM file of authorities for rediss; default: the system's.")] = "",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
     ] = False,
@@ -212,7 +214,7 @@ def scale(
     from isentrope.scale import Scaling
     from isentrope.scale import scale as scale_run
 
-    request = Scaling(change, run or Path(), redis, name, insecure, external)
+    request = Scaling(change, run or Path(), redis, name, insecure, external, password_file, ca)
     raise typer.Exit(scale_run(request, as_json, _console()))
 
 

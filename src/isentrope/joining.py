@@ -10,11 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from isentrope import runfolder
-from isentrope.broker_url import complete, require_no_password
+from isentrope.broker_url import requested
 from isentrope.check import cuda, install
-from isentrope.environment import set_defaults, variable
-from isentrope.errors import ConfigError
-from isentrope.rollout.config import RedisConfig
+from isentrope.environment import set_defaults
 from isentrope.runfile import raise_all
 
 WAIT_S = 0.2
@@ -46,7 +44,7 @@ def join(options: JoinOptions) -> int:
     from isentrope.rollout.depot.interface import check_url
 
     logging.basicConfig(level=logging.INFO, format=FORMAT)
-    url = _url(options)
+    url = requested(options.redis, options.password_file, options.ca_file)
     check_url(options.depot)
     name = options.name or f"{runfolder.host().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
     places = Places(options.depot, options.cache, Access(depot_token(url, options.run), options.ca_file))
@@ -63,23 +61,14 @@ def join_per_gpu(options: JoinOptions) -> int:
     more += ["--cache", str(options.cache)] if options.cache != Path() else []
     more += ["--ca", options.ca_file] if options.ca_file else []
     more += ["--insecure"] if options.insecure else []
-    return join(Machine(_url(options), options.run, options.name, options.insecure, tuple(more)))
+    url = requested(options.redis, options.password_file, options.ca_file)
+    return join(Machine(url, options.run, options.name, options.insecure, tuple(more)))
 
 
 def _begin() -> None:
     """Prepare for actors on this machine; raise all that would keep an engine from starting here."""
     set_defaults()
     raise_all([*install.missing("actor"), *cuda.failures()])
-
-
-def _url(options: JoinOptions) -> str:
-    """Return the broker's URL with its password; ConfigError if there is none."""
-    require_no_password(options.redis, "--redis")
-    given = options.redis or variable(RedisConfig().url_env)
-    url = complete(given, options.password_file, options.ca_file)
-    if not url:
-        raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
-    return url
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

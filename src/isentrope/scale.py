@@ -9,12 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from isentrope import runfolder
-from isentrope.environment import variable
+from isentrope.broker_url import requested
 from isentrope.errors import ConfigError
 from isentrope.launch.scaling import OWN_ID, Seat, next_to_leave
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
-from isentrope.rollout.config import RedisConfig
 from isentrope.rollout.wire.spec import RunSpec
 
 DEADLINE_S = 10.0
@@ -27,8 +26,8 @@ class Scaling:
     """Request of an operator.
 
     change: `actors=N`, `actors=+K` or `actors=-K`. folder: the run's folder or run file, where no name is given. url,
-    name, insecure: its broker, from a machine that does not see the folder. external: of the actors that were joined by
-    `isentrope actor`, of which some are asked to leave; none can be started.
+    name, insecure, password_file, ca_file: its broker, from a machine that does not see the folder. external: of the
+    actors that were joined by `isentrope actor`, of which some are asked to leave; none can be started.
     """
 
     change: str
@@ -37,6 +36,8 @@ class Scaling:
     name: str = ""
     insecure: bool = False
     external: bool = False
+    password_file: str = ""
+    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,7 @@ def _ask_guests(request: Scaling, view: RunView, spec: RunSpec, guests: list[Act
 def _view(request: Scaling) -> RunView:
     if not request.name:
         return runfolder.open_view(runfolder.read_record(runfolder.find(request.folder)), deadline_s=DEADLINE_S)
-    url = request.url or variable(RedisConfig().url_env)
-    if not url:
-        raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
+    url = requested(request.url, request.password_file, request.ca_file)
     return RunView(Broker.connect(url, request.name, deadline_s=DEADLINE_S, insecure=request.insecure))
 
 

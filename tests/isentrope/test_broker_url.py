@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from redis.connection import parse_url
+from typer.testing import CliRunner
 
-from isentrope.broker_url import complete, require_no_password
+from isentrope.broker_url import complete, requested
+from isentrope.cli import app
 from isentrope.errors import ConfigError
 
 PASSWORD = "p@ss: w/rd?"
@@ -44,7 +46,27 @@ def test_two_passwords_contradict(tmp_path: Path) -> None:
 
 
 def test_an_argument_may_not_hold_one() -> None:
-    require_no_password("redis://user@host:1", "--redis")
+    assert requested("redis://user@host:1") == "redis://user@host:1"
     with pytest.raises(ConfigError, match="list of processes") as caught:
-        require_no_password("redis://:secret@host", "--redis")
+        requested("redis://:secret@host")
     assert "secret" not in str(caught.value)
+
+
+def test_the_environment_names_the_broker_where_no_argument_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ISENTROPE_REDIS_URL", raising=False)
+    with pytest.raises(ConfigError, match="no broker is given"):
+        requested("")
+    (tmp_path / "password").write_text("secret")
+    monkeypatch.setenv("ISENTROPE_REDIS_URL", "redis://of-the-environment")
+    assert requested("", str(tmp_path / "password")) == "redis://:secret@of-the-environment"
+    assert requested("redis://of-the-argument") == "redis://of-the-argument"
+
+
+@pytest.mark.parametrize("command", [["actor"], ["exporter"], ["scale", "actors=1"]])
+def test_every_command_that_takes_a_url_refuses_a_password_in_it(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--run", "r", "--redis", "redis://:secret@127.0.0.1:1"])
+    assert isinstance(result.exception, ConfigError)
+    assert "list of processes" in str(result.exception)
+    assert "secret" not in str(result.exception)

@@ -27,8 +27,10 @@ def learner(redis_server: str, run_name: str) -> Iterator[LearnerPort]:
 
 def ask(learner: LearnerPort, url: str, change: str, *, external: bool = False) -> dict[str, object]:
     out = io.StringIO()
-    request = Scaling(change, Path(), url=url, name=learner.spec.run, external=external)
-    assert scale(request, True, Console(file=out, width=200)) == 0
+    request = Scaling(change, Path(), name=learner.spec.run, external=external)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISENTROPE_REDIS_URL", url)
+        assert scale(request, True, Console(file=out, width=200)) == 0
     told: dict[str, object] = json.loads(out.getvalue())
     return told
 

@@ -10,13 +10,11 @@ from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 
 from isentrope import runfolder
-from isentrope.broker_url import complete, require_no_password
-from isentrope.environment import variable
+from isentrope.broker_url import requested
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.exporter.collector import DEADLINE_S, RunCollector
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
-from isentrope.rollout.config import RedisConfig
 from isentrope.rollout.depot.server import Address
 
 WAIT_S = 0.2
@@ -82,9 +80,6 @@ def _collector(options: ExporterOptions) -> RunCollector:
     if not options.run:
         record = runfolder.read_record(runfolder.find(options.folder))
         return RunCollector(record.run, lambda: runfolder.open_view(record, deadline_s=DEADLINE_S))
-    require_no_password(options.redis, "--redis")
-    url = complete(options.redis or variable(RedisConfig().url_env), options.password_file, options.ca_file)
-    if not url:
-        raise ConfigError("no broker is given", fix=f"--redis URL, or set {RedisConfig().url_env}")
+    url = requested(options.redis, options.password_file, options.ca_file)
     run, insecure = options.run, options.insecure
     return RunCollector(run, lambda: RunView(Broker.connect(url, run, deadline_s=DEADLINE_S, insecure=insecure)))
