@@ -1,13 +1,24 @@
-"""Alert rules: promtool accepts them, runs a firing and a silent case of each, and they name metrics that exist."""
+"""Alert rules and the board: Prometheus accepts both, each alert has a firing and a silent case, and a Prometheus that
+holds a recorded run answers every query of the board."""
 
+import gzip
+import importlib.util
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from source_files import ROOT
+from waits import wait_until
 
 from isentrope.exporter.quantities import QUANTITIES
 
@@ -15,17 +26,31 @@ FOLDER = ROOT / "deploy" / "monitoring"
 RULES, CASES = FOLDER / "alerts.yaml", FOLDER / "alerts_test.yaml"
 
 
-def _promtool() -> str:
-    """Return the program, by PATH or by ISENTROPE_PROMTOOL; Debian's package prometheus has it."""
-    found = os.environ.get("ISENTROPE_PROMTOOL") or shutil.which("promtool")
+BOARD = FOLDER / "board.json"
+
+RECORDED = Path(__file__).parent / "data" / "demo_run.txt.gz"
+"""Every scrape of the exporter over a demo of 12 batches, as OpenMetrics with times."""
+
+ABSENT = {
+    "isentrope_learner_kl_reference_nats",
+    "isentrope_actors_wanted",
+    "isentrope_groups_retired_total",
+    "isentrope_failed_responses_total",
+}
+"""Metrics that the recorded run has not: it has no reference model, was not scaled, and nothing of it failed."""
+
+
+def _program(name: str) -> str:
+    """Return promtool or prometheus, of PATH or of the folder ISENTROPE_PROMETHEUS; Debian's package has both."""
+    found = shutil.which(name, path=os.environ.get("ISENTROPE_PROMETHEUS")) or shutil.which(name)
     if not found:
-        pytest.skip("promtool is not here: put it on PATH, or set ISENTROPE_PROMTOOL")
+        pytest.skip(f"{name} is not here: put it on PATH, or set ISENTROPE_PROMETHEUS to its folder")
     return found
 
 
 @pytest.mark.parametrize("arguments", [("check", "rules", RULES), ("test", "rules", CASES)], ids=["check", "test"])
 def test_promtool_accepts_the_rules_and_their_cases(arguments: tuple[str, str, Path]) -> None:
-    done = subprocess.run([_promtool(), *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True)
+    done = subprocess.run([_program("promtool"), *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -33,7 +58,7 @@ def test_a_changed_threshold_fails_a_case(tmp_path: Path) -> None:
     """The cases are near the thresholds, or would hold of any."""
     shutil.copy(CASES, tmp_path)
     (tmp_path / RULES.name).write_text(RULES.read_text().replace("> 0.85", "> 0.95"))
-    done = subprocess.run([_promtool(), "test", "rules", CASES.name], cwd=tmp_path, capture_output=True)
+    done = subprocess.run([_program("promtool"), "test", "rules", CASES.name], cwd=tmp_path, capture_output=True)
     assert done.returncode == 1
 
 
@@ -45,3 +70,78 @@ def test_every_alert_has_a_case_in_which_it_fires() -> None:
 def test_alerts_and_cases_name_metrics_of_the_exporter() -> None:
     named = set(re.findall(r"\bisentrope_\w+", RULES.read_text() + CASES.read_text()))
     assert named <= {each.name for each in QUANTITIES}
+
+
+def _expressions() -> dict[str, str]:
+    """Return each query of the board by panel and legend."""
+    panels = [panel for panel in json.loads(BOARD.read_text())["panels"] if "targets" in panel]
+    return {
+        f"{panel['title']}: {target['legendFormat']}": target["expr"] for panel in panels for target in panel["targets"]
+    }
+
+
+def test_the_board_is_what_its_program_makes() -> None:
+    if importlib.util.find_spec("grafana_foundation_sdk") is None:
+        pytest.skip("grafana-foundation-sdk is not installed: pip install -r requirements/board.txt")
+    made = subprocess.run([sys.executable, FOLDER / "board.py"], capture_output=True, text=True, check=True)
+    assert made.stdout == BOARD.read_text()
+
+
+def test_the_board_names_metrics_of_the_exporter() -> None:
+    named = set(re.findall(r"\bisentrope_\w+", BOARD.read_text()))
+    assert named <= {each.name for each in QUANTITIES} and len(_expressions()) > 20
+
+
+def test_the_recorded_run_has_every_metric() -> None:
+    """Of this version: one that is new or renamed wants another recording."""
+    with gzip.open(RECORDED, "rt") as file:
+        recorded = {line.partition("{")[0] for line in file if line.startswith("isentrope_")}
+    assert recorded == {each.name for each in QUANTITIES} - ABSENT
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, float]]:
+    """URL of a Prometheus that holds the recorded run, and the time of its last scrape."""
+    server, folder = _program("prometheus"), tmp_path_factory.mktemp("prometheus")
+    text = gzip.decompress(RECORDED.read_bytes())
+    (folder / "run.txt").write_bytes(text)
+    (folder / "prometheus.yml").write_text("")
+    blocks = ["tsdb", "create-blocks-from", "openmetrics", "run.txt", "data"]
+    subprocess.run([_program("promtool"), *blocks], cwd=folder, check=True, capture_output=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    kept = [
+        "--config.file=prometheus.yml",
+        "--storage.tsdb.retention.time=100y",
+        "--storage.tsdb.path=data",
+        f"--web.listen-address={address}",
+    ]
+    with subprocess.Popen([server, *kept], cwd=folder, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or _answers(f"http://{address}/-/ready"), "prometheus")
+            yield (
+                f"http://{address}",
+                max(float(line.split()[-1]) for line in text.decode().splitlines() if line[0] != "#"),
+            )
+        finally:
+            process.terminate()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def test_prometheus_answers_every_query_of_the_board(prometheus: tuple[str, float]) -> None:
+    url, end = prometheus
+    empty = []
+    for name, query in _expressions().items():
+        asked = query.replace("$__rate_interval", "20s").replace("$run", "demo")
+        facts = {"query": asked, "start": end - 600, "end": end, "step": 2}
+        with urllib.request.urlopen(f"{url}/api/v1/query_range?{urllib.parse.urlencode(facts)}") as reply:
+            if not json.load(reply)["data"]["result"]:
+                empty.append(name)
+    assert empty == []
