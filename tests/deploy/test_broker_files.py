@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 from deploy_files import DEPLOY, checked
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from waits import wait_until
 
 from isentrope.redis_server import find_binary
@@ -47,8 +49,9 @@ def socket(private: Path) -> Iterator[Path]:
 
 
 def _client(socket: Path, user: str | None, password: str | None) -> redis.Redis:
+    at_once = Retry(NoBackoff(), 0)
     return redis.Redis(
-        unix_socket_path=str(socket), username=user, password=password, protocol=2, decode_responses=True
+        unix_socket_path=str(socket), username=user, password=password, protocol=2, decode_responses=True, retry=at_once
     )
 
 
