@@ -1,6 +1,7 @@
-"""Measure how soon a run goes on after the loss of a machine, of the command, or of a cable.
+"""Measure how soon a run goes on after the loss of a machine, of the command, of a cable or of the depot, and how soon
+actors serve that join or are asked for.
 
-    python docs/results/measure_machines.py    # as root; 10 minutes on two quiet cores
+    python docs/results/measure_machines.py    # as root; 20 minutes on two quiet cores
 
 Runs the tests of several machines, which assert no times, and writes those that they saw to `machines.json` beside this
 file.
@@ -19,7 +20,7 @@ from isentrope.rollout.wire.files import write_whole
 
 DATA = Path(__file__).with_name("machines.json")
 
-TESTS = ("test_lost_machines.py", "test_cut_cable.py", "test_ranks_apart.py")
+TESTS = ("test_lost_machines.py", "test_cut_cable.py", "test_ranks_apart.py", "test_nothing_shared.py")
 
 
 def main() -> None:

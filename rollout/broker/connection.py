@@ -246,7 +246,9 @@ class Broker:
                 fix="check the password in the broker's URL",
             )
         if _certificate_error(error):
-            return AccessError(f"TLS to the broker at {self.place} failed: {text}", fix="check ssl_ca_certs in the URL")
+            return AccessError(
+                f"TLS to the broker at {self.place} failed: {text}", fix="name its authority by redis.ca_file or --ca"
+            )
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):
             return UnreachableError(
                 f"cannot reach redis at {self.place} for {self.deadline_s:.0f} s: {text}", fix="is the server running?"
