@@ -1,6 +1,7 @@
 """The Grafana board of a run: `python board.py > board.json`, with the library that `requirements/board.txt` pins."""
 
-# pyright: reportMissingImports=false  # board.txt is installed by who changes the board
+# board.txt is installed by who changes the board:
+# pyright: reportMissingImports=false
 
 import sys
 from collections.abc import Sequence

@@ -9,6 +9,7 @@ import pytest
 import redis
 from deploy_files import DEPLOY, checked
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 from waits import wait_until
 
@@ -74,9 +75,9 @@ def test_a_command_with_actors_may_what_learner_and_actor_may() -> None:
 def test_each_user_enters_by_the_password_of_its_file(private: Path, socket: Path, name: str) -> None:
     client = _client(socket, name, (private / f"{name}.password").read_text())
     assert client.info("server")["run_id"]
-    with pytest.raises(redis.exceptions.NoPermissionError):
+    with pytest.raises(NoPermissionError):
         client.config_get("*")
-    with pytest.raises(redis.exceptions.NoPermissionError):
+    with pytest.raises(NoPermissionError):
         client.get("{another}:meta")
 
 
@@ -91,7 +92,7 @@ def test_nobody_else_enters(socket: Path, user: str | None, password: str | None
 def test_a_probe_may_ask_whether_it_lives_and_nothing_else(socket: Path) -> None:
     client = _client(socket, "health", "x")
     assert client.ping()
-    with pytest.raises(redis.exceptions.NoPermissionError):
+    with pytest.raises(NoPermissionError):
         client.get(f"{{{RUN}}}:meta")
 
 
