@@ -20,7 +20,14 @@ from isentrope.rollout.wire.files import write_whole
 
 DATA = Path(__file__).with_name("machines.json")
 
-TESTS = ("test_lost_machines.py", "test_cut_cable.py", "test_ranks_apart.py", "test_nothing_shared.py", "test_scale.py")
+TESTS = (
+    "test_lost_machines.py",
+    "test_cut_cable.py",
+    "test_ranks_apart.py",
+    "test_nothing_shared.py",
+    "test_scale.py",
+    "test_poisoned_node.py",
+)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Clusters of Ray on this machine, on free ports: several nodes of one machine, as several machines of one each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,9 +20,11 @@ class Raylets:
         """`HOST:PORT`, as the command takes it."""
         return str(self._cluster.address)
 
-    def add(self, *, cpus: int, **labels: str) -> Any:
-        """Start one more node, and return its handle for `kill`."""
-        return self._cluster.add_node(num_cpus=cpus, labels=labels, node_ip_address=ADDRESS)
+    def add(self, *, cpus: int, env: Mapping[str, str] | None = None, **labels: str) -> Any:
+        """Start one more node, and return its handle for `kill`; `env`: variables of its processes."""
+        return self._cluster.add_node(
+            num_cpus=cpus, labels=labels, node_ip_address=ADDRESS, env_vars=dict(env) if env else None
+        )
 
     def kill(self, node: Any) -> None:
         """End a node without a farewell."""
