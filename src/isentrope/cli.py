@@ -34,6 +34,11 @@ _Run = Annotated[
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+_Redis = Annotated[str, typer.Option(help="The broker's URL, without password; default: $ISENTROPE_REDIS_URL.")]
+_PasswordFile = Annotated[str, typer.Option(help="File with the broker's password, if its URL has none.")]
+_Authorities = Annotated[str, typer.Option(help="PEM file of authorities for rediss; default: the system's.")]
+_Insecure = Annotated[bool, typer.Option("--insecure", help="Allow a broker on another host without password.")]
+_UnseenRun = Annotated[str, typer.Option("--run", help="Name of the run, where its folder is not seen.")]
 
 
 def _show_version(asked: bool) -> None:
@@ -198,17 +203,15 @@ def mode(
 def scale(
     change: Annotated[str, typer.Argument(metavar="actors=N|+K|-K", show_default=False)],
     run: _Run = None,
-    redis: Annotated[str, typer.Option(help="The broker's URL, without password; default: $ISENTROPE_REDIS_URL.")] = "",
-    name: Annotated[str, typer.Option("--run", help="Name of the run, where its folder is not seen.")] = "",
+    redis: _Redis = "",
+    name: _UnseenRun = "",
     external: Annotated[
         bool, typer.Option("--external", help="Ask actors to leave that were joined by `isentrope actor`.")
     ] = False,
     as_json: _Json = False,
-    password_file: Annotated[str, typer.Option(help="File with the broker's password, if its URL has none.")] = "",
-    ca: Annotated[str, typer.Option(help="PEM file of authorities for rediss; default: the system's.")] = "",
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
-    ] = False,
+    password_file: _PasswordFile = "",
+    ca: _Authorities = "",
+    insecure: _Insecure = False,
 ) -> None:
     """Set the number of actors of a running run; it stays, also for the next command of the run."""
     from isentrope.scale import Scaling
@@ -251,15 +254,13 @@ def evaluate(
 @app.command()
 def actor(
     run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],
-    redis: Annotated[str, typer.Option(help="The broker's URL, without password; default: $ISENTROPE_REDIS_URL.")] = "",
-    password_file: Annotated[str, typer.Option(help="File with the broker's password, if its URL has none.")] = "",
+    redis: _Redis = "",
+    password_file: _PasswordFile = "",
     name: Annotated[str, typer.Option(help="Name of this actor; default: host, process id and a random end.")] = "",
     depot: Annotated[str, typer.Option(help="URL of the run's depot; default: as the run announces.")] = "",
     cache: Annotated[Path, typer.Option(help="Folder that keeps fetched files; default: the user's cache.")] = Path(),
     ca: Annotated[str, typer.Option(help="PEM file of authorities for rediss and https; default: the system's.")] = "",
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
-    ] = False,
+    insecure: _Insecure = False,
     per_gpu: Annotated[
         bool, typer.Option("--per-gpu", help="An actor for each GPU here, or for as many as one needs; kept up.")
     ] = False,
@@ -288,14 +289,12 @@ def depot(
 @app.command()
 def exporter(
     run: _Run = None,
-    redis: Annotated[str, typer.Option(help="The broker's URL, without password; default: $ISENTROPE_REDIS_URL.")] = "",
-    name: Annotated[str, typer.Option("--run", help="Name of the run, where its folder is not seen.")] = "",
+    redis: _Redis = "",
+    name: _UnseenRun = "",
     bind: Annotated[str, typer.Option(metavar="ADDR:PORT", help="Address to listen at.")] = "127.0.0.1:9464",
-    password_file: Annotated[str, typer.Option(help="File with the broker's password, if its URL has none.")] = "",
-    ca: Annotated[str, typer.Option(help="PEM file of authorities for rediss; default: the system's.")] = "",
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow a broker on another host without password.")
-    ] = False,
+    password_file: _PasswordFile = "",
+    ca: _Authorities = "",
+    insecure: _Insecure = False,
 ) -> None:
     """Offer a run's metrics to Prometheus, from any machine that reaches its broker."""
     from isentrope.exporter.serving import ExporterOptions, export

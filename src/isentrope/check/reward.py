@@ -23,8 +23,8 @@ SECONDS = 5.0
 
 async def probe(data: DataConfig, run_folder: Path, prompts: Prompts | None) -> list[Score]:
     """Import the functions, and call them for the first row and for one row of each kind of value that a column they
-    name holds, such as null. Built-in ones are called for all rows, in
-    random order, while there is time.
+    name holds, such as null. Built-in ones are called for all rows, in random order, while
+    there is time.
 
     Returns:
         The scores of the made-up responses; none without prompts.

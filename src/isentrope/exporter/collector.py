@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -91,16 +91,18 @@ class RunCollector(Collector):
         add(table.RUN["isentrope_on_policy"], float(control.mode is Mode.ON_POLICY))
         add(table.RUN["isentrope_max_lag_batches"], control.lag)
         add(table.RUN["isentrope_batch"], shown.batch.get("batch", 0.0))
-        _add_broker(families, view)
+        counters = view.counters()
+        _add_broker(families, view, counters)
         _add_weights(families, view)
         _add_actors(families, view)
         _add_learner(families, shown)
-        _add_counters(families, view, shown)
+        _add_counters(families, counters, shown)
+        add(table.RUN["isentrope_restarts_total"], max(0, view.incarnation() - 1), "learner")
         return True
 
 
-def _add_broker(families: _Families, view: RunView) -> None:
-    queues, counters, spec = view.queues(), view.counters(), view.spec(DEADLINE_S)
+def _add_broker(families: _Families, view: RunView, counters: Mapping[str, int]) -> None:
+    queues, spec = view.queues(), view.spec(DEADLINE_S)
     used, limit = view.memory()
     for state in ("waiting", "leased"):
         families.add(table.RUN["isentrope_orders"], queues[state], state)
@@ -155,8 +157,8 @@ def _add_learner(families: _Families, shown: Broadcasted) -> None:
             families.add(table.PASS_AT, value, _last(name))
 
 
-def _add_counters(families: _Families, view: RunView, shown: Broadcasted) -> None:
-    counters, sums = view.counters(), shown.sums
+def _add_counters(families: _Families, counters: Mapping[str, int], shown: Broadcasted) -> None:
+    sums = shown.sums
     untrained: dict[str, dict[str, float]] = {place: {} for place in UNTRAINED}
     for name, quantity in table.SUMS.items():
         families.add(quantity, sums.get(name, 0.0))
@@ -178,7 +180,6 @@ def _add_counters(families: _Families, view: RunView, shown: Broadcasted) -> Non
     groups |= {"trained": sums.get("groups", 0.0), "retired": sum(untrained["groups"].values())}
     for what, count in groups.items():
         families.add(table.RUN["isentrope_groups_total"], count, what)
-    families.add(table.RUN["isentrope_restarts_total"], max(0, view.incarnation() - 1), "learner")
     families.add(table.RUN["isentrope_restarts_total"], counters.get("deaths", 0), "actor")
 
 
