@@ -1,12 +1,11 @@
 """The files of `deploy/`, and the programs that check them."""
 
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import program
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -15,11 +14,8 @@ SCHEMAS = "ISENTROPE_SCHEMAS"
 
 
 def tool(name: str) -> str:
-    """Return a checker's program: beside this Python, or on PATH; skip the test where there is none."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if found is None:
-        pytest.skip(f"{name} is not installed: make test installs requirements/deploy.txt")
-    return found
+    """Return a checker's program; skip the test where there is none."""
+    return program(name, "make test installs requirements/deploy.txt")
 
 
 def checked(name: str, *arguments: str | Path, cwd: Path = DEPLOY.parent) -> "subprocess.CompletedProcess[str]":

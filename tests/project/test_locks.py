@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from programs import program
 from source_files import ROOT
 
 PYTHONS = ("3.11", "3.12")
@@ -173,9 +174,7 @@ def _wanted(extras: tuple[str, ...], python: str) -> Iterator[Requirement]:
 
 def _uv(*arguments: str) -> None:
     """Run uv; skip the test where no index answers, or where only `make test` was installed for."""
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if uv is None:
-        pytest.skip("uv is not installed: it is of the extra dev")
+    uv = program("uv", "it is of the extra dev")
     done = subprocess.run([uv, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode and any(words in done.stderr for words in NO_NETWORK):
         pytest.skip(f"no package index answers: {done.stderr.strip().splitlines()[0]}")

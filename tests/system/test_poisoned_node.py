@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from raylets import raylets
-from whole_commands import Start, batches
+from whole_commands import Start, batches, serving
 
 from isentrope import init
 from isentrope.learner import json_files
@@ -67,10 +67,6 @@ def seen(
     (poison / "sitecustomize.py").write_text(POISON)
     run = folder / "runs" / "digit-walk"
 
-    def serving() -> int:
-        record = json_files.read(run, PlacementRecord)
-        return sum(actor.state == "serving" for actor in record.actors.values()) if record is not None else 0
-
     with raylets(head_cpus=0) as cluster:
         cluster.add(cpus=1, role="learner")
         cluster.add(cpus=1, role="actor")
@@ -81,7 +77,7 @@ def seen(
         command.until(lambda: "others are placed elsewhere" in command.output and len(batches(run)) >= before + 2)
         trained = len(batches(run)) - before
         cluster.add(cpus=1, role="actor")
-        command.until(lambda: serving() == 2)
+        command.until(lambda: serving(run) == 2)
         placed = json_files.read(run, PlacementRecord)
         command.send(signal.SIGINT)
         code = command.wait()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 from raylets import raylets
-from whole_commands import Start, batches, lines
+from whole_commands import Start, batches, lines, serving
 
 from isentrope import init
 from isentrope.learner import json_files
@@ -56,10 +56,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Seen:
     init.write("digit_walk", folder)
     run = folder / "runs" / "digit-walk"
 
-    def serving() -> int:
-        record = json_files.read(run, PlacementRecord)
-        return sum(actor.state == "serving" for actor in record.actors.values()) if record is not None else 0
-
     def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "isentrope.cli", *arguments]
         return subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True)
@@ -74,7 +70,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Seen:
         status, as_json = ask("status"), json.loads(ask("status", "--json").stdout)
         before = len(batches(run))
         cluster.add(cpus=1, role="actor")
-        command.until(lambda: serving() == 2 and len(batches(run)) > before + 1)
+        command.until(lambda: serving(run) == 2 and len(batches(run)) > before + 1)
         both = json_files.read(run, PlacementRecord)
         before = len(batches(run))
         asked.append(ask("scale", "actors=1"))

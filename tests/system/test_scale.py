@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 from lab import SMALL, seconds_to_next_batch
-from whole_commands import Start, batches, lines
+from whole_commands import Start, batches, lines, serving
 
 from isentrope import init
-from isentrope.learner import json_files
-from isentrope.learner.placement_record import PlacementRecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(7200)]
 
@@ -32,15 +30,11 @@ def test_one_three_one_actors_train_every_batch_and_close_the_ledger(
     init.write("digit_walk", folder)
     run = folder / "runs" / "digit-walk"
 
-    def serving() -> int:
-        record = json_files.read(run, PlacementRecord)
-        return sum(actor.state == "serving" for actor in record.actors.values()) if record is not None else 0
-
     def scale(number: int) -> None:
         asked, since = [sys.executable, "-m", "isentrope.cli", "scale", f"actors={number}"], time.time()
         done = subprocess.run(asked, cwd=folder, env=os.environ, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        command.until(lambda: serving() == number)
+        command.until(lambda: serving(run) == number)
         record_testsuite_property(f"seconds until {number} of 1, 3, 1 actors serve", time.time() - since)
         before = len(batches(run))
         command.until(lambda: len(batches(run)) > before + 2)

@@ -16,6 +16,9 @@ import psutil
 import pytest
 from waits import wait_until
 
+from isentrope.learner import json_files
+from isentrope.learner.placement_record import PlacementRecord
+
 BOOT_S = 600.0
 """Longest start of a run on a busy machine."""
 
@@ -118,6 +121,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def batches(run: Path) -> list[int]:
     """Numbers of the trained batches, as recorded."""
     return [line["batch"] for line in lines(run / "metrics.jsonl")]
+
+
+def serving(run: Path) -> int:
+    """Number of the command's own actors that serve, as recorded."""
+    record = json_files.read(run, PlacementRecord)
+    return sum(actor.state == "serving" for actor in record.actors.values()) if record is not None else 0
 
 
 def left(processes: list[psutil.Process]) -> list[str]:
