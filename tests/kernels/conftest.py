@@ -29,7 +29,7 @@ def _call(self: Any, *args: object, **kwargs: object) -> object:
 interpreter.InterpretedFunction.__call__ = _call
 
 
-def _fma(self: object, x: Any, y: Any, z: Any) -> object:
+def _fma(self: object, x: Any, y: Any, z: Any) -> interpreter.TensorHandle:
     """Return x * y + z, rounded to float32 once: float64 holds the product of two float32 exactly."""
     total: NDArray[np.float64] = x.data.astype(np.float64) * y.data + z.data
     return interpreter.TensorHandle(total.astype(z.data.dtype), z.dtype.scalar)
