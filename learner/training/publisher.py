@@ -22,7 +22,7 @@ from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.depot import versions
-from isentrope.rollout.depot.interface import open_depot
+from isentrope.rollout.depot.interface import is_read_only, open_depot
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import version_of
 from isentrope.rollout.wire.weights import Manifest, prune
@@ -59,8 +59,7 @@ class Publisher:
         """Batch of the version that is being written, and when it is announced."""
         self._failures = 0
         own = f"file://{Path(spec.output_dir).absolute()}"
-        copies = [url for url in spec.depots if url != own and not url.startswith("http")]
-        self._copies = [open_depot(url) for url in copies]
+        self._copies = [open_depot(url) for url in spec.depots if url != own and not is_read_only(url)]
 
     @property
     def newest(self) -> Manifest:

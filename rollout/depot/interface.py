@@ -15,6 +15,9 @@ from isentrope.rollout.depot.access import Access
 SCHEMES = ("file", "http", "https", "s3", "gs")
 """Kinds of depots."""
 
+READ_ONLY_SCHEMES = ("http", "https")
+"""Kinds whose files can only be read: none is put, listed or dropped there."""
+
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"(weights/[0-9]{{1,19}}/{_PART}|bundle/{_PART})")
 
@@ -71,9 +74,17 @@ def open_depot(url: str, access: Access | None = None) -> Depot:
     return RemoteDepot(url, access or Access())
 
 
+def is_read_only(url: str) -> bool:
+    """Return True if the depot at `url` is read only."""
+    return url.partition(":")[0].lower() in READ_ONLY_SCHEMES
+
+
 def check_url(url: str) -> None:
     """Raise ConfigError if `url` cannot be that of a depot."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # its text may quote a password
+        raise ConfigError(f"the URL of a depot cannot be read: {str(error).partition(':')[0]}") from None
     if parts.scheme and parts.scheme not in SCHEMES:
         raise ConfigError(
             f"a depot's URL begins with {', '.join(SCHEMES)}, not {parts.scheme}", fix="give one of these, or a folder"

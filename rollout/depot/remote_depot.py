@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from isentrope.errors import AccessError, ConfigError, IsentropeError, StorageError, UnreachableError
 from isentrope.rollout.depot.access import Access
-from isentrope.rollout.depot.interface import checked_name
+from isentrope.rollout.depot.interface import checked_name, is_read_only
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
@@ -24,8 +24,7 @@ class RemoteDepot:
 
     def __init__(self, url: str, access: Access) -> None:
         self._url = url.rstrip("/")
-        self._scheme = urlsplit(url).scheme
-        self._files = _file_system(self._scheme, access)
+        self._files = _file_system(urlsplit(url).scheme, access)
 
     @property
     def url(self) -> str:
@@ -68,7 +67,7 @@ class RemoteDepot:
         return f"{self._url}/{checked_name(name)}"
 
     def _refuse_if_read_only(self) -> None:
-        if self._scheme in ("http", "https"):
+        if is_read_only(self._url):
             raise StorageError(
                 f"the depot at {self._url} is read only",
                 fix="publish into the run's folder, which `isentrope depot` offers, or into an object store",

@@ -25,7 +25,7 @@ from isentrope.rollout.config import (
     WeightsConfig,
 )
 from isentrope.rollout.data.prompts import TASK
-from isentrope.rollout.depot.interface import check_url
+from isentrope.rollout.depot.interface import check_url, is_read_only
 from isentrope.rollout.depot.server import Address
 from isentrope.rollout.rewards.correctness import correctness_of
 from isentrope.runfile import RunFile, raise_all, read, read_text, salvage, validate
@@ -190,7 +190,7 @@ def contradictions(config: Config, file: RunFile) -> Iterator[ConfigError]:
 def _depots(config: Config, file: RunFile) -> Iterator[ConfigError]:
     """Yield what is wrong with where versions are published."""
     depot, serve = config.weights.depot, config.weights.serve
-    if depot.startswith("http"):
+    if is_read_only(depot):
         yield ConfigError(
             f"weights.depot = {depot!r} cannot be written: a depot over HTTP is read only",
             where=file.where("weights.depot"),

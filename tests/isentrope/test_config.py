@@ -37,6 +37,7 @@ def _load(folder: Path, text: str, *overrides: str) -> Config:
         (["model.max_model_len=1024"], "sampling.max_new_tokens", "leaves no room"),
         (["learner.micro_batch_tokens=1024"], "learner.micro_batch_tokens", "cannot hold a response"),
         (["weights.depot=http://host:1"], "weights.depot", "is read only"),
+        (["weights.depot=HTTPS://host:1"], "weights.depot", "is read only"),
         (["weights.depot=ftp://host"], "weights.depot", "begins with file, http, https, s3, gs"),
         (["weights.depot=s3://key:secret@bucket"], "weights.depot", "holds credentials"),
         (["weights.serve='8800'"], "weights.serve", "is not ADDR:PORT"),

@@ -10,7 +10,7 @@ from depot_kinds import CONTENTS, Elsewhere, Kind, make_version, published
 from isentrope.errors import AccessError, ConfigError, InternalError, StorageError, UnreachableError
 from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.fetching import FetchStopped
-from isentrope.rollout.depot.interface import open_depot
+from isentrope.rollout.depot.interface import is_read_only, open_depot
 from isentrope.rollout.depot.versions import KEEP, Versions, publish, withdraw
 from isentrope.rollout.wire.digests import file_name
 from isentrope.rollout.wire.weights import Manifest, verify
@@ -123,6 +123,24 @@ def test_the_publisher_withdraws_what_nobody_uses(kind: Kind, tmp_path: Path) ->
     assert there == {manifests[0].version, manifests[2].version}
 
 
+def test_where_nothing_can_be_put_the_url_says_so(tmp_path: Path, kind: Kind) -> None:
+    manifest = make_version(tmp_path / "run")
+    for depot in (kind.write, kind.read):
+        if is_read_only(depot.url):
+            with pytest.raises(StorageError, match="is read only"):
+                publish(depot, manifest)
+        else:
+            publish(depot, manifest)
+            assert f"weights/{manifest.version}/manifest.json" in depot.names("weights")
+
+
+@pytest.mark.parametrize("url", ["http://host", "HTTP://host", "https://host", "HTTPS://host"])
+def test_http_is_read_only_however_it_is_written(url: str) -> None:
+    assert is_read_only(url)
+    with pytest.raises(StorageError, match="is read only"):
+        open_depot(url).names("weights")
+
+
 def test_a_folder_of_this_machine_is_used_where_it_lies(tmp_path: Path) -> None:
     manifest = make_version(tmp_path)
     publish(open_depot(str(tmp_path)), manifest)
@@ -140,7 +158,9 @@ def test_a_depot_that_does_not_answer_and_one_that_refuses_are_told_apart(tmp_pa
         open_depot("http://127.0.0.1:9").read("bundle/a.tar", 0, 1)
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "s3://key:secret@bucket/x", "https://host/x?token=secret"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/x", "s3://key:secret@bucket/x", "https://host/x?token=secret", "http://key:secret@[host"]
+)
 def test_a_url_that_cannot_be_a_depots_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_depot(url)
