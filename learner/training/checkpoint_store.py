@@ -9,9 +9,15 @@
 A learner claims a number by exclusive creation, so two can never share one. It starts from the newest claim's own
 newest checkpoint or, if there is none, from that claim's parent: a learner that does not know it was replaced moves
 only its own pointer, which is no longer read.
+
+A file that is missing or damaged never means that there was nothing. Without its pointer a learner's newest finished
+folder counts, without its parent the newest of the learners before it: each finished folder is a whole state of the
+run. Only what an own checkpoint that descends from it replaces is deleted.
 """
 
+import itertools
 import json
+import logging
 import os
 import re
 import secrets
@@ -37,7 +43,13 @@ CHECKPOINTS = "checkpoints"
 STATE = "state.json"
 MANIFEST = "manifest.json"
 
-_NAME = re.compile(r"step-(\d+)-(\d+)")
+_NAME = re.compile(r"step-(\d{1,18})-(\d{1,18})")
+_POINTER = re.compile(r"latest\.(\d{1,18})")
+
+LOADED = "*.pt"
+"""Files that ranks load: an unlisted one is not what was saved."""
+
+logger = logging.getLogger(__name__)
 
 
 class FileFacts(BaseModel):
@@ -65,10 +77,12 @@ class CheckpointState(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A learner's number and the checkpoint it starts from; empty: from the beginning."""
+    """A learner's number and the checkpoint it starts from; empty: from the beginning. nonce: random: two learners of
+    one number, on copies of the storage, differ in it."""
 
     incarnation: int
     parent: str
+    nonce: str
 
 
 class CheckpointStore:
@@ -77,7 +91,9 @@ class CheckpointStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._claims = root / "claims"
-        self.claimed = Claim(0, "")
+        self.claimed = Claim(0, "", "")
+        self._start = ""
+        self._warned: set[str] = set()
 
     def claim(self) -> Claim:
         """Claim the next learner number of this run.
@@ -86,35 +102,45 @@ class CheckpointStore:
             StorageError: the folder cannot be written, or a claim cannot be read.
         """
         _made(self._claims)
-        while True:
-            newest = self.newest_claim()
-            claim = Claim(newest + 1, (self._pointer(newest) or self._parent(newest)) if newest else "")
-            if self._create(claim):
-                self.claimed = claim
-                return claim
+        try:
+            while True:
+                newest = max(self.newest_claim(), *self._numbers())
+                claim = Claim(newest + 1, self._newest(newest) or self._parent(newest), secrets.token_hex(16))
+                if self._create(claim):
+                    self.claimed, self._start = claim, claim.parent
+                    return claim
+        except StorageError:
+            raise
+        except OSError as error:
+            raise StorageError(f"claim cannot be written: {error.strerror or error}", where=str(self._claims)) from None
 
     def newest_claim(self) -> int:
         """Return the number of the newest learner; 0: none yet."""
         return max((int(path.name) for path in self._claims.iterdir() if path.name.isdecimal()), default=0)
 
     def lineage(self) -> Iterator[str]:
-        """Yield the checkpoints this learner may start from, the best first: its own, its parent, that one's parent, ….
-
-        Raises:
-            StorageError: a claim names a later learner's checkpoint as its parent.
-        """
-        incarnation, bound = self.claimed.incarnation, self._pointer(self.claimed.incarnation)
+        """Yield the checkpoints this learner may start from, the best first: its own, its parent, that one's parent,
+        …."""
+        incarnation, bound = self.claimed.incarnation, self._newest(self.claimed.incarnation)
         while incarnation:
             if bound:
-                limit = _parse(bound)[0]
-                own = [
-                    name for name in _existing(self.root) if _parse(name)[1] == incarnation and _parse(name)[0] <= limit
-                ]
-                yield from sorted(own, key=_parse, reverse=True)
-            bound, claimant = self._parent(incarnation), incarnation
+                yield from (name for name in self._finished(incarnation) if _parse(name)[0] <= _parse(bound)[0])
+            bound = self._parent(incarnation)
             incarnation = _parse(bound)[1] if bound else 0
-            if incarnation >= claimant:
-                raise StorageError(f"claim {claimant} names {bound} as its parent", where=str(self._claims))
+
+    def trace(self) -> str:
+        """Return what shows that there was a checkpoint before this learner; empty: nothing does."""
+        pointers = [f"latest.{number} is there" for number in self._pointers()]
+        parents = [f"claim {number} names {said}" for number in self._claimants() if (said := self._said(number))]
+        return next(iter([*(f"{name} is there" for name in _existing(self.root)), *pointers, *parents]), "")
+
+    def has_claims(self) -> bool:
+        """Return True if a learner has claimed a number here."""
+        return bool(self._claimants())
+
+    def continue_from(self, name: str) -> None:
+        """Record which checkpoint of the lineage this learner starts from: those after it could not be read."""
+        self._start = name
 
     def folder(self, name: str) -> Path:
         """Return the folder of a finished checkpoint."""
@@ -129,9 +155,13 @@ class CheckpointStore:
         path = self.folder(name) / MANIFEST
         try:
             table = json.loads(path.read_bytes())
-            return {str(file): FileFacts.model_validate(facts) for file, facts in table["files"].items()}
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+            files = {str(file): FileFacts.model_validate(facts) for file, facts in table["files"].items()}
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise StorageError(f"checkpoint cannot be read: {error}", where=str(path)) from None
+        needed = {STATE, *(shard.name for shard in self.folder(name).glob(LOADED))}
+        if needed - files.keys():
+            raise StorageError(f"the manifest does not list {min(needed - files.keys())}", where=str(path))
+        return files
 
     def state(self, name: str) -> CheckpointState:
         """Return the state in a verified checkpoint; StorageError if it cannot be read."""
@@ -147,7 +177,8 @@ class CheckpointStore:
         """Create the unfinished, empty folder of a new checkpoint, and return its name."""
         name = f"step-{batch}-{self.claimed.incarnation}"
         self.discard(name)
-        assert not self.folder(name).exists(), "a learner saves each batch once"
+        if self.folder(name).exists():  # finished, but its pointer could not be written
+            self._take_back(name)
         _made(self.unfinished(name))
         return name
 
@@ -181,29 +212,91 @@ class CheckpointStore:
         write_whole(self.root / f"latest.{self.claimed.incarnation}", name, durable=True)
 
     def prune(self, keep: int) -> None:
-        """Delete checkpoints from which no learner can start: all but the `keep` newest of the lineage and the parent
-        that a newer learner has claimed."""
-        kept = set(list(self.lineage())[:keep])
+        """Delete the checkpoints that own ones replace: all but the `keep` newest of this learner and of what it
+        started from, up to the batch of its own newest; what earlier learners have left unfinished; nothing once there
+        is a newer learner."""
         own = self.claimed.incarnation
-        kept |= {self._parent(number) for number in range(own + 1, self.newest_claim() + 1)}
+        saved = self._finished(own)
+        if not saved or self.newest_claim() > own:
+            return
+        start, ancestors = self._start, (name for name in self.lineage() if name not in saved)
+        descent = itertools.dropwhile(lambda name: name != start, ancestors) if start else ()
+        kept = set([*saved, *descent][:keep])
         for path in self.root.glob("step-*"):
             name = path.name.removesuffix(UNFINISHED)
-            abandoned = path.name.endswith(UNFINISHED) and _parse(name)[1] < own
-            if _parse(name)[1] <= own and name not in kept and (abandoned or not path.name.endswith(UNFINISHED)):
+            if not _NAME.fullmatch(name):
+                continue
+            batch, incarnation = _parse(name)
+            if path.name.endswith(UNFINISHED):
+                replaced = incarnation < own
+            else:
+                replaced = incarnation <= own and batch <= _parse(saved[0])[0] and name not in kept
+            if replaced:
                 shutil.rmtree(path, ignore_errors=True)
 
     # --- private
 
-    def _pointer(self, incarnation: int) -> str:
-        path = self.root / f"latest.{incarnation}"
-        return path.read_text().strip() if path.exists() else ""
+    def _numbers(self) -> list[int]:
+        """Return the numbers of all learners that have left a trace beside their claims, and 0."""
+        return [0, *self._pointers(), *(_parse(name)[1] for name in _existing(self.root))]
+
+    def _pointers(self) -> list[int]:
+        return [int(match[1]) for path in self.root.glob("latest.*") if (match := _POINTER.fullmatch(path.name))]
+
+    def _claimants(self) -> list[int]:
+        return [int(path.name) for path in self._claims.glob("*") if path.name.isdecimal()]
+
+    def _finished(self, incarnation: int) -> list[str]:
+        """Return the finished checkpoints of one learner, the newest first."""
+        own = [name for name in _existing(self.root) if _parse(name)[1] == incarnation]
+        return sorted(own, key=_parse, reverse=True)
+
+    def _newest(self, incarnation: int) -> str:
+        """Return the newest checkpoint of one learner: the one its pointer names, else its newest finished one."""
+        pointer = self.root / f"latest.{incarnation}"
+        named = _text(pointer)
+        if (match := _NAME.fullmatch(named)) and int(match[2]) == incarnation:
+            return named
+        found = next(iter(self._finished(incarnation)), "")
+        if found or pointer.exists():
+            self._warn(f"{pointer} does not name a checkpoint; {found or 'that of an earlier learner'} is taken")
+        return found
 
     def _parent(self, incarnation: int) -> str:
-        return str(json.loads((self._claims / str(incarnation)).read_bytes())["parent"])
+        """Return the checkpoint that one learner started from: as its claim says, else the newest of those before."""
+        if said := self._said(incarnation):
+            return said
+        earlier = max((number for number in self._numbers() if number < incarnation), default=0)
+        found = (self._newest(earlier) or self._parent(earlier)) if earlier else ""
+        if found:
+            self._warn(f"claim {incarnation} names no checkpoint; {found} is taken")
+        return found
+
+    def _said(self, incarnation: int) -> str:
+        """Return the parent that a claim states; empty: it states none that can be one."""
+        try:
+            said = str(json.loads(_text(self._claims / str(incarnation)))["parent"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return ""
+        match = _NAME.fullmatch(said)
+        return said if match and int(match[2]) < incarnation else ""
+
+    def _warn(self, text: str) -> None:
+        """Log a warning, once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            logger.warning("%s", text)
+
+    def _take_back(self, name: str) -> None:
+        try:
+            self.folder(name).rename(self.unfinished(name))
+        except OSError as error:
+            raise StorageError(f"folder cannot be renamed: {error.strerror}", where=str(self.folder(name))) from None
+        self.discard(name)
 
     def _create(self, claim: Claim) -> bool:
         """Write a claim; return False if another learner was faster."""
-        facts = {"parent": claim.parent, "host": socket.gethostname(), "pid": os.getpid()}
+        facts = {"parent": claim.parent, "nonce": claim.nonce, "host": socket.gethostname(), "pid": os.getpid()}
         return _create_exclusively(self._claims / str(claim.incarnation), json.dumps(facts))
 
 
@@ -226,6 +319,14 @@ def verify(folder: Path, files: Mapping[str, FileFacts], share: Sequence[str]) -
         if (actual := facts_of(path, algorithm_of(files[file].digest))) != files[file]:
             return f"{path} is {actual}, not {files[file]}"
     return ""
+
+
+def _text(path: Path) -> str:
+    """Return what a file of one line holds; empty if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _existing(root: Path) -> list[str]:

@@ -47,8 +47,10 @@ class Start:
     folder: Path | None
 
 
-def choose_start(store: CheckpointStore, ranks: Verifier, new: CheckpointState) -> Start:
+def choose_start(store: CheckpointStore, ranks: Verifier, new: CheckpointState, trace: str) -> Start:
     """Return the newest checkpoint of the claimed lineage whose every byte is right; `new` if there never was one.
+
+    `trace` is what shows elsewhere that there was one; empty: nothing does.
 
     Raises:
         StorageError: there were checkpoints, and none of them can be read.
@@ -62,12 +64,13 @@ def choose_start(store: CheckpointStore, ranks: Verifier, new: CheckpointState) 
             continue
         _require_same_run(name, state, new)
         logger.info("continuing from checkpoint %s", name)
+        store.continue_from(name)
         return Start(state, store.folder(name))
-    if store.claimed.parent:
+    if found := store.trace() or trace:
         raise StorageError(
-            f"no checkpoint of learner {store.claimed.incarnation}'s lineage can be read",
+            f"no checkpoint of learner {store.claimed.incarnation}'s lineage can be read, but there was one: {found}",
             where=str(store.root),
-            fix="restore the folder, or start again with another run.output_dir",
+            fix="restore the folder, or start again with another run.output_dir and run.name",
         )
     return Start(new, None)
 

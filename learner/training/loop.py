@@ -31,7 +31,7 @@ from isentrope.learner.measures import FunctionReward
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.rules import unfit
 from isentrope.learner.objective.run_facts import run_facts
-from isentrope.learner.records import Outcome
+from isentrope.learner.records import BatchRow, Outcome
 from isentrope.learner.training.alarms import Alarms, bounds_in_force
 from isentrope.learner.training.canary import tokens_of
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore
@@ -50,7 +50,7 @@ from isentrope.learner.training.untrained import UntrainedCounts
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
-from isentrope.rollout.broker.run_view import ActorStage
+from isentrope.rollout.broker.run_view import ActorStage, RunView
 from isentrope.rollout.rewards.correctness import correctness_of, reward_names
 from isentrope.rollout.wire.control import PRESSING, Control, Mode, RunState
 
@@ -102,7 +102,8 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     output_dir = Path(spec.output_dir)
     evaluator = Evaluator(spec, rank_group, config.stall_timeout_s)
     store = CheckpointStore(output_dir / CHECKPOINTS)
-    incarnation = store.claim().incarnation
+    trace = _trace(store, output_dir, broker)
+    claim = store.claim()
     json_files.remove(output_dir, Outcome)
     new = CheckpointState(
         config_digest=spec.config_digest,
@@ -111,10 +112,10 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         ledger=LedgerState(),
         controllers=_stored(objective.start()),
     )
-    start = choose_start(store, rank_group, new)
+    start = choose_start(store, rank_group, new, trace)
     ledger = Ledger(start.state.ledger)
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
-    port = LearnerPort.fence(broker, incarnation, ledger.lwm, ledger.cursor, spec, control)
+    port = LearnerPort.fence(broker, claim.incarnation, ledger.lwm, ledger.cursor, spec, control, nonce=claim.nonce)
     rank_group.build(start.folder, objective.refreshed_at(start.state.controllers))
     rules = AdmissionRules(
         token_max_lag=config.staleness.oldest_token,
@@ -124,10 +125,20 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         data_rows=evaluator.train_rows,
     )
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
-    publisher = Publisher(rank_group, spec, incarnation, job.weights.keep, config.stall_timeout_s)
+    publisher = Publisher(rank_group, spec, claim.incarnation, job.weights.keep, config.stall_timeout_s)
     checkpointer = Checkpointer(store, rank_group, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir, feeder)
     return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, evaluator, sinks))
+
+
+def _trace(store: CheckpointStore, output_dir: Path, broker: Broker) -> str:
+    """Return what shows, outside the folder of checkpoints, that there was one; empty: nothing does."""
+    if committed := RunView(broker).checkpoint():
+        return f"the broker knows of {committed}"
+    lines = output_dir / BatchRow.FILE
+    if not store.has_claims() and lines.exists() and lines.stat().st_size:
+        return f"{lines} tells of batches, and no learner has left its claim"
+    return ""
 
 
 class _Run:

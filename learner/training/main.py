@@ -19,9 +19,12 @@ logger = logging.getLogger(__name__)
 def train(job: LearnerJob) -> None:
     """Continue or start the run and train it to its end; every rank calls this.
 
-    It returns when the run has finished, was stopped, ended with an error that a restart cannot fix (see
-    `outcome.json`), or belongs to a newer learner (nothing is written then). After any error it raises, a restart may
-    help.
+    It returns when the run has finished, was stopped, or ended with an error that a restart cannot fix (see
+    `outcome.json`). After any error it raises but FencedError, a restart may help.
+
+    Raises:
+        FencedError: on rank 0, if the run belongs to another learner; nothing is written then, since the folder may be
+            that one's too, and the other ranks return.
     """
     collectives = Collectives(job.config.collective_timeout_s)
     run_folder = Path(job.spec.run_folder)
@@ -37,6 +40,7 @@ def train(job: LearnerJob) -> None:
     except FencedError as error:
         logger.error("%s", error)
         rank_group.end()
+        raise
     except RuntimeError as error:
         if not isinstance(error, IsentropeError):
             collectives.roll_call(rank_group.doing)

@@ -47,7 +47,7 @@ BLOCK_S = 10.0
 broker more calls of idle actors."""
 
 SCRIPT_KEYS = {
-    "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj turns news",
+    "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj turns news holder",
     "issue": "incarnation cursor ctl n pub work",
     "check": "pub lwm cursor work work_hi",
     "publish": "pub lwm cursor traj sizes n",

@@ -46,6 +46,11 @@ class Keys:
         return self._key("incarnation")
 
     @property
+    def holder(self) -> str:
+        """S: nonce of the learner that may write: two of one number, on copies of the claims, differ in it."""
+        return self._key("holder")
+
+    @property
     def cursor(self) -> str:
         """S: next `seq` to issue."""
         return self._key("cursor")

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from isentrope.errors import InternalError, RecordError, RunFolderError
+from isentrope.errors import FencedError, InternalError, RecordError, RunFolderError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
 from isentrope.rollout.broker.evaluations import Evaluations
 from isentrope.rollout.broker.fenced import FencedBroker, RawEntries, RawFields
@@ -76,23 +76,34 @@ class LearnerPort:
         self._handed: set[str] = set()
         self._manifest: Manifest | None = None
         self._control: Control | None = None
+        self._nonce = ""
 
     # --- fencing
 
     @classmethod
     def fence(  # noqa: PLR0913  (a port, and the two positions its learner continues from)
-        cls, broker: Broker, incarnation: int, lwm: int, cursor: int, spec: RunSpec, control: Control
+        cls,
+        broker: Broker,
+        incarnation: int,
+        lwm: int,
+        cursor: int,
+        spec: RunSpec,
+        control: Control,
+        *,
+        nonce: str = "",
     ) -> Self:
         """Take the run over as learner `incarnation`, with low watermark and cursor of the loaded checkpoint.
 
-        Loads the scripts, writes spec and control state, pins the server process.
+        Loads the scripts, writes spec and control state, pins the server process. `nonce` is that of the claim: another
+        learner with the same number, on a copy of the claims, has another one.
 
         Raises:
-            FencedError: a newer learner holds the run.
+            FencedError: a newer learner holds the run, or another one of the same number.
             RunFolderError: the run's name belongs to another configuration.
         """
         port = cls(broker, incarnation, spec)
         port._control = control
+        port._nonce = nonce
         port._fence(lwm, cursor)
         return port
 
@@ -290,10 +301,16 @@ class LearnerPort:
         if before is not None and not self._control.served:
             self._control = self._control.model_copy(update={"served": before.served})  # a stop asks only once
         digest = self.spec.config_digest
-        texts = (self.spec.model_dump_json(), self._control.model_dump_json(), digest)
+        texts = (self.spec.model_dump_json(), self._control.model_dump_json(), digest, self._nonce)
         try:
             self._cursor = int(self._call("fence", lwm, cursor, *texts))
         except InternalError as error:
+            if "CLAIMED " in error.what:
+                raise FencedError(
+                    f"fenced: another learner of number {self.incarnation} holds the run, with a copy of these claims",
+                    where=f"run {self._keys.run}",
+                    fix="end that one, then the same command takes the run over; or give this run another name",
+                ) from None
             if "DIGEST " not in error.what:
                 raise
             raise RunFolderError(

@@ -332,7 +332,7 @@ def _run(run: ClaimedRun, console: Console) -> int:
             progress.note("ended at once; the same command continues from the last checkpoint")
             return INTERRUPTED
         except Exception as error:
-            if run.folder.has_begun:
+            if run.folder.has_begun and not isinstance(error, FencedError):  # else the folder may be another learner's
                 _record(run.folder.path, error)
                 _leave_report(run.folder.path, progress)
             raise

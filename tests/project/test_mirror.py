@@ -59,7 +59,6 @@ RUN_BY = {
     "learner/training/function_rewards.py": "learner/training/test_evaluator.py",
     "learner/training/job.py": "learner/training/test_loop.py",
     "learner/training/journal.py": "learner/training/test_metrics.py",
-    "learner/training/main.py": "learner/training/test_loop.py",
     "learner/training/snapshot.py": "learner/training/test_deepspeed_engine.py",
     "learner/training/version_writer.py": "learner/training/test_deepspeed_engine.py",
     "learner/training/sinks.py": "learner/training/test_metrics.py",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isentrope.errors import InternalError, UnreachableError
+from isentrope.errors import FencedError, InternalError, IsentropeError, UnreachableError
 from isentrope.launch import logs
 from isentrope.launch.restarts import Restarts
 from isentrope.launch.surroundings import Surroundings
@@ -77,7 +77,11 @@ def await_model(plan: LearnerPlan) -> None:
 
 
 def lead(plan: LearnerPlan) -> None:
-    """Run the ranks until they have returned, or died once too often; the body of the task."""
+    """Run the ranks until they have returned, or died once too often; the body of the task.
+
+    Raises:
+        FencedError: another learner has the run.
+    """
     logs.to_file(plan.log_folder / "learner.log")
     plan.surroundings.enter(alone=False)
     from ray.train import PreemptionError, WorkerGroupError
@@ -88,6 +92,9 @@ def lead(plan: LearnerPlan) -> None:
             _trainer(plan).fit()
             return
         except (WorkerGroupError, PreemptionError) as error:
+            failures = getattr(error, "worker_failures", {})
+            for fenced in (each for each in failures.values() if isinstance(each, FencedError)):
+                raise fenced from None
             if not restarts.may_go_on():
                 raise
             logger.warning("death %d of %d without a checkpoint: %s", restarts.count, plan.restart_limit, error)
@@ -150,18 +157,24 @@ class Learner:
             ray.cancel(self._future, force=True)
             self._wait(STOP_S)
 
-    def failure(self) -> InternalError:
-        """Return the error that explains why there is no outcome."""
+    def failure(self) -> IsentropeError | None:
+        """Return the error by which a learner that has ended did so; None: its ranks have returned."""
         import ray
         from ray.exceptions import RayError
 
-        last = "its ranks returned without one"
         try:
             ray.get(self._future)
         except RayError as error:
+            if isinstance(cause := getattr(error, "cause", None), FencedError):
+                return cause
             last = [line for line in str(error).splitlines() if line and not line[0].isspace()][-1]
+            return self.without_outcome(last)
+        return None
+
+    def without_outcome(self, why: str = "its ranks returned without one") -> InternalError:
+        """Return the error of a learner that has left no outcome."""
         return InternalError(
-            f"the learner ended without an outcome: {last}", where=str(self._plan.log_folder), fix="see learner-0.log"
+            f"the learner ended without an outcome: {why}", where=str(self._plan.log_folder), fix="see learner-0.log"
         )
 
     def _wait(self, timeout_s: float) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope.config import Config
-from isentrope.errors import IsentropeError, UnreachableError
+from isentrope.errors import FencedError, IsentropeError, UnreachableError
 from isentrope.launch.actors import LEAVE_EXTRA_S, Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
@@ -82,9 +82,12 @@ class Supervisor:
                 self._tend(shown)
             time.sleep(INTERVAL_S)
         self._show_lines()
+        failure = run.learner.failure()
+        if isinstance(failure, FencedError):
+            raise failure  # an outcome would be the other learner's
         outcome = json_files.read(Path(run.spec.output_dir), Outcome)
         if outcome is None:
-            raise run.learner.failure()
+            raise failure or run.learner.without_outcome()
         self._progress.waiting(["the actors leave"])
         obedient = (shown := self._look()) is not None and shown.is_over
         run.actors.leave(run.config.actors.drain_s + LEAVE_EXTRA_S if obedient else 0.0)

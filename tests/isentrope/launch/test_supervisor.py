@@ -8,7 +8,7 @@ import pytest
 from run_records import make_outcome, make_row
 
 from isentrope.config import load
-from isentrope.errors import UnreachableError
+from isentrope.errors import FencedError, UnreachableError
 from isentrope.launch.supervisor import Supervisor
 from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, Notice
@@ -36,9 +36,23 @@ def test_lines_of_the_learner_are_shown_once_and_its_warnings_below_their_batch(
     Journal(folder, BatchRow).append(make_row(1))
     Journal(folder, Notice).append(Notice(at=2.0, text="100 % of it"))
     json_files.write(folder, make_outcome())
-    started.learner = SimpleNamespace(has_ended=True)
+    started.learner = SimpleNamespace(has_ended=True, failure=lambda: None)
     supervisor.watch()
     assert shown == ["batch 1", "warning: 100 % of it"]
+
+
+def test_a_fenced_learner_ends_the_command_by_its_own_code_whatever_outcome_lies_there(run_file: Path) -> None:
+    config, _ = load(run_file)
+    fenced = FencedError("fenced: learner 3 took over from 2")
+    started: Any = SimpleNamespace(
+        spec=SimpleNamespace(output_dir=str(run_file.parent)),
+        config=config,
+        learner=SimpleNamespace(has_ended=True, failure=lambda: fenced),
+    )
+    json_files.write(run_file.parent, make_outcome())
+    with pytest.raises(FencedError, match="learner 3 took over"):
+        Supervisor(started, SimpleNamespace(asked=False), SimpleNamespace()).watch()  # type: ignore[arg-type]
+    assert fenced.exit_code == 75
 
 
 def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_actors(run_file: Path) -> None:

@@ -189,7 +189,7 @@ def test_an_on_policy_run_is_the_same_every_time(on_policy: Run, new_run: Callab
 def test_groups_of_one_outcome_are_replaced_the_same_way_every_time(new_run: Callable[..., Run]) -> None:
     mixed = {"filter": [{"kind": "mixed_groups", "by": "correct", "refill": 5}]}
     runs = [new_run(mode="on_policy", batches=4, learning_rate=3e-3, objective=mixed) for _ in range(2)]
-    assert runs[1].start(**{VARIABLE: "commit.before_pointer:2"}).wait() != 0
+    assert runs[1].start(**{VARIABLE: "commit.before_manifest:2"}).wait() != 0
     for run in runs:
         run.to_the_end()
         assert run.accounts_for_every_group()

@@ -106,7 +106,7 @@ def reap(scene: Scene) -> Call:
 
 
 CALLS: dict[str, Callable[[Scene], Call]] = {
-    "fence": lambda s: ((0, 0, s.learner.spec.model_dump_json(), ASYNC.model_dump_json(), "0123456789abcdef"), []),
+    "fence": lambda s: ((0, 0, s.learner.spec.model_dump_json(), ASYNC.model_dump_json(), "0123456789abcdef", ""), []),
     "issue": lambda s: ((1, 0, 100, 4, 1 << 30, VERSION, 256), []),
     "check": lambda s: ((1, s.held[0].entry_id, s.held[0].seq, 0, 1, s.held[1].entry_id, s.held[1].seq, 1), []),
     "publish": publish,

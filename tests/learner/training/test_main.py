@@ -1,0 +1,63 @@
+"""How a rank ends that may not have the run, or may not begin it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toy_run import make_job
+
+from isentrope.errors import FencedError
+from isentrope.learner import json_files
+from isentrope.learner.records import Outcome
+from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointStore
+from isentrope.learner.training.job import LearnerJob
+from isentrope.learner.training.main import train
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.wire.control import Control, Mode
+
+CONTROL = Control(mode=Mode.ASYNC, max_lag=1)
+
+
+@pytest.fixture
+def job(process_group: None, redis_server: str, run_name: str, toy_model: Path, tmp_path: Path) -> LearnerJob:
+    return make_job(run_name, redis_server, toy_model, tmp_path, ranks=1)
+
+
+@pytest.fixture
+def broker(job: LearnerJob) -> Iterator[Broker]:
+    broker = Broker.connect(job.url, job.spec.run)
+    yield broker
+    broker.close()
+
+
+def test_a_learner_that_was_replaced_says_by_whom_and_writes_no_outcome(job: LearnerJob, broker: Broker) -> None:
+    LearnerPort.fence(broker, 7, 0, 0, job.spec, CONTROL)
+    with pytest.raises(FencedError, match="learner 7 took over from 1"):
+        train(job)
+    assert json_files.read(Path(job.spec.output_dir), Outcome) is None
+
+
+def test_a_learner_on_a_copy_of_the_checkpoints_is_refused_although_its_number_is_the_same(
+    job: LearnerJob, broker: Broker
+) -> None:
+    first = LearnerPort.fence(broker, 1, 0, 0, job.spec, CONTROL, nonce="of the first")
+    with pytest.raises(FencedError, match="another learner of number 1 holds the run"):
+        train(job)
+    first.refence(newest_claim=1, lwm=0, cursor=0)
+    assert json_files.read(Path(job.spec.output_dir), Outcome) is None
+
+
+@pytest.mark.parametrize("trace", ["broker", "metrics"])
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(job: LearnerJob, broker: Broker, trace: str) -> None:
+    folder = Path(job.spec.output_dir)
+    if trace == "broker":
+        CheckpointStore(folder / CHECKPOINTS).claim()
+        learner = LearnerPort.fence(broker, 1, 0, 0, job.spec, CONTROL)
+        learner.commit(entries=[], lwm=0, ckpt="the checkpoint of batch 4")
+    else:
+        (folder / "metrics.jsonl").write_text('{"batch": 1}\n')
+    train(job)
+    outcome = json_files.read(folder, Outcome)
+    assert outcome is not None and outcome.exit_code == 74
+    assert ("the checkpoint of batch 4" if trace == "broker" else "metrics.jsonl") in outcome.what
