@@ -73,12 +73,12 @@ class Actor:
         """
         self._port = port
         self._spec = spec = run.spec
-        self._config = config = run.config
+        self._config = run.config
         self._files = run.files
         self._fetch: Fetch | None = None
         self._tools = tools
         self._drain = drain
-        self._call = BrokerCaller(config.broker_timeout_s)
+        self._call = BrokerCaller(spec.broker_timeout_s)
         self._changes = Changes()
         self._beat_now = asyncio.Event()
         self._looking = asyncio.Lock()

@@ -8,6 +8,9 @@ from typing import ParamSpec, TypeVar
 
 from isentrope.errors import UnreachableError
 
+PAUSE_S = 0.2
+"""Time between two calls: an error that comes at once must not be asked for thousands of times a second."""
+
 logger = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -36,5 +39,7 @@ class BrokerCaller:
                 raise
             except UnreachableError as error:
                 if time.monotonic() > deadline:
-                    raise
+                    what = f"{error.what}; it was tried for {self._timeout_s:.0f} s in all"
+                    raise UnreachableError(what, where=error.where, fix=error.fix) from None
                 logger.warning("%s; trying again", error.what)
+            await asyncio.sleep(PAUSE_S)

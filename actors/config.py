@@ -51,6 +51,3 @@ class ActorsConfig(LeaseConfig):
     """Seconds an actor that has a place may take to start its engine, and then waits for its first weights; the run
     ends if no engine runs for as long. Too low ends it while a large model still loads, or while a cluster adds
     machines; too high shows late an actor that never comes up."""
-    broker_timeout_s: Seconds = 300.0
-    """Seconds an actor keeps what it has while the broker does not answer, before it ends with exit code 69. Too low
-    loses generated groups when Redis restarts; too high keeps actors alive that nobody can reach."""

@@ -82,7 +82,7 @@ async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> No
     try:
         spec = options.spec or await _spec(broker, drain)
         if spec is not None:
-            files = RunFiles(spec, options.places, config_of(spec).broker_timeout_s)
+            files = RunFiles(spec, options.places, spec.broker_timeout_s)
             await _serve_run(broker, files, options.actor_id, drain)
     finally:
         await asyncio.to_thread(broker.close)

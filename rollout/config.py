@@ -157,6 +157,10 @@ class RedisConfig(Section):
     max_record_bytes: PositiveInt = 64 << 20
     """Largest record, in bytes; a larger one is refused before it is decoded. Too low refuses groups of many long
     responses; too high lets one bad record take that much memory."""
+    timeout_s: Seconds = 300.0
+    """Seconds for which the learner and the actors go on trying while the broker does not serve: it is away, starts
+    again, loads its data, or another one takes its place. Then they end with exit code 69. Too low ends a run, or
+    loses generated groups, when Redis restarts; too high keeps machines waiting for a server that is gone."""
     insecure: bool = False
     """Allow a server on another host without a password. Whoever reaches it can then read prompts and forge groups."""
 

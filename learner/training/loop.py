@@ -12,6 +12,7 @@
 | answers of an evaluation | actors load its version and publish them | `stall_timeout_s` |
 | the version before | the ranks' threads have written it | `stall_timeout_s` |
 | a version, if on-policy | it is written, and every actor serves it, or is gone | `stall_timeout_s` |
+| the broker | it serves again | `redis.timeout_s` |
 | the other ranks | each reaches the same collective | `collective_timeout_s` |
 """
 
@@ -70,7 +71,7 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
     try:
         with (
             noticed(Path(job.spec.output_dir)),
-            closing(Broker.connect(job.url, job.spec.run, insecure=job.insecure)) as broker,
+            closing(_connected(job)) as broker,
         ):
             run = _open(job, objective, rank_group, broker)
             ended = run.conduct()
@@ -129,6 +130,10 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     checkpointer = Checkpointer(store, rank_group, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir, feeder)
     return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, evaluator, sinks))
+
+
+def _connected(job: LearnerJob) -> Broker:
+    return Broker.connect(job.url, job.spec.run, deadline_s=job.spec.broker_timeout_s, insecure=job.insecure)
 
 
 def _trace(store: CheckpointStore, output_dir: Path, broker: Broker) -> str:

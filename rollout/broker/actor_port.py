@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from isentrope.errors import InternalError, NameTakenError, RecordError
-from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError, InterruptedCallError
+from isentrope.rollout.broker.answers import BrokerFullError
+from isentrope.rollout.broker.connection import BLOCK_S, Broker, InterruptedCallError
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.news import News, wake
 from isentrope.rollout.broker.reaper import SpareReaper, Stillness

@@ -1,10 +1,10 @@
 """Connection to the broker of one run: preflight, retries, scripts. The delivery protocol is in the two ports.
 
 How calls behave: every call is synchronous and thread-safe, and uses one of at most `MAX_CONNECTIONS` connections. A
-lost connection, a time-out and a server that is still loading are retried with jittered backoff until `deadline_s` has
-passed, then `UnreachableError`; so whatever is sent may reach the server twice, and every script is idempotent. A
-refused password or command is `AccessError` at once. A broker that is out of memory or disk is `BrokerFullError`, with
-nothing changed.
+lost connection, a time-out and every answer of `answers.PASSING` are retried on a new connection with jittered backoff
+until `deadline_s` has passed, then `UnreachableError`; so whatever is sent may reach the server twice, and every script
+is idempotent. A refused password or command is `AccessError` at once. A broker that is out of memory or disk is
+`BrokerFullError`, with nothing changed.
 
 Every new connection reads the server's `run_id`. After `pin()` a connection to another server process is refused with
 `BrokerChangedError` before anything is sent on it, until `pin()` is called again: a server that came back may hold an
@@ -14,7 +14,6 @@ older state, in which an older learner would look like the present one.
 import hashlib
 import ipaddress
 import logging
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,19 +21,11 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import redis
-from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
-from isentrope.errors import (
-    AccessError,
-    BrokerChangedError,
-    ConfigError,
-    InternalError,
-    IsentropeError,
-    StorageError,
-    UnreachableError,
-)
+from isentrope.errors import AccessError, BrokerChangedError, ConfigError, InternalError, UnreachableError
+from isentrope.rollout.broker.answers import MissingScript, passing, translate
 from isentrope.rollout.broker.keys import Keys
 from isentrope.rollout.broker.slow_links import KINDS
 
@@ -70,18 +61,6 @@ Client: TypeAlias = "redis.Redis"
 Argument: TypeAlias = str | bytes | int
 
 logger = logging.getLogger(__name__)
-
-
-class BrokerFullError(StorageError):
-    """The broker refused a write because memory or disk is full; nothing was changed."""
-
-
-class FencedReply(InternalError):
-    """A script found another incarnation in the broker than its caller's; `held` is the one it found."""
-
-    def __init__(self, held: int) -> None:
-        super().__init__(f"incarnation {held} holds the run")
-        self.held = held
 
 
 class InterruptedCallError(InternalError):
@@ -174,10 +153,12 @@ class Broker:
                 if not isinstance(error, redis.RedisError):
                     raise
                 failures += 1
-                if not _retriable(error) or time.monotonic() > deadline:
-                    raise self._translate(error) from None
+                if not passing(error) or time.monotonic() > deadline:
+                    raise translate(error, self.place, self.keys.run, self.deadline_s) from None
                 if failures == 1:
                     logger.warning("broker at %s: %s; trying again", self.place, type(error).__name__)
+                # Connections that nobody uses now lead to the same server, or to none: each would cost a time limit.
+                self._client.connection_pool.disconnect(inuse_connections=False)
             time.sleep(backoff.compute(failures))
 
     def group_read(self, read: Callable[[Client], Any]) -> Any:
@@ -205,7 +186,7 @@ class Broker:
         while True:
             try:
                 return self.run(lambda client: client.evalsha(source.digest, len(names), *names, *args))
-            except _MissingScript:
+            except MissingScript:
                 try:
                     self._load(source)
                 except AccessError:
@@ -235,39 +216,6 @@ class Broker:
                 f"the broker at {self.place} was restarted: another process answers", where=self.keys.run
             )
         self.run_id = run_id
-
-    def _translate(self, error: redis.RedisError) -> IsentropeError:
-        text = str(error)
-        if isinstance(error, exceptions.NoScriptError):
-            return _MissingScript(text)
-        if isinstance(error, redis.AuthenticationError | exceptions.AuthorizationError):
-            return AccessError(
-                f"the broker at {self.place} refuses the user or the password",
-                fix="check the password in the broker's URL",
-            )
-        if _certificate_error(error):
-            return AccessError(
-                f"TLS to the broker at {self.place} failed: {text}", fix="name its authority by redis.ca_file or --ca"
-            )
-        if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-            return UnreachableError(
-                f"cannot reach redis at {self.place} for {self.deadline_s:.0f} s: {text}", fix="is the server running?"
-            )
-        if "NOPERM" in text or isinstance(error, exceptions.NoPermissionError) or "The user executing" in text:
-            return AccessError(f"the broker at {self.place} does not allow: {text}", fix="see the access rules")
-        if isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in text or "MISCONF" in text:
-            return BrokerFullError(
-                f"the broker at {self.place} is full: {text}", fix="raise maxmemory, or free its disk"
-            )
-        if isinstance(error, exceptions.ReadOnlyError):
-            return UnreachableError(f"redis at {self.place} is a read-only replica", fix="give the primary's address")
-        if text.startswith("FENCED "):
-            return FencedReply(int(text.split()[1]))
-        return InternalError(f"the broker at {self.place} answered: {text}", where=self.keys.run)
-
-
-class _MissingScript(InternalError):
-    """The server does not know a script's digest."""
 
 
 class _Script:
@@ -344,17 +292,3 @@ def _run_id(reply: object) -> str:
         return str(reply["run_id"])
     text = reply.decode() if isinstance(reply, bytes) else str(reply)
     return next(line.split(":", 1)[1] for line in text.splitlines() if line.startswith("run_id:"))
-
-
-def _certificate_error(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLError) or "CERTIFICATE" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _retriable(error: redis.RedisError) -> bool:
-    if isinstance(error, redis.AuthenticationError | exceptions.AuthorizationError) or _certificate_error(error):
-        return False
-    return isinstance(error, redis.ConnectionError | redis.TimeoutError)

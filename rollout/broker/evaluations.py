@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from isentrope.errors import RecordError
-from isentrope.rollout.broker.connection import BLOCK_S, BrokerFullError
+from isentrope.rollout.broker.answers import BrokerFullError
+from isentrope.rollout.broker.connection import BLOCK_S
 from isentrope.rollout.broker.fenced import FencedBroker, RawFields
 from isentrope.rollout.broker.news import wake
 from isentrope.rollout.wire.codec import RawHeader, decode_eval, header_int, header_text, split_fields

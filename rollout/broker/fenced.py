@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from isentrope.errors import BrokerChangedError, FencedError
-from isentrope.rollout.broker.connection import Argument, Broker, Client, FencedReply
+from isentrope.rollout.broker.answers import FencedReply
+from isentrope.rollout.broker.connection import Argument, Broker, Client
 from isentrope.rollout.broker.keys import LEARNER
 
 RawFields: TypeAlias = dict[bytes, bytes]

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from isentrope.errors import FencedError, InternalError, RecordError, RunFolderError
-from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError
+from isentrope.rollout.broker.answers import BrokerFullError
+from isentrope.rollout.broker.connection import BLOCK_S, Broker
 from isentrope.rollout.broker.evaluations import Evaluations
 from isentrope.rollout.broker.fenced import FencedBroker, RawEntries, RawFields
 from isentrope.rollout.broker.news import Topic, wake

@@ -26,7 +26,8 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from isentrope.rollout.broker.connection import BLOCK_S, Broker, BrokerFullError, Client, InterruptedCallError
+from isentrope.rollout.broker.answers import BrokerFullError
+from isentrope.rollout.broker.connection import BLOCK_S, Broker, Client, InterruptedCallError
 
 KEPT = 64
 """Entries that `news` keeps; the scripts that add one name this number."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 
-from isentrope.rollout.config import DataConfig, LeaseConfig, ModelConfig, SamplingConfig
+from isentrope.rollout.config import DataConfig, LeaseConfig, ModelConfig, SamplingConfig, Seconds
 
 
 class Bundle(BaseModel):
@@ -60,6 +60,9 @@ class RunSpec(LeaseConfig):
     """Budget of un-committed payload in bytes; nothing is issued above it."""
     max_record_bytes: PositiveInt = 64 << 20
     """A larger payload is refused before it is decoded, in bytes."""
+
+    broker_timeout_s: Seconds = 300.0
+    """Seconds after which a learner or an actor gives up a broker that does not serve."""
 
     def unpacked(self, folder: Path) -> Self:
         """Return the spec for a machine on which the bundle lies unpacked in `folder`."""

@@ -239,6 +239,13 @@ def _sizes(config: Config, file: RunFile) -> Iterator[ConfigError]:
             where=file.where("learner.micro_batch_tokens"),
             fix="raise it, or lower sampling.max_new_tokens",
         )
+    if learner.ranks > 1 and config.redis.timeout_s >= learner.collective_timeout_s:
+        yield ConfigError(
+            f"redis.timeout_s = {config.redis.timeout_s:g} is not below learner.collective_timeout_s = "
+            f"{learner.collective_timeout_s:g}, in which the other ranks give up one that waits for the broker",
+            where=file.where("redis.timeout_s"),
+            fix="lower it, or raise learner.collective_timeout_s",
+        )
     if config.redis.max_record_bytes > config.redis.max_bytes:
         yield ConfigError(
             f"redis.max_record_bytes = {config.redis.max_record_bytes} is more than redis.max_bytes = "

@@ -88,7 +88,7 @@ class Run:
         ready: asyncio.Future[Tools] = asyncio.get_running_loop().create_future()
         ready.set_result(self.tools)
         self.port = WatchedPort(self.actor_broker, name, self.spec)
-        joined = Joined(self.spec, self.config, RunFiles(self.spec, Places(), self.config.broker_timeout_s))
+        joined = Joined(self.spec, self.config, RunFiles(self.spec, Places(), self.spec.broker_timeout_s))
         life = asyncio.create_task(Actor(self.port, joined, ready, self.drain).serve())
         try:
             yield life

@@ -42,6 +42,11 @@ def _load(folder: Path, text: str, *overrides: str) -> Config:
         (["weights.depot=s3://key:secret@bucket"], "weights.depot", "holds credentials"),
         (["weights.serve='8800'"], "weights.serve", "is not ADDR:PORT"),
         (["redis.max_bytes=1000"], "redis.max_record_bytes", "more than redis.max_bytes = 1000"),
+        (
+            ["redis.timeout_s=700", "learner.ranks=2"],
+            "redis.timeout_s",
+            "not below learner.collective_timeout_s = 600",
+        ),
         (["sampling.min_group=9", "sampling.group_size=8"], "sampling.min_group", "more than sampling.group_size = 8"),
         (["sampling.top_p=0.9"], "sampling.top_p", "truncated sampling"),
         (["sampling.top_k=5"], "sampling.top_k", "truncated sampling"),

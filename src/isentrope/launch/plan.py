@@ -63,6 +63,7 @@ def make_spec(checked: Checked, output_dir: Path, depots: Sequence[str] = (), bu
         max_tries=config.actors.max_tries,
         max_bytes=config.redis.max_bytes,
         max_record_bytes=config.redis.max_record_bytes,
+        broker_timeout_s=config.redis.timeout_s,
     )
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -356,6 +357,19 @@ def test_an_entry_whose_reply_was_lost_is_found(run: Run) -> None:
 
     actor.port.broker.run(publish_and_lose)
     learner.settle(1)
+
+
+@pytest.mark.soak
+def test_a_broker_that_stands_still_for_longer_than_any_single_wait_costs_nothing(run: Run, server: Server) -> None:
+    learner, actor = run.learner(), run.actor()
+    actor.work(2 * P, V0)
+    os.kill(server.server.pid, signal.SIGSTOP)
+    Event().wait(35.0)
+    os.kill(server.server.pid, signal.SIGCONT)
+    for _ in range(2):
+        learner.train(learner.next())
+    finish(learner, actor, run.batches)
+    assert_exactly_once(run, learner)
 
 
 # --- everything at once

@@ -1,12 +1,13 @@
 """How a rank ends that may not have the run, or may not begin it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from toy_run import make_job
 
-from isentrope.errors import FencedError
+from isentrope.errors import FencedError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointStore
@@ -46,6 +47,19 @@ def test_a_learner_on_a_copy_of_the_checkpoints_is_refused_although_its_number_i
         train(job)
     first.refence(newest_claim=1, lwm=0, cursor=0)
     assert json_files.read(Path(job.spec.output_dir), Outcome) is None
+
+
+def test_a_learner_gives_up_the_broker_when_its_actors_do(job: LearnerJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def connect(url: str, run: str, *, deadline_s: float, insecure: bool) -> Broker:
+        asked.append(deadline_s)
+        raise UnreachableError("the broker is away")
+
+    monkeypatch.setattr(Broker, "connect", connect)
+    train(replace(job, spec=job.spec.model_copy(update={"broker_timeout_s": 123.0})))
+    outcome = json_files.read(Path(job.spec.output_dir), Outcome)
+    assert outcome is not None and (asked, outcome.exit_code) == ([123.0], 69)
 
 
 @pytest.mark.parametrize("trace", ["broker", "metrics"])

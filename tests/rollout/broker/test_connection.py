@@ -18,7 +18,8 @@ from wire_records import ASYNC, answer, make_actor_port, make_spec
 from isentrope.errors import AccessError, BrokerChangedError, ConfigError, UnreachableError
 from isentrope.redis_server import RedisServer, find_binary
 from isentrope.rollout.broker.actor_port import PublishResult
-from isentrope.rollout.broker.connection import Broker, BrokerFullError, describe
+from isentrope.rollout.broker.answers import BrokerFullError
+from isentrope.rollout.broker.connection import Broker, describe
 from isentrope.rollout.broker.learner_port import LearnerPort
 
 

@@ -16,7 +16,8 @@ from wire_records import ASYNC, answer, make_actor_port, make_group, make_spec, 
 from isentrope.errors import BrokerChangedError, FencedError, InternalError, RunFolderError
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
-from isentrope.rollout.broker.connection import SCRIPT_KEYS, Argument, Broker, BrokerFullError, FencedReply
+from isentrope.rollout.broker.answers import BrokerFullError, FencedReply
+from isentrope.rollout.broker.connection import SCRIPT_KEYS, Argument, Broker
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
 from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.wire.codec import encode_group
