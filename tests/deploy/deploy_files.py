@@ -1,16 +1,39 @@
 """The files of `deploy/`, and the programs that check them."""
 
 import os
+import re
 import subprocess
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+import yaml
+from jsonschema import Draft202012Validator
 from programs import program
+
+from isentrope import cli, config
+from isentrope.errors import ConfigError
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 SCHEMAS = "ISENTROPE_SCHEMAS"
 """Environment variable with the folder of published schemas, which are too large to be kept here."""
+
+DOCKERFILE = (DEPLOY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+STAGES = dict(re.findall(r"^FROM \S+ AS (\w+)\n((?:(?!FROM ).*\n?)*)", DOCKERFILE, re.MULTILINE))
+
+IMAGES = {"isentrope:cpu", "isentrope:cuda", "redis:7.4-bookworm", "prom/prometheus:v3.5.0"}
+"""Images that containers may have: our two targets, and those of others, of which no test can say more."""
+
+USERS = dict(re.findall(r"^user (\w+) (.*)$", (DEPLOY / "redis" / "users.acl").read_text(), re.MULTILINE))
+PASSWORDS = {f"{user}.password" for user, rules in USERS.items() if ">PASSWORD" in rules}
+"""Files of passwords that `make-acl.sh` makes."""
+
+Tree = dict[str, Any]
+"""A parsed YAML or JSON object."""
 
 
 def tool(name: str) -> str:
@@ -24,9 +47,37 @@ def checked(name: str, *arguments: str | Path, cwd: Path = DEPLOY.parent) -> "su
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
-def schema(name: str) -> Path:
+@cache
+def schema(name: str) -> Tree:
     """Return a published schema; skip the test without the folder of them."""
     folder = os.environ.get(SCHEMAS)
     if not folder:
         pytest.skip(f"{SCHEMAS} names no folder of schemas")
-    return Path(folder) / name
+    text = (Path(folder) / name).read_text(encoding="utf-8")
+    return dict(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # the slow loader takes four seconds
+
+
+def violations(given: Tree, schema: Tree) -> list[str]:
+    """Return where an object violates a schema."""
+    errors = Draft202012Validator(schema).iter_errors(given)
+    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]
+
+
+def access(words: list[str], url: str) -> Iterator[str]:
+    """Yield what keeps a command from entering the broker at `url`: no such user, or another one's password."""
+    user = url.removeprefix("redis://").partition("@")[0]
+    if f"{user}.password" not in PASSWORDS:
+        yield f"no user {user}"
+    elif not any(word.endswith(f"/{user}.password") for word in words):
+        yield f"no password of {user}"
+
+
+def refusals(words: list[str], run_file: Path) -> Iterator[str]:
+    """Yield what the program refuses of one of its command lines; keys are those of `train`, for `run_file`."""
+    name, *arguments = words[words.index("isentrope") + 1 :]
+    try:
+        typer.main.get_group(cli.app).commands[name].make_context(name, list(arguments))
+        if name == "train":
+            config.load(run_file, [each for each in arguments if re.match(r"[\w.]+=", each)])
+    except (ConfigError, ExceptionGroup, KeyError, typer.TyperException) as error:
+        yield str(error)

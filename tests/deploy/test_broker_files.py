@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from deploy_files import DEPLOY, checked
+from deploy_files import DEPLOY, USERS, checked
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
@@ -22,7 +22,6 @@ PROTOCOL = dict(
     re.findall(r"^user (\w+) (.*)$", (Path(keys.__file__).parents[1] / "README.md").read_text(), re.MULTILINE)
 )
 ROLES = ("actor", "learner", "operator", "viewer")
-USERS = dict(re.findall(r"^user (\w+) (.*)$", (FOLDER / "users.acl").read_text(), re.MULTILINE))
 
 
 @pytest.fixture(scope="module")

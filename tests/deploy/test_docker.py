@@ -5,11 +5,10 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from deploy_files import DEPLOY, checked
+from deploy_files import DEPLOY, STAGES, checked
+from deploy_files import DOCKERFILE as TEXT
 
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
-TEXT = DOCKERFILE.read_text(encoding="utf-8")
-STAGES = dict(re.findall(r"^FROM \S+ AS (\w+)\n((?:(?!FROM ).*\n?)*)", TEXT, re.MULTILINE))
 
 
 def test_the_checker_finds_nothing() -> None:

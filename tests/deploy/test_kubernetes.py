@@ -1,44 +1,57 @@
 """The manifests of Kubernetes: rendered, by its schemas, and by what the schemas do not see."""
 
-import copy
 import re
+import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from deploy_files import DEPLOY, checked, tool
+from deploy_files import DEPLOY, IMAGES, PASSWORDS, Tree, access, checked, refusals, schema, tool, violations
 
 from isentrope import errors
 
 FOLDER = DEPLOY / "kubernetes"
 OVERLAYS = sorted(path.parent.name for path in (FOLDER / "overlays").glob("*/kustomization.yaml"))
-MADE = {"broker-users": {"users.acl", "actor.password", "learner.password", "depot.token"}}
-"""Keys of the Secret that `secret.sh` makes, as far as manifests name them."""
+MADE = {"broker-users": {"users.acl", "depot.token", "ray.token", *PASSWORDS}}
+"""Keys of the Secret that `secret.sh` makes."""
+RUNS = {"plain": "gsm8k-1gpu", "single-node": "gsm8k-8gpu", "ray": "dapo-7b-4nodes"}
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTP]|[KMGTP]i)?")
+CRD = "rayjobs-1.6.2.yaml"
 
-Object = dict[str, Any]
+
+@cache
+def _render(overlay: str) -> str:
+    """Return all objects of an overlay as YAML."""
+    command = [tool("kubectl"), "kustomize", FOLDER / "overlays" / overlay]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
-def rendered(request: pytest.FixtureRequest) -> list[Object]:
+def rendered(request: pytest.FixtureRequest) -> list[Tree]:
     """All objects of one overlay."""
-    made = subprocess.run(
-        [tool("kubectl"), "kustomize", FOLDER / "overlays" / request.param], check=True, capture_output=True, text=True
-    )
-    return list(yaml.safe_load_all(made.stdout))
+    return list(yaml.safe_load_all(_render(request.param)))
 
 
-def _pods(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
-    """Yield each object that makes pods, and its template."""
+def _templates(each: Tree) -> list[Tree]:
+    spec = each.get("spec", {})
+    if each["kind"] != "RayJob":
+        return [spec["template"]] if "template" in spec else []
+    cluster = spec["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return [spec["submitterPodTemplate"], *(group["template"] for group in groups)]
+
+
+def _pods(objects: list[Tree]) -> Iterator[tuple[Tree, Tree]]:
+    """Yield each object that makes pods, with each of its templates."""
     for each in objects:
-        if "template" in each.get("spec", {}):
-            yield each, each["spec"]["template"]
+        yield from ((each, template) for template in _templates(each))
 
 
-def _sources(pod: Object) -> Iterator[tuple[str, str, set[str]]]:
+def _sources(pod: Tree) -> Iterator[tuple[str, str, set[str]]]:
     """Yield kind, name and keys of all that a pod takes from other objects."""
     for volume in pod["spec"].get("volumes", []):
         match volume:
@@ -54,7 +67,7 @@ def _sources(pod: Object) -> Iterator[tuple[str, str, set[str]]]:
                 yield "Secret", reference["name"], {reference["key"]}
 
 
-def findings(objects: list[Object]) -> list[str]:
+def findings(objects: list[Tree]) -> list[str]:
     """Return what is wrong with objects that the schemas accept."""
     there = {(each["kind"], each["metadata"]["name"]) for each in objects}
     wrong = [f"no {kind} {name}" for _, pod in _pods(objects) for kind, name, keys in _sources(pod)
@@ -77,27 +90,119 @@ def findings(objects: list[Object]) -> list[str]:
             amounts = [amount for part in container["resources"].values() for amount in part.values()]
             wrong += [f"quantity {amount}" for amount in amounts if not QUANTITY.fullmatch(amount)]
             wrong += [f"port {p}" for p in _ports(container) if not 0 < p < 65536]
+            wrong += [f"image {container['image']}"] * (container["image"] not in IMAGES)
     return wrong
 
 
-def _ports(container: Object) -> list[int]:
+def commands(overlay: str) -> Iterator[tuple[list[str], str]]:
+    """Yield each command line of an overlay that begins with `isentrope`, and the URL of the broker it is given."""
+    for _, pod in _pods(list(yaml.safe_load_all(_render(overlay)))):
+        for container in pod["spec"]["containers"]:
+            words = [*container.get("command", []), *container.get("args", [])]
+            if container["name"] == "ray-head":  # what KubeRay has Ray start there
+                script = (FOLDER / "overlays" / overlay / "train.sh").read_text()
+                words = shlex.split(script.replace("\\\n", " "), comments=True)
+            for variable in container.get("env", []):
+                if variable["name"] == "ISENTROPE_REDIS_URL":
+                    yield words, variable["value"]
+
+
+def _ports(container: Tree) -> list[int]:
     return [port["containerPort"] for port in container.get("ports", [])]
 
 
-def test_its_own_checker_accepts_all(rendered: list[Object], tmp_path: Path) -> None:
-    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(rendered))
-    found = checked("kubernetes-validate", "--strict", tmp_path / "all.yaml")
+def _kinds_of_kubernetes(rendered: list[Tree], folder: Path) -> Path:
+    """Write the objects that are not KubeRay's, and return the file."""
+    path = folder / "all.yaml"
+    path.write_text(yaml.safe_dump_all(each for each in rendered if not each["apiVersion"].startswith("ray.io/")))
+    return path
+
+
+def test_its_own_checker_accepts_all(rendered: list[Tree], tmp_path: Path) -> None:
+    found = checked("kubernetes-validate", "--strict", _kinds_of_kubernetes(rendered, tmp_path))
     assert found.returncode == 0 and "WARN" not in found.stdout + found.stderr, found.stdout + found.stderr
 
 
-def test_its_own_checker_refuses_an_unknown_key(rendered: list[Object], tmp_path: Path) -> None:
-    wrong = copy.deepcopy(rendered)
-    next(each for each in wrong if each["kind"] == "Job")["spec"]["backofLimit"] = 3
-    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(wrong))
-    assert checked("kubernetes-validate", "--strict", tmp_path / "all.yaml").returncode != 0
+def test_its_own_checker_refuses_an_unknown_key(tmp_path: Path) -> None:
+    wrong = list(yaml.safe_load_all(_render("plain").replace("backoffLimit", "backofLimit")))
+    assert checked("kubernetes-validate", "--strict", _kinds_of_kubernetes(wrong, tmp_path)).returncode != 0
 
 
-def test_nothing_is_wrong_that_it_does_not_see(rendered: list[Object]) -> None:
+@cache
+def _strict() -> Tree:
+    """Return the schema of a RayJob that refuses unknown keys, as the server of a cluster does by strict validation."""
+
+    def closed(node: object) -> object:
+        if isinstance(node, list):
+            return [closed(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        made = {key: closed(value) for key, value in node.items()}
+        if "properties" in made and not made.get("x-kubernetes-preserve-unknown-fields"):
+            made.setdefault("additionalProperties", False)
+        return made
+
+    (version,) = [each for each in schema(CRD)["spec"]["versions"] if each["name"] == "v1"]
+    made = closed(version["schema"]["openAPIV3Schema"])
+    assert isinstance(made, dict)
+    return made
+
+
+def _ray_job(text: str) -> Tree:
+    (job,) = [each for each in yaml.safe_load_all(text) if each["kind"] == "RayJob"]
+    job["metadata"] = {}  # its schema is Kubernetes's own
+    return dict(job)
+
+
+def test_the_schema_of_kuberay_accepts_the_job() -> None:
+    assert violations(_ray_job(_render("ray")), _strict()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "planted"),
+    [
+        ("maxReplicas: 4", "maxReplicaz: 4"),
+        ("rayVersion:", "rayVersionn:"),
+        ("rayStartParams:", "rayStartParms:"),
+        ("version: v2", "version: v3"),
+        ("mode: token", "mode: tokn"),
+        ('num-cpus: "0"', "num-cpus: 0"),
+        ("backoffLimit: 3", "backoffLimit: three"),
+        ("cpu: 500m", "cpu: half"),
+    ],
+)
+def test_the_schema_of_kuberay_finds_a_planted_mistake(given: str, planted: str) -> None:
+    assert given in _render("ray")
+    assert violations(_ray_job(_render("ray").replace(given, planted)), _strict()) != []
+
+
+def test_the_job_asks_for_the_ray_that_the_image_has() -> None:
+    (locked,) = re.findall(r"^ray==(\S+)$", (DEPLOY.parent / "requirements" / "cuda.txt").read_text(), re.MULTILINE)
+    cluster = _ray_job(_render("ray"))["spec"]["rayClusterSpec"]
+    assert cluster["rayVersion"] == locked
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+
+
+def test_groups_have_the_labels_and_the_room_that_the_run_asks_for() -> None:
+    cluster = _ray_job(_render("ray"))["spec"]["rayClusterSpec"]
+    run = tomllib.loads((DEPLOY / "runs" / f"{RUNS['ray']}.toml").read_text())
+    for group, wanted in (("learner", run["learner"]["ranks"]), ("actor", run["actors"]["count"])):
+        (made,) = [each for each in cluster["workerGroupSpecs"] if each["groupName"] == group]
+        (container,) = made["template"]["spec"]["containers"]
+        assert made["replicas"] * int(container["resources"]["limits"]["nvidia.com/gpu"]) == wanted
+        assert made["labels"] == {"role": group}
+        assert f"cluster.{group}_labels.role={group}" in next(commands("ray"))[0]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_program_accepts_what_containers_start(overlay: str) -> None:
+    run = FOLDER / "overlays" / overlay / "run.toml"
+    given = list(commands(overlay))
+    wrong = [found for words, url in given for found in (*access(words, url), *refusals(words, run))]
+    assert given and wrong == []
+
+
+def test_nothing_is_wrong_that_it_does_not_see(rendered: list[Tree]) -> None:
     assert findings(rendered) == []
 
 
@@ -111,16 +216,17 @@ def test_nothing_is_wrong_that_it_does_not_see(rendered: list[Object]) -> None:
         ("claimName: runs", "claimName: run"),
         ("secretName: broker-users", "secretName: broker"),
         ("key: depot.token", "key: depot.tokn"),
+        ("image: isentrope:cuda", "image: isentrope:gpu"),
         ("part: broker\n  serviceName", "part: brocker\n  serviceName"),
     ],
 )
-def test_a_planted_mistake_is_found(rendered: list[Object], given: str, planted: str) -> None:
-    text = yaml.safe_dump_all(rendered)
+def test_a_planted_mistake_is_found(given: str, planted: str) -> None:
+    text = _render("plain")
     assert given in text
     assert findings(list(yaml.safe_load_all(text.replace(given, planted)))) != []
 
 
-def test_the_codes_are_those_of_the_errors(rendered: list[Object]) -> None:
+def test_the_codes_are_those_of_the_errors(rendered: list[Tree]) -> None:
     """Each code of a program's own has one rule; what another start may cure is counted."""
     kinds = [
         each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.IsentropeError)
@@ -135,27 +241,27 @@ def test_the_codes_are_those_of_the_errors(rendered: list[Object]) -> None:
         assert {rule["onExitCodes"]["containerName"] for rule in rules} <= names
 
 
-def test_no_container_is_root_or_may_become_so(rendered: list[Object]) -> None:
+def test_no_container_is_root_or_may_become_so(rendered: list[Tree]) -> None:
     for _, pod in _pods(rendered):
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] > 0
         assert all(not each["securityContext"]["allowPrivilegeEscalation"] for each in spec["containers"])
 
 
-def test_every_way_in_is_named(rendered: list[Object]) -> None:
+def test_every_way_in_is_named(rendered: list[Tree]) -> None:
+    """But for pods of one kind among themselves, to which all is open."""
     policies = {each["metadata"]["name"]: each["spec"] for each in rendered if each["kind"] == "NetworkPolicy"}
     assert policies.pop("deny-all") == {"podSelector": {}, "policyTypes": ["Ingress"]}
-    opened = {port["port"] for spec in policies.values() for rule in spec["ingress"] for port in rule["ports"]}
+    rules = [(spec["podSelector"], rule) for spec in policies.values() for rule in spec["ingress"]]
+    assert all("ports" in rule or rule["from"] == [{"podSelector": pods}] for pods, rule in rules)
+    opened = {port["port"] for _, rule in rules for port in rule.get("ports", [])}
     assert opened == {port for _, pod in _pods(rendered) for each in pod["spec"]["containers"] for port in _ports(each)}
 
 
 def test_copies_are_equal() -> None:
     """Kustomize reads no file outside its folder."""
     assert (FOLDER / "base" / "redis.conf").read_text() == (DEPLOY / "redis" / "redis.conf").read_text()
-    run = (FOLDER / "overlays" / "plain" / "run.toml").read_text()
-    assert run == (DEPLOY / "runs" / "gsm8k-1gpu.toml").read_text()
-
-
-def test_the_files_are_tidy() -> None:
-    found = checked("yamllint", "--strict", "--config-file", DEPLOY / ".yamllint", FOLDER)
-    assert (found.returncode, found.stdout) == (0, "")
+    assert sorted(RUNS) == OVERLAYS
+    for overlay, run in RUNS.items():
+        copied = (FOLDER / "overlays" / overlay / "run.toml").read_text()
+        assert copied == (DEPLOY / "runs" / f"{run}.toml").read_text()

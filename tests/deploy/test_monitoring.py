@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from source_files import ROOT
 from waits import wait_until
 
 from isentrope.exporter.quantities import QUANTITIES
 
 FOLDER = ROOT / "deploy" / "monitoring"
-RULES, CASES = FOLDER / "alerts.yaml", FOLDER / "alerts_test.yaml"
-
+CONFIG, RULES, CASES = FOLDER / "prometheus.yaml", FOLDER / "alerts.yaml", FOLDER / "alerts_test.yaml"
 
 BOARD = FOLDER / "board.json"
 
@@ -48,10 +48,33 @@ def _program(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("arguments", [("check", "rules", RULES), ("test", "rules", CASES)], ids=["check", "test"])
-def test_promtool_accepts_the_rules_and_their_cases(arguments: tuple[str, str, Path]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "config", CONFIG), ("check", "rules", RULES), ("test", "rules", CASES)],
+    ids=["config", "rules", "cases"],
+)
+def test_promtool_accepts_the_configuration_the_rules_and_their_cases(arguments: tuple[str, str, Path]) -> None:
     done = subprocess.run([_program("promtool"), *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "planted"), [("alerts.yaml", "alert.yaml"), ("scrape_interval", "scrap_interval"), ("5s", "5")]
+)
+def test_promtool_finds_a_mistake_in_the_configuration(tmp_path: Path, given: str, planted: str) -> None:
+    assert given in CONFIG.read_text()
+    shutil.copy(RULES, tmp_path)
+    (tmp_path / CONFIG.name).write_text(CONFIG.read_text().replace(given, planted))
+    done = subprocess.run([_program("promtool"), "check", "config", tmp_path / CONFIG.name], capture_output=True)
+    assert done.returncode == 1
+
+
+def test_the_job_is_the_one_that_alerts_ask_for_and_compose_runs() -> None:
+    (job,) = yaml.safe_load(CONFIG.read_text())["scrape_configs"]
+    assert set(re.findall(r'job="(\w+)"', RULES.read_text() + BOARD.read_text())) == {job["job_name"]}
+    exporter = yaml.safe_load((ROOT / "deploy" / "compose" / "compose.yaml").read_text())["services"]["exporter"]
+    (port,) = [word.rpartition(":")[2] for word in exporter["command"] if word.startswith("--bind=")]
+    assert job["static_configs"] == [{"targets": [f"exporter:{port}"]}]
 
 
 def test_a_changed_threshold_fails_a_case(tmp_path: Path) -> None:

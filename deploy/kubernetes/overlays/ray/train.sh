@@ -1,0 +1,9 @@
+#!/bin/sh
+# The command, which KubeRay starts on the head. In a file, because the shell of the pod that hands it to Ray would
+# expand the address too early.
+exec isentrope train /etc/isentrope/run.toml --ray-address "$RAY_ADDRESS" \
+  run.output_dir=/runs/dapo-7b \
+  redis.password_file=/run/secrets/broker/cluster.password \
+  cluster.gpus=true \
+  cluster.learner_labels.role=learner \
+  cluster.actor_labels.role=actor
