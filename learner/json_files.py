@@ -7,6 +7,7 @@ where there is nothing to say.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, Validati
 
 from isentrope.errors import StorageError
 from isentrope.rollout.wire.files import write_whole
+
+BLOCK_BYTES = 1 << 16
 
 LENIENT = {"lenient": True}
 """Validation context of files that another version may have written."""
@@ -96,6 +99,38 @@ def read_lines(folder: Path, kind: type[F]) -> Iterator[F]:
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         if line.endswith(b"\n"):
             yield _parsed(f"{path}:{number}", line, kind)
+
+
+def read_lines_with(folder: Path, kind: type[F], key: str) -> Iterator[F]:
+    """Return the whole lines that hold a key; the others are passed over, whatever they are.
+
+    StorageError if a line with it is not of this kind.
+    """
+    path, sought = folder / kind.FILE, json.dumps(key).encode()
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if sought in line and line.endswith(b"\n"):
+                yield _parsed(f"{path}:{number}", line, kind)
+
+
+def read_last(folder: Path, kind: type[F]) -> F | None:
+    """Return the last whole line of a file of a run folder, read from its end; None if there is none.
+
+    StorageError if it is not of this kind.
+    """
+    path = folder / kind.FILE
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        end, tail = file.seek(0, os.SEEK_END), b""
+        while end and tail.count(b"\n") < 2:  # the end of the line before it, and its own
+            begin = max(0, end - BLOCK_BYTES)
+            file.seek(begin)
+            tail, end = file.read(end - begin) + tail, begin
+    whole = tail[: tail.rfind(b"\n") + 1].splitlines(keepends=True)
+    return _parsed(str(path), whole[-1], kind) if whole else None
 
 
 def parse(line: bytes, kind: type[F]) -> F:

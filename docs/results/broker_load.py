@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import platform
+import socket
 import subprocess
 import tempfile
 import threading
@@ -45,7 +46,6 @@ from isentrope.rollout.wire.weights import Manifest, Shard
 
 DATA = Path(__file__).with_name("broker_load.json")
 RUN = "load"
-PORT = 17_391
 PROCESSES = 4
 BEAT_S = 5.0
 PHASE_S = 20.0
@@ -59,13 +59,14 @@ Measured = dict[str, float]
 
 
 @contextmanager
-def server() -> Iterator[redis.Redis]:
-    """Yield a client of a new server."""
+def server() -> Iterator[tuple[redis.Redis, str]]:
+    """Yield a client of a new server, and its URL."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--port", str(PORT), "--bind", "127.0.0.1", "--appendonly", "yes", "--save", "", "--dir", folder]
+        port = free_port()
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes", "--save", "", "--dir", folder]
         process = subprocess.Popen([str(find_binary()), *options], stdout=subprocess.DEVNULL, start_new_session=True)
         prefer(process.pid, -20)
-        client = redis.Redis(port=PORT)
+        client = redis.Redis(port=port)
         try:
             while True:
                 try:
@@ -73,10 +74,16 @@ def server() -> Iterator[redis.Redis]:
                     break
                 except redis.RedisError:
                     time.sleep(0.05)
-            yield client
+            yield client, f"redis://127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait()
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nothing listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def prefer(process: int, niceness: int) -> None:
@@ -150,9 +157,9 @@ def manifest(batch: int) -> Manifest:
     )
 
 
-def connect() -> Broker:
+def connect(url: str) -> Broker:
     """Return a connection of the run."""
-    return Broker.connect(f"redis://127.0.0.1:{PORT}", RUN)
+    return Broker.connect(url, RUN)
 
 
 def state(name: str) -> ActorState:
@@ -211,25 +218,25 @@ class PacedActor:
             self._port.take(8, BLOCK_S)
 
 
-def serve(first: int, count: int, batch: "Synchronized[int]", looked: "Synchronized[int]") -> None:
+def serve(url: str, first: int, count: int, batch: "Synchronized[int]", looked: "Synchronized[int]") -> None:
     """Run so many actors, for ever."""
     os.setsid()
     prefer(os.getpid(), 19)
     threading.stack_size(256 << 10)
     facts = spec()
     for number in range(count):
-        PacedActor(ActorPort(connect(), f"actor-{first + number}", facts), batch, looked)
+        PacedActor(ActorPort(connect(url), f"actor-{first + number}", facts), batch, looked)
     threading.Event().wait()
 
 
 def load(actors: int) -> dict[str, Measured]:
     """Return what the thread does for so many actors: idle, at announcements, and while an evaluation waits."""
-    with server() as client:
-        learner = LearnerPort.fence(connect(), 1, 0, 0, spec(), Control(mode=Mode.ASYNC, max_lag=8))
+    with server() as (client, url):
+        learner = LearnerPort.fence(connect(url), 1, 0, 0, spec(), Control(mode=Mode.ASYNC, max_lag=8))
         learner.announce(manifest(0))
         batch, looked = multiprocessing.Value("i", 0), multiprocessing.Value("i", 0)
         share = -(-actors // PROCESSES)
-        starts = [(first, min(share, actors - first), batch, looked) for first in range(0, actors, share)]
+        starts = [(url, first, min(share, actors - first), batch, looked) for first in range(0, actors, share)]
         processes = [multiprocessing.Process(target=serve, args=args, daemon=True) for args in starts]
         for process in processes:
             process.start()
@@ -278,10 +285,10 @@ def await_all(looked: "Synchronized[int]", actors: int) -> None:
 
 def costs(actors: int) -> Measured:
     """Return the microseconds of the server's thread for each call, with so many actors in the run."""
-    with server() as client:
-        learner = LearnerPort.fence(connect(), 1, 0, 0, spec(), Control(mode=Mode.ASYNC, max_lag=8))
+    with server() as (client, url):
+        learner = LearnerPort.fence(connect(url), 1, 0, 0, spec(), Control(mode=Mode.ASYNC, max_lag=8))
         learner.announce(manifest(1))
-        shared = connect()
+        shared = connect(url)
         ports = [ActorPort(shared, f"actor-{number}", spec()) for number in range(actors)]
         found: Measured = {}
 
@@ -358,7 +365,7 @@ def main() -> None:
     before = psutil.getloadavg()[0]
     prefer(os.getpid(), -20)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    with server() as client:
+    with server() as (client, _):
         version = client.info("server")["redis_version"]
     record = {
         "command": f"python docs/results/broker_load.py --actors {actors}",

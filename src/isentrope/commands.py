@@ -20,6 +20,7 @@ from isentrope.check import install
 from isentrope.check.findings import Checked, Findings, check
 from isentrope.check.model import Model
 from isentrope.config import accept, load, load_with_errors
+from isentrope.console import say
 from isentrope.environment import set_defaults
 from isentrope.errors import (
     AccessError,
@@ -91,7 +92,7 @@ def init(name: str, folder: Path | None, console: Console) -> int:
         example = write(name, folder)
     console.print(f"{folder} holds the example. Go on with:\n", highlight=False, soft_wrap=True)
     for command in (f"cd {folder}", *example.commands):
-        console.print(f"    {command}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"    {command}")
     return 0
 
 
@@ -146,7 +147,7 @@ def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
             errors += [each for each in found if not (isinstance(each, IsentropeError) and each.where in told)]
             console.print(f"{_MARKS[bool(found)]} {name}", soft_wrap=True)
     for line in findings.shown:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        say(console, line)
     if errors:
         raise ExceptionGroup(str(path), errors)
     _show_notes(findings.checked(), console)
@@ -211,7 +212,7 @@ def export_version(run: Path, target: Path, version: str, model: str, console: C
     folder = runfolder.find(run)
     chosen = choose(versions(folder), version, folder)
     export(chosen, origin(folder, model), target)
-    console.print(f"{target}: batch {chosen.batch} of {folder}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{target}: batch {chosen.batch} of {folder}")
     return 0
 
 
@@ -240,7 +241,7 @@ def evaluate(request: "Request", as_json: bool, console: Console) -> int:
     lines |= {name: "did not apply" if mean is None else f"{mean:.3f}" for name, mean in means.items()}
     lines |= {"tokens of a response": f"{row.length_mean:.1f}", "cut off": f"{row.truncated:.1%}"}
     for name, value in lines.items():
-        console.print(f"  {name}: {value}", highlight=False, markup=False)
+        say(console, f"  {name}: {value}")
     return 0
 
 
@@ -269,7 +270,7 @@ def show_method(names: Sequence[str], console: Console) -> int:
     """Print presets merged into one objective, and which of them set each key."""
     from isentrope import methods
 
-    console.print(methods.show(names, Path.cwd()), highlight=False, markup=False, soft_wrap=True)
+    say(console, methods.show(names, Path.cwd()))
     return 0
 
 
@@ -277,7 +278,7 @@ def show_matrix(console: Console) -> int:
     """Print which presets can be merged, and why others cannot."""
     from isentrope import methods
 
-    console.print(methods.matrix_text(methods.matrix()), highlight=False, markup=False, soft_wrap=True)
+    say(console, methods.matrix_text(methods.matrix()))
     return 0
 
 
@@ -388,4 +389,4 @@ def _sentence(outcome: Outcome) -> str:
 
 def _show_notes(checked: Checked, console: Console) -> None:
     for note in checked.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"note: {note}")

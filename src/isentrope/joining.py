@@ -12,6 +12,7 @@ from rich.console import Console
 from isentrope import runfolder
 from isentrope.broker_url import requested
 from isentrope.check import cuda, install
+from isentrope.console import say
 from isentrope.environment import set_defaults
 from isentrope.runfile import raise_all
 
@@ -92,7 +93,7 @@ def serve_depot(run: Path, options: DepotOptions, console: Console) -> int:
     address = Address.parse(options.bind, options.cert_file, options.key_file)
     token = depot_token(runfolder.public_url(record), record.run)
     with Interrupts() as interrupts, served(folder, address, token, insecure=options.insecure) as server:
-        console.print(f"{folder} is offered at {server.url}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{folder} is offered at {server.url}")
         while server.runs and not interrupts.asked:
             server.wait(WAIT_S)
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from isentrope import runfolder
+from isentrope.console import say
 from isentrope.errors import RunFolderError
 
 LOOK_S = 0.5
@@ -74,4 +75,4 @@ class Logs:
 
 
 def _print(log: str, line: str, console: Console) -> None:
-    console.print(f"{log}: {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{log}: {line}")

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from isentrope.console import say
 from isentrope.learner import json_files
 from isentrope.learner.json_files import FileRecord
 from isentrope.learner.records import BatchRow, EvalRow
@@ -135,7 +136,7 @@ class Shown:
 
     def _say(self, text: str, style: str = "") -> None:
         """Print a line, and log it: what was on a console is looked for in the log."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True, style=style)
+        say(self._console, text, style)
         logger.info("%s", text.strip())
 
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from isentrope import runfolder
+from isentrope.console import say
 from isentrope.errors import IsentropeError
 from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, Outcome, RunRecord
-from isentrope.progress import Tail
 
 
 class State(StrEnum):
@@ -54,7 +54,7 @@ def list_runs(place: Path, as_json: bool, console: Console) -> int:
         console.print_json(json.dumps([asdict(run) for run in found]))
         return 0
     if not found:
-        console.print(f"no run in {place.absolute()}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"no run in {place.absolute()}")
         return 0
     table = Table("run", "state", "batch", "reward", "folder", "", box=None, pad_edge=False)
     for run in found:
@@ -69,7 +69,7 @@ def read_run(folder: Path) -> ListedRun:
     try:
         record = runfolder.read_record(folder)
         outcome = json_files.read(folder, Outcome)
-        rows = list(Tail(folder, BatchRow, from_end=False).read())
+        last = json_files.read_last(folder, BatchRow)
     except IsentropeError as error:
         return ListedRun(folder.name, State.DAMAGED, 0, 0, None, 0.0, str(folder), error.what)
     state = State.DEAD if outcome is None else State(outcome.status)
@@ -78,9 +78,9 @@ def read_run(folder: Path) -> ListedRun:
     return ListedRun(
         run=record.run,
         state=state,
-        batch=rows[-1].batch if rows else 0,
+        batch=last.batch if last is not None else 0,
         batches=record.batches,
-        reward=rows[-1].reward if rows else None,
+        reward=last.reward if last is not None else None,
         started=record.started,
         folder=str(folder),
         why=outcome.what if outcome is not None else "",

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from isentrope import runfolder
 from isentrope.broker_url import requested
+from isentrope.console import say
 from isentrope.errors import ConfigError
 from isentrope.launch.scaling import OWN_ID, Seat, next_to_leave
 from isentrope.rollout.broker.connection import Broker
@@ -67,7 +68,7 @@ def scale(request: Scaling, as_json: bool, console: Console) -> int:
     left = f", and {', '.join(scaled.asked_to_leave)} asked to leave" if scaled.asked_to_leave else ""
     others = "" if request.external else f"; {len(guests)} more were joined by `isentrope actor`"
     line = f"{scaled.run}: {scaled.wanted} {kind} are wanted, before it were {scaled.before}{left}"
-    console.print(line + (others if guests else ""), highlight=False, markup=False, soft_wrap=True)
+    say(console, line + (others if guests else ""))
     return 0
 
 

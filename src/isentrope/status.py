@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from isentrope import runfolder
+from isentrope.console import say
 from isentrope.errors import IsentropeError
 from isentrope.learner import json_files
 from isentrope.learner.measures import AlarmFigures
 from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, Outcome
 from isentrope.learner.training.alarms import figures, sentences
-from isentrope.progress import Tail
 from isentrope.report import REPORT
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
@@ -65,7 +65,6 @@ class Status(BaseModel):
 def read_status(folder: Path) -> Status:
     """Return the status of the run in `folder`; RunFolderError if there is none."""
     record = runfolder.read_record(folder)
-    rows = list(Tail(folder, BatchRow, from_end=False).read())
     live, unreachable = None, ""
     try:
         view = runfolder.open_view(record, deadline_s=DEADLINE_S)
@@ -80,8 +79,8 @@ def read_status(folder: Path) -> Status:
         command_alive=alive,
         placement=json_files.read(folder, PlacementRecord) if alive else None,
         batches=record.batches,
-        last_batch=rows[-1] if rows else None,
-        alarms=figures(rows),
+        last_batch=json_files.read_last(folder, BatchRow),
+        alarms=figures(json_files.read_lines_with(folder, BatchRow, "alarms")),
         outcome=json_files.read(folder, Outcome),
         live=live,
         unreachable=unreachable,
@@ -100,17 +99,17 @@ def show(status: Status, console: Console) -> None:
             highlight=False,
         )
     for sentence in sentences(status.alarms):
-        console.print(sentence, highlight=False, markup=False, style="yellow")
+        say(console, sentence, "yellow")
     if status.outcome is not None and not status.command_alive:
         if status.report:
-            console.print(f"report: {status.report}", highlight=False, markup=False, soft_wrap=True)
+            say(console, f"report: {status.report}")
         return
     if status.live is None:
-        console.print(status.unreachable or "no learner has opened the run yet", highlight=False, markup=False)
+        say(console, status.unreachable or "no learner has opened the run yet")
         return
-    console.print(status.live.waiting_for, highlight=False, markup=False)
+    say(console, status.live.waiting_for)
     if status.placement is not None and status.placement.waits:
-        console.print(status.placement.waits, highlight=False, markup=False)
+        say(console, status.placement.waits)
     counters = status.live.counters
     retired = _by_reason(counters, "retired")
     counted = [f"{counters.get(name, 0):,} {name}" for name in ("issued", "published", "trained", "retired")]

@@ -12,6 +12,7 @@ import psutil
 from rich.console import Console
 
 from isentrope import runfolder
+from isentrope.console import say
 from isentrope.errors import StalledError, UnreachableError
 from isentrope.learner.records import RunRecord
 from isentrope.runs import State, read_run
@@ -50,7 +51,7 @@ def stop(place: Path, timeout_s: float, as_json: bool, console: Console) -> int:
         asked = _ask(record)
         line = f"{record.run}: {asked} was asked to end; the learner finishes its batch and writes a checkpoint"
         if not as_json:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line)
         _await_end(folder, record, timeout_s)
     run = read_run(folder)
     if as_json:
@@ -58,7 +59,7 @@ def stop(place: Path, timeout_s: float, as_json: bool, console: Console) -> int:
         return 0
     ended = f"{run.state} after {run.batch} batches" + (f": {run.why}" if run.why else "")
     before = "" if was_running else "was not running: "
-    console.print(f"{run.run} {before}{ended}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{run.run} {before}{ended}")
     return 0
 
 

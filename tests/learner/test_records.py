@@ -1,18 +1,26 @@
 """Records of the run folder: strict where this version writes them, lenient where an older one may have."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
+from run_records import make_row
 
 from isentrope.errors import RewardError, StorageError
 from isentrope.learner import json_files
-from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, SampleRow, Summary
+from isentrope.learner.measures import RaisedAlarm
+from isentrope.learner.records import BatchRow, EvalRow, Notice, Outcome, RunRecord, SampleRow, Summary
+from isentrope.learner.training.alarms import figures
+from isentrope.learner.training.journal import Journal
 
 FIRST_VERSION = Path(__file__).parent / "data" / "first_version"
+
 
 OUTCOME = Outcome.of_nothing("nothing was trained yet")
 
@@ -60,6 +68,29 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / RunRecord.FILE).write_text('{"run": "a"}')
     with pytest.raises(StorageError, match=r"run\.json"):
         json_files.read(tmp_path, RunRecord)
+
+
+@given(st.lists(st.integers(0, 300), max_size=6), st.booleans(), st.integers(1, 700))
+def test_the_last_whole_line_is_found_from_the_end(lengths: list[int], cut: bool, block: int) -> None:
+    """Whatever the lines' lengths and the blocks that are read, and also where a crash has cut off one more line."""
+    lines = [json.dumps({"at": float(number), "text": "x" * length}) for number, length in enumerate(lengths)]
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_files, "BLOCK_BYTES", block)
+        (Path(name) / Notice.FILE).write_text("".join(line + "\n" for line in lines) + ('{"at": 9' if cut else ""))
+        whole = list(json_files.read_lines(Path(name), Notice))
+        assert len(whole) == len(lines)
+        assert json_files.read_last(Path(name), Notice) == (whole[-1] if whole else None)
+
+
+def test_the_alarms_of_a_run_are_those_of_its_whole_lines(tmp_path: Path) -> None:
+    """Lines without one are passed over."""
+    on = {"failed": RaisedAlarm(value=0.5, bound=0.2)}
+    rows = [make_row(1), make_row(2, alarms=on), make_row(3), make_row(4, alarms=on)]
+    for row in rows:
+        Journal(tmp_path, BatchRow).append(row)
+    short = list(json_files.read_lines_with(tmp_path, BatchRow, "alarms"))
+    assert [row.batch for row in short] == [2, 4]
+    assert figures(short) == figures(rows) != {}
 
 
 RENAMED: dict[str, str] = {}

@@ -18,6 +18,7 @@ from isentrope.check.findings import Findings
 from isentrope.check.model import read_config
 from isentrope.check.source import KEY, find
 from isentrope.config import load
+from isentrope.console import say
 from isentrope.errors import ConfigError
 from isentrope.runfile import raise_all
 
@@ -86,7 +87,7 @@ def show(told: Figures, as_json: bool, console: Console) -> None:
         console.print_json(told.model_dump_json())
         return
     for name, value in _lines(told):
-        console.print(f"{name:34} {value}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{name:34} {value}")
 
 
 def _speeds(request: Request, speeds: dict[str, int], before: Measured | None) -> Speeds:

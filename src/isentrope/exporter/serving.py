@@ -11,6 +11,7 @@ from rich.console import Console
 
 from isentrope import runfolder
 from isentrope.broker_url import requested
+from isentrope.console import say
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.exporter.collector import DEADLINE_S, RunCollector
 from isentrope.rollout.broker.connection import Broker
@@ -57,7 +58,7 @@ def offered(options: ExporterOptions, console: Console) -> Iterator[str]:
     try:
         collector.require_access()
     except UnreachableError as error:
-        console.print(f"{error.what}; it is tried again at each scrape", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{error.what}; it is tried again at each scrape")
     registry, address = CollectorRegistry(), Address.parse(options.bind)
     registry.register(collector)
     try:
@@ -67,7 +68,7 @@ def offered(options: ExporterOptions, console: Console) -> Iterator[str]:
     try:
         host = f"[{address.host}]" if ":" in address.host else address.host
         url = f"http://{host}:{server.server_address[1]}/metrics"
-        console.print(f"{collector.run} is offered at {url}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{collector.run} is offered at {url}")
         yield url
     finally:
         server.shutdown()

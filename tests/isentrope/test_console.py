@@ -1,0 +1,15 @@
+"""Lines of the console come out as they are."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from isentrope.console import say
+
+
+@pytest.mark.parametrize("line", ["[red]/a/folder[/red]: 3 of 4", "x" * 300, "a [link", "12 'batches' True", ""])
+def test_a_line_is_printed_as_it_is(line: str) -> None:
+    out = io.StringIO()
+    say(Console(file=out, width=40, force_terminal=True), line)
+    assert out.getvalue() == f"{line}\n"
