@@ -18,6 +18,7 @@ from isentrope.rollout.depot.cache import Cache
 from isentrope.rollout.depot.fetching import FetchStopped
 from isentrope.rollout.depot.folder_depot import FolderDepot
 from isentrope.rollout.depot.interface import Depot, open_depot
+from isentrope.rollout.depot.relays import Relays
 from isentrope.rollout.depot.versions import Versions
 from isentrope.rollout.wire.digests import file_name
 from isentrope.rollout.wire.spec import RunSpec
@@ -41,6 +42,10 @@ class Places:
     cache: Path = Path()
     access: Access = field(default_factory=Access)
 
+    def of(self, run: str) -> Path:
+        """Return the folder of a run's files in the cache."""
+        return self.cache / run
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -55,11 +60,13 @@ class Wanted:
 class RunFiles:
     """Files of one run. An event that is given stops what is fetched for its caller."""
 
-    def __init__(self, spec: RunSpec, places: Places, timeout_s: float) -> None:
+    def __init__(self, spec: RunSpec, places: Places, timeout_s: float, relays: Relays | None = None) -> None:
+        """Fetch with the help of `relays`; try again for `timeout_s` while the depot does not answer."""
         self.spec = spec
         """The run's facts, with paths of this machine."""
         self._places = places
-        self._cache = places.cache / spec.run
+        self._relays = relays
+        self._cache = places.of(spec.run)
         self._timeout_s = timeout_s
         self._opened: tuple[Sequence[str], Versions] | None = None
 
@@ -102,7 +109,7 @@ class RunFiles:
     def _versions(self, depots: Sequence[str]) -> Versions:
         depots = depots or self.spec.depots
         if self._opened is None or self._opened[0] != depots:
-            self._opened = depots, Versions(self._depot(depots), self._cache)
+            self._opened = depots, Versions(self._depot(depots), self._cache, self._relays)
         return self._opened[1]
 
     def _depot(self, depots: Sequence[str]) -> Depot:

@@ -21,16 +21,19 @@ from typing import TYPE_CHECKING
 from isentrope.actors.actor import Actor, LeasesLost, first_error
 from isentrope.actors.config import ActorsConfig
 from isentrope.actors.groups import GroupMaker, Tools
+from isentrope.actors.relaying import Offer, Relaying, address_towards
 from isentrope.actors.run_files import Joined, Places, RunFiles
 from isentrope.actors.scoring import Scorer
 from isentrope.errors import DataError, IsentropeError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.relay_list import RelayList
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.data.prompts import Prompts, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.depot.fetching import FetchStopped
+from isentrope.rollout.depot.versions import FOLDER as VERSIONS
 from isentrope.rollout.wire.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -82,8 +85,13 @@ async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> No
     try:
         spec = options.spec or await _spec(broker, drain)
         if spec is not None:
-            files = RunFiles(spec, options.places, spec.broker_timeout_s)
-            await _serve_run(broker, files, options.actor_id, drain)
+            relays = _relaying(broker, options, spec)
+            files = RunFiles(spec, options.places, spec.broker_timeout_s, relays)
+            try:
+                await _serve_run(broker, files, options.actor_id, drain)
+            finally:
+                if relays is not None:
+                    await asyncio.to_thread(relays.close)
     finally:
         await asyncio.to_thread(broker.close)
 
@@ -105,6 +113,16 @@ async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
             if time.monotonic() > deadline:
                 raise
     return None
+
+
+def _relaying(broker: Broker, options: ActorOptions, spec: RunSpec) -> Relaying | None:
+    """Return this actor's part in passing versions on; None: the run has no relays."""
+    if spec.relay_port is None:
+        return None
+    places = options.places
+    address = address_towards(options.url)
+    offer = Offer(places.of(spec.run) / VERSIONS, places.access.token, address, spec.relay_port)
+    return Relaying(RelayList(broker), offer)
 
 
 async def _serve_run(broker: Broker, files: RunFiles, actor_id: str, drain: asyncio.Event) -> None:

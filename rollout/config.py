@@ -185,6 +185,12 @@ class WeightsConfig(Section):
     to actors that do not see its folder; empty: it does not. Requests need a token that follows from the broker's
     password."""
 
+    relay_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port at which each machine's actors offer the versions that they have fetched to the actors of other machines,
+    so that the depot sends few copies; 0: any free one; unset: they do not, because it opens a port on every machine,
+    and pays only where the depot's uplink is the bottleneck. What comes from there is verified and costs time at most;
+    it is sent without TLS, and requests need a token. Runs that share machines need different ports."""
+
 
 class LeaseConfig(Section):
     """Keys of `[actors]` that both sides must know: when an actor counts as gone, and what becomes of its orders."""

@@ -53,6 +53,7 @@ SCRIPT_KEYS = {
     "issue_eval": "incarnation eval n news",
     "turn": "turns actors",
     "reaper": "reaper",
+    "relay": "relays",
     "ask": "news",
 }
 """Keys of each script in `scripts/`, as attributes of `Keys`, in the order the script names them."""

@@ -146,6 +146,11 @@ class Keys:
         return self._key("reaper")
 
     @property
+    def relays(self) -> str:
+        """H: URL of a machine that offers versions to others -> which, and when it said so."""
+        return self._key("relays")
+
+    @property
     def desired(self) -> str:
         """H: the number of actors that an operator wants, as `Desired`."""
         return self._key("desired")

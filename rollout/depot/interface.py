@@ -1,6 +1,7 @@
 """A depot: the published files of a run, by URL. It moves bytes and knows neither weights nor runs.
 
-Names have two parts (`bundle/<digest>.tar`) or three (`weights/<version>/<file>`), so that none leads out of the depot.
+Names have two parts (`bundle/<digest>.tar`) or three (`weights/<version>/<file>`, and `weights/<digest>/<file>` at a
+machine that offers its cache), so that none leads out of the depot.
 A version's `manifest.json` is put last: a version without it is not one.
 """
 
@@ -19,7 +20,7 @@ READ_ONLY_SCHEMES = ("http", "https")
 """Kinds whose files can only be read: none is put, listed or dropped there."""
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-_NAME = re.compile(rf"(weights/[0-9]{{1,19}}/{_PART}|bundle/{_PART})")
+_NAME = re.compile(rf"(weights/([0-9]{{1,19}}|[0-9a-f]{{64}})/{_PART}|bundle/{_PART})")
 
 
 class Depot(Protocol):
@@ -83,8 +84,8 @@ def check_url(url: str) -> None:
     """Raise ConfigError if `url` cannot be that of a depot."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # its text may quote a password
-        raise ConfigError(f"the URL of a depot cannot be read: {str(error).partition(':')[0]}") from None
+    except ValueError:  # its text may quote a password
+        raise ConfigError("the URL of a depot cannot be read", fix="check its host and its brackets") from None
     if parts.scheme and parts.scheme not in SCHEMES:
         raise ConfigError(
             f"a depot's URL begins with {', '.join(SCHEMES)}, not {parts.scheme}", fix="give one of these, or a folder"

@@ -4,6 +4,7 @@ Content is read in ranges, so that what a lost connection has left is continued 
 """
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,9 +13,16 @@ from isentrope.errors import AccessError, ConfigError, IsentropeError, StorageEr
 from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.interface import checked_name, is_read_only
 
-CONNECT_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 30.0
-"""Longest silence of a connection before it counts as lost."""
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Deadlines of a request over HTTP. connect_s: until there is a connection. silence_s: longest wait for the next
+    byte. request_s: until its end; None: it may take as long as bytes come."""
+
+    connect_s: float = 10.0
+    silence_s: float = 30.0
+    request_s: float | None = None
+
 
 _EXTRAS = {"s3": "s3", "gs": "gs"}
 
@@ -22,9 +30,9 @@ _EXTRAS = {"s3": "s3", "gs": "gs"}
 class RemoteDepot:
     """Files below one URL."""
 
-    def __init__(self, url: str, access: Access) -> None:
+    def __init__(self, url: str, access: Access, deadlines: Deadlines | None = None) -> None:
         self._url = url.rstrip("/")
-        self._files = _file_system(urlsplit(url).scheme, access)
+        self._files = _file_system(urlsplit(url).scheme, access, deadlines or Deadlines())
 
     @property
     def url(self) -> str:
@@ -106,7 +114,7 @@ def _status(error: Exception) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _file_system(scheme: str, access: Access) -> Any:
+def _file_system(scheme: str, access: Access, deadlines: Deadlines) -> Any:
     fsspec: Any = importlib.import_module("fsspec")  # it comes without annotations
     try:
         if scheme in _EXTRAS:
@@ -118,9 +126,11 @@ def _file_system(scheme: str, access: Access) -> Any:
             f"a depot of {scheme}: needs a library that is not installed: {error.name}",
             fix=f"pip install 'isentrope[{extra}]'",
         ) from error
-    patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(
+        total=deadlines.request_s, sock_connect=deadlines.connect_s, sock_read=deadlines.silence_s
+    )
     headers = {"Authorization": f"Bearer {access.token}"} if access.token else {}
-    settings: dict[str, object] = {"client_kwargs": {"timeout": patience, "headers": headers}}
+    settings: dict[str, object] = {"client_kwargs": {"timeout": timeout, "headers": headers}}
     if scheme == "https":
         settings["ssl"] = access.tls()
     return fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False, **settings)

@@ -10,6 +10,7 @@ import hmac
 import logging
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -73,9 +74,28 @@ class Address:
 class DepotServer:
     """A server in a thread of its own; a context manager."""
 
-    def __init__(self, root: Path, address: Address, token: str) -> None:
-        """Prepare to serve the published files below `root`; the token is required of every request unless empty."""
+    def __init__(
+        self,
+        root: Path,
+        address: Address,
+        token: str,
+        *,
+        place: Callable[[Path, str], Path | None] | None = None,
+        shared: bool = False,
+    ) -> None:
+        """Prepare to serve files below `root`.
+
+        Args:
+            root: their folder.
+            address: where to listen.
+            token: required of every request unless empty.
+            place: returns where the file of a name lies below `root`, or will; None: not here. Unset: where a depot
+                has it.
+            shared: other processes of this user may serve the same at the same address.
+        """
         self._root = root
+        self._place = place or _published
+        self._shared = shared
         self._address = address
         self._token = token
         self._loop = asyncio.new_event_loop()
@@ -134,7 +154,8 @@ class DepotServer:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._address.host, self._address.port, ssl_context=self._address.tls())
+            address, tls = self._address, self._address.tls()
+            site = web.TCPSite(runner, address.host, address.port, ssl_context=tls, reuse_port=self._shared or None)
             await site.start()
             self.port = int(runner.addresses[0][1])
             self._ready.set()
@@ -148,9 +169,11 @@ class DepotServer:
         if not self._may(request.headers.get("Authorization", "")):
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
         name = request.match_info["name"]
-        place = self._root / name
-        if not is_name(name) or not await asyncio.to_thread(_is_own_file, place, self._root):
+        place = await asyncio.to_thread(self._place, self._root, name)
+        if place is None:
             raise web.HTTPNotFound
+        if not place.is_file():
+            raise web.HTTPRequestRangeNotSatisfiable  # none of its bytes is here yet
         return web.FileResponse(place)
 
     def _may(self, authorization: str) -> bool:
@@ -159,6 +182,8 @@ class DepotServer:
         )
 
 
-def _is_own_file(place: Path, root: Path) -> bool:
-    """Return True if this is a file, reached through no link that leads out of the folder."""
-    return place.is_file() and place.resolve().is_relative_to(root.resolve())
+def _published(root: Path, name: str) -> Path | None:
+    """Return the path of a published file, unless a link of its path leads out of the folder; None: there is none."""
+    place = root / name
+    is_own = is_name(name) and place.is_file() and place.resolve().is_relative_to(root.resolve())
+    return place if is_own else None

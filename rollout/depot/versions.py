@@ -1,6 +1,7 @@
 """Versions of weights on the way from a depot to the files that an engine loads."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -10,8 +11,12 @@ from isentrope.errors import StorageError
 from isentrope.rollout.depot.cache import Cache
 from isentrope.rollout.depot.fetching import Promised, fetch
 from isentrope.rollout.depot.interface import Depot
+from isentrope.rollout.depot.relays import NoRelays, RelayedVersion, Relays
 from isentrope.rollout.wire.digests import file_name
 from isentrope.rollout.wire.weights import MANIFEST, Manifest, Shard
+
+FOLDER = "weights"
+"""Folder of a cache that holds versions."""
 
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -19,13 +24,17 @@ KEEP = 2
 """Newest versions in a machine's cache, beside those that are being loaded."""
 
 
+logger = logging.getLogger(__name__)
+
+
 class Versions:
     """Published versions as files of this machine."""
 
-    def __init__(self, depot: Depot, cache: Path) -> None:
-        """Fetch from `depot` into `cache`, unless the depot is a folder of this machine."""
+    def __init__(self, depot: Depot, cache: Path, relays: Relays | None = None) -> None:
+        """Fetch from `depot` into `cache`, unless the depot is a folder of this machine, with the help of `relays`."""
         self._depot = depot
-        self._cache = Cache(cache / "weights", keep=KEEP)
+        self._relays = relays or NoRelays()
+        self._cache = Cache(cache / FOLDER, keep=KEEP)
 
     def manifest(self, version: int) -> Manifest:
         """Return the manifest of a version that may be older than the announced one; StorageError if it is gone."""
@@ -53,12 +62,22 @@ class Versions:
             yield manifest.model_copy(update={"folder": str(here.parent)})
             return
 
+        made = False
+
         def make(folder: Path) -> None:
+            nonlocal made
+            made = True
+            source = RelayedVersion(self._depot, self._relays, manifest.digest, stopped)
             for shard in files_of(manifest):
                 promised = Promised(f"{prefix}/{shard.file}", shard.size_bytes, shard.digest)
-                fetch(self._depot, promised, folder / shard.file, stopped)
+                fetch(self._depot, promised, folder / shard.file, stopped, source)
+            logger.info(
+                "version %d: %d bytes from the depot, %d from relays", manifest.version, source.direct, source.relayed
+            )
 
         with self._cache.entry(file_name(manifest.digest), make) as folder:
+            if not made:
+                self._relays.having(manifest.digest)
             yield manifest.model_copy(update={"folder": str(folder)})
 
     def forget(self, manifest: Manifest) -> None:

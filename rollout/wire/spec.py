@@ -54,6 +54,8 @@ class RunSpec(LeaseConfig):
     """Absolute folder of checkpoints, weights and reports."""
     depots: tuple[str, ...] = ()
     """URLs of the depots that hold the bundle and the published weights, the preferred one first."""
+    relay_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port at which actors offer fetched versions to each other; 0: any free one. None: they do not."""
     bundle: Bundle | None = None
     """The files an actor needs; None: it is on a machine that has them at the paths above."""
     max_bytes: PositiveInt = 1 << 30

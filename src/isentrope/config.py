@@ -44,6 +44,7 @@ MAY_CHANGE: Collection[str] = frozenset(
         "weights.keep",
         "weights.depot",
         "weights.serve",
+        "weights.relay_port",
         "learner.batches",  # a finished run may be prolonged
         "learner.micro_batch_tokens",  # packing: the gradient is the same, but for rounding
         "learner.gradient_checkpointing",

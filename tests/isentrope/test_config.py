@@ -122,6 +122,7 @@ OTHER_VALUES: dict[str, object] = {
     "data.bundle": ["*"],
     "weights.depot": "s3://bucket/path",
     "weights.serve": "127.0.0.1:8800",
+    "weights.relay_port": 8801,
     "redis.password_file": "/run/secrets/redis",
     "redis.ca_file": "/etc/ca.pem",
     "model.chat_template_args": {"enable_thinking": False},

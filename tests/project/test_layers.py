@@ -58,7 +58,7 @@ ROOMS = {
     "rollout/config.py": set(),
     "actors": {
         *("errors", "actors", "rollout.config", "rollout.data", "rollout.depot", "rollout.rewards", "rollout.wire"),
-        *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "news", "run_view")),
+        *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "news", "relay_list", "run_view")),
     },
     "learner/intake": {"errors", "kernels.plain", "learner.config", "learner.objective", "learner.intake", "rollout"},
 }

@@ -58,6 +58,7 @@ def make_spec(checked: Checked, output_dir: Path, depots: Sequence[str] = (), bu
         run_folder=str(checked.file.folder),
         output_dir=str(output_dir),
         depots=(f"file://{output_dir}", *depots),
+        relay_port=config.weights.relay_port,
         bundle=bundle,
         heartbeat_s=config.actors.heartbeat_s,
         max_tries=config.actors.max_tries,

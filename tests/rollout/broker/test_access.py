@@ -16,6 +16,7 @@ from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.news import EVERYTHING
+from isentrope.rollout.broker.relay_list import RelayList
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, WorkOrder
@@ -80,6 +81,9 @@ def life(guarded: Guarded, run: str) -> None:
     operator.want(3)
     operator.ask_to_leave(["a1"], 5.0)
     assert actor.news.wait(0.0) == EVERYTHING and actor.news.wait(0.01) and actor.asked_to_leave() == 5.0
+    lists = [RelayList(port.broker) for port in (actor, dead)]
+    assert [each.enter(f"http://m{number}:1", "0a") for number, each in enumerate(lists)] == [[], ["http://m0:1"]]
+    lists[0].withdraw("http://m0:1")
     assert actor.my_turn(VERSION) and not dead.my_turn(VERSION)
     entries = learner.admit(9, 0.01) + learner.pending()
     learner.plan(1, b"plan")
