@@ -113,6 +113,7 @@ class Buffer:
         self._replays: list[ReadyBatch] = []
         self._held: dict[int, _Held] = {}  # of every group here, also those in a batch
         self._uncommitted: set[str] = set()
+        self._retired: set[str] = set()  # those of them whose groups were retired
         self._counted: set[str] = set()  # entries whose failures are in `failed`
         self._plans: set[int] = set()
 
@@ -262,9 +263,17 @@ class Buffer:
         plans = tuple(sorted(batch for batch in self._plans if batch <= self.ledger.batches))
         return tuple(sorted(self._uncommitted)), plans
 
+    def shed(self) -> list[str]:
+        """Drop the uncommitted entries of retired groups, which the caller must delete, and return them. Until a
+        checkpoint covers them the ledger alone says that these groups are done."""
+        shed = sorted(self._retired)
+        self.committed(shed, ())
+        return shed
+
     def committed(self, entries: Collection[str], plans: Iterable[int]) -> None:
         """Drop the entries and plans that the broker has deleted."""
         self._uncommitted.difference_update(entries)
+        self._retired.difference_update(entries)
         self._counted.difference_update(entries)
         self._plans.difference_update(plans)
 
@@ -289,6 +298,7 @@ class Buffer:
         """Retire a seq; its entry stays in the broker until a checkpoint covers it."""
         self.ledger.retire(group.seq, group.reason)
         self._uncommitted.add(entry)
+        self._retired.add(entry)
         if group.reason != SURPLUS:
             self.retirements.retired(group)
 

@@ -221,6 +221,10 @@ class Feeder:
 
     # --- checkpoints
 
+    def is_pressed(self) -> bool:
+        """Return True if a checkpoint is due for the broker's sake."""
+        return self.call(LearnerPort.is_pressed)
+
     def commit_facts(self) -> CommitFacts:
         """Return the facts for a checkpoint of the present state; there must be no current batch."""
         with self._changed:
@@ -235,6 +239,14 @@ class Feeder:
         self.call(lambda port: port.commit(entries=facts.entries, lwm=facts.lwm, ckpt=ckpt, plans=facts.plans))
         with self._changed:
             self._buffer.committed(facts.entries, facts.plans)
+
+    def shed(self) -> None:
+        """Delete the entries of retired groups that no checkpoint covers yet, to free the broker: a learner that starts
+        from the last one has these groups made again."""
+        with self._changed:
+            entries = self._buffer.shed()
+        if entries:
+            self.call(lambda port: port.discard(entries))
 
     # --- status
 
@@ -329,8 +341,13 @@ class Feeder:
 
     def _issue(self) -> None:
         retired = self._ledger.retired
-        limit = self._options.batches * self._port.spec.prompts_per_batch + retired
-        self._buffer.cursor = self._port.issue(trained_batches=self._published, retired=retired, limit=limit)
+        size = self._port.spec.prompts_per_batch
+        self._buffer.cursor = self._port.issue(
+            trained_batches=self._published,
+            retired=retired,
+            limit=self._options.batches * size + retired,
+            needed=(self._ledger.batches + 1) * size + retired,
+        )
 
     def _take_in(self, entries: list[Entry]) -> None:
         duplicates = [entry for entry in entries if not self._buffer.add(entry)]

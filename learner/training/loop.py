@@ -53,7 +53,7 @@ from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, RunView
 from isentrope.rollout.rewards.correctness import correctness_of, reward_names
-from isentrope.rollout.wire.control import PRESSING, Control, Mode, RunState
+from isentrope.rollout.wire.control import Control, Mode, RunState
 
 MAX_NONFINITE = 3
 """Batches in a row without a finite update that end the run."""
@@ -276,7 +276,7 @@ class _Run:
         if self._batch < self._config.batches:
             evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
             refreshed = evaluated and self._evaluate()
-            if refreshed or self._is_due(self._config.checkpoint_every) or self._bytes_press():
+            if refreshed or self._is_due(self._config.checkpoint_every) or self._parts.feeder.is_pressed():
                 self._save()
         return True
 
@@ -292,8 +292,9 @@ class _Run:
         while not self._answer_operator():
             if (ready := feeder.next_batch(SLICE_S)) is not None:
                 return ready
-            if self._bytes_press():
+            if feeder.is_pressed():
                 self._save()
+                feeder.shed()  # what was retired since a batch that is saved already
             if feeder.status().quiet_s < SLICE_S:
                 wait.progress()
             wait.tick()
@@ -320,10 +321,6 @@ class _Run:
                 where=f"batch {self._batch + 1}",
                 fix="see metrics.jsonl; a lower learner.learning_rate often helps",
             )
-
-    def _bytes_press(self) -> bool:
-        """Return True if a checkpoint is due for the broker's sake: above its budget nothing is issued."""
-        return self._parts.feeder.counters().get("bytes", 0) > PRESSING * self._parts.job.spec.max_bytes
 
     def _is_due(self, every: int) -> bool:
         return self._batch % every == 0 or self._batch == self._config.batches

@@ -27,7 +27,7 @@ from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.broker.reaper import Reaper
 from isentrope.rollout.broker.run_view import METRICS, ActorState, RunView
 from isentrope.rollout.wire.codec import RawHeader, header_int, header_text, split_fields
-from isentrope.rollout.wire.control import Control
+from isentrope.rollout.wire.control import FILLED, PRESSING, Control
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult
 from isentrope.rollout.wire.weights import Announcement, Manifest
@@ -132,13 +132,14 @@ class LearnerPort:
 
     # --- orders
 
-    def issue(self, *, trained_batches: int, retired: int, limit: int) -> int:
+    def issue(self, *, trained_batches: int, retired: int, limit: int, needed: int = 0) -> int:
         """Issue as many orders as admission, byte budget and state allow, up to seq `limit`; return the cursor.
 
         Args:
             trained_batches: batch of the newest announced version.
             retired: seqs retired so far, each replaced by a new one.
             limit: seqs to issue in the whole run, replacements included.
+            needed: seqs without which the next batch is never complete; the byte budget does not hold them back.
 
         A full broker refuses without a change; the cursor then stays where it is.
         """
@@ -151,6 +152,7 @@ class LearnerPort:
             self.spec.max_bytes,
             version,
             ISSUE_CHUNK,
+            needed,
         )
         while True:
             try:
@@ -206,7 +208,13 @@ class LearnerPort:
 
     def drop(self, entries: Iterable[Entry]) -> None:
         """Delete entries whose seq is already trained, retired or buffered under another id."""
-        self._drop([entry.id for entry in entries])
+        self.discard([entry.id for entry in entries])
+
+    def discard(self, entry_ids: Sequence[str]) -> None:
+        """Delete entries by id, of seqs that are done."""
+        for start in range(0, len(entry_ids), DROP_CHUNK):
+            self._call("drop", *entry_ids[start : start + DROP_CHUNK])
+        self._handed.difference_update(entry_ids)
 
     # --- batches
 
@@ -224,7 +232,7 @@ class LearnerPort:
 
         May be repeated, and may be interrupted anywhere: the next learner drops what is left.
         """
-        self._drop(entries)
+        self.discard(entries)
         self._call("commit", lwm, ckpt, *plans)
 
     # --- weights and control
@@ -283,6 +291,12 @@ class LearnerPort:
         """Return the counters of the run."""
         return self.view.counters()
 
+    def is_pressed(self) -> bool:
+        """Return True if a checkpoint is due for the broker's sake, which frees what it covers."""
+        used_bytes, limit_bytes = self.view.memory()
+        over_budget = self.counters().get("bytes", 0) > PRESSING * self.spec.max_bytes
+        return over_budget or 0 < FILLED * limit_bytes < used_bytes
+
     def report(self, values: Mapping[str, int]) -> None:
         """Write the learner's own counters beside the protocol's: `trained` and `retired` seqs at least."""
         for name, value in values.items():
@@ -333,13 +347,8 @@ class LearnerPort:
     def _hand_out(self, ids: Sequence[str], entries: list[Entry]) -> list[Entry]:
         """Remember what was returned; delete what cannot be (deleted meanwhile, or not a record)."""
         self._handed.update(entry.id for entry in entries)
-        self._drop(sorted(set(ids) - {entry.id for entry in entries}))
+        self.discard(sorted(set(ids) - {entry.id for entry in entries}))
         return entries
-
-    def _drop(self, entry_ids: Sequence[str]) -> None:
-        for start in range(0, len(entry_ids), DROP_CHUNK):
-            self._call("drop", *entry_ids[start : start + DROP_CHUNK])
-        self._handed.difference_update(entry_ids)
 
 
 def _entries(raw: RawEntries) -> list[Entry]:

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 PRESSING = 0.5
 """Share of the byte budget above which a checkpoint is due after a batch, and while groups are waited for."""
 
+FILLED = 0.75
+"""Share of the server's memory limit above which it is due too: the limit may be less than the budget."""
+
 
 class Mode(StrEnum):
     """Overlap of actors and learner."""

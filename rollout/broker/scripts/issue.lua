@@ -1,9 +1,12 @@
 -- ISSUE: opens as many new orders as admission allows, at most `most` per call; returns the cursor.
--- issue allowed <=> cursor < (lag + trained + 1) * prompts_per_batch + retired, cursor < limit, bytes <= budget, state
--- = run. The first write (SET) is one that a full broker refuses, so an order is either whole or not there.
+-- issue allowed <=> cursor < (lag + trained + 1) * prompts_per_batch + retired, cursor < limit, state = run, and either
+-- bytes <= budget or cursor < needed, the seqs without which the next batch is never complete: nothing but a trained
+-- batch may free the budget. The first write (SET) is one that a full broker refuses, so an order is either whole or not
+-- there.
 local incarnation, cursor, ctl, n, pub, work = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local trained, retired, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local prompts_per_batch, max_bytes, min_version, most = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+local needed = tonumber(ARGV[9])
 
 local held = redis.call('GET', incarnation) or '0'
 if held ~= ARGV[1] then return redis.error_reply('FENCED ' .. held) end
@@ -12,7 +15,8 @@ local lag = control.mode == 'on_policy' and 0 or control.max_lag
 local first = tonumber(redis.call('GET', cursor))
 local bound = math.min(limit, (lag + trained + 1) * prompts_per_batch + retired, first + most)
 local bytes = tonumber(redis.call('HGET', n, 'bytes') or '0')
-if control.state ~= 'run' or bytes > max_bytes or first >= bound then return first end
+if bytes > max_bytes then bound = math.min(bound, needed) end
+if control.state ~= 'run' or first >= bound then return first end
 redis.call('SET', cursor, bound)
 for seq = first, bound - 1 do
   redis.call('HSET', pub, seq, 'open:0')

@@ -43,8 +43,8 @@ class WatchedPort(LearnerPort):
 
     rounds = 0
 
-    def issue(self, *, trained_batches: int, retired: int, limit: int) -> int:
-        cursor = super().issue(trained_batches=trained_batches, retired=retired, limit=limit)
+    def issue(self, *, trained_batches: int, retired: int, limit: int, needed: int = 0) -> int:
+        cursor = super().issue(trained_batches=trained_batches, retired=retired, limit=limit, needed=needed)
         self.rounds += 1
         return cursor
 
@@ -104,6 +104,7 @@ class Run:
     name: str
     batches: int = 4
     max_lag: int = 1
+    max_replaced: int = 0
     spec: dict[str, Any] = field(default_factory=dict)
     claims: int = 0
     checkpoint: Checkpoint | None = None
@@ -127,7 +128,7 @@ class Run:
         ledger = Ledger(self.checkpoint.facts.ledger if self.checkpoint else None)
         spec = make_spec(self.name, prompts_per_batch=P, **self.spec)
         port = WatchedPort.fence(self.broker(), number, ledger.lwm, ledger.cursor, spec, self.control(mode))
-        rules = AdmissionRules(token_max_lag=self.max_lag, min_kept=0.5)
+        rules = AdmissionRules(token_max_lag=self.max_lag, min_kept=0.5, max_replaced=self.max_replaced)
         facts = FeederOptions(self.batches, rules, mode, newest_claim=lambda: self.claims, **options)
         lineage = list(self.checkpoint.lineage) if self.checkpoint else []
         feeder = Feeder(port, ledger, facts)

@@ -87,6 +87,40 @@ def test_a_checkpoint_deletes_only_what_it_covers(run: Run) -> None:
     assert facts.lwm == P and learner.ledger.lwm == 2 * P
 
 
+def test_a_full_byte_budget_never_stops_a_run(redis_server: str, run_name: str) -> None:
+    """No checkpoint comes, and the first group fills the budget."""
+    with running(redis_server, run_name, spec={"max_bytes": 1}) as run:
+        learner, actor = run.learner(), run.actor()
+        finish(learner, actor, run.batches)
+        assert_exactly_once(run, learner)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_retired_groups_give_their_bytes_back_without_a_batch(redis_server: str, run_name: str, dies: bool) -> None:
+    with running(redis_server, run_name, max_replaced=5 * P, spec={"max_bytes": 1}) as run:
+        learner, actor = run.learner(), run.actor()
+        run.save(learner)
+        for count in range(1, 6):
+            actor.work(P, V0)  # all of one reward
+            learner.retired(same_reward=count * P)
+            assert learner.feeder.is_pressed()
+            learner.feeder.shed()
+            assert not learner.feeder.is_pressed() and learner.port.counters()["bytes"] == 0
+        if dies:
+            run.kill(learner)
+            learner = run.learner()
+        finish(learner, actor, run.batches)
+        assert_exactly_once(run, learner)
+
+
+def test_a_full_server_asks_for_a_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limit may be less than the byte budget."""
+    learner = run.learner()
+    assert not learner.feeder.is_pressed()
+    monkeypatch.setattr(learner.port.view, "memory", lambda: (80, 100))
+    assert learner.feeder.is_pressed()
+
+
 def test_a_group_that_is_too_old_is_retired_and_replaced(run: Run) -> None:
     learner, actor = run.learner(), run.actor()
     late, *orders = actor.take(2 * P)

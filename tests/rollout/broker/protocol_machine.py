@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from protocol_actors import Actor
-from protocol_model import MAX_TRIES, CrashError, Learner, Storage, act_as_zombie, check_learner
+from protocol_model import MAX_TRIES, SPEC, TIGHT, CrashError, Learner, Storage, act_as_zombie, check_learner
 from protocol_site import Site
 
 from isentrope.errors import BrokerChangedError, FencedError
@@ -34,7 +34,21 @@ ACTOR_FAULTS = [
 ]
 BROKER_FAULTS = ["kill", "roll back", "lose"]
 ZOMBIE_ACTS = ["read", "issue", "plan", "announce", "commit", "commit", "reconcile", "meet"]
-STEPS = ["issue", "take", "publish", "read", "train", "sweep", "hand back", "reap", "refresh", "start", "save"]
+STEPS = [
+    "issue",
+    "take",
+    "publish",
+    "read",
+    "train",
+    "retire all",
+    "shed",
+    "sweep",
+    "hand back",
+    "reap",
+    "refresh",
+    "start",
+    "save",
+]
 
 
 class Protocol(RuleBasedStateMachine):
@@ -54,8 +68,9 @@ class Protocol(RuleBasedStateMachine):
         self.committed: list[int] = [0]
         self.credit = 0
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(tight=st.booleans())
+    def begin(self, tight: bool) -> None:
+        self.spec = TIGHT if tight else SPEC
         self.site.reset()
         self.broker = self.site.connect()
         self.actors = [Actor(self.broker, name) for name in "ab"]
@@ -118,6 +133,8 @@ class Protocol(RuleBasedStateMachine):
             "publish": actor.publish,
             "read": lambda: self.live(lambda learner: learner.read(2)),
             "train": lambda: self.live(Learner.train),
+            "retire all": lambda: self.live(Learner.retire_all),
+            "shed": lambda: self.live(Learner.shed),
             "sweep": lambda: self.live(Learner.sweep),
             "hand back": actor.hand_back,
             "reap": self.reap,
@@ -145,7 +162,7 @@ class Protocol(RuleBasedStateMachine):
             self.fence()
 
     def load(self) -> Learner:
-        learner = Learner(self.site.connect(), self.storage, self.announced, self.mode)
+        learner = Learner(self.site.connect(), self.storage, self.announced, self.mode, self.spec)
         while self.committed[-1] in self.storage.unreadable:
             self.committed.pop()
         begins, committed = learner.durable, self.storage.checkpoints[self.committed[-1]]

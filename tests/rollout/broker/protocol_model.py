@@ -16,6 +16,7 @@ from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
 from isentrope.rollout.wire.codec import decode_group
 from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import Group, version_of
 from isentrope.rollout.wire.validation import Limits
 from isentrope.rollout.wire.weights import Manifest, Shard
@@ -26,6 +27,8 @@ MAX_LAG = 1
 MAX_TRIES = 2
 NO_LIMIT = 1 << 40
 SPEC = make_spec(RUN, prompts_per_batch=PROMPTS, max_tries=MAX_TRIES)
+TIGHT = SPEC.model_copy(update={"max_bytes": 1})
+"""A byte budget that one group fills."""
 
 
 class CrashError(Exception):
@@ -91,7 +94,15 @@ class Storage:
 class Learner:
     """One learner process. `announced` is the history of all of them: version -> (batch, weights)."""
 
-    def __init__(self, broker: Broker, storage: Storage, announced: dict[int, tuple[int, str]], mode: Mode) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        storage: Storage,
+        announced: dict[int, tuple[int, str]],
+        mode: Mode,
+        spec: RunSpec = SPEC,
+    ) -> None:
+        self.spec = spec
         self.storage = storage
         self.durable = storage.load()
         self.incarnation = storage.claim(self.durable)
@@ -125,7 +136,7 @@ class Learner:
         """Take the run over: FENCE, announce, read everything, replay stored plans, RECONCILE."""
         control = Control(mode=self.mode, max_lag=MAX_LAG)
         self.port = LearnerPort.fence(
-            self._broker, self.incarnation, self.durable.lwm, self.durable.cursor, SPEC, control
+            self._broker, self.incarnation, self.durable.lwm, self.durable.cursor, self.spec, control
         )
         self.announce()
         self.gather()
@@ -160,7 +171,10 @@ class Learner:
         self.port.set_control(self.port.control().model_copy(update={"mode": mode}))
 
     def issue(self) -> None:
-        self.cursor = self.port.issue(trained_batches=self.batch, retired=len(self.retired), limit=NO_LIMIT)
+        retired = len(self.retired)
+        needed = (self.batch + 1) * PROMPTS + retired
+        self.cursor = self.port.issue(trained_batches=self.batch, retired=retired, limit=NO_LIMIT, needed=needed)
+        assert self.cursor >= needed, "I6: the byte budget holds back the next batch"
 
     def reconcile(self) -> None:
         known = {*self.trained, *self.retired, *self._buffer}
@@ -273,7 +287,21 @@ class Learner:
         there = [[entry.seq, entry.attempt, entry.id] for entry, _ in self._buffer.values()]
         return (plan["batch"], plan["weights"]) == (self.batch + 1, self.weights) and all(row in there for row in rows)
 
+    def retire_all(self) -> None:
+        """Whatever came is of no use."""
+        for entry, _ in list(self._buffer.values()):
+            del self._buffer[entry.seq]
+            self._retire(entry, "outcome")
+
     # --- checkpoints
+
+    def shed(self) -> None:
+        """Delete what was retired and is in no checkpoint."""
+        ids = [entry.id for entry in self._uncommitted.values() if entry.seq in self.retired]
+        for entry_id in ids:
+            del self._uncommitted[entry_id]
+        self.port.discard(ids)
+        assert not self.port.fetch(ids), "I6: retired groups keep their bytes"
 
     def checkpoint(self, crash: str = "") -> bool:
         """COMMIT; True once the broker has it too. `crash` names the point where the process ends."""

@@ -74,6 +74,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no reconcile": method(Learner, "reconcile", nothing),
     "publish does not ask whether the order is open": script("publish", "== 'open:' .. attempt", "~= ''"),
     "drop forgets the bytes": script("drop", "HINCRBY", "HLEN"),
+    "the byte budget holds back the next batch": script("issue", "math.min(bound, needed)", "first"),
     "issue is not fenced": script("issue", CHECK, ""),
     "plan is not fenced": script("set", CHECK, ""),
     "commit is not fenced": script("commit", CHECK, ""),

@@ -2,7 +2,8 @@
 
 Learner, storage and actors are the models of `protocol_model.py` and `protocol_actors.py`, on the real ports. After
 every step: each seq is trained at most once (I1), with tokens of announced versions (I2) that are bound to one set of
-weights (I3); nothing is evicted, missing from the byte count or left behind by a commit (I5); a restarted learner
+weights (I3); nothing is evicted, missing from the byte count or left behind by a commit (I5); no byte budget holds the
+next batch back, and what is retired gives its bytes back without one (I6); a restarted learner
 reaches the weights its predecessor had while the broker kept its state (I7); a learner that was replaced completes
 nothing (I8); a restart never begins behind the last readable checkpoint (I9). In the end, faults off, the run makes
 progress again (I4).

@@ -251,8 +251,17 @@ def test_the_byte_budget_closes_admission(scene: Scene) -> None:
     small = scene.learner.spec.model_copy(update={"max_bytes": 1})
     learner = LearnerPort.fence(scene.broker, 2, 0, 0, small, ASYNC)
     assert learner.issue(trained_batches=5, retired=0, limit=100) == 8
+    assert learner.issue(trained_batches=5, retired=0, limit=100, needed=8) == 8
     learner.drop([scene.entry])
     assert learner.issue(trained_batches=5, retired=0, limit=9) == 9
+
+
+def test_the_byte_budget_does_not_hold_back_the_next_batch(scene: Scene) -> None:
+    small = scene.learner.spec.model_copy(update={"max_bytes": 1})
+    learner = LearnerPort.fence(scene.broker, 2, 0, 0, small, ASYNC)
+    assert learner.counters()["bytes"] > small.max_bytes
+    assert learner.issue(trained_batches=5, retired=0, limit=100, needed=10) == 10
+    assert learner.issue(trained_batches=0, retired=3, limit=100, needed=100) == (1 + 1) * 4 + 3, "admission still does"
 
 
 def test_a_new_incarnation_forgets_open_evaluations(scene: Scene) -> None:
