@@ -8,7 +8,7 @@ while the boundary between updates is set by hand. The only module that uses Dee
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -171,6 +171,34 @@ class TrainingEngine:
         return gathered
 
 
+def divide(policy: Policy, settings: dict[str, Any]) -> None:
+    """Divide the parameters among the ranks, one after another: no rank ever has a whole model of its own, neither in
+    its machine's memory nor on its device. Collective; their values become those of rank 0."""
+    import deepspeed
+
+    deepspeed.zero.Init(module=_OneByOne(policy), config_dict_or_path=settings, dtype=policy.dtype)
+
+
+class _OneByOne(torch.nn.Module):
+    """A module whose parameters are copied into the same memory, each when it is its turn to be divided.
+
+    Until then they lie in the model's files, which all ranks of a machine have mapped. A rank that received a value
+    there would get a copy of the file's pages, and keep it as long as any parameter lies in that file.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self._module = module
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        parameters = list(self._module.parameters(recurse))
+        memory = torch.empty(max(each.nbytes for each in parameters), dtype=torch.uint8)
+        for each in parameters:
+            own = memory[: each.nbytes].view(each.dtype).view(each.shape)
+            each.data = own.copy_(each.data)
+            yield each
+
+
 def _plain_logp(logits: Tensor, targets: Tensor) -> Tensor:
     return plain.logp_entropy(logits, targets)[0]
 
@@ -203,6 +231,10 @@ def _initialize(policy: Policy, config: LearnerConfig, device: torch.device, *, 
     # DeepSpeed works on a group of its own, which it makes with PyTorch's default deadline: half an hour for gloo.
     own_group: Any = groups._clone_world_group()
     _set_pg_timeout(timedelta(seconds=config.collective_timeout_s), own_group)
+    size = sum(parameter.numel() for parameter in policy.parameters())
+    settings = _settings(config, policy.dtype, min(size, BUCKET_ELEMENTS))
+    if config.zero_stage == 3:
+        divide(policy, settings)
     optimizer = torch.optim.AdamW(
         policy.parameters(),
         lr=config.learning_rate,
@@ -210,8 +242,6 @@ def _initialize(policy: Policy, config: LearnerConfig, device: torch.device, *, 
         weight_decay=config.weight_decay,
         fused=True,
     )
-    size = sum(parameter.numel() for parameter in policy.parameters())
-    settings = _settings(config, policy.dtype, min(size, BUCKET_ELEMENTS))
     settings["checkpoint"]["load_universal"] = loads_universal
     engine: Any
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)

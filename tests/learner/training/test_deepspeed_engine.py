@@ -9,6 +9,7 @@ import pytest
 import torch
 from architectures import make_network
 from toy_run import launch, make_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from isentrope.learner.training.deepspeed_files import ShardFiles
 
@@ -94,3 +95,30 @@ def test_a_planted_shard_is_refused_before_anything_runs(tmp_path: Path) -> None
     torch.save({"optimizer_state_dict": Planted()}, tmp_path / "shard.pt")
     with pytest.raises(pickle.UnpicklingError):
         ShardFiles().load(str(tmp_path / "shard.pt"))
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, float]]:
+    """By number of ranks: what they took together while they loaded a model at stage 3, in times its size."""
+    folder = tmp_path_factory.mktemp("memory")
+    shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24, "vocab_size": 8192}
+    config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    small, size = make_model(folder / "small"), (folder / "model" / "model.safetensors").stat().st_size
+    found = {}
+    for count in (2, 4):
+        results = folder / f"{count}.json"
+        arguments = [str(folder / "model"), str(small), str(results)]
+        ranks = launch("rank_memory.py", arguments, folder / "log.txt", ranks=count)
+        assert ranks.wait() == 0, ranks.text()
+        seen = json.loads(results.read_text())
+        assert all(each["whole"] for each in seen)
+        found[count] = {kind: sum(each[kind] for each in seen) / size for kind in ("Pss", "Anonymous")}
+    return found
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_all_ranks_of_a_machine_load_a_model_as_one_does(taken: dict[int, dict[str, float]], ranks: int) -> None:
+    """Together they have its files mapped, once, and their shares of it; each has one parameter in hand."""
+    assert taken[ranks]["Anonymous"] < 1.8
+    assert taken[ranks]["Pss"] < 2.8
