@@ -12,11 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from isentrope.errors import BrokerChangedError
 from isentrope.learner.intake.buffer import AdmissionRules, Buffer, ReadyBatch
+from isentrope.learner.intake.clocks import Clocks
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
@@ -100,7 +101,7 @@ class Feeder:
         self._lost = False  # the broker changed, and this learner has not fenced it again yet
         self._calls = 0  # of the training loop and of the thread that publishes; they must end before that
         self._idle_s = 0.0
-        self._clocks = _Clocks()
+        self._clocks = Clocks()
         self._reported: dict[str, int] = {}  # the thread's own, and needs no lock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="feeder", daemon=True)
@@ -386,25 +387,3 @@ class Feeder:
         if counts != self._reported:
             self._port.report(counts)
             self._reported = counts
-
-
-@dataclass(slots=True)
-class _Clocks:
-    """Times of the last run of each periodic step."""
-
-    progressed_at: float = field(default_factory=time.monotonic)
-    done_at: dict[str, float] = field(default_factory=dict)
-
-    def progress(self) -> None:
-        self.progressed_at = time.monotonic()
-
-    def quiet_s(self) -> float:
-        return time.monotonic() - self.progressed_at
-
-    def due(self, what: str, every_s: float) -> bool:
-        """Return True if it is time again for `what`; if so, restart its clock."""
-        now = time.monotonic()
-        if now - self.done_at.get(what, -every_s) < every_s:
-            return False
-        self.done_at[what] = now
-        return True
