@@ -124,7 +124,7 @@ class RunRecord(FileRecord):
     pid: int
     """Process id of the command."""
     socket: str
-    """Path of the private broker's socket, with its password beside it; empty: a broker by URL."""
+    """Path of the private broker's socket, with passwords of roles beside it; empty: a broker by URL."""
     url_env: str
     """Environment variable that holds the broker's URL; used where `socket` is empty."""
     password_file: str

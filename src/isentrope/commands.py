@@ -40,6 +40,7 @@ from isentrope.launch.plan import ClaimedRun
 from isentrope.learner.records import Outcome
 from isentrope.progress import Progress, Shown
 from isentrope.resolved import resolve
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
 from isentrope.rollout.wire.control import Mode
 from isentrope.runfile import from_values, raise_all
@@ -168,7 +169,7 @@ def switch_mode(mode: str, run: Path, console: Console) -> int:
     if mode not in list(Mode):
         raise ConfigError(f"there is no mode {mode!r}", fix=f"one of {', '.join(Mode)}")
     record = runfolder.read_record(runfolder.find(run))
-    view = runfolder.open_view(record, deadline_s=10.0)
+    view = runfolder.open_view(record, Role.OPERATOR, deadline_s=10.0)
     with contextlib.closing(view.broker):
         control = view.control()
         if control is None:

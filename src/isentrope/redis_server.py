@@ -1,9 +1,10 @@
 """A private broker: one redis-server that belongs to this process and ends with it.
 
-It listens on a unix socket in a new folder that only this user may enter, with a random password that lies beside the
-socket and appears in no argument list, log or environment. Its append-only file is in the folder given to `start`, so a
-later server on the same folder has the same state. A lock on that folder, held by the server itself, prevents a second
-one.
+It listens on a unix socket in a new folder that only this user may enter. Its passwords are random and appear in no
+argument list, log or environment: the one of all rights is known to this process alone, those of a run's roles to
+whoever is given them, and those with which other commands look at the run and steer it lie beside the socket. Its
+append-only file is in the folder given to `start`, so a later server on the same folder has the same state. A lock on
+that folder, held by the server itself, prevents a second one.
 """
 
 import contextlib
@@ -24,14 +25,19 @@ from urllib.parse import quote
 import redis
 
 from isentrope.errors import ConfigError, InternalError, StorageError
+from isentrope.rollout.broker.access import Role, hashed, new_passwords, users
 
 MAX_SOCKET_PATH = 107
 """Bytes the kernel allows for a unix socket's path."""
+
+BESIDE_SOCKET = (Role.VIEWER, Role.OPERATOR)
+"""Roles of other commands of the same user, which find their passwords beside the socket."""
 
 _SETTINGS = """port 0
 unixsocket {socket}
 unixsocketperm 700
 requirepass {password}
+{users}
 dir {folder}
 appendonly yes
 appendfsync {fsync}
@@ -46,18 +52,23 @@ daemonize no
 class RedisServer:
     """One private server; a context manager. Not thread-safe."""
 
-    def __init__(self, *, fsync: str = "everysec", max_memory: int = 0, binary: Path | None = None) -> None:
+    def __init__(
+        self, *, run: str = "", fsync: str = "everysec", max_memory: int = 0, binary: Path | None = None
+    ) -> None:
         """Prepare; `start` starts the server.
 
         Args:
+            run: name of the run whose roles have users; empty: none.
             fsync: `everysec`, or `always` for bitwise recovery over a kill of the server.
             max_memory: bytes; 0: no limit of the server's own.
             binary: server to run; None: see `find_binary`.
         """
+        self._run = run
         self._fsync = fsync
         self._max_memory = max_memory
         self._binary = binary
         self._password = secrets.token_hex(24)
+        self._passwords = new_passwords()
         self._home: Path | None = None
         self._folder = Path()
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,15 +87,19 @@ class RedisServer:
 
     @property
     def socket(self) -> Path:
-        """The unix socket; its folder also holds the password."""
+        """The unix socket; its folder also holds the passwords of `BESIDE_SOCKET`."""
         if self._home is None:
             raise InternalError("the private broker was not started")
         return self._home / "redis.sock"
 
     @property
     def url(self) -> str:
-        """URL with password: pass it to child processes, do not write it anywhere."""
-        return private_url(self.socket)
+        """URL of the user that may do everything: pass it to no other process."""
+        return _url(self.socket, "", self._password)
+
+    def url_of(self, role: Role) -> str:
+        """Return the URL for processes of this role; do not write it anywhere."""
+        return _url(self.socket, role, self._passwords[role])
 
     def start(self, folder: Path, *, deadline_s: float = 30.0) -> str:
         """Start on the data in `folder` (made if absent), wait until it answers, return its URL.
@@ -100,9 +115,10 @@ class RedisServer:
             raise ConfigError(
                 f"temporary folder {self._home.parent} has too long a path for a socket", fix="set TMPDIR"
             )
-        password = self._home / "password"
-        password.touch(mode=0o600)
-        password.write_text(self._password, encoding="ascii")
+        for role in BESIDE_SOCKET:
+            path = self._home / role
+            path.touch(mode=0o600)
+            path.write_text(self._passwords[role], encoding="ascii")
         self._launch(deadline_s)
         return self.url
 
@@ -112,7 +128,7 @@ class RedisServer:
         self._launch(deadline_s)
 
     def stop(self, *, deadline_s: float = 10.0) -> None:
-        """End the server (its data stay), remove socket and password. Harmless when repeated."""
+        """End the server (its data stay), remove socket and passwords. Harmless when repeated."""
         self._end(kill=False, deadline_s=deadline_s)
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
@@ -124,6 +140,7 @@ class RedisServer:
         settings = _SETTINGS.format(
             socket=self.socket,
             password=self._password,
+            users="\n".join(users(self._run, lambda role: hashed(self._passwords[role])) if self._run else ()),
             folder=_quoted(self._folder),
             fsync=self._fsync,
             max_memory=self._max_memory,
@@ -185,13 +202,17 @@ class RedisServer:
             self._guard = None
 
 
-def private_url(socket: Path) -> str:
-    """Return the URL of a private server, with the password that lies beside its socket."""
+def private_url(socket: Path, role: Role) -> str:
+    """Return the URL of a private server for a role whose password lies beside its socket."""
     try:
-        password = (socket.parent / "password").read_text(encoding="ascii")
+        password = (socket.parent / role).read_text(encoding="ascii")
     except OSError as error:
         raise StorageError(f"no private broker at {socket}: {error.strerror}", fix="is the run still alive?") from None
-    return f"unix://:{password}@{quote(str(socket))}?db=0"
+    return _url(socket, role, password)
+
+
+def _url(socket: Path, user: str, password: str) -> str:
+    return f"unix://{user}:{password}@{quote(str(socket))}?db=0"
 
 
 def find_binary() -> Path:

@@ -20,6 +20,7 @@ from isentrope.learner import json_files
 from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord
 from isentrope.redis_server import private_url
 from isentrope.resolved import ResolvedRun
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.runfile import read
@@ -252,11 +253,18 @@ def _folder_of(run_file: Path) -> Path:
     return (run_file.parent / str(folder)).resolve()
 
 
-def open_view(record: RunRecord, *, deadline_s: float) -> RunView:
-    """Return the run's view; UnreachableError if its private broker is gone, or its broker does not answer."""
+def open_view(record: RunRecord, role: Role, *, deadline_s: float) -> RunView:
+    """Return the run's view, with the rights of a role; UnreachableError if its private broker is gone, or its broker
+    does not answer.
+
+    Args:
+        record: the run's.
+        role: one of `redis_server.BESIDE_SOCKET`; a broker by URL has the rights of the URL's user.
+        deadline_s: longest wait for an answer.
+    """
     if record.socket and not Path(record.socket).exists():
         raise UnreachableError(f"run {record.run!r} is not running: its private broker is gone")
-    url = private_url(Path(record.socket)) if record.socket else public_url(record)
+    url = private_url(Path(record.socket), role) if record.socket else public_url(record)
     if not url:
         raise ConfigError(f"{record.url_env} is not set, and the run's broker is known by it alone", fix="set it")
     return RunView(Broker.connect(url, record.run, deadline_s=deadline_s, insecure=record.insecure))

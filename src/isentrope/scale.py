@@ -13,6 +13,7 @@ from isentrope.broker_url import requested
 from isentrope.console import say
 from isentrope.errors import ConfigError
 from isentrope.launch.scaling import OWN_ID, Seat, next_to_leave
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.wire.spec import RunSpec
@@ -115,7 +116,8 @@ def _ask_guests(request: Scaling, view: RunView, spec: RunSpec, guests: list[Act
 
 def _view(request: Scaling) -> RunView:
     if not request.name:
-        return runfolder.open_view(runfolder.read_record(runfolder.find(request.folder)), deadline_s=DEADLINE_S)
+        record = runfolder.read_record(runfolder.find(request.folder))
+        return runfolder.open_view(record, Role.OPERATOR, deadline_s=DEADLINE_S)
     url = requested(request.url, request.password_file, request.ca_file)
     return RunView(Broker.connect(url, request.name, deadline_s=DEADLINE_S, insecure=request.insecure))
 

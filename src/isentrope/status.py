@@ -15,6 +15,7 @@ from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, Outcome
 from isentrope.learner.training.alarms import figures, sentences
 from isentrope.report import REPORT
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.types import batch_of, incarnation_of
@@ -67,7 +68,7 @@ def read_status(folder: Path) -> Status:
     record = runfolder.read_record(folder)
     live, unreachable = None, ""
     try:
-        view = runfolder.open_view(record, deadline_s=DEADLINE_S)
+        view = runfolder.open_view(record, Role.VIEWER, deadline_s=DEADLINE_S)
         live = _read_live(view)
         view.broker.close()
     except IsentropeError as error:

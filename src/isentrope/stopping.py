@@ -15,6 +15,7 @@ from isentrope import runfolder
 from isentrope.console import say
 from isentrope.errors import StalledError, UnreachableError
 from isentrope.learner.records import RunRecord
+from isentrope.rollout.broker.access import Role
 from isentrope.runs import State, read_run
 
 LOOK_S = 0.2
@@ -68,7 +69,7 @@ def _ask(record: RunRecord) -> str:
     if record.host == runfolder.host() and _is_command(record):
         os.kill(record.pid, signal.SIGTERM)
         return f"the command (process {record.pid})"
-    view = runfolder.open_view(record, deadline_s=DEADLINE_S)
+    view = runfolder.open_view(record, Role.OPERATOR, deadline_s=DEADLINE_S)
     with contextlib.closing(view.broker):
         if view.control() is None:
             raise UnreachableError(

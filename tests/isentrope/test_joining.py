@@ -16,6 +16,7 @@ from isentrope.launch.broker import Place
 from isentrope.launch.depot import depot_token, offered, served
 from isentrope.learner import json_files
 from isentrope.learner.records import RUN_SCHEMA
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.depot.server import Address
@@ -63,7 +64,7 @@ def test_other_machines_are_not_served_without_a_token(tmp_path: Path) -> None:
 
 
 def test_what_a_run_serves_is_announced(tmp_path: Path) -> None:
-    place = Place(URL, "")
+    place = Place(dict.fromkeys(Role, URL), "")
     with offered(tmp_path, "", "token", place, insecure=False) as urls:
         assert urls == []
     with offered(tmp_path, "127.0.0.1:0", "token", place, insecure=False) as urls:
@@ -74,7 +75,7 @@ def test_what_a_run_serves_is_announced(tmp_path: Path) -> None:
 
 def test_a_private_broker_and_a_depot_for_others_contradict(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="private broker"):
-        offered(tmp_path, "127.0.0.1:0", "", Place("unix:///s", "/s"), insecure=False).__enter__()
+        offered(tmp_path, "127.0.0.1:0", "", Place({}, "/s"), insecure=False).__enter__()
 
 
 def test_a_depot_with_credentials_in_its_url_is_refused() -> None:

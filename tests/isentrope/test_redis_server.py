@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -13,7 +14,8 @@ import redis
 from waits import DEADLINE_S, wait_until, wait_until_gone
 
 from isentrope.errors import ConfigError, StorageError
-from isentrope.redis_server import RedisServer, find_binary, private_url
+from isentrope.redis_server import BESIDE_SOCKET, RedisServer, find_binary, private_url
+from isentrope.rollout.broker.access import Role
 
 
 def test_data_survive_sigkill_and_socket_and_password_stay(server: RedisServer) -> None:
@@ -53,7 +55,7 @@ from pathlib import Path
 from isentrope.redis_server import RedisServer
 server = RedisServer()
 server.start(Path(sys.argv[1]))
-sys.stdout.write(f"{server.pid} {server.socket}\\n")
+sys.stdout.write(f"{server.pid} {server.socket} {server.url}\\n")
 sys.stdout.flush()
 sys.stdin.read()
 """
@@ -66,9 +68,9 @@ def test_the_server_ends_with_its_owner_however_that_ends(tmp_path: Path, number
     )
     with owner:
         assert owner.stdout is not None
-        pid, path = owner.stdout.readline().split()
+        pid, path, url = owner.stdout.readline().split()
         place = Path(path)
-        redis.Redis.from_url(private_url(place)).set("x", "kept")
+        redis.Redis.from_url(url).set("x", "kept")
         owner.send_signal(number)
     wait_until_gone(int(pid))
     wait_until(lambda: not place.parent.exists(), "the end of its folder")
@@ -85,18 +87,21 @@ def test_stop_removes_socket_and_password_and_may_be_repeated(tmp_path: Path) ->
     server.stop()
     assert not home.exists() and not psutil.pid_exists(pid) and server.pid == 0
     with pytest.raises(StorageError, match="no private broker"):
-        private_url(home / "redis.sock")
+        private_url(home / "redis.sock", Role.VIEWER)
 
 
-def test_only_this_user_gets_in_and_the_password_is_in_no_argument_list(server: RedisServer) -> None:
+def test_only_this_user_gets_in_and_passwords_are_in_no_argument_list(server: RedisServer) -> None:
     home = server.socket.parent
     assert home.stat().st_mode & 0o777 == 0o700
     assert server.socket.stat().st_mode & 0o777 == 0o700
-    assert (home / "password").stat().st_mode & 0o777 == 0o600
-    password = (home / "password").read_text()
+    assert {path.name for path in home.iterdir()} == {"redis.sock", "viewer", "operator"}
+    for role in BESIDE_SOCKET:
+        assert (home / role).stat().st_mode & 0o777 == 0o600
     process = psutil.Process(server.pid)
-    assert password in server.url
-    assert not any(password in part for part in [*process.cmdline(), *process.environ().values()])
+    passwords = [urlsplit(url).password for url in (server.url, *(server.url_of(role) for role in Role))]
+    assert all(passwords) and len(set(passwords)) == len(passwords)
+    for password in passwords:
+        assert not any(str(password) in part for part in [*process.cmdline(), *process.environ().values()])
     assert process.net_connections(kind="inet") == []
 
 

@@ -12,6 +12,7 @@ from isentrope import runfolder
 from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord
+from isentrope.rollout.broker.access import Role
 from isentrope.runfolder import RunFolder
 
 
@@ -123,9 +124,9 @@ def test_a_run_is_found_by_its_folder_by_its_file_and_by_what_holds_them(tmp_pat
 
 def test_run_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="NO_SUCH_VARIABLE is not set"):
-        runfolder.open_view(_record(), deadline_s=1.0)
+        runfolder.open_view(_record(), Role.VIEWER, deadline_s=1.0)
     with pytest.raises(UnreachableError, match="not running"):
-        runfolder.open_view(_record(socket=str(tmp_path / "redis.sock")), deadline_s=1.0)
+        runfolder.open_view(_record(socket=str(tmp_path / "redis.sock")), Role.VIEWER, deadline_s=1.0)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 2, "run": 3}'])

@@ -123,7 +123,6 @@ WITHOUT_A_MODULE = {
     "learner/objective/test_contract.py": "what holds for every preset, through the whole objective",
     "learner/objective/test_failures.py": "that a failed response has no part in any preset, from actor to gradient",
     "learner/training/test_every_method.py": "every preset through model, statistics, updates and metrics",
-    "rollout/broker/test_access.py": "the access rules that rollout/README.md gives to the server",
     "rollout/broker/test_protocol_machine.py": "the protocol: all ports against each other, under faults",
     "rollout/broker/test_scripts.py": "the broker's Lua scripts",
 }

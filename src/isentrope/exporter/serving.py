@@ -14,6 +14,7 @@ from isentrope.broker_url import requested
 from isentrope.console import say
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.exporter.collector import DEADLINE_S, RunCollector
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.depot.server import Address
@@ -80,7 +81,7 @@ def offered(options: ExporterOptions, console: Console) -> Iterator[str]:
 def _collector(options: ExporterOptions) -> RunCollector:
     if not options.run:
         record = runfolder.read_record(runfolder.find(options.folder))
-        return RunCollector(record.run, lambda: runfolder.open_view(record, deadline_s=DEADLINE_S))
+        return RunCollector(record.run, lambda: runfolder.open_view(record, Role.VIEWER, deadline_s=DEADLINE_S))
     url = requested(options.redis, options.password_file, options.ca_file)
     run, insecure = options.run, options.insecure
     return RunCollector(run, lambda: RunView(Broker.connect(url, run, deadline_s=DEADLINE_S, insecure=insecure)))

@@ -30,6 +30,7 @@ from isentrope.learner.placement_record import ScaleRow
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.journal import Journal
 from isentrope.progress import Progress
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.depot.access import Access
@@ -59,7 +60,7 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
         resources = _joined(stack, run, address, progress) if address else None
         if resources is None:
             require_gpus(config)
-        broker = CommandBroker(config.redis, folder / "redis")
+        broker = CommandBroker(config.redis, config.run.name, folder / "redis")
         place = stack.enter_context(broker)
         last_actor = _take_over(run, place)
         spec = stack.enter_context(_spec(run, place))
@@ -89,7 +90,7 @@ def _spec(run: ClaimedRun, place: Place) -> Iterator[RunSpec]:
     machines, and none can reach a private broker."""
     checked, folder, weights = run.checked, run.folder.path, run.checked.config.weights
     bundle = make_bundle(checked, folder) if not place.socket else None
-    token, insecure = depot_token(place.url, checked.config.run.name), checked.config.redis.insecure
+    token, insecure = depot_token(place.urls[Role.ACTOR], checked.config.run.name), checked.config.redis.insecure
     with offered(folder, weights.serve, token, place, insecure=insecure) as urls:
         copies = [weights.depot] if weights.depot else []
         if bundle is not None:
@@ -142,7 +143,9 @@ def _take_over(run: ClaimedRun, place: Place) -> int:
 @contextlib.contextmanager
 def _view(run: ClaimedRun, place: Place, deadline_s: float) -> Iterator[RunView]:
     config = run.checked.config
-    broker = Broker.connect(place.url, config.run.name, deadline_s=deadline_s, insecure=config.redis.insecure)
+    broker = Broker.connect(
+        place.urls[Role.COMMAND], config.run.name, deadline_s=deadline_s, insecure=config.redis.insecure
+    )
     with contextlib.closing(broker):
         yield RunView(broker)
 
@@ -156,10 +159,10 @@ def _actors(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources, 
     here = spec.model_copy(update={"bundle": None})  # this machine has the files
     plan = ActorPlan(
         options=ActorOptions(
-            url=place.url,
+            url=place.urls[Role.ACTOR],
             run=spec.run,
             actor_id="",
-            places=Places(access=Access(token=depot_token(place.url, spec.run))),
+            places=Places(access=Access(token=depot_token(place.urls[Role.ACTOR], spec.run))),
             spec=here if resources.local else spec,
             insecure=config.redis.insecure,
         ),
@@ -185,7 +188,7 @@ def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resou
 
     config = run.checked.config
     return LearnerPlan(
-        job=LearnerJob(spec, config.learner, config.weights, place.url, config.redis.insecure),
+        job=LearnerJob(spec, config.learner, config.weights, place.urls[Role.LEARNER], config.redis.insecure),
         gpu=not resources.cpu_only(config.cluster),
         log_folder=run.folder.path / "logs",
         model=run.model.file if run.model is not None else None,

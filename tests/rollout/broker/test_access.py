@@ -1,7 +1,9 @@
-"""The access rules of `rollout/README.md`: enough for everything each side does, and not a command more."""
+"""The access rules: enough for everything each role does, not a command more, and closed to a hostile one."""
 
+import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,8 +12,9 @@ import redis
 from wire_records import ASYNC, answer, make_actor_port, make_group, make_spec, make_weights
 
 from isentrope.errors import AccessError, IsentropeError
-from isentrope.redis_server import RedisServer
+from isentrope.redis_server import RedisServer, find_binary
 from isentrope.rollout.broker import keys
+from isentrope.rollout.broker.access import RIGHTS, Role
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -22,7 +25,7 @@ from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, WorkOrder
 
 README = Path(keys.__file__).parents[1] / "README.md"
-USERS = dict(re.findall(r"^user (\w+) (.*)$", README.read_text(encoding="utf-8"), re.MULTILINE))
+USERS = {role.value: f"on >PASSWORD {' '.join(rights.rules('RUN'))}" for role, rights in RIGHTS.items()}
 VERSION = make_weights().version
 
 
@@ -53,7 +56,9 @@ def life(guarded: Guarded, run: str) -> None:
     guarded.admin.script_flush()
     spec = make_spec(run, heartbeat_s=1e-9, max_tries=1)
     learner = LearnerPort.fence(guarded.connect("learner", run), 1, 0, 0, spec, ASYNC)
-    view, operator = RunView(guarded.connect("viewer", run)), RunView(guarded.connect("operator", run))
+    view, operator, command = (RunView(guarded.connect(user, run)) for user in ("viewer", "operator", "command"))
+    command.broker.run(lambda client: client.delete(command.broker.keys.ctl, command.broker.keys.request))
+    learner.set_control(ASYNC)
     learner.announce(make_weights())
     learner.issue(trained_batches=0, retired=0, limit=5)
     learner.issue_eval([EvalOrder("held-out", index, VERSION, 2, "") for index in range(3)])
@@ -71,15 +76,17 @@ def life(guarded: Guarded, run: str) -> None:
     dead.take_eval(1, 0.0, VERSION)
     assert actor.refresh([]) == []
     assert sum(actor.reap() for _ in range(20)) == 2
-    for reader in (view, operator):
+    for reader in (view, operator, command):
         assert why_waiting(reader, spec)
         assert (reader.checkpoint(), reader.incarnation()) == ("", 1)
-    operator.request("stop")
-    assert learner.control().requested_stop
-    for reader in (view, operator, learner.view):
+    for asking in (operator, command):
+        asking.request("stop")
+        assert learner.control().requested_stop
+    for reader in (view, operator, command, learner.view):
         assert reader.desired() is None and reader.leaving() == {} and len(reader.actors()) == 2
-    operator.want(3)
-    operator.ask_to_leave(["a1"], 5.0)
+    for asking in (operator, command):
+        asking.want(3)
+        asking.ask_to_leave(["a1"], 5.0)
     assert actor.news.wait(0.0) == EVERYTHING and actor.news.wait(0.01) and actor.asked_to_leave() == 5.0
     lists = [RelayList(port.broker) for port in (actor, dead)]
     assert [each.enter(f"http://m{number}:1", "0a") for number, each in enumerate(lists)] == [[], ["http://m0:1"]]
@@ -95,7 +102,7 @@ def life(guarded: Guarded, run: str) -> None:
     assert len(learner.admit_eval(3, 0.01)) == 2
     learner.reap()
     actor.leave()
-    for port in (learner, view, operator, actor, dead):
+    for port in (learner, view, operator, command, actor, dead):
         port.broker.close()
 
 
@@ -120,38 +127,117 @@ def test_no_rule_is_more_than_needed(guarded: Guarded, run_name: str, user: str)
     assert needless == []
 
 
-FORBIDDEN: dict[str, Callable[["redis.Redis", str], object]] = {
-    "flushall": lambda client, run: client.flushall(),
-    "config": lambda client, run: client.config_set("maxmemory", 1),
-    "keys": lambda client, run: client.keys("*"),
-    "eval": lambda client, run: client.eval("return 1", 0),
-    "script load": lambda client, run: client.script_load("return 1"),
-    "acl": lambda client, run: client.acl_list(),
-    "monitor": lambda client, run: client.execute_command("MONITOR"),
-    "shutdown": lambda client, run: client.execute_command("SHUTDOWN"),
-    "incarnation": lambda client, run: client.set(f"{{{run}}}:incarnation", 9),
-    "checkpoint": lambda client, run: client.get(f"{{{run}}}:ckpt"),
-    "plans": lambda client, run: client.hgetall(f"{{{run}}}:plans"),
-    "control": lambda client, run: client.hset(f"{{{run}}}:ctl", "mode", "x"),
-    "cursor": lambda client, run: client.hincrby(f"{{{run}}}:cursor", "x", 1),
-    "weights": lambda client, run: client.xadd(f"{{{run}}}:weights", {"x": "y"}),
-    "another run": lambda client, run: client.get("{other}:ctl"),
-    "delete": lambda client, run: client.delete(f"{{{run}}}:traj"),
-    "trim": lambda client, run: client.xtrim(f"{{{run}}}:traj", maxlen=0),
-    "group": lambda client, run: client.xgroup_destroy(f"{{{run}}}:work", "actors"),
-}
+def _servers() -> Iterator[Path]:
+    """The server that runs use here, and a newer one: on PATH, or named by the environment."""
+    yield find_binary()
+    named = os.environ.get("ISENTROPE_REDIS_7") or shutil.which("redis-server")
+    if named:
+        yield Path(named)
 
 
-@pytest.mark.parametrize("name", FORBIDDEN)
-def test_an_actor_may_not(guarded: Guarded, run_name: str, name: str) -> None:
-    for user in ("learner", "actor"):
-        guarded.give(user, run_name)
-    learner = LearnerPort.fence(guarded.connect("learner", run_name), 1, 0, 0, make_spec(run_name), ASYNC)
-    learner.announce(make_weights())
-    broker = guarded.connect("actor", run_name)
-    with pytest.raises(IsentropeError) as caught:
-        broker.run(lambda client: FORBIDDEN[name](client, run_name))
-    assert isinstance(caught.value, AccessError) or "WRONGTYPE" in caught.value.what
+@pytest.fixture(scope="module", params=["6.2", "7"])
+def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A private server as a run has it, whose learner has opened the run."""
+    for binary in _servers():
+        with RedisServer(run=RUN, binary=binary) as server:
+            version = redis.Redis.from_url(server.start(tmp_path_factory.mktemp("own"))).info("server")["redis_version"]
+            if version.startswith(request.param):
+                broker = Broker.connect(server.url_of(Role.LEARNER), RUN, deadline_s=5.0)
+                LearnerPort.fence(broker, 1, 0, 0, make_spec(RUN), ASYNC).announce(make_weights())
+                yield server
+                broker.close()
+                return
+    pytest.skip(f"no Redis {request.param} here: ISENTROPE_REDIS_7 names the program")
+
+
+RUN = "own"
+
+
+def _k(name: str) -> str:
+    return f"{{{RUN}}}:{name}"
+
+
+NOBODY = [
+    *("FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET maxmemory 1", "DEBUG SLEEP 0", "SHUTDOWN NOSAVE", "KEYS *"),
+    *(
+        "SCAN 0",
+        "MONITOR",
+        "EVAL x 0",
+        "ACL LIST",
+        "ACL WHOAMI",
+        "REPLICAOF a 1",
+        "SLAVEOF a 1",
+        "SAVE",
+        "BGREWRITEAOF",
+    ),
+    *("CLIENT LIST", "CLIENT KILL 1.1.1.1:1", "MODULE LIST", "SWAPDB 0 1", "SELECT 1", "DBSIZE", "RANDOMKEY", "SYNC"),
+    *("SUBSCRIBE x", "PUBLISH x y", "GET {other}:ctl", "HGETALL {other}:n", "HSET {other}:n a b"),
+    *(
+        f"MIGRATE h 1 {_k('traj')} 0 1",
+        f"RESTORE {_k('traj')} 0 x",
+        f"DUMP {_k('traj')}",
+        f"COPY {_k('ctl')} {_k('n')}",
+    ),
+    *(f"RENAME {_k('ctl')} {_k('n')}", f"XGROUP DESTROY {_k('work')} actors", f"XTRIM {_k('traj')} MAXLEN 0"),
+    *(f"INCR {_k('incarnation')}", f"EXPIRE {_k('ctl')} 1", f"APPEND {_k('ckpt')} x", f"GETSET {_k('ckpt')} x"),
+]
+"""Commands that no role may give."""
+
+ONLY_LEARNER = [
+    *(f"SET {_k('incarnation')} 9", f"SET {_k('ckpt')} x", f"SET {_k('cursor')} 9", f"SET {_k('ctl')} x"),
+    *("SCRIPT LOAD x", f"SETNX {_k('ckpt')} x"),
+    *(f"HSET {_k('ctl')} mode x", f"HINCRBY {_k('cursor')} x 1", f"XADD {_k('weights')} * x y"),
+]
+"""Commands that change what only the learner may write."""
+
+NOT_FOR_ACTORS = [
+    *(f"DEL {_k('traj')}", f"GET {_k('ckpt')}", f"GET {_k('incarnation')}", f"HGETALL {_k('plans')}"),
+    *(f"HGETALL {_k('request')}", f"HSET {_k('request')} verb stop", f"HSET {_k('desired')} actors 99"),
+]
+
+REFUSALS = ("NOPERM", "no permissions", "WRONGTYPE", "DEBUG command not allowed")
+"""Texts of refusals: by the rules, by the kind of a key, and by a server that has DEBUG switched off."""
+
+NOT_FOR_VIEWERS = [
+    *(f"XRANGE {_k('traj')} - +", f"XREAD STREAMS {_k('traj')} 0", f"HSET {_k('n')} a b", f"XADD {_k('news')} * a b"),
+    *(f"XDEL {_k('traj')} 1-1", f"DEL {_k('traj')}", f"HDEL {_k('pub')} 1"),
+]
+
+
+def test_no_role_may_give_a_hostile_command(own: RedisServer) -> None:
+    """As the users with which the processes of a run are connected."""
+    refused = {
+        Role.LEARNER: NOBODY,
+        Role.COMMAND: NOBODY + ONLY_LEARNER,
+        Role.OPERATOR: [*NOBODY, *ONLY_LEARNER, f"XRANGE {_k('traj')} - +", f"DEL {_k('traj')}"],
+        Role.VIEWER: NOBODY + ONLY_LEARNER + NOT_FOR_VIEWERS,
+        Role.ACTOR: NOBODY + ONLY_LEARNER + NOT_FOR_ACTORS,
+    }
+    accepted = []
+    for role in Role:
+        client = redis.Redis.from_url(own.url_of(role), protocol=2)
+        for command in refused[role]:
+            with client:
+                try:
+                    client.execute_command(*command.split())
+                    accepted.append((role.value, command))
+                except redis.ResponseError as error:
+                    if not any(word in str(error) for word in REFUSALS):
+                        accepted.append((role.value, f"{command}: {error}"))
+    assert accepted == []
+    assert redis.Redis.from_url(own.url_of(Role.LEARNER)).get(_k("incarnation")) == b"1"
+
+
+def test_nobody_gets_in_without_a_password(own: RedisServer) -> None:
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(unix_socket_path=str(own.socket)).ping()
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(unix_socket_path=str(own.socket), username="learner", password="learner").ping()
+
+
+def test_the_readme_has_the_table() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert dict(re.findall(r"^user (\w+) (.*)$", text, re.MULTILINE)) == USERS
 
 
 def test_an_actor_may_not_act_as_the_learner_through_its_scripts(guarded: Guarded, run_name: str) -> None:
