@@ -8,7 +8,7 @@ running Ray cluster, which do not, call it first thing.
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -93,6 +93,12 @@ def set_defaults(*, cpu: bool | None = None, offline: bool = False, interface: s
 def use_interface(name: str) -> None:
     """Make all groups of this process meet by a network interface, whatever was set."""
     os.environ |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+
+
+def forget(names: Iterable[str]) -> None:
+    """Take variables out of this process, and so of all that it starts, such as those that run reward functions."""
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def forget_command_folder() -> None:

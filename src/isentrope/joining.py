@@ -13,7 +13,8 @@ from isentrope import runfolder
 from isentrope.broker_url import requested
 from isentrope.check import cuda, install
 from isentrope.console import say
-from isentrope.environment import set_defaults
+from isentrope.environment import TOKEN_VARIABLE, forget, set_defaults
+from isentrope.rollout.config import RedisConfig
 from isentrope.runfile import raise_all
 
 WAIT_S = 0.2
@@ -49,6 +50,7 @@ def join(options: JoinOptions) -> int:
     check_url(options.depot)
     name = options.name or f"{runfolder.host().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
     places = Places(options.depot, options.cache, Access(depot_token(url, options.run), options.ca_file))
+    forget([RedisConfig().url_env, TOKEN_VARIABLE])
     asyncio.run(serve(ActorOptions(url, options.run, name, places, insecure=options.insecure)))
     return 0
 

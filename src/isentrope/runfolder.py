@@ -60,7 +60,8 @@ class RunFolder:
         if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
             raise RunFolderError(f"{path} is not empty, and not a run folder", fix="choose another run.output_dir")
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
             (path / "logs").mkdir(exist_ok=True)
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except (FileExistsError, NotADirectoryError):

@@ -1,17 +1,20 @@
 """Ray for one command: a local one, or a running cluster. The only module that starts and stops Ray.
 
 A local Ray has no dashboard, a small object store (nothing large passes through it) and a temporary folder that is
-deleted when it stops. Its parts die with the thread that started it, so this must be the main thread.
+deleted when it stops. Its parts die with the thread that started it, so this must be the main thread. Some of its ports
+listen on all interfaces, so it wants a token, which lies in that folder: whoever may write its store runs code.
 """
 
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from isentrope.config import Config
 from isentrope.environment import gpu_count, has_gpu, variable
@@ -55,23 +58,35 @@ def cluster(address: str, env: Mapping[str, str]) -> Iterator[Resources]:
 
     env: variables of all processes in a running cluster.
     """
-    import ray
-
     assert threading.current_thread() is threading.main_thread()
     with contextlib.ExitStack() as stack:
         if address:
+            import ray
+
             stack.callback(ray.shutdown)
             _join(address, env)
         else:
-            folder = stack.enter_context(
+            private = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="isentrope-ray-", ignore_cleanup_errors=True)
             )
+            folder = os.path.join(private, "r")  # Ray lets everybody into its own
             if len(os.fsencode(folder)) > MAX_FOLDER:
                 raise ConfigError(f"{folder} is too long a path for Ray's sockets", fix="set TMPDIR to a shorter one")
+            _want_token(Path(private, "token"))
+            import ray
+
             stack.callback(ray.shutdown)
             _start(folder)
         machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
         yield Resources(_gpus(), len(machines), _head() if address else "")
+
+
+def _want_token(path: Path) -> None:
+    """Write a token of this command's own, and let Ray want it from everybody; before Ray is imported, which reads the
+    variables once."""
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32), encoding="ascii")
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
 def _start(folder: str) -> None:

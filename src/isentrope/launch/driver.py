@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 from isentrope.config import Config
+from isentrope.environment import TOKEN_VARIABLE, variable
 from isentrope.errors import RunFolderError
 from isentrope.launch import logs
 from isentrope.launch.actors import ActorPlan, Actors
@@ -112,6 +113,8 @@ def _joined(stack: contextlib.ExitStack, run: ClaimedRun, address: str, progress
     wanted = [node for node in nodes if node.id in ranks | actors]
     for line in require_alike(wanted, run.folder.path, seeing):
         progress.note(line)
+    if variable("RAY_AUTH_MODE") != "token":
+        progress.note(f"warning: the Ray at {address} wants no token: whoever reaches its ports runs code there")
     return resources
 
 
@@ -200,4 +203,9 @@ def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resou
 
 
 def _surroundings(config: Config, resources: Resources) -> Surroundings:
-    return Surroundings(cpu=resources.cpu_only(config.cluster), head=resources.head, interface=config.cluster.interface)
+    return Surroundings(
+        cpu=resources.cpu_only(config.cluster),
+        head=resources.head,
+        interface=config.cluster.interface,
+        secrets=(config.redis.url_env, TOKEN_VARIABLE),
+    )

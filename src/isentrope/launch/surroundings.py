@@ -23,10 +23,13 @@ class Surroundings:
     """Host of the cluster's head; empty: all processes share this machine."""
     interface: str = ""
     """Network interface of groups on every machine; empty: each machine's own choice."""
+    secrets: tuple[str, ...] = ()
+    """Variables of the command that no other process needs: each is told its own secrets alone."""
 
     def enter(self, *, alone: bool) -> None:
         """Set this process's environment. `alone`: all the processes it meets are on its own machine."""
         environment.forget_command_folder()
+        environment.forget(self.secrets)
         here = LOOPBACK if alone or not self.head else route(self.head)
         environment.set_defaults(cpu=self.cpu, interface=here)
         if self.interface and not alone:

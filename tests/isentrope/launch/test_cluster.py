@@ -1,7 +1,11 @@
 """What Ray cannot give is refused in one sentence before anything is started."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from isentrope.config import Config, load
@@ -85,3 +89,55 @@ def test_a_ray_that_does_not_start_is_told_in_a_sentence(monkeypatch: pytest.Mon
 def test_address_without_ray_is_refused_at_once(address: str) -> None:
     with pytest.raises(UnreachableError, match=f"no Ray at {address}"), cluster(address, {}):
         pass
+
+
+OWNER = """
+import sys
+from isentrope.launch.cluster import cluster
+with cluster("", {}):
+    import ray
+    print(ray.get_runtime_context().gcs_address, ray.get(ray.remote(lambda: "a task").remote()), flush=True)
+    sys.stdin.read()
+"""
+
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+GcsClient(address=sys.argv[1]).internal_kv_put(b"key", b"value", True, None)
+"""
+
+
+@pytest.mark.slow
+def test_the_store_of_a_local_ray_is_written_with_its_token_alone() -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert owner.stdin is not None and owner.stdout is not None
+    with owner:
+        address, _, done = owner.stdout.readline().strip().partition(" ")
+        assert done == "a task"
+        token = _token_of(owner.pid)
+        assert token.stat().st_mode & 0o777 == 0o600 and token.parent.stat().st_mode & 0o777 == 0o700
+        assert token.read_text() not in _told_to_everybody(owner.pid)
+        stranger = _write_store(address, {})
+        assert stranger.returncode and "nauthenticated" in stranger.stderr
+        assert not _write_store(address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}).returncode
+        owner.stdin.close()
+        assert owner.wait(60) == 0
+
+
+def _write_store(address: str, variables: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    return subprocess.run(
+        [sys.executable, "-c", STRANGER, address], capture_output=True, text=True, timeout=120, env=clean | variables
+    )
+
+
+def _token_of(process: int) -> Path:
+    children = psutil.Process(process).children(recursive=True)
+    return Path(next(found for child in children if (found := child.environ().get("RAY_AUTH_TOKEN_PATH"))))
+
+
+def _told_to_everybody(process: int) -> str:
+    children = psutil.Process(process).children(recursive=True)
+    return "\n".join(" ".join(child.cmdline()) for child in children)

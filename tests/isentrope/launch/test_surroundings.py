@@ -68,3 +68,10 @@ def test_an_interface_of_the_run_file_is_taken_by_gloo_and_nccl_whatever_was_set
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
     Surroundings(cpu=False, head="10.0.0.1", interface="eth7").enter(alone=False)
     assert [os.environ[name] for name in MEETING] == ["eth7", "eth7"]
+
+
+def test_the_commands_secrets_reach_nothing_that_a_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reward functions run in processes that an actor starts."""
+    monkeypatch.setenv("ISENTROPE_REDIS_URL", "redis://:secret@host")
+    Surroundings(cpu=True, secrets=("ISENTROPE_REDIS_URL", "ISENTROPE_DEPOT_TOKEN")).enter(alone=True)
+    assert "ISENTROPE_REDIS_URL" not in environment.environment_with({})
