@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from machines import ROOT
 from whole_commands import BOOT_S, Start, batches, free_port, lines
 
 from isentrope import init
@@ -40,6 +41,8 @@ calls = itertools.count()
 
 def reaches(**columns):
     """The example's reward; after the first evaluation and three batches it waits until it is allowed."""
+    if "ALLOWED" in os.environ:
+        pathlib.Path(os.environ["ALLOWED"] + ".environment").write_text(repr(dict(os.environ)))
     while next(calls) >= 8 + 3 * 8 and not pathlib.Path(os.environ["ALLOWED"]).exists():
         time.sleep(0.05)
     return rewards.reaches(**columns)
@@ -63,6 +66,10 @@ class Seen:
     """The broker's password, and the token that follows from it."""
     arguments: str
     """Command lines of all processes of the run."""
+    listeners: set[tuple[str, str]]
+    """Kinds of its processes, and on what they listen."""
+    environment: str
+    """What a reward function found."""
     elsewhere: Path
     """Folder in which the actor was started; it found the run's empty."""
     told: str
@@ -96,6 +103,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
         command.until(lambda: len(batches(run)) >= 2)
         status = json.loads(ask("status", "--json").stdout)
         arguments = "\n".join(command.arguments() + actor.arguments())
+        listeners = command.listeners() | {("the engine", place) for _, place in actor.listeners()}
         unauthorized = _status(f"http://127.0.0.1:{port}/{next(run.glob('bundle/*')).relative_to(run)}")
         switched = ask("mode", "on_policy")
         refused = ask("mode", "fast")
@@ -113,6 +121,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
             output=command.output,
             secrets=(secret, token_of(secret, "digit-walk")),
             arguments=arguments,
+            listeners=listeners,
+            environment=Path(f"{allowed}.environment").read_text(),
             elsewhere=elsewhere,
             told=actor.output,
             unauthorized=unauthorized,
@@ -254,3 +264,15 @@ def test_secrets_are_in_no_file_no_output_and_no_argument_list(seen: Seen) -> No
     for secret in seen.secrets:
         assert [path for path, content in contents if secret.encode() in content] == []
         assert not any(secret in text for text in (seen.output, seen.told, seen.arguments, str(seen.status)))
+        assert secret not in seen.environment
+
+
+def test_everything_listens_where_the_page_says(seen: Seen) -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8").partition("## What listens where")[2].partition("##")[0]
+    told = {tuple(cell.strip() for cell in row.split("|")[1:3]) for row in page.splitlines() if row.startswith("| ")}
+    assert {("Ray's servers and workers", "all interfaces"), ("the command", "loopback")} <= seen.listeners
+    assert seen.listeners <= told
+
+
+def test_the_runs_folder_is_its_users_alone(seen: Seen) -> None:
+    assert seen.run.stat().st_mode & 0o777 == 0o700

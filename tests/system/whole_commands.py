@@ -1,5 +1,6 @@
 """Whole commands as a user starts them, and what they leave on the disk and among the processes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -71,6 +72,16 @@ class Command:
         found = [psutil.Process(self._process.pid), *self.processes()]
         return [" ".join(_command_line(process)) for process in found]
 
+    def listeners(self) -> set[tuple[str, str]]:
+        """Kinds of its processes, its own included, and the kinds of addresses on which each listens."""
+        found = set()
+        for process in [psutil.Process(self._process.pid), *self.processes()]:
+            with contextlib.suppress(psutil.Error):
+                kind = "the command" if process.pid == self._process.pid else _kind(process)
+                places = [each.laddr.ip for each in process.net_connections() if each.status == psutil.CONN_LISTEN]
+                found |= {(kind, _address(place)) for place in places}
+        return found
+
     def send(self, number: signal.Signals) -> None:
         """Signal the command itself."""
         self._process.send_signal(number)
@@ -95,6 +106,17 @@ def without(hidden: Path) -> list[str]:
     hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(hidden)]
     may = shutil.which("unshare") is not None and subprocess.run([*hide, "true"], capture_output=True).returncode == 0
     return hide if may else []
+
+
+def _kind(process: psutil.Process) -> str:
+    """The kind of a process that a command started, as SECURITY.md calls it."""
+    return "the engine" if process.name().startswith("VLLM") else "Ray's servers and workers"
+
+
+def _address(ip: str) -> str:
+    if ip in ("::", "0.0.0.0"):
+        return "all interfaces"
+    return "loopback" if ip in ("127.0.0.1", "::1") else "the machine's address"
 
 
 def _command_line(process: psutil.Process) -> list[str]:
