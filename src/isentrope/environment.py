@@ -5,10 +5,11 @@ user, or the administrator of a machine, has set stay as they are. Child process
 running Ray cluster, which do not, call it first thing.
 """
 
+import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -93,6 +94,21 @@ def set_defaults(*, cpu: bool | None = None, offline: bool = False, interface: s
 def use_interface(name: str) -> None:
     """Make all groups of this process meet by a network interface, whatever was set."""
     os.environ |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+
+
+@contextlib.contextmanager
+def with_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process, and so of what it starts, while the block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def forget(names: Iterable[str]) -> None:

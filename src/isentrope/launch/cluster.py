@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope.config import Config
-from isentrope.environment import gpu_count, has_gpu, variable
+from isentrope.environment import gpu_count, has_gpu, variable, with_variables
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.launch.config import ClusterConfig
 
@@ -72,7 +72,7 @@ def cluster(address: str, env: Mapping[str, str]) -> Iterator[Resources]:
             folder = os.path.join(private, "r")  # Ray lets everybody into its own
             if len(os.fsencode(folder)) > MAX_FOLDER:
                 raise ConfigError(f"{folder} is too long a path for Ray's sockets", fix="set TMPDIR to a shorter one")
-            _want_token(Path(private, "token"))
+            stack.enter_context(_token(Path(private, "token")))
             import ray
 
             stack.callback(ray.shutdown)
@@ -81,12 +81,14 @@ def cluster(address: str, env: Mapping[str, str]) -> Iterator[Resources]:
         yield Resources(_gpus(), len(machines), _head() if address else "")
 
 
-def _want_token(path: Path) -> None:
+@contextlib.contextmanager
+def _token(path: Path) -> Iterator[None]:
     """Write a token of this command's own, and let Ray want it from everybody; before Ray is imported, which reads the
     variables once."""
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32), encoding="ascii")
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+    with with_variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}):
+        yield
 
 
 def _start(folder: str) -> None:
