@@ -1,6 +1,6 @@
 """Reward functions in their own processes: one that hangs is killed, one that crashes is replaced, output is logged.
 
-The user's code is imported in those processes alone.
+The user's code is imported in those processes alone, and nothing that they send is more than data (`reward_wire.py`).
 """
 
 import asyncio
@@ -9,23 +9,21 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 from signal import Signals
-from typing import Self, TypeVar
+from typing import Self
 
-from pebble import ProcessExpired, ProcessPool
-
-from isentrope.actors.die_with_parent import end_with_parent, lead_session
+from isentrope.actors.reward_box import Box
+from isentrope.actors.reward_keeper import Ending
+from isentrope.actors.reward_process import GarbageError, ProcessEndedError, RewardProcess
+from isentrope.actors.reward_wire import Answer, Call, to_outcome
 from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Messages, Row
-from isentrope.rollout.rewards.functions import Outcome, RewardSet, Score, load_rewards, probe
+from isentrope.rollout.rewards.functions import Outcome, Score
 
 LOAD_TIMEOUT_S = 300.0
 """Time limit of importing the reward functions; long, because a reward may load a model."""
@@ -34,7 +32,6 @@ MAX_OUTPUT_BYTES = 1 << 14
 """Maximum output of the reward functions in one call; more is dropped."""
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 class Scorer:
@@ -50,13 +47,20 @@ class Scorer:
         )
         reader, self._writer = multiprocessing.Pipe(duplex=False)
         self._output = _Output(reader)
-        setup = (data, Path(run_folder), self._writer, os.getpid())
-        self._workers = [_Worker(setup) for _ in range(workers)]
+        self._box = Box(data, Path(run_folder))
+        self._workers = [_Worker(self._box, self._writer.fileno()) for _ in range(workers)]
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
+        """Start the workers.
+
+        Raises:
+            ConfigError: the sandbox that was asked for cannot be had on this machine.
+            RewardError: the functions cannot be imported.
+        """
         self._output.open()
         try:
+            await asyncio.to_thread(self._box.require)
             await asyncio.gather(*(worker.load() for worker in self._workers))
         except BaseException:
             await self.__aexit__()
@@ -66,7 +70,7 @@ class Scorer:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in self._workers))
+        await asyncio.gather(*(worker.close() for worker in self._workers))
         self._writer.close()
         self._output.close()
 
@@ -81,22 +85,26 @@ class Scorer:
         Raises:
             RewardError: a function failed, gave no completion a reward, missed the deadline, or killed its process.
         """
-        return await self._call(_score, prompts, completions, columns)
+        answer = await self._call("score", prompts, completions, columns)
+        if len(answer.outcomes) != len(completions):
+            raise RewardError(f"the reward's process gave {len(answer.outcomes)} outcomes of {len(completions)}")
+        return [to_outcome(each) for each in answer.outcomes]
 
     async def probe(self, row: Row) -> list[Score]:
         """Score made-up responses to `row`, to test before a run that the functions work; return their scores."""
-        return await self._call(_probe, row)
+        outcomes = map(to_outcome, (await self._call("probe", row)).outcomes)
+        return [outcome for outcome in outcomes if isinstance(outcome, Score)]
 
     async def columns(self) -> set[str]:
         """Return the columns of the data that the functions name."""
-        return await self._call(_columns)
+        return set((await self._call("columns")).columns)
 
-    async def _call(self, function: Callable[..., _T], *arguments: object) -> _T:
+    async def _call(self, call: Call, *arguments: object) -> Answer:
         worker = await self._idle.get()
         try:
             await worker.load()
             self._output.renew()
-            return await worker.run(function, *arguments, deadline=self._deadline)
+            return await worker.run(call, *arguments, deadline=self._deadline)
         finally:
             self._idle.put_nowait(worker)
 
@@ -114,54 +122,64 @@ _LOADING = _Deadline(LOAD_TIMEOUT_S, "importing the reward functions", "move wha
 
 
 class _Worker:
-    """One process and its replacements. Pools of one, because only then it is known which process a call gets."""
+    """One process and its replacements."""
 
-    def __init__(self, setup: tuple[DataConfig, Path, Connection, int]) -> None:
-        self._setup = setup
-        self._pool = self._new_pool()
+    def __init__(self, box: Box, output: int) -> None:
+        self._box = box
+        self._output = output
+        self._process: RewardProcess | None = None
         self._loaded = False
 
     async def load(self) -> None:
         """Import the reward functions, unless the present process has: a call's deadline does not include it."""
+        if self._process is None or self._process.is_over:
+            await self.close()
+            self._process = await RewardProcess.start(self._box, self._output)
         if not self._loaded:
-            await self.run(_load, deadline=_LOADING)
+            await self.run("load", self._box.data, self._box.run_folder, sys.path, deadline=_LOADING)
             self._loaded = True
 
-    async def run(self, function: Callable[..., _T], *arguments: object, deadline: _Deadline) -> _T:
-        """Return `function(*arguments)`, computed in the process."""
-        if not self._pool.active:  # the process died between two calls
-            await asyncio.to_thread(self.close)
-            self._pool = self._new_pool()
-        call = self._pool.schedule(function, args=arguments, timeout=deadline.seconds)
-        self._loaded, loaded = False, self._loaded  # any exit but the regular one ends the process
+    async def run(self, call: Call, *arguments: object, deadline: _Deadline) -> Answer:
+        """Return the answer of the process. Any exit but the regular one, or with the functions' own error, ends it."""
+        assert self._process is not None, "load comes first"
+        answer: Answer | None = None
         try:
-            result = await asyncio.wrap_future(call)
+            async with asyncio.timeout(deadline.seconds):
+                answer = await self._process.ask(call, *arguments)
         except TimeoutError as error:
             raise RewardError(
                 f"{deadline.what} took more than {deadline.seconds:g} s, and its process was killed", fix=deadline.fix
             ) from error
-        except ProcessExpired as error:
-            raise RewardError(f"{deadline.what} ended its process ({_cause(error.exitcode)})") from error
-        except BrokenProcessPool as error:
-            raise RewardError(f"the process for {deadline.what} ended before it could begin") from error
-        except RewardError:
-            self._loaded = loaded
-            raise
-        self._loaded = loaded
-        return result
+        except ProcessEndedError as error:
+            raise RewardError(f"{deadline.what} {_cause(error.ending)}") from error
+        except GarbageError as error:
+            raise RewardError(
+                f"{deadline.what} wrote into the pipe of its process's answers: {error}",
+                fix="print to the standard output, and leave open descriptors alone",
+            ) from error
+        finally:
+            if answer is None:
+                self._process.abandon()
+                self._loaded = False
+        if answer.failed is not None:
+            raise answer.failed.error()
+        return answer
 
-    def close(self) -> None:
-        """Kill the process; blocks until it is gone."""
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
-
-    def _new_pool(self) -> ProcessPool:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPool(max_workers=1, initializer=_start, initargs=self._setup, context=context)
+    async def close(self) -> None:
+        """Kill the process, and wait until it is gone with all that it has started."""
+        process, self._process, self._loaded = self._process, None, False
+        if process is not None:
+            process.abandon()
+            await process.gone()
 
 
-def _cause(exitcode: int) -> str:
-    return f"signal {Signals(-exitcode).name}" if exitcode < 0 else f"exit code {exitcode}"
+def _cause(ending: Ending | None) -> str:
+    if ending is None:
+        return "ended with the process that watches it, which was killed or did not start"
+    if ending.reason:
+        return f"took {ending.reason}, and was killed"
+    code = ending.exit_code
+    return f"ended its process ({f'signal {Signals(-code).name}' if code < 0 else f'exit code {code}'})"
 
 
 class _Output:
@@ -204,47 +222,3 @@ class _Output:
         if self._line:
             _log.info("reward: %s", self._line.decode(errors="replace"))
             self._line = b""
-
-
-# Functions that run in a worker process.
-
-_setup: tuple[DataConfig, Path]
-
-
-def _start(data: DataConfig, run_folder: Path, output: Connection, parent_pid: int) -> None:
-    """Prepare the process: end it with its parent, and all it starts with it; redirect its output, give it no input."""
-    os.environ["PYTHONSAFEPATH"] = ""  # programs that the functions start find modules beside them again
-    end_with_parent(parent_pid)
-    lead_session()
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdin.fileno())
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output.fileno(), stream.fileno())
-        assert isinstance(stream, TextIOWrapper)
-        stream.reconfigure(line_buffering=True)  # what is printed before a hang must be seen
-    global _setup
-    _setup = data, run_folder
-
-
-@cache
-def _rewards() -> RewardSet:
-    data, run_folder = _setup
-    return load_rewards(data, run_folder=run_folder)
-
-
-def _load() -> None:
-    _rewards()
-
-
-def _score(
-    prompts: Sequence[str | Messages], completions: Sequence[str], columns: Mapping[str, Sequence[object]]
-) -> list[Outcome]:
-    return _rewards()(prompts, completions, columns)
-
-
-def _probe(row: Row) -> list[Score]:
-    return probe(_rewards(), row)
-
-
-def _columns() -> set[str]:
-    return _rewards().columns

@@ -81,6 +81,20 @@ class DataConfig(Section):
     """Seconds one call of the reward may take before its process is killed and the call repeated. Too low fails slow
     verifiers, and their groups are retired; too high lets endless calls hold up a group for
     three times as long, because a call is tried three times."""
+    reward_memory_gib: Annotated[float, Field(gt=0, le=65536)] = 8.0
+    """Memory that the processes of one reward worker may take together, in GiB. A function that asks for more fails
+    with MemoryError, and processes that exceed it together are killed. Too low fails functions that load a model; too
+    high lets one bad answer take the memory of engine and learner."""
+    reward_variables: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = []
+    """Environment variables that the reward functions get beside those of locale, paths, caches and processors, such as
+    the key of a judge. Too few and a function misses its key; each one more is told to all code that rewards run."""
+    sandbox: Literal["none", "bwrap"] = "none"
+    """Sandbox of the reward functions: `"bwrap"`, bubblewrap's, without network, and with no files but programs,
+    libraries and the folder of the run file, to read; refused where bubblewrap is missing or cannot make one. With
+    `"none"` they may do what the run's user may: for code that a model wrote, that is too little."""
+    sandbox_folders: list[str] = []
+    """Further folders that the reward functions may read in a sandbox, by absolute paths. Too few and a function misses
+    its files; each one more can be read by all code that rewards run."""
     prompt: str = "prompt"
     """Column that holds the prompt, or the dotted path to it inside a column: text as it is, or chat messages
     (`[{role, content}, ...]`) for the tokenizer's template."""

@@ -29,6 +29,7 @@ from isentrope.rollout.data.rows import RESERVED, Messages, Row, set_column
 from isentrope.rollout.data.tasks import open_task
 from isentrope.rollout.rewards import builtin
 from isentrope.rollout.rewards.correctness import reward_names
+from isentrope.rollout.rewards.foreign import plain, short, short_text
 from isentrope.rollout.rewards.loading import last_line, load_function
 
 Outcome = Union["Score", RewardError]
@@ -118,9 +119,12 @@ class _Function:
 
     def values(self, returned: object, count: int) -> list[_Value | RewardError | None]:
         """Check `returned`: one entry for each of `count` completions; an error stands for one that is not a reward."""
-        entries = _plain(returned)
+        try:
+            entries = plain(returned)
+        except BaseException as error:
+            raise self.raised(error) from error
         if not isinstance(entries, (list, tuple)):
-            raise self._refused(f"returned {_short(returned)}", "return a list with one reward for each completion")
+            raise self._refused(f"returned {short(returned)}", "return a list with one reward for each completion")
         if len(entries) != count:
             raise self._refused(
                 f"returned {len(entries)} rewards for {count} completions", "return one reward for each completion"
@@ -130,8 +134,8 @@ class _Function:
     def _checked(self, entry: object, index: int) -> _Value | RewardError | None:
         try:
             return self._value(entry, index)
-        except RewardError as error:
-            return error
+        except BaseException as error:  # an object of the user's own: looking at it runs the user's code
+            return self.raised(error)
 
     def _value(self, entry: object, index: int) -> _Value | None:
         if entry is None:
@@ -139,11 +143,11 @@ class _Function:
         if not isinstance(entry, Mapping):
             return _Value(self._number(entry, "", index), "", {})
         if "reward" not in entry:
-            raise self._refused(f"returned {_short(entry)} for completion {index}", "a map needs the key 'reward'")
+            raise self._refused(f"returned {short(entry)} for completion {index}", "a map needs the key 'reward'")
         answer = entry.get("answer", "")
         if not isinstance(answer, str):
             raise self._refused(
-                f"returned the answer {_short(answer)} for completion {index}", "return the answer as text"
+                f"returned the answer {short(answer)} for completion {index}", "return the answer as text"
             )
         numbers = {str(k): self._number(v, str(k), index) for k, v in entry.items() if k != "answer"}
         return _Value(numbers.pop("reward"), answer, numbers)
@@ -153,12 +157,12 @@ class _Function:
             f"return a number from {-MAX_REWARD:g} to {MAX_REWARD:g}, True or False, or None where the function does "
             "not apply"
         )
-        what = f"returned {_short(value)}{f' as {key!r}' if key else ''} for completion {index}"
-        plain = _plain(value)
-        if not isinstance(plain, Real):
+        what = f"returned {short(value)}{f' as {key!r}' if key else ''} for completion {index}"
+        own = plain(value)
+        if not isinstance(own, Real):
             raise self._refused(what, fix)
         try:
-            number = float(plain)
+            number = float(own)
         except OverflowError:
             number = math.inf
         if not abs(number) <= MAX_REWARD:
@@ -173,7 +177,9 @@ class _Function:
         if isinstance(error, RewardError):
             return error
         failure = RewardError(
-            f"reward {self.name!r} raised {type(error).__name__}: {_short_text(str(error))}", where=last_line(error)
+            f"reward {self.name!r} raised {type(error).__name__}: {short_text(str(error))}",
+            where=last_line(error),
+            fix="let it need less memory, or raise data.reward_memory_gib" if isinstance(error, MemoryError) else "",
         )
         failure.__cause__ = error
         return failure
@@ -375,20 +381,3 @@ def _answer_key(answer: str) -> str:
     if len(encoded) <= MAX_ANSWER_BYTES:
         return answer
     return f"blake2b:{hashlib.blake2b(encoded, digest_size=16).hexdigest()}"
-
-
-def _plain(value: object) -> object:
-    """Return an array, a tensor or a scalar of a library as Python's own value; any other value as it is.
-
-    By the method that all of them have, so that no library is loaded for it: NumPy, PyTorch, JAX, pandas.
-    """
-    own = getattr(value, "tolist", None)
-    return own() if callable(own) else value
-
-
-def _short(value: object) -> str:
-    return f"{_short_text(repr(value))} ({type(value).__name__})"
-
-
-def _short_text(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:117]}..."

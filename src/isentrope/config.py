@@ -37,7 +37,11 @@ MAY_CHANGE: Collection[str] = frozenset(
         "actors",
         "cluster",
         "redis",
+        "data.reward_memory_gib",
         "data.reward_timeout_s",
+        "data.reward_variables",
+        "data.sandbox",
+        "data.sandbox_folders",
         "data.eval_prompts",  # evaluation is outside the ledger and trains nothing
         "data.eval_samples",
         "data.bundle",

@@ -7,23 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 import psutil
 import pytest
-from waits import DEADLINE_S, until, wait_until, wait_until_gone
+from reward_driver import Driver, data, driving, rewards_of
+from waits import until, wait_until, wait_until_gone
 
 from isentrope.actors import scoring
 from isentrope.actors.scoring import MAX_OUTPUT_BYTES, Scorer
 from isentrope.errors import RewardError
-from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Row
-from isentrope.rollout.rewards.functions import Outcome, Score
-
-T = TypeVar("T")
+from isentrope.rollout.rewards.functions import Outcome
 
 REWARD = """
 import os, pathlib, signal, subprocess, sys, time
@@ -72,66 +69,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def data(reward: str = "obedient:f", **more: Any) -> DataConfig:
-    return DataConfig(**{"train": "train.jsonl", "reward": reward, "reward_timeout_s": DEADLINE_S, **more})
-
-
-def rewards_of(outcomes: list[Outcome]) -> list[float]:
-    return [outcome.reward for outcome in outcomes if isinstance(outcome, Score)]
-
-
-class Driver:
-    """A scorer and the event loop it lives in, for tests that are no coroutines."""
-
-    def __init__(self, runner: asyncio.Runner, scorer: Scorer) -> None:
-        self._runner = runner
-        self._scorer = scorer
-
-    def run(self, waiting: Awaitable[T]) -> T:
-        async def wait() -> T:
-            return await waiting
-
-        return self._runner.run(wait())
-
-    def rewards(self, *completions: str) -> list[float]:
-        return self.run(self.score(*completions))
-
-    async def score(self, *completions: str) -> list[float]:
-        return rewards_of(await self._scorer.score(["p"] * len(completions), completions, {}))
-
-    def refusal(self, *completions: str) -> RewardError:
-        with pytest.raises(RewardError) as caught:
-            self.rewards(*completions)
-        return caught.value
-
-    def late(self, completion: str) -> RewardError:
-        """The refusal of a call that misses its deadline; only this call has one that can be missed."""
-        deadline = self._scorer._deadline
-        self._scorer._deadline = dataclasses.replace(deadline, seconds=1.0)
-        try:
-            return self.refusal(completion)
-        finally:
-            self._scorer._deadline = deadline
-
-    def settle(self) -> None:
-        """Wait until all that was printed is read."""
-        self.run(until(lambda: not self._scorer._output._reader.poll(), "an empty pipe"))
-
-    def pid(self) -> int:
-        return int(self.rewards("pid")[0])
-
-
 @pytest.fixture(scope="module")
 def driver(folder: Path) -> Iterator[Driver]:
-    with asyncio.Runner() as runner:
-        scorer = Scorer(data(), str(folder))
-        runner.run(scorer.__aenter__())
-        yield Driver(runner, scorer)
-        runner.run(scorer.__aexit__())
+    with driving(data(), folder) as driver:
+        yield driver
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(pid).children() if "reward_keeper" in " ".join(child.cmdline())]
 
 
 def test_scores_come_back_and_the_users_code_stays_in_its_process(driver: Driver) -> None:

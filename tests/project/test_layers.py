@@ -17,7 +17,7 @@ OWN = {
 OTHERS = {
     "rollout": {"blake3", "msgpack", "numpy", "pydantic", "redis"},
     "kernels": {"torch", "triton"},
-    "actors": {"numpy", "pebble", "pydantic", "safetensors", "torch", "transformers", "vllm"},
+    "actors": {"numpy", "pydantic", "safetensors", "torch", "transformers", "vllm"},
     "learner": {"deepspeed", "numpy", "pydantic", "safetensors", "torch", "transformers"},
 }
 """Libraries that a folder may import."""

@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from isentrope import config as run_config
+from isentrope.actors import reward_box
 from isentrope.check import correctness, cuda, install, lengths, machine, rendering
 from isentrope.check.model import Model, open_model
-from isentrope.check.reward import probe
+from isentrope.check.reward import has_own_code, probe
 from isentrope.check.source import KEY, Source
 from isentrope.config import Config
 from isentrope.environment import variable
@@ -177,6 +178,7 @@ class Findings:
             place = f"data.reward ({error.where})" if error.where else "data.reward"
             where = error.where if error.where.startswith("data.") else place
             raise RewardError(error.what, where=where, fix=error.fix) from error
+        self._notes += reward_box.doubts(self._config.data) if has_own_code(self._config.data) else ()
         self._notes += correctness.doubts(self._config.data, [score.parts for score in scores])
 
     def _not_called(self) -> str:

@@ -43,9 +43,14 @@ async def probe(data: DataConfig, run_folder: Path, prompts: Prompts | None) -> 
                 scores += await scorer.probe(prompts.row(example.index))
             except RewardError as error:
                 raise RewardError(error.what, where=f"{error.where}; {_told(example)}", fix=error.fix) from error
-        if BUILTINS.keys() >= set(reward_names(data)):
+        if not has_own_code(data):
             await _try_rows(scorer, prompts)
     return scores
+
+
+def has_own_code(data: DataConfig) -> bool:
+    """Return True if a reward function is the user's own."""
+    return not BUILTINS.keys() >= set(reward_names(data))
 
 
 async def _try_rows(scorer: Scorer, prompts: Prompts) -> None:

@@ -149,7 +149,7 @@ cli.main()
     [
         (["demo"], "torch,deepspeed,transformers", "learner: torch, transformers, deepspeed"),
         (["check", "run.toml"], "torch,ray", "cluster: ray"),
-        (["actor", "--run", "r", "--redis", "redis://localhost"], "vllm,pebble", "actor: vllm, pebble"),
+        (["actor", "--run", "r", "--redis", "redis://localhost"], "vllm,fsspec", "actor: vllm, fsspec"),
         (["eval", "model"], "vllm", "actor: vllm"),
         (["bench", "kernels"], "torch", "'learner'"),
     ],
