@@ -9,9 +9,10 @@ import gc
 import itertools
 import logging
 import signal
+import socket
 import threading
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from isentrope.actors.groups import GroupMaker, Tools
 from isentrope.actors.relaying import Offer, Relaying, address_towards
 from isentrope.actors.run_files import Joined, Places, RunFiles
 from isentrope.actors.scoring import Scorer
-from isentrope.errors import DataError, IsentropeError, UnreachableError
+from isentrope.errors import ConfigError, DataError, IsentropeError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.relay_list import RelayList
@@ -51,7 +52,7 @@ class ActorOptions:
 
     actor_id: its first id; later ones are `<actor_id>.2`, `<actor_id>.3`. places: where its files come from and go to.
     spec: the run's facts; None: they are read from the broker. insecure: allow a broker on another host without
-    password.
+    password. versions: what this process runs with, by name; empty: nobody compares it with the run's.
     """
 
     url: str
@@ -60,6 +61,7 @@ class ActorOptions:
     places: Places = field(default_factory=Places)
     spec: RunSpec | None = None
     insecure: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def main(options: ActorOptions) -> int:
@@ -85,6 +87,7 @@ async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> No
     try:
         spec = options.spec or await _spec(broker, drain)
         if spec is not None:
+            _require_alike(spec, options.versions)
             relays = _relaying(broker, options, spec)
             files = RunFiles(spec, options.places, spec.broker_timeout_s, relays)
             try:
@@ -113,6 +116,17 @@ async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
             if time.monotonic() > deadline:
                 raise
     return None
+
+
+def _require_alike(spec: RunSpec, here: Mapping[str, str]) -> None:
+    """Raise ConfigError if something that this process has is of another version than the run's."""
+    other = {name: version for name, version in spec.versions.items() if here.get(name, version) != version}
+    if other:
+        has = ", ".join(f"{name} {here[name]}" for name in other)
+        wanted = ", ".join(f"{name} {version}" for name, version in other.items())
+        raise ConfigError(
+            f"{socket.gethostname()} has {has}, and run {spec.run!r} {wanted}", fix="install the same versions here"
+        )
 
 
 def _relaying(broker: Broker, options: ActorOptions, spec: RunSpec) -> Relaying | None:

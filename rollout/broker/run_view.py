@@ -4,6 +4,7 @@ Both ports and `isentrope status` use it. It only reads, apart from `request`, `
 as described in `connection.py`.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from isentrope.errors import InternalError, UnreachableError
+from isentrope.errors import ConfigError, UnreachableError
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS, LEARNER
 from isentrope.rollout.broker.news import Topic, wake
@@ -105,10 +106,10 @@ class RunView:
         try:
             return RunSpec.model_validate_json(text)
         except ValidationError as error:
-            raise InternalError(
-                f"run {self._keys.run!r} was opened by another version of this program",
-                where=f"{error.error_count()} fields differ",
-                fix="use the same version everywhere",
+            raise ConfigError(
+                f"run {self._keys.run!r} was opened by {_opener(text)}, which this one cannot join",
+                where=f"{error.error_count()} of its facts are unknown here",
+                fix="install the same version everywhere",
             ) from None
 
     def control(self) -> Control | None:
@@ -250,6 +251,12 @@ class RunView:
 
 def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _opener(spec: str) -> str:
+    """Return the version of this program that wrote a run's facts, as well as they can be read."""
+    found = re.search(r'"isentrope": ?"([^"]{1,40})"', spec)
+    return f"isentrope {found[1]}" if found is not None else "another version of isentrope"
 
 
 def actor_state(name: str, record: str) -> ActorState:

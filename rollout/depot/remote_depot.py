@@ -100,6 +100,12 @@ class RemoteDepot:
                 where=self._url,
                 fix="use the broker's password of the depot's side, or set ISENTROPE_DEPOT_TOKEN",
             )
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return AccessError(
+                f"the certificate of the depot is not trusted for {name}",
+                where=self._url,
+                fix="give its authority by --ca, and the host as the certificate names it",
+            )
         reason = f"HTTP status {status}" if status else f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         return UnreachableError(f"the depot does not answer for {name}: {reason}", where=self._url)
 

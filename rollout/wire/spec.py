@@ -56,6 +56,8 @@ class RunSpec(LeaseConfig):
     """URLs of the depots that hold the bundle and the published weights, the preferred one first."""
     relay_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Port at which actors offer fetched versions to each other; 0: any free one. None: they do not."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of isentrope, Python and the libraries that all processes of the run must have alike."""
     bundle: Bundle | None = None
     """The files an actor needs; None: it is on a machine that has them at the paths above."""
     max_bytes: PositiveInt = 1 << 30

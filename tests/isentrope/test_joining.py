@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 from depot_kinds import make_version
 from run_records import make_run_record
+from wire_records import ASYNC, make_spec, make_weights
 
 from isentrope.errors import AccessError, ConfigError
 from isentrope.joining import JoinOptions, join
 from isentrope.launch.broker import Place
 from isentrope.launch.depot import depot_token, offered, served
+from isentrope.launch.machines import versions
 from isentrope.learner import json_files
 from isentrope.learner.records import RUN_SCHEMA
 from isentrope.rollout.broker.access import Role
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.depot.server import Address
@@ -76,6 +80,38 @@ def test_what_a_run_serves_is_announced(tmp_path: Path) -> None:
 def test_a_private_broker_and_a_depot_for_others_contradict(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="private broker"):
         offered(tmp_path, "127.0.0.1:0", "", Place({}, "/s"), insecure=False).__enter__()
+
+
+def _joined(url: str, run: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "isentrope", "actor", "--run", run]
+    return subprocess.run(command, env=os.environ | {"ISENTROPE_REDIS_URL": url}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["isentrope", "vllm", "ray", "Python"])
+def test_an_actor_of_another_version_is_refused_and_leaves_no_trace(
+    redis_server: str, run_name: str, name: str
+) -> None:
+    broker = Broker.connect(redis_server, run_name)
+    spec = make_spec(run_name, versions=versions() | {name: "0.0.1", "unknown here": "1"})
+    learner = LearnerPort.fence(broker, 1, 0, 0, spec, ASYNC)
+    learner.announce(make_weights())
+    learner.issue(trained_batches=0, retired=0, limit=8)
+    before = learner.view.queues()
+    done = _joined(redis_server, run_name)
+    assert done.returncode == 64, done.stderr
+    assert f"has {name} {versions()[name]}, and run '{run_name}' {name} 0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (learner.view.actors(), learner.view.queues()) == ([], before)
+    broker.close()
+
+
+def test_an_actor_of_a_release_that_knows_other_facts_is_refused(redis_server: str, run_name: str) -> None:
+    broker = Broker.connect(redis_server, run_name)
+    spec = make_spec(run_name, versions={"isentrope": "9.0"}).model_dump_json()
+    broker.run(lambda client: client.set(broker.keys.meta, spec.replace('"vocab_size"', '"vocabulary"')))
+    done = _joined(redis_server, run_name)
+    assert done.returncode == 64 and "was opened by isentrope 9.0" in done.stderr, done.stderr
+    broker.close()
 
 
 def test_a_depot_with_credentials_in_its_url_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from isentrope.environment import cache_folder
 from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError
-from isentrope.launch import logs
+from isentrope.launch import logs, machines
 from isentrope.launch.interrupts import SIGNALS
 from isentrope.launch.surroundings import Surroundings
 
@@ -42,6 +42,7 @@ async def serve(options: "ActorOptions") -> None:
     if options.places.cache == Path():
         places = dataclasses.replace(options.places, cache=cache_folder() / "runs")
         options = dataclasses.replace(options, places=places)
+    options = dataclasses.replace(options, versions=machines.versions())
     drain = asyncio.Event()
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, drain.set)

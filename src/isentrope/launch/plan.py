@@ -8,7 +8,7 @@ from pathlib import Path
 
 from isentrope import __version__, runfolder
 from isentrope.check.findings import Checked
-from isentrope.launch.machines import installed
+from isentrope.launch import machines
 from isentrope.launch.model import ModelPlan
 from isentrope.learner.records import RUN_SCHEMA, RunRecord
 from isentrope.rollout.config import LeaseConfig
@@ -59,6 +59,7 @@ def make_spec(checked: Checked, output_dir: Path, depots: Sequence[str] = (), bu
         output_dir=str(output_dir),
         depots=(f"file://{output_dir}", *depots),
         relay_port=config.weights.relay_port,
+        versions=machines.versions(),
         bundle=bundle,
         heartbeat_s=config.actors.heartbeat_s,
         max_tries=config.actors.max_tries,
@@ -100,4 +101,4 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
 
 def _versions() -> dict[str, str]:
     """Return the versions that matter for what a run computes; triton may be missing."""
-    return {"isentrope": __version__, "python": platform.python_version(), **installed(_DISTRIBUTIONS)}
+    return {"isentrope": __version__, "python": platform.python_version(), **machines.installed(_DISTRIBUTIONS)}

@@ -4,7 +4,7 @@ import pytest
 from waits import wait_until
 from wire_records import ASYNC, answer, make_actor_port, make_weights
 
-from isentrope.errors import InternalError, UnreachableError
+from isentrope.errors import ConfigError, UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -28,10 +28,16 @@ def test_an_actor_learns_the_run_from_the_broker(learner: LearnerPort, broker: B
     assert (view.spec(1.0), view.weights(), view.control()) == (learner.spec, make_weights(), ASYNC)
 
 
-def test_a_spec_of_another_version_of_the_program_is_refused(learner: LearnerPort, broker: Broker) -> None:
-    spec = learner.spec.model_dump_json().replace('"vocab_size"', '"vocabulary"')
-    broker.run(lambda client: client.set(broker.keys.meta, spec))
-    with pytest.raises(InternalError, match="another version of this program"):
+@pytest.mark.parametrize(
+    ("versions", "said"), [({}, "another version of isentrope"), ({"isentrope": "9.0"}, r"isentrope 9\.0")]
+)
+def test_a_spec_of_another_version_of_the_program_is_refused(
+    learner: LearnerPort, broker: Broker, versions: dict[str, str], said: str
+) -> None:
+    spec = learner.spec.model_copy(update={"versions": versions})
+    text = spec.model_dump_json().replace('"vocab_size"', '"vocabulary"')
+    broker.run(lambda client: client.set(broker.keys.meta, text))
+    with pytest.raises(ConfigError, match=f"was opened by {said}, which"):
         RunView(broker).spec(1.0)
 
 

@@ -1,6 +1,8 @@
 """The server answers requests for published files, and nothing else."""
 
 import http.client
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -8,7 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 from depot_kinds import CONTENTS, TOKEN, make_version
 
-from isentrope.errors import ConfigError, UnreachableError
+from isentrope.errors import AccessError, ConfigError, UnreachableError
+from isentrope.rollout.depot.access import Access
+from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.depot.server import Address, DepotServer, token_of
 
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -85,6 +89,30 @@ def test_nothing_can_be_written(server: DepotServer, tmp_path: Path, method: str
 def test_without_the_token_nothing_is_told(server: DepotServer, tmp_path: Path, authorization: str) -> None:
     for path in (f"/{name_of(tmp_path)}", "/bundle/none.tar"):
         assert ask(server, path, Authorization=authorization)[0] == 401
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate that is its own authority, with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("certificates need openssl")
+    kind = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    whose = ("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1")
+    files = ("-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "tls.pem"))
+    subprocess.run(["openssl", *kind, *whose, *files], check=True, capture_output=True)
+    return tmp_path / "tls.pem"
+
+
+def test_a_certificate_is_trusted_if_its_authority_is_known(tmp_path: Path, certificate: Path) -> None:
+    make_version(tmp_path / "run")
+    address = Address("127.0.0.1", 0, str(certificate), str(tmp_path / "key.pem"))
+    with DepotServer(tmp_path / "run", address, TOKEN) as server:
+        name, elsewhere = name_of(tmp_path), server.url.replace("127.0.0.1", "localhost")
+        assert open_depot(server.url, Access(TOKEN, str(certificate))).read(name, 0, 5) == CONTENTS[0][:5]
+        for url, access in ((server.url, Access(TOKEN)), (elsewhere, Access(TOKEN, str(certificate)))):
+            with pytest.raises(AccessError, match="certificate of the depot is not trusted") as caught:
+                open_depot(url, access).read(name, 0, 5)
+            assert caught.value.exit_code == 77 and "--ca" in caught.value.fix
 
 
 def test_an_address_that_is_taken_is_told(server: DepotServer, tmp_path: Path) -> None:
