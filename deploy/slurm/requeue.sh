@@ -2,8 +2,9 @@
 # Sourced by the batch scripts: runs a command, hands it Slurm's warning, and puts the job back into the queue.
 #
 # Slurm warns the batch script alone (`--signal=B:TERM@300`) before the time limit, and before a preemption where
-# slurm.conf has `PreemptParameters=send_user_signal` and a GraceTime. Without a warning Slurm requeues a preempted job
-# by itself, and the run goes on from its last checkpoint.
+# slurm.conf has `SlurmctldParameters=preempt_send_user_signal` and a GraceTime. Without a warning Slurm requeues a
+# preempted job by itself, and the run goes on from its last checkpoint. `scancel` sends the same signal; what it has
+# cancelled is left to end.
 
 readonly TRY_AGAIN="69 74 78" # exit codes of what another start may cure: unreachable, storage, stalled
 child=
@@ -21,6 +22,9 @@ warn() {
 }
 
 requeue() {
+  case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
+    CANCELLED | COMPLETING) exit "${code:-0}" ;; # Slurm would put it back into the queue all the same
+  esac
   echo "requeued after exit code ${code:-0}, restart ${SLURM_RESTART_COUNT:-0}"
   scontrol requeue "$SLURM_JOB_ID"
   exit 0

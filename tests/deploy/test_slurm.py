@@ -22,6 +22,7 @@ SLURM = DEPLOY / "slurm"
 
 STUBS = {
     "scontrol": 'case "$1 $2" in "show hostnames") for n in $HOSTS; do echo "$n"; done ;; esac',
+    "squeue": 'echo "$STATE"',
     "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@" >/dev/null',
     "ray": (
         'case $1 in start) trap "exit 0" TERM; sleep 1000 &>/dev/null & wait $! ;; '
@@ -45,6 +46,8 @@ class Job:
     code: str = "0"
     after: int = 0
     restarts: int = 0
+    state: str = "RUNNING"
+    """What Slurm says of it."""
     url: str = ""
     deploy: Path = DEPLOY
     told: str = ""
@@ -66,6 +69,7 @@ class Job:
             "HOSTS": self.hosts,
             "CODE": self.code,
             "AFTER": str(self.after),
+            "STATE": self.state,
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NODELIST": "n[1-9]",
             "SLURM_SUBMIT_DIR": str(self.folder),
@@ -127,6 +131,18 @@ def test_a_warning_reaches_the_program_and_the_job_is_requeued(job: Job, name: s
 
 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_a_job_that_was_cancelled_ends(job: Job, name: str) -> None:
+    """By the same signal: Slurm would requeue it if it were asked to."""
+    job.code, job.state = "", "COMPLETING"
+    running = job.start(name, *ARGUMENTS[name])
+    wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
+    os.kill(running.pid, signal.SIGTERM)
+    told = running.communicate(timeout=30)[0]
+    assert (running.returncode, job.calls("term")) == (0, ["term"]), told
+    assert "scontrol requeue 7" not in job.calls("scontrol")
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
 @pytest.mark.parametrize(
     ("code", "requeued"), [(0, False), (64, False), (65, False), (69, True), (74, True), (79, False)]
 )
@@ -160,9 +176,9 @@ def test_each_node_has_one_ray_and_the_first_is_its_head(job: Job) -> None:
     job.hosts = "n1 n2 n3 n4"
     assert job.run("train.sbatch", *ARGUMENTS["train.sbatch"]) == 0, job.told
     starts = job.calls("srun")
-    assert [re.findall(r"--nodes=(\d+) .*--nodelist=(\S+)", line) for line in sorted(starts)] == [
-        [("1", "n1")],
-        [("3", "n2,n3,n4")],
+    assert [re.findall(r"--nodes=(\d+) --ntasks=(\d+) .*--nodelist=(\S+)", line) for line in sorted(starts)] == [
+        [("1", "1", "n1")],
+        [("3", "3", "n2,n3,n4")],
     ]
     assert [(" --head " in f"{line} ") for line in sorted(starts)] == [True, False]
     (train,) = job.calls("isentrope")
