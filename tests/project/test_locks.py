@@ -47,7 +47,9 @@ LOCKS = (
 )
 CPU, DEV, CUDA = LOCKS
 
-each_lock = pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+STORES = Lock("stores", ("stores",))
+
+each_lock = pytest.mark.parametrize("lock", (*LOCKS, STORES), ids=lambda lock: lock.name)
 
 
 @each_lock

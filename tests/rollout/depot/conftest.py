@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 from depot_kinds import Kind, folder_kind, http_kind
-from object_store import s3_kind
+from object_store import STORES
 
 from isentrope.rollout.depot import fetching
 
 
-@pytest.fixture(params=["folder", "http", "s3"])
+@pytest.fixture(params=["folder", "http", *STORES])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kind]:
     """A depot that is empty."""
-    make = {"folder": folder_kind, "http": http_kind, "s3": s3_kind}[request.param]
+    make = {"folder": folder_kind, "http": http_kind, **STORES}[request.param]
     root = tmp_path / "depot"
     root.mkdir()
     with make(root) as made:
