@@ -28,12 +28,13 @@ from isentrope.learner.intake.retirement import (
     RetirementLimits,
     Retirements,
 )
+from isentrope.learner.intake.run_check import RunCheck
 from isentrope.rollout.broker.learner_port import Entry
 from isentrope.rollout.wire.codec import decode_group, decode_missing
 from isentrope.rollout.wire.control import Mode
+from isentrope.rollout.wire.plain_text import printable
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import Group, Missing, batch_of, version_of
-from isentrope.rollout.wire.validation import Limits
 
 MAX_DETAIL = 500
 """Characters of an actor's text that are kept."""
@@ -52,6 +53,8 @@ class AdmissionRules:
     max_replaced: int = 0
     """Maximum number of groups of one outcome replaced per batch; further ones are trained."""
     outcome: OutcomeRule = ANY_DIFFERENCE
+    check: RunCheck | None = None
+    """Comparison of groups with the run's orders; None: they are compared with nothing."""
     data_rows: int | None = None
     """Prompts of one pass over the data; None: they never end."""
 
@@ -93,8 +96,8 @@ class Buffer:
         self.mode = mode
         self.cursor = ledger.cursor
         """First seq that was never issued."""
-        self.newest_version = 0
-        """Newest published version; no token can be from a later one."""
+        self._announced: set[int] = set()  # this learner's own versions
+        self._newest_version = 0
         self.replaced = Tally()
         """Responses of all groups that were replaced for their outcome."""
         self.in_hand: ReadyBatch | None = None
@@ -116,6 +119,16 @@ class Buffer:
         self._retired: set[str] = set()  # those of them whose groups were retired
         self._counted: set[str] = set()  # entries whose failures are in `failed`
         self._plans: set[int] = set()
+
+    @property
+    def newest_version(self) -> int:
+        """Newest published version; no token can be from a later one."""
+        return self._newest_version
+
+    @newest_version.setter
+    def newest_version(self, version: int) -> None:
+        self._newest_version = version
+        self._announced.add(version)
 
     # --- admission
 
@@ -280,12 +293,11 @@ class Buffer:
     # --- private
 
     def _decode(self, entry: Entry) -> Group:
-        return decode_group(
-            entry.header,
-            entry.payload,
-            max_bytes=self._spec.max_record_bytes,
-            limits=Limits(self._spec.vocab_size, self._spec.sampling.group_size, self.newest_version),
-        )
+        limits = self._spec.limits(group_size=self._spec.sampling.group_size, newest_version=self.newest_version)
+        group = decode_group(entry.header, entry.payload, max_bytes=self._spec.max_record_bytes, limits=limits)
+        if self._rules.check is not None:
+            self._rules.check.group(group, self._incarnation, self._announced)
+        return group
 
     def _count(self, entry: str, missing: Sequence[Missing]) -> None:
         """Count the responses that an entry lacks, once: it is read again when the broker has changed."""
@@ -379,5 +391,5 @@ def _trainable(group: Group) -> dict[int, int]:
 
 
 def _printable(text: str) -> str:
-    """Return a text of an actor as one line for people: without control characters, and not too long."""
-    return "".join(char if char.isprintable() else " " for char in text[:MAX_DETAIL])
+    """Return a text of an actor as one line for people, not too long."""
+    return printable(text[:MAX_DETAIL])

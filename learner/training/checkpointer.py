@@ -12,6 +12,7 @@ from typing import Protocol
 
 from isentrope.errors import RunFolderError, StorageError
 from isentrope.learner.intake.feeder import CommitFacts
+from isentrope.learner.records import BatchRow
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore, FileFacts
 from isentrope.learner.training.fault_points import crash_point
 
@@ -73,6 +74,17 @@ def choose_start(store: CheckpointStore, ranks: Verifier, new: CheckpointState, 
             fix="restore the folder, or start again with another run.output_dir and run.name",
         )
     return Start(new, None)
+
+
+def trace_elsewhere(store: CheckpointStore, output_dir: Path, committed: str) -> str:
+    """Return what shows, outside the folder of checkpoints, that there was one; empty: nothing does. Call it before a
+    number is claimed; `committed` is what the broker knows."""
+    if committed:
+        return f"the broker knows of {committed}"
+    lines = output_dir / BatchRow.FILE
+    if not store.has_claims() and lines.exists() and lines.stat().st_size:
+        return f"{lines} tells of batches, and no learner has left its claim"
+    return ""
 
 
 class Checkpointer:

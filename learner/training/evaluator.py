@@ -4,21 +4,27 @@ Training waits meanwhile: the answers come from the same actors, and an evaluati
 the same in every run. Runs on rank 0 alone. The figures are pure functions.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from statistics import fmean
 
+from isentrope.errors import DataError, RecordError
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.intake.ragged import make_ragged
+from isentrope.learner.intake.run_check import Asked, RunCheck
 from isentrope.learner.records import EvalRow, SampleRow
 from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
-from isentrope.rollout.data.prompts import open_prompts
+from isentrope.rollout.data.prompts import encode, open_prompts
+from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.rewards.correctness import Correctness, correctness_of, judge
+from isentrope.rollout.wire.plain_text import printable
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish, batch_of
 
@@ -28,6 +34,9 @@ NAME = "heldout"
 SHOWN_PROMPTS = 8
 SHOWN_RESPONSES = 2
 """Responses of each shown prompt that are written down."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluator:
@@ -40,6 +49,7 @@ class Evaluator:
         self._timeout_s = timeout_s
         self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
         self._tokenizer = load_tokenizer(spec.model_dir, chat=spec.model)
+        self._check = RunCheck(spec.seed, self._asked(self._prompts.train), self._asked(self._held_out))
         self._correctness = correctness_of(spec.data)
         self._figures = Journal(Path(spec.output_dir), EvalRow)
         self._samples = Journal(Path(spec.output_dir), SampleRow)
@@ -53,6 +63,11 @@ class Evaluator:
     def train_rows(self) -> int | None:
         """Training prompts of one pass over the data; None: they never end."""
         return self._prompts.train_count
+
+    @property
+    def check(self) -> RunCheck:
+        """Comparison of records with the prompts and seeds of the run's orders."""
+        return self._check
 
     def rewind(self, batch: int) -> None:
         """Delete evaluations of later batches; -1: all."""
@@ -78,10 +93,33 @@ class Evaluator:
         while len(results) < len(wanted):
             new = feeder.call(lambda port: port.admit_eval(ADMIT_COUNT, SLICE_S))
             if new:
-                results += new
+                results += map(self._checked, new)
                 wait.progress()
             wait.tick()
         return results
+
+    def _held_out(self, index: int) -> Row:
+        if index >= self._prompts.eval_count:
+            raise DataError(f"there are {self._prompts.eval_count} held-out prompts")
+        return self._prompts.eval(index)
+
+    def _asked(self, row: Callable[[int], Row]) -> Callable[[int], Asked]:
+        def asked(number: int) -> Asked:
+            found = row(number)
+            return Asked(encode(found, self._tokenizer), found.source)
+
+        return asked
+
+    def _checked(self, result: EvalResult) -> EvalResult:
+        """Return a result; without its responses if they do not answer the order."""
+        if not result.group.responses:
+            return result
+        try:
+            self._check.answer(result)
+        except RecordError as error:
+            logger.warning("the answer to held-out prompt %d is invalid: %s", result.group.seq, printable(error.where))
+            return replace(result, group=replace(result.group, responses=(), missing=()))
+        return result
 
     def _show(self, results: Sequence[EvalResult]) -> float:
         """Write a few responses down, with the learner's own entropy of each token; return its mean."""

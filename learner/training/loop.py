@@ -32,11 +32,11 @@ from isentrope.learner.measures import FunctionReward
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.rules import unfit
 from isentrope.learner.objective.run_facts import run_facts
-from isentrope.learner.records import BatchRow, Outcome
+from isentrope.learner.records import Outcome
 from isentrope.learner.training.alarms import Alarms, bounds_in_force
 from isentrope.learner.training.canary import tokens_of
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore
-from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start
+from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, trace_elsewhere
 from isentrope.learner.training.evaluator import Evaluator
 from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.learner.training.job import LearnerJob
@@ -103,7 +103,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     output_dir = Path(spec.output_dir)
     evaluator = Evaluator(spec, rank_group, config.stall_timeout_s)
     store = CheckpointStore(output_dir / CHECKPOINTS)
-    trace = _trace(store, output_dir, broker)
+    trace = trace_elsewhere(store, output_dir, RunView(broker).checkpoint())
     claim = store.claim()
     json_files.remove(output_dir, Outcome)
     new = CheckpointState(
@@ -124,6 +124,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         max_replaced=objective.refill * spec.prompts_per_batch,
         outcome=OutcomeRule(objective.refill_by, correctness_of(spec.data)),
         data_rows=evaluator.train_rows,
+        check=evaluator.check,
     )
     feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
     publisher = Publisher(rank_group, spec, claim.incarnation, job.weights.keep, config.stall_timeout_s)
@@ -134,16 +135,6 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
 
 def _connected(job: LearnerJob) -> Broker:
     return Broker.connect(job.url, job.spec.run, deadline_s=job.spec.broker_timeout_s, insecure=job.insecure)
-
-
-def _trace(store: CheckpointStore, output_dir: Path, broker: Broker) -> str:
-    """Return what shows, outside the folder of checkpoints, that there was one; empty: nothing does."""
-    if committed := RunView(broker).checkpoint():
-        return f"the broker knows of {committed}"
-    lines = output_dir / BatchRow.FILE
-    if not store.has_claims() and lines.exists() and lines.stat().st_size:
-        return f"{lines} tells of batches, and no learner has left its claim"
-    return ""
 
 
 class _Run:
@@ -375,6 +366,10 @@ class _Run:
         control = self._parts.feeder.control()
         if control.requested_mode is not None:
             self._switch(control, control.requested_mode)
+        elif control.request and not control.requested_stop:
+            self._parts.feeder.set_control(
+                control.model_copy(update={"note": "the request is not one of this program"})
+            )
         return control.requested_stop
 
     def _switch(self, control: Control, mode: Mode) -> None:

@@ -21,8 +21,9 @@ from isentrope.rollout.broker.answers import BrokerFullError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker, InterruptedCallError
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.news import News, wake
+from isentrope.rollout.broker.order_entries import RawOrder, eval_order, number_of, orders_of, text_of, work_order
 from isentrope.rollout.broker.reaper import SpareReaper, Stillness
-from isentrope.rollout.broker.run_view import GONE, ActorState, RunView, actor_state
+from isentrope.rollout.broker.run_view import GONE, ActorState, RunView, actor_state, seconds_of
 from isentrope.rollout.wire.codec import HeaderFields, encode_eval, encode_group, encode_missing
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, Missing, WorkOrder
@@ -102,7 +103,7 @@ class ActorPort:
             orders: list[EvalOrder] = []
             if self.eval_version(version) == version:
                 entries = self._read([self._keys.eval], count, 0.0)
-                orders = [_eval_order(entry_id, fields) for _, entry_id, fields in entries]
+                orders = orders_of(self.broker, entries, eval_order)
                 with self._lock:
                     self._held.update({(self._keys.eval, order.entry_id): order for order in orders})
                 self.hand_back([order for order in orders if order.version != version])
@@ -120,7 +121,10 @@ class ActorPort:
             return None
         taken = groups[0]["last-delivered-id"].decode()
         entries = self.broker.run(lambda client: client.xrange(self._keys.eval, f"({taken}", count=EVAL_LOOK))
-        versions = [int(fields[b"version"]) for _, fields in entries]
+        asked = {entry_id: number_of(text_of(fields.get(b"version", b""))) for entry_id, fields in entries}
+        if unreadable := [entry_id for entry_id, version in asked.items() if version is None]:
+            self.broker.run(lambda client: client.xdel(self._keys.eval, *unreadable))
+        versions = [version for version in asked.values() if version is not None]
         return preferred if preferred in versions else next(iter(versions), None)
 
     def publish(self, group: Group, order: WorkOrder) -> PublishResult:
@@ -233,7 +237,7 @@ class ActorPort:
     def asked_to_leave(self) -> float | None:
         """Return the seconds in which this actor shall finish its orders and leave; None: nobody asks it to."""
         value = self.broker.run(lambda client: client.hget(self._keys.leave, self.actor))
-        return None if value is None else float(value)
+        return None if value is None else seconds_of(value)
 
     def leave(self, *, failed: bool = False) -> None:
         """Release every lease; delete this actor's record, and the request to leave. failed: count it as a death."""
@@ -262,7 +266,9 @@ class ActorPort:
         entries = self._read(streams, count, block_s)
         if not entries:
             return []
-        orders = [_work_order(stream, entry_id, fields) for stream, entry_id, fields in entries]
+        orders = orders_of(self.broker, entries, work_order)
+        if not orders:
+            return []
         with self._lock:
             self._held.update({(order.stream, order.entry_id): order for order in orders})
         args: list[str | int] = []
@@ -276,7 +282,7 @@ class ActorPort:
                     self._held.pop((order.stream, order.entry_id), None)
         return [order for order, keep in zip(orders, wanted, strict=True) if keep]
 
-    def _read(self, streams: list[str], count: int, block_s: float) -> list[tuple[str, str, dict[str, str]]]:
+    def _read(self, streams: list[str], count: int, block_s: float) -> list[RawOrder]:
         """Return new entries for this consumer; none if the broker has lost the group (its learner will make it
         again)."""
         block = max(1, int(block_s * 1000)) if block_s > 0 else None
@@ -287,7 +293,11 @@ class ActorPort:
         if reply is None:
             time.sleep(min(block_s, 0.5))
         return [
-            (stream.decode(), entry_id.decode(), {key.decode(): value.decode() for key, value in fields.items()})
+            (
+                stream.decode(),
+                entry_id.decode(),
+                {text_of(key): text_of(value) for key, value in (fields or {}).items()},
+            )
             for stream, entries in reply or []
             for entry_id, fields in entries
         ]
@@ -349,25 +359,3 @@ class ActorPort:
             lambda client: client.xpending_range(stream, ACTORS, "-", "+", MAX_PENDING, consumername=self.actor)
         )
         return list(leases or [])
-
-
-def _work_order(stream: str, entry_id: str, fields: dict[str, str]) -> WorkOrder:
-    return WorkOrder(
-        seq=int(fields["seq"]),
-        attempt=int(fields["attempt"]),
-        incarnation=int(fields["incarnation"]),
-        min_version=int(fields["min_version"]),
-        tries=int(fields["tries"]),
-        stream=stream,
-        entry_id=entry_id,
-    )
-
-
-def _eval_order(entry_id: str, fields: dict[str, str]) -> EvalOrder:
-    return EvalOrder(
-        name=fields["name"],
-        index=int(fields["index"]),
-        version=int(fields["version"]),
-        samples=int(fields["samples"]),
-        entry_id=entry_id,
-    )

@@ -76,8 +76,10 @@ class Evaluations:
             if header_text(header, "kind") == "tombstone":
                 logger.warning("evaluation order abandoned: %s", header_text(header, "reason"))
                 return _unanswered(header, "index")
-            limit, vocabulary = self._spec.max_record_bytes, self._spec.vocab_size
-            return decode_eval(header, payload, max_bytes=limit, vocab_size=vocabulary)
+            asked = (header_text(header, "name"), header_int(header, "seq"), header_int(header, "version"))
+            order = self._open.get(asked)
+            limits = self._spec.limits(group_size=None if order is None else order.samples)
+            return decode_eval(header, payload, max_bytes=self._spec.max_record_bytes, limits=limits)
         except RecordError as error:
             logger.warning("evaluation result %s is invalid: %s (%s)", entry_id, error.what, error.where)
         try:

@@ -21,7 +21,7 @@ read after every wait all the same, also after one that has timed out.
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -97,13 +97,19 @@ class News:
         if len(entries) >= KEPT or now - self._looked_at >= self._look_every_s:
             self._looked_at = now
             return EVERYTHING
-        return frozenset(Topic(fields[b"topic"].decode()) for fields in entries)
+        return frozenset[Topic]().union(*map(_topics, entries))
 
     def _last(self, stream: str, after: str, block: int | None) -> tuple[str, list[dict[bytes, bytes]]]:
         """Return the id of the newest entry, `after` if none is newer, and all entries after that."""
         reply: Any = self._broker.run(lambda client: client.xread({stream: after}, block=block))
         entries = reply[0][1] if reply else []
         return (entries[-1][0].decode() if entries else after), [fields for _, fields in entries]
+
+
+def _topics(fields: Mapping[bytes, bytes]) -> frozenset[Topic]:
+    """Return the topic of an entry; all of them if it has none: an actor may add anything."""
+    told = fields.get(b"topic", b"").decode(errors="replace")
+    return frozenset({Topic(told)}) if told in list(Topic) else EVERYTHING
 
 
 def wake(broker: Broker) -> None:

@@ -16,6 +16,7 @@ from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.news import wake
 from isentrope.rollout.broker.run_view import GONE
 from isentrope.rollout.config import LeaseConfig
+from isentrope.rollout.wire.plain_text import printable
 
 SILENT_BEATS = 3
 """Heartbeat intervals without a change after which an actor's leases are revoked."""
@@ -102,31 +103,40 @@ class Reaper:
     def _judge(self, name: str, seen: _Watched, holds_leases: bool) -> int:
         gone = seen.record.startswith(GONE)
         if seen.silent_s > SILENT_BEATS * self._heartbeat_s and (holds_leases or not gone):
-            leases = int(self._broker.call("reap", name, seen.record, self._max_tries))
+            leases = int(self._broker.call("reap", _raw(name), _raw(seen.record), self._max_tries))
             if leases >= 0:
                 text = "%s GONE: no heartbeat for %.0f s, %d leases re-queued"
-                logger.warning(text, name, seen.silent_s, leases)
+                logger.warning(text, printable(name), seen.silent_s, leases)
             if leases > 0:
                 wake(self._broker)
             return max(leases, 0)
         if seen.silent_s > FORGET_BEATS * self._heartbeat_s:
-            self._broker.run(lambda client: client.hdel(self._broker.keys.actors, name))
-            self._broker.run(lambda client: client.hdel(self._broker.keys.leave, name))
+            self._broker.run(lambda client: client.hdel(self._broker.keys.actors, _raw(name)))
+            self._broker.run(lambda client: client.hdel(self._broker.keys.leave, _raw(name)))
         return 0
 
     def _records(self) -> dict[str, str]:
         table = self._broker.run(lambda client: client.hgetall(self._broker.keys.actors))
-        return {name.decode(): record.decode(errors="replace") for name, record in table.items()}
+        return {_text(name): _text(record) for name, record in table.items()}
 
     def _holders(self) -> set[str]:
         """Return the actors with at least one lease."""
         keys = self._broker.keys
         summaries = [self._pending(stream) for stream in (keys.work, keys.work_hi, keys.eval)]
-        return {consumer["name"].decode() for summary in summaries for consumer in summary["consumers"]}
+        return {_text(consumer["name"]) for summary in summaries for consumer in summary["consumers"]}
 
     def _pending(self, stream: str) -> dict[str, Any]:
         summary = self._broker.group_read(lambda client: client.xpending(stream, ACTORS))
         return summary or {"consumers": []}
+
+
+def _text(raw: bytes) -> str:
+    """Return a name or a record, which may be any bytes, so that `_raw` gives them back."""
+    return raw.decode(errors="surrogateescape")
+
+
+def _raw(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 class SpareReaper:

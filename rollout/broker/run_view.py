@@ -4,20 +4,22 @@ Both ports and `isentrope status` use it. It only reads, apart from `request`, `
 as described in `connection.py`.
 """
 
+import math
 import re
 import secrets
 import time
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS, LEARNER
 from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.wire.control import Control, Desired, Mode
+from isentrope.rollout.wire.plain_text import printable
 from isentrope.rollout.wire.proof import Proof
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.weights import Announcement, Manifest
@@ -28,6 +30,10 @@ Verb: TypeAlias = Literal["async", "on_policy", "stop"]
 GONE = "!"
 """First character of the record of an actor whose leases were revoked; its heartbeats do not overwrite it."""
 
+
+COUNT = re.compile(rb"-?\d{1,18}")
+
+Whole: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 METRICS = "learner"
 """Field of the learner's metrics."""
@@ -48,32 +54,32 @@ class ActorStage(StrEnum):
 class ActorState(BaseModel):
     """One actor's record, as of its last heartbeat."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     id: str
     host: str = ""
-    pid: int = 0
+    pid: Whole = 0
     state: ActorStage = ActorStage.JOINING
-    version: int = 0
+    version: Whole = 0
     """Version of the weights it serves; 0: none yet."""
     digest: str = ""
     """Digest of those weights as the manifest states it."""
-    fetching: int = 0
+    fetching: Whole = 0
     """Version whose files it fetches, which the learner keeps for it; 0: none."""
     proof: Proof | None = None
     """Proof that they are the learner's; None: it serves none."""
-    refused: int = 0
+    refused: Whole = 0
     """Loads that failed, or were refused because they were not the learner's policy, since the process began."""
     load_s: float = 0.0
     """Seconds that the newest load of a version took, from its fetched files to being served; 0: none was loaded."""
-    leases: int = 0
+    leases: Whole = 0
     tokens_per_s: float = 0.0
     boot: str = ""
     """Random id of the process: differs between two processes with the same actor id."""
     last_error: str = ""
-    beat: int = 0
+    beat: Whole = 0
     """Heartbeat counter; set by the port."""
-    at_ms: int = 0
+    at_ms: Whole = 0
     """Server's time of the heartbeat, in milliseconds; set by the broker."""
     silent_s: float = 0.0
     """Seconds since the last heartbeat: on the reader's clock once it has seen the record change, before that on the
@@ -120,7 +126,10 @@ class RunView:
         asked = {name: _text(value) for name, value in self._hash(self._keys.request).items()}
         if asked.get("id", control.served) == control.served:
             return control
-        wish = {"requested_stop": True} if asked["verb"] == "stop" else {"requested_mode": Mode(asked["verb"])}
+        verb = asked.get("verb", "")
+        wish: dict[str, object] = {"requested_stop": True} if verb == "stop" else {}
+        if verb in list(Mode):
+            wish["requested_mode"] = Mode(verb)
         return control.model_copy(update={"request": asked["id"], **wish})
 
     def control_state(self) -> Control | None:
@@ -158,7 +167,7 @@ class RunView:
 
     def leaving(self) -> dict[str, float]:
         """Return the actors that were asked to leave and are still there, with the seconds that each was given."""
-        return {name: float(value) for name, value in self._hash(self._keys.leave).items()}
+        return {name: seconds_of(value) for name, value in self._hash(self._keys.leave).items()}
 
     def announcement(self) -> Announcement | None:
         """Return the newest announced weights and where they lie; None: none yet."""
@@ -196,8 +205,8 @@ class RunView:
 
     def counters(self) -> dict[str, int]:
         """Return the counters of the run: issued, published, duplicates, tombstones, reaped, deaths, reissued, bytes,
-        and the learner's own."""
-        return {name: int(value) for name, value in self._hash(self._keys.n).items()}
+        and the learner's own; not those that an actor has made unreadable."""
+        return {name: int(value) for name, value in self._hash(self._keys.n).items() if COUNT.fullmatch(value)}
 
     def metrics(self) -> str:
         """Return the learner's metrics as it described them last; empty: none yet."""
@@ -259,11 +268,22 @@ def _opener(spec: str) -> str:
     return f"isentrope {found[1]}" if found is not None else "another version of isentrope"
 
 
+def seconds_of(value: bytes) -> float:
+    """Return the seconds in which an actor shall leave; 0 if they cannot be read, for anybody may ask it to."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+
+
 def actor_state(name: str, record: str) -> ActorState:
-    """Return the state that the record of actor `name` holds; one without facts if it cannot be read."""
+    """Return the state that the record of actor `name` holds, its texts printable; one without facts if it cannot be
+    read."""
     try:
         state = ActorState.model_validate_json(record.removeprefix(GONE))
     except ValidationError:
         state = ActorState(id=name, last_error="unreadable heartbeat")
     stage = ActorStage.GONE if record.startswith(GONE) else state.state
-    return state.model_copy(update={"id": name, "state": stage})
+    texts = {"id": printable(name), "host": printable(state.host), "last_error": printable(state.last_error)}
+    return state.model_copy(update={**texts, "state": stage})

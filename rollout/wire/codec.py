@@ -4,8 +4,9 @@ The header can be read without decoding the payload, which is self-contained (`p
 same functions (`validation.py`), so a group that one side can encode the other side accepts.
 
 An invalid record raises `RecordError`, whose `what` is one word for the broken rule (`size`, `schema`, `crc`,
-`format`, `field`, `identity`, `length`, `group`, `tokens`, `logp`, `spans`, `version`, `reward`, `number`) and whose
-`where` is the field. A checksum is not an authentication: an accepted record is consistent, its sender may still lie.
+`format`, `field`, `identity`, `length`, `group`, `tokens`, `logp`, `spans`, `version`, `reward`, `number`, `run`) and
+whose `where` is the field. A checksum is not an authentication: an accepted record is consistent, its sender may still
+lie; `run` is the word of a record that contradicts what only the run can say.
 """
 
 import zlib
@@ -74,14 +75,14 @@ def decode_group(header: RawHeader, payload: bytes, *, max_bytes: int, limits: L
     return group
 
 
-def decode_eval(header: RawHeader, payload: bytes, *, max_bytes: int, vocab_size: int | None) -> EvalResult:
+def decode_eval(header: RawHeader, payload: bytes, *, max_bytes: int, limits: Limits) -> EvalResult:
     """Return the evaluation result of one entry; arguments as in `decode_group`."""
     schema = _open(header, payload, "eval", max_bytes)
     table = _table(payload, schema, frozenset({"name", "version"}))
     group = read_group(table, schema)
     result = EvalResult(read_text(table["name"], "name"), read_integer(table["version"], "version"), group)
     _match(header, {"seq": group.seq, "name": result.name, "version": result.version})
-    validate_group(group, Limits(vocab_size=vocab_size))
+    validate_group(group, limits)
     validate_eval(result)
     return result
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 
 from isentrope.rollout.config import DataConfig, LeaseConfig, ModelConfig, SamplingConfig, Seconds
+from isentrope.rollout.wire.validation import Limits
 
 
 class Bundle(BaseModel):
@@ -67,6 +68,17 @@ class RunSpec(LeaseConfig):
 
     broker_timeout_s: Seconds = 300.0
     """Seconds after which a learner or an actor gives up a broker that does not serve."""
+
+    def limits(self, *, group_size: int | None = None, newest_version: int | None = None) -> Limits:
+        """Return what every record of the run must fit, with the number of responses that were asked for."""
+        return Limits(
+            vocab_size=self.vocab_size,
+            group_size=group_size,
+            newest_version=newest_version,
+            max_new_tokens=self.sampling.max_new_tokens,
+            max_model_len=self.model.max_model_len,
+            temperature=self.sampling.temperature,
+        )
 
     def unpacked(self, folder: Path) -> Self:
         """Return the spec for a machine on which the bundle lies unpacked in `folder`."""

@@ -40,12 +40,16 @@ class Limits:
     """Facts of a run that its records must fit; None: not checked.
 
     vocab_size: token ids are below. group_size: number of responses that were asked for. newest_version: no token is
-    from a later one.
+    from a later one. max_new_tokens: longest response. max_model_len: longest prompt with a response. temperature: that
+    of sampling.
     """
 
     vocab_size: int | None = None
     group_size: int | None = None
     newest_version: int | None = None
+    max_new_tokens: int | None = None
+    max_model_len: int | None = None
+    temperature: float | None = None
 
 
 def refuse(code: str, where: str) -> NoReturn:
@@ -63,6 +67,8 @@ def validate_group(group: Group, limits: Limits) -> None:
         refuse("number", f"seq {group.seq}, attempt {group.attempt}")
     if not (math.isfinite(group.temperature) and group.temperature > 0):
         refuse("number", f"temperature: {group.temperature}")
+    if limits.temperature is not None and group.temperature != limits.temperature:
+        refuse("number", f"temperature: {group.temperature}, not the run's {limits.temperature}")
     _validate_numbers(group.seconds.items(), "number", "seconds")
     validate_text({"actor": group.actor, "source": group.source})
     if group.prompt.ndim != 1 or len(group.prompt) == 0:
@@ -82,7 +88,8 @@ def validate_group(group: Group, limits: Limits) -> None:
 def validate_response(response: Response, prompt_length: int, limits: Limits, where: str) -> None:
     """Check one response to a prompt of `prompt_length` tokens; RecordError as above, at `where`."""
     count = len(response.tokens)
-    if count == 0 or {response.tokens.shape, response.logp_rollout.shape, response.mask.shape} != {(count,)}:
+    _validate_lengths(count, prompt_length, limits, where)
+    if {response.tokens.shape, response.logp_rollout.shape, response.mask.shape} != {(count,)}:
         refuse("length", f"{where}: {count} tokens, logp {response.logp_rollout.shape}, mask {response.mask.shape}")
     _validate_ids(response.tokens, limits.vocab_size, f"{where}.tokens")
     if not np.all(np.isfinite(response.logp_rollout)) or np.any(response.logp_rollout > LOGP_SLACK):
@@ -104,6 +111,15 @@ def validate_response(response: Response, prompt_length: int, limits: Limits, wh
         _validate_sampling_mask(response.sampling_mask, response.tokens, limits.vocab_size, f"{where}.sampling_mask")
     if response.routing is not None:
         _validate_routing(response.routing, prompt_length, count, f"{where}.routing")
+
+
+def _validate_lengths(count: int, prompt_length: int, limits: Limits, where: str) -> None:
+    if count == 0:
+        refuse("length", f"{where}: no tokens")
+    if limits.max_new_tokens is not None and count > limits.max_new_tokens:
+        refuse("length", f"{where}: {count} tokens, at most {limits.max_new_tokens} are allowed")
+    if limits.max_model_len is not None and prompt_length + count > limits.max_model_len:
+        refuse("length", f"{where}: {prompt_length + count} tokens with the prompt, of {limits.max_model_len}")
 
 
 def validate_eval(result: EvalResult) -> None:

@@ -68,6 +68,7 @@ RUN_BY = {
     "learner/training/trainer.py": "learner/training/test_every_method.py",
     "learner/training/untrained.py": "learner/training/test_metrics.py",
     "rollout/broker/evaluations.py": "rollout/broker/test_learner_port.py",
+    "rollout/broker/order_entries.py": "rollout/broker/test_hostile_actor.py",
     "rollout/broker/fenced.py": "rollout/broker/test_learner_port.py",
     "rollout/config.py": "isentrope/test_config.py",
     "rollout/data/arrow_table.py": "rollout/data/test_tables.py",
@@ -127,6 +128,7 @@ WITHOUT_A_MODULE = {
     "learner/objective/test_contract.py": "what holds for every preset, through the whole objective",
     "learner/objective/test_failures.py": "that a failed response has no part in any preset, from actor to gradient",
     "learner/training/test_every_method.py": "every preset through model, statistics, updates and metrics",
+    "rollout/broker/test_hostile_actor.py": "what everybody makes of whatever an actor may write",
     "rollout/broker/test_protocol_machine.py": "the protocol: all ports against each other, under faults",
     "rollout/broker/test_scripts.py": "the broker's Lua scripts",
 }

@@ -7,7 +7,7 @@ for i = 1, #ARGV, 2 do
   local entry = redis.call('XRANGE', KEYS[which], id, id)[1]
   local held = redis.call('XACK', KEYS[which], 'actors', id)
   redis.call('XDEL', KEYS[which], id)
-  if entry and held == 1 then
+  if entry and held == 1 and #entry[2] <= 64 then -- else no order: an actor may add anything
     redis.call('XADD', which == 3 and KEYS[3] or KEYS[2], '*', unpack(entry[2]))
     moved = moved + 1
     told = told or which == 3

@@ -8,13 +8,20 @@ local trained, retired, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(A
 local prompts_per_batch, max_bytes, min_version, most = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 local needed = tonumber(ARGV[9])
 
+local function count(field, by) -- a counter that an actor has made unreadable begins anew
+  local counted = redis.pcall('HINCRBY', n, field, by)
+  if type(counted) == 'table' and counted.err then
+    redis.call('HDEL', n, field)
+    redis.call('HINCRBY', n, field, by)
+  end
+end
 local held = redis.call('GET', incarnation) or '0'
 if held ~= ARGV[1] then return redis.error_reply('FENCED ' .. held) end
 local control = cjson.decode(redis.call('GET', ctl))
 local lag = control.mode == 'on_policy' and 0 or control.max_lag
 local first = tonumber(redis.call('GET', cursor))
 local bound = math.min(limit, (lag + trained + 1) * prompts_per_batch + retired, first + most)
-local bytes = tonumber(redis.call('HGET', n, 'bytes') or '0')
+local bytes = tonumber(redis.call('HGET', n, 'bytes') or '0') or 0
 if bytes > max_bytes then bound = math.min(bound, needed) end
 if control.state ~= 'run' or first >= bound then return first end
 redis.call('SET', cursor, bound)
@@ -22,5 +29,5 @@ for seq = first, bound - 1 do
   redis.call('HSET', pub, seq, 'open:0')
   redis.call('XADD', work, '*', 'seq', seq, 'attempt', 0, 'incarnation', held, 'min_version', min_version, 'tries', 0)
 end
-redis.call('HINCRBY', n, 'issued', bound - first)
+count('issued', bound - first)
 return bound

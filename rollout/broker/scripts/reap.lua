@@ -6,12 +6,19 @@
 local actors, work, work_hi, eval, traj, evald = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local pub, sizes, n, news = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local who, seen, max_tries = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local function count(field, by) -- a counter that an actor has made unreadable begins anew
+  local counted = redis.pcall('HINCRBY', n, field, by)
+  if type(counted) == 'table' and counted.err then
+    redis.call('HDEL', n, field)
+    redis.call('HINCRBY', n, field, by)
+  end
+end
 
 if (redis.call('HGET', actors, who) or '') ~= seen then return -1 end
 if seen ~= '' and string.sub(seen, 1, 1) ~= '!' then
   redis.call('HDEL', actors, who)
   redis.call('HSET', actors, who, '!' .. seen) -- so that it learns of it at its next heartbeat
-  redis.call('HINCRBY', n, 'deaths', 1)
+  count('deaths', 1)
 end
 local moved = 0
 for _, stream in ipairs({work, work_hi, eval}) do
@@ -20,11 +27,12 @@ for _, stream in ipairs({work, work_hi, eval}) do
     local entry = redis.call('XRANGE', stream, lease[1], lease[1])[1]
     redis.call('XACK', stream, 'actors', lease[1])
     redis.call('XDEL', stream, lease[1])
+    if entry and #entry[2] > 64 then entry = nil end -- no order: an actor may add anything
     local order, fields = {}, entry and entry[2] or {}
     for i = 1, #fields, 2 do order[fields[i]] = fields[i + 1] end
-    local tries = tonumber(order.tries or 0) + 1
+    local tries = (tonumber(order.tries) or 0) + 1
     for i = 1, #fields, 2 do if fields[i] == 'tries' then fields[i + 1] = tries end end
-    local open = order.seq and redis.call('HGET', pub, order.seq) == 'open:' .. order.attempt
+    local open = order.seq and redis.call('HGET', pub, order.seq) == 'open:' .. (order.attempt or '')
     local detail = tries .. ' leases died'
     local header = {'kind', 'tombstone', 'actor', who, 'reason', 'tries', 'detail', detail, unpack(fields)}
     if stream == eval and entry and tries < max_tries then
@@ -38,10 +46,10 @@ for _, stream in ipairs({work, work_hi, eval}) do
       local id = redis.call('XADD', traj, '*', unpack(header))
       redis.call('HSET', pub, order.seq, 'done:' .. order.attempt .. ':' .. id)
       redis.call('HSET', sizes, id, 0)
-      redis.call('HINCRBY', n, 'tombstones', 1)
+      count('tombstones', 1)
     end
     moved = moved + 1
   end
 end
-if moved > 0 then redis.call('HINCRBY', n, 'reaped', moved) end
+if moved > 0 then count('reaped', moved) end
 return moved

@@ -5,6 +5,13 @@
 -- does nothing. The first write (HDEL) passes a full broker and opens the gate for the rest.
 local incarnation, lwm, cursor, pub, sizes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local work, work_hi, n = KEYS[6], KEYS[7], KEYS[8]
+local function count(field, by) -- a counter that an actor has made unreadable begins anew
+  local counted = redis.pcall('HINCRBY', n, field, by)
+  if type(counted) == 'table' and counted.err then
+    redis.call('HDEL', n, field)
+    redis.call('HINCRBY', n, field, by)
+  end
+end
 local held = redis.call('GET', incarnation) or '0'
 if held ~= ARGV[1] then return redis.error_reply('FENCED ' .. held) end
 
@@ -24,6 +31,7 @@ for number = tonumber(redis.call('GET', lwm)), tonumber(redis.call('GET', cursor
   if not known[seq] then
     local mark = redis.call('HGET', pub, seq) or 'open:0'
     local state, attempt, id = string.match(mark, '^(%a+):(%d+):?(.*)$')
+    if not state or #attempt > 9 then state, attempt = 'open', '0' end -- an actor may write anything here
     if state == 'open' or redis.call('HEXISTS', sizes, id) == 0 then
       redis.call('HSET', pub, seq, 'open:' .. attempt)
       if state ~= 'open' or not orders[seq .. ':' .. attempt] then
@@ -34,5 +42,5 @@ for number = tonumber(redis.call('GET', lwm)), tonumber(redis.call('GET', cursor
     end
   end
 end
-if again > 0 then redis.call('HINCRBY', n, 'reissued', again) end
+if again > 0 then count('reissued', again) end
 return again

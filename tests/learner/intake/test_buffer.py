@@ -1,6 +1,7 @@
 """The rules of the buffer, without a broker: which groups are chosen, which are too old, what is known."""
 
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from wire_records import make_group, make_response, make_spec
 from isentrope.learner.intake.buffer import AdmissionRules, Buffer
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.outcomes import OutcomeRule
+from isentrope.learner.intake.run_check import Asked, RunCheck
 from isentrope.rollout.broker.learner_port import Entry
-from isentrope.rollout.config import SamplingConfig
+from isentrope.rollout.config import ModelConfig, SamplingConfig
 from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.codec import encode_group
 from isentrope.rollout.wire.control import Mode
@@ -128,6 +130,37 @@ def test_every_seq_is_held_once_whatever_comes_again(arrivals: list[tuple[int, s
         buffer.trained()
     assert set(buffer.uncommitted()[0]) <= set(first.values())
     assert buffer.ledger.trained + buffer.ready == len(first)
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "word"),
+    [
+        ({"sampling": {"max_new_tokens": 2}}, {}, "length"),
+        ({"model": {"path": "model", "max_model_len": 4}}, {}, "length"),
+        ({}, {"temperature": 0.1}, "number"),
+    ],
+)
+def test_a_record_that_does_not_fit_the_run_is_retired_and_not_trained(
+    spec: dict[str, Any], changes: dict[str, Any], word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A record of 60,000 tokens once ended every rank that padded a batch with it, at each start again."""
+    sampling = SamplingConfig.model_validate({"group_size": 2, **spec.get("sampling", {})})
+    model = ModelConfig.model_validate(spec.get("model", {"path": "model"}))
+    facts = make_spec("run", prompts_per_batch=P, sampling=sampling, model=model)
+    buffer = Buffer(Ledger(), facts, 1, AdmissionRules(LAG, 0.5), Mode.ASYNC)
+    buffer.cursor, buffer.newest_version = 9, version_of(1, 0)
+    header, payload = encode_group(make_group(0, **changes))
+    assert buffer.add(Entry("0-0", 0, 0, "group", header, payload))
+    assert (buffer.ready, buffer.ledger.reasons) == (0, {"invalid": 1})
+    assert f"group 0 is invalid: {word} (" in caplog.text
+
+
+def test_a_record_that_contradicts_its_order_is_retired() -> None:
+    prompts = RunCheck(1, lambda seq: Asked(np.array([9], np.int32), "train"), lambda seq: Asked(np.array([9]), ""))
+    buffer = Buffer(Ledger(), make_spec("run"), 1, AdmissionRules(LAG, 0.5, check=prompts), Mode.ASYNC)
+    buffer.cursor, buffer.newest_version = 9, version_of(1, 0)
+    assert buffer.add(entry(0))
+    assert (buffer.ready, buffer.ledger.reasons) == (0, {"invalid": 1})
 
 
 @few

@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from toy_actor import ToyActor
 from toy_run import make_job
 
 from isentrope.errors import FencedError, UnreachableError
@@ -16,6 +19,8 @@ from isentrope.learner.training.main import train
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.wire.control import Control, Mode
+from isentrope.rollout.wire.spec import RunSpec
+from isentrope.rollout.wire.types import Group, Response, WorkOrder
 
 CONTROL = Control(mode=Mode.ASYNC, max_lag=1)
 
@@ -75,3 +80,50 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(job: LearnerJob, b
     outcome = json_files.read(folder, Outcome)
     assert outcome is not None and outcome.exit_code == 74
     assert ("the checkpoint of batch 4" if trace == "broker" else "metrics.jsonl") in outcome.what
+
+
+@pytest.mark.slow
+def test_records_that_contradict_the_run_are_retired_and_everything_else_is_trained(
+    job: LearnerJob, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One record far longer than the run allows made every rank pad a batch to it, and die, at each start again."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    actor = ToyActor(job.url, job.spec.run)
+    liar = Liar(job.url, job.spec.run, "liar")
+    for each in (actor, liar):
+        each.start()
+    train(replace(job, config=job.config.model_copy(update={"ranks": 1, "batches": 3})))
+    for each in (actor, liar):
+        each.stop()
+    outcome = json_files.read(Path(job.spec.output_dir), Outcome)
+    assert outcome is not None and (outcome.status, outcome.batches) == ("finished", 3)
+    assert 0 < outcome.retired["invalid"] == min(liar.served, len(Liar.LIES))
+    assert outcome.trained == 3 * job.spec.prompts_per_batch
+
+
+class Liar(ToyActor):
+    """Answers its first orders by what no run asks for."""
+
+    LIES: tuple[dict[str, Any], ...] = (
+        {"tokens": 60_000},
+        {"seed": 1},
+        {"tokens": 60_000, "seed": 1},
+    )
+
+    def _answer(self, order: WorkOrder, spec: RunSpec) -> Group:
+        group = super()._answer(order, spec)
+        if self.served >= len(self.LIES):
+            return group
+        lie = self.LIES[self.served]
+        return replace(group, responses=tuple(told(response, **lie) for response in group.responses))
+
+
+def told(response: Response, *, tokens: int = 0, seed: int = -1) -> Response:
+    length = tokens or len(response.tokens)
+    return replace(
+        response,
+        tokens=np.resize(response.tokens, length),
+        logp_rollout=np.resize(response.logp_rollout, length),
+        mask=np.ones(length, np.bool_),
+        seed=response.seed if seed < 0 else seed,
+    )

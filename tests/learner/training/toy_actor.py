@@ -5,6 +5,7 @@ Groups are sampled one at a time in one fixed shape, so what it answers depends 
 
 import contextlib
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,14 +99,17 @@ class ToyActor(threading.Thread):
         self._port.heartbeat(ActorState(id=self._port.actor, state=stage, version=version, digest=digest))
 
     def _answer(self, order: WorkOrder, spec: RunSpec) -> Group:
-        prompt = self._prompt(self._prompts.train(order.seq), spec)
+        row = self._prompts.train(order.seq)
+        prompt = self._prompt(row, spec)
         seeds = [sampling_seed(spec.seed, order.seq, order.attempt, index) for index in range(spec.sampling.group_size)]
-        return self._group(prompt, seeds, spec, order.seq, order.attempt)
+        return replace(self._group(prompt, seeds, spec, order.seq, order.attempt), source=row.source)
 
     def _evaluate(self, order: EvalOrder, spec: RunSpec) -> EvalResult:
-        prompt = self._prompt(self._prompts.eval(order.index), spec)
+        row = self._prompts.eval(order.index)
+        prompt = self._prompt(row, spec)
         seeds = [eval_seed(spec.seed, order.name, order.index, sample) for sample in range(order.samples)]
-        return EvalResult(order.name, order.version, self._group(prompt, seeds, spec, order.index, 0))
+        group = replace(self._group(prompt, seeds, spec, order.index, 0), source=row.source)
+        return EvalResult(order.name, order.version, group)
 
     def _prompt(self, row: Row, spec: RunSpec) -> np.ndarray:
         return tokenize(row, self._tokenizer, max_new_tokens=spec.sampling.max_new_tokens, max_model_len=128).ids

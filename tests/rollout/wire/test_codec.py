@@ -132,7 +132,7 @@ def test_an_evaluation_result_comes_back_bit_by_bit(group: Group) -> None:
     pinned = [dataclasses.replace(r, span_version=np.full_like(r.span_version, version)) for r in group.responses]
     result = EvalResult("held-out", version, dataclasses.replace(group, responses=tuple(pinned)))
     header, payload = encode_eval(result)
-    assert_equal(decode_eval(wire_form(header), payload, max_bytes=LIMIT, vocab_size=VOCABULARY), result)
+    assert_equal(decode_eval(wire_form(header), payload, max_bytes=LIMIT, limits=Limits(VOCABULARY)), result)
 
 
 @settings(max_examples=40)

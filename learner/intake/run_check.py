@@ -1,0 +1,76 @@
+"""Comparison of records with the orders of their run: prompts, seeds, and the versions that were published.
+
+A record that obeys all rules of `wire/validation.py` is consistent in itself; here it is compared with the order that
+it answers, of which everything is a pure function. What an actor has sampled is not known, and cannot be checked.
+"""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from isentrope.errors import DataError
+from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
+from isentrope.rollout.wire.types import EvalResult, Group, Int32, incarnation_of
+from isentrope.rollout.wire.validation import refuse
+
+LEAST_LOGP = -745.0
+"""Log-probability, in nats, of the smallest positive number: nothing that was sampled has a lower one."""
+
+
+class Asked(NamedTuple):
+    """The prompt of an order: its tokens, and the data set that it is from."""
+
+    ids: Int32
+    source: str
+
+
+class RunCheck:
+    """The comparison of records with the orders of one run."""
+
+    def __init__(self, seed: int, train: Callable[[int], Asked], held_out: Callable[[int], Asked]) -> None:
+        """Compare with the prompts `train` of work orders and `held_out` of evaluation orders, and with the seeds that
+        follow from the run's. Either raises DataError for a row that is not a prompt for the model."""
+        self._seed = seed
+        self._train = train
+        self._held_out = held_out
+
+    def group(self, group: Group, incarnation: int, announced: Collection[int]) -> None:
+        """Check a group, of a run whose learner `incarnation` has announced these versions of its own.
+
+        Raises:
+            RecordError: it does not answer its order.
+        """
+        if group.attempt:
+            refuse("run", f"attempt {group.attempt} was never ordered")
+        self._check(group, self._train, lambda place: sampling_seed(self._seed, group.seq, group.attempt, place))
+        for version in {int(each) for response in group.responses for each in response.span_version}:
+            if incarnation_of(version) == incarnation and version not in announced:
+                refuse("run", f"version {version} was never published")
+
+    def answer(self, result: EvalResult) -> None:
+        """Check an evaluation result; RecordError as above."""
+        index = result.group.seq
+        self._check(result.group, self._held_out, lambda place: eval_seed(self._seed, result.name, index, place))
+
+    def _check(self, group: Group, prompt: Callable[[int], Asked], seed: Callable[[int], int]) -> None:
+        try:
+            asked = prompt(group.seq)
+        except DataError as error:
+            refuse("run", f"there is no such prompt: {error.what}")
+        if not np.array_equal(group.prompt, asked.ids):
+            refuse("run", f"prompt: {len(group.prompt)} tokens that are not those of its order")
+        if group.source != asked.source:
+            refuse("run", f"source: {group.source[:32]!r}, not {asked.source!r}")
+        lost = {missing.index for missing in group.missing}
+        places = [place for place in range(len(group.responses) + len(lost)) if place not in lost]
+        for place, response in zip(places, group.responses, strict=True):
+            where = f"response {place}"
+            if response.seed != seed(place):
+                refuse("run", f"{where}: its seed is not that of its order")
+            if not response.mask.any():
+                refuse("run", f"{where}: no token is the policy's")
+            if response.logp_rollout.min() < LEAST_LOGP:
+                refuse(
+                    "run", f"{where}: a log-probability of {response.logp_rollout.min():g}, which nothing sampled has"
+                )
