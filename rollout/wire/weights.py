@@ -5,11 +5,12 @@ manifest before anything is loaded. A digest detects damage; it does not prove w
 holds what the learner had in memory: `proof.py` does.
 """
 
+import json
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,12 @@ from isentrope.rollout.wire.proof import CANARY, TENSORS, Canary, TensorTable, t
 from isentrope.rollout.wire.types import batch_of, incarnation_of
 
 MANIFEST = "manifest.json"
+
+_UNDIGESTED = ("folder", "created", "digest")
+"""Fields that a manifest's digest does not cover."""
+
+_FORMER = "parameters"
+"""Field of manifests before there were `tensors`."""
 
 _VERSION_FOLDER = re.compile(r"[0-9]{1,19}")
 
@@ -125,6 +132,32 @@ def shard_of(folder: Path, file: str) -> Shard:
     return Shard(file=file, size_bytes=_size(folder / file), digest=digest_file(folder / file))
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a version that lies in `folder`, also as version 0.1 of this program wrote it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a manifest.
+        StorageError: one of version 0.1 is not as it was written.
+    """
+    text = (folder / MANIFEST).read_bytes()
+    values = json.loads(text)
+    if isinstance(values, dict) and _FORMER in values:
+        manifest = _of_former(folder, values)
+    else:
+        manifest = Manifest.model_validate_json(text)
+    return manifest.model_copy(update={"folder": str(folder.absolute())})
+
+
+def _of_former(folder: Path, values: Mapping[str, object]) -> Manifest:
+    """Return a manifest that names its parameters by a digest, without that; nothing else proves such a version."""
+    facts = {name: value for name, value in values.items() if name not in _UNDIGESTED}
+    found = digest_bytes(json.dumps(facts, separators=(",", ":")).encode(), "")
+    if found != values.get("digest"):
+        raise _differs(folder / MANIFEST, "digest", str(values.get("digest")), found)
+    return _with_digest(Manifest.model_validate({name: value for name, value in values.items() if name != _FORMER}))
+
+
 def verify(manifest: Manifest) -> list[Path]:
     """Return the paths of the shards, in order, after checking that each file is exactly what the manifest says.
 
@@ -176,7 +209,7 @@ def _with_digest(manifest: Manifest) -> Manifest:
 
 
 def _digest_manifest(manifest: Manifest, algorithm: str = ALGORITHM) -> str:
-    return digest_bytes(manifest.model_dump_json(exclude={"folder", "created", "digest"}).encode(), algorithm)
+    return digest_bytes(manifest.model_dump_json(exclude=set(_UNDIGESTED)).encode(), algorithm)
 
 
 def _size(path: Path) -> int:

@@ -1,3 +1,3 @@
 """Reinforcement learning of language models with entropy control; importing this package loads nothing else."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -192,11 +192,12 @@ def stop(
 def mode(
     mode: Annotated[str, typer.Argument(metavar="async|on_policy", show_default=False)],
     run: _Run = None,
+    as_json: _Json = False,
 ) -> None:
     """Switch a running run between asynchronous and exact on-policy training."""
     from isentrope import commands
 
-    raise typer.Exit(commands.switch_mode(mode, run or Path(), _console()))
+    raise typer.Exit(commands.switch_mode(mode, run or Path(), _console(), as_json))
 
 
 @app.command()
@@ -227,11 +228,13 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.", show_default=False)],
     version: Annotated[str, typer.Option(help="Batch, or version as `status` shows it; default: the newest.")] = "",
     model: Annotated[str, typer.Option(help="Model the run began with; default: what the run's folder says.")] = "",
+    as_json: _Json = False,
 ) -> None:
     """Write a version of a run as a model folder that transformers and vLLM open, and a run can start from."""
     from isentrope import commands
+    from isentrope.model_folder import Wanted
 
-    raise typer.Exit(commands.export_version(run, folder, version, model, _console()))
+    raise typer.Exit(commands.export_version(Wanted(run, folder, version, model), as_json, _console()))
 
 
 @app.command("eval")

@@ -20,7 +20,7 @@ from isentrope.check import install
 from isentrope.check.findings import Checked, Findings, check
 from isentrope.check.model import Model
 from isentrope.config import accept, load, load_with_errors
-from isentrope.console import say
+from isentrope.console import say, tell
 from isentrope.environment import set_defaults
 from isentrope.errors import (
     AccessError,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from isentrope.capacity.request import Request as CapacityRequest
     from isentrope.demo.recipe import Options
     from isentrope.evaluation import Request
+    from isentrope.model_folder import Wanted
 
 MODE_TIMEOUT_S = 600.0
 """Time limit of the learner's answer, which it gives at its next batch."""
@@ -164,7 +165,7 @@ def plan_capacity(request: "CapacityRequest", as_json: bool, console: Console) -
     return 0
 
 
-def switch_mode(mode: str, run: Path, console: Console) -> int:
+def switch_mode(mode: str, run: Path, console: Console, as_json: bool = False) -> int:
     """Ask the learner for another mode, and wait for its answer."""
     if mode not in list(Mode):
         raise ConfigError(f"there is no mode {mode!r}", fix=f"one of {', '.join(Mode)}")
@@ -176,15 +177,16 @@ def switch_mode(mode: str, run: Path, console: Console) -> int:
             raise UnreachableError(f"no learner has opened run {record.run!r} yet", fix="try again when it trains")
         view.request(Mode(mode).value)
         deadline = time.monotonic() + MODE_TIMEOUT_S
-        with console.status(f"the learner of {record.run} answers at its next batch"):
+        text = f"the learner of {record.run} answers at its next batch"
+        with contextlib.nullcontext() if as_json else console.status(text):
             while (control := view.control()) is not None and control.request:
                 if time.monotonic() > deadline:
                     raise StalledError(f"the learner of {record.run!r} has not answered for {MODE_TIMEOUT_S:.0f} s")
                 time.sleep(0.2)
         if control is None or control.mode != mode:
             raise ConfigError(f"the learner refused: {control.note if control is not None else 'the run has ended'}")
-        console.print(f"{record.run} is {control.mode}")
-        return 0
+        facts = {"run": record.run, "mode": control.mode}
+        return tell(console, as_json, f"{record.run} is {control.mode}", facts)
 
 
 def show_status(run: Path, as_json: bool, console: Console, watch: bool = False) -> int:
@@ -205,16 +207,17 @@ def show_status(run: Path, as_json: bool, console: Console, watch: bool = False)
         time.sleep(WATCH_S)
 
 
-def export_version(run: Path, target: Path, version: str, model: str, console: Console) -> int:
-    """Write a version of a run's weights as a model folder."""
+def export_version(wanted: "Wanted", as_json: bool, console: Console) -> int:
+    """Write a version of a run's weights as a model folder, and print which it is."""
     set_defaults()
     from isentrope.model_folder import choose, export, origin, versions
 
-    folder = runfolder.find(run)
-    chosen = choose(versions(folder), version, folder)
-    export(chosen, origin(folder, model), target)
-    say(console, f"{target}: batch {chosen.batch} of {folder}")
-    return 0
+    folder = runfolder.find(wanted.run)
+    begun = origin(folder, wanted.model)
+    chosen = choose(versions(folder), wanted.version, folder)
+    export(chosen, begun, wanted.target)
+    facts = {"folder": str(wanted.target), "batch": chosen.batch, "version": chosen.version, "run": str(folder)}
+    return tell(console, as_json, f"{wanted.target}: batch {chosen.batch} of {folder}", facts)
 
 
 def evaluate(request: "Request", as_json: bool, console: Console) -> int:

@@ -33,7 +33,7 @@ from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
 from isentrope.rollout.wire.weights import Manifest, describe
 from isentrope.runfile import COMMAND_LINE, RunFile, from_values, overridden, raise_all, read
-from isentrope.runfolder import find
+from isentrope.runfolder import find, read_record
 from isentrope.toml_text import toml_value
 
 NAME = "eval"
@@ -89,6 +89,7 @@ def prepare(request: Request) -> Evaluation:
         manifest = _weights(request.place, config.model.dtype)
     else:
         folder = find(request.place)
+        read_record(folder)
         config, file = accept(_with_data(read(folder / RUN_FILE, request.overrides), request))
         manifest = choose(versions(folder), request.version, folder)
     model, _, errors = open_model(config, file)

@@ -12,16 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from isentrope.config import load
+from isentrope.config import load_with_errors
 from isentrope.errors import ConfigError, RunFolderError, StorageError
 from isentrope.resolved import RUN_FILE
 from isentrope.rollout.config import ModelConfig
 from isentrope.rollout.data.model_place import require_here
 from isentrope.rollout.wire.files import UNFINISHED
 from isentrope.rollout.wire.types import batch_of, incarnation_of
-from isentrope.rollout.wire.weights import MANIFEST, Manifest, verify, version_folder
+from isentrope.rollout.wire.weights import MANIFEST, Manifest, read_manifest, verify, version_folder
+from isentrope.runfile import raise_all
 from isentrope.runfolder import read_record
 
 FINAL = "final"
@@ -50,13 +49,22 @@ class Origin:
     config: ModelConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Request of a version as a model folder. version: as `choose` takes it. model: as `origin` takes it."""
+
+    run: Path
+    target: Path
+    version: str = ""
+    model: str = ""
+
+
 def versions(run: Path) -> list[Manifest]:
     """Return the versions of a run that are complete on the disk, the oldest first; `folder` is where each lies now."""
     found = []
     for path in version_folder(run, 0).parent.glob(f"*/{MANIFEST}"):
-        with contextlib.suppress(OSError, ValidationError):  # it was deleted meanwhile, or cannot be used
-            manifest = Manifest.model_validate_json(path.read_bytes())
-            found.append(manifest.model_copy(update={"folder": str(path.parent.absolute())}))
+        with contextlib.suppress(OSError, ValueError, StorageError):  # it was deleted meanwhile, or cannot be used
+            found.append(read_manifest(path.parent))
     return sorted(found, key=lambda manifest: manifest.version)
 
 
@@ -72,11 +80,17 @@ def choose(found: Sequence[Manifest], wanted: str, run: Path) -> Manifest:
 
     Raises:
         ConfigError: there is no such version.
+        StorageError: there are versions, and none of them can be read.
     """
     fitting = [manifest for manifest in found if not wanted or wanted in _names(manifest)]
     if fitting:
         return fitting[-1]
     if not found:
+        if unusable := [path.parent.name for path in version_folder(run, 0).parent.glob(f"*/{MANIFEST}")]:
+            raise StorageError(
+                f"no version of the weights in {run} can be read: {', '.join(sorted(unusable))}",
+                fix="use the version of this program that wrote them, or restore the files",
+            )
         raise ConfigError(
             f"no version of the weights is left in {run}", fix="give the folder of a run that has trained"
         )
@@ -107,7 +121,9 @@ def origin(run: Path, model: str = "") -> Origin:
             where=f"schema {record.schema_version} of run folders",
             fix="give the model's folder by --model",
         )
-    config, file = load(run / RUN_FILE)
+    config, file, errors, wrong = load_with_errors(run / RUN_FILE)
+    if any(key.startswith("model") for key in wrong):
+        raise_all(errors)  # other keys may be those of another version of this program
     if model:
         return Origin(moved, config.model)
     folder = file.folder / Path(config.model.path).expanduser()

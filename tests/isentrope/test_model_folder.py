@@ -15,7 +15,7 @@ from isentrope.learner import json_files
 from isentrope.model_folder import CONFIG, INDEX, Origin, choose, export, origin, versions
 from isentrope.rollout.config import ModelConfig
 from isentrope.rollout.wire.types import version_of
-from isentrope.rollout.wire.weights import Manifest, describe
+from isentrope.rollout.wire.weights import MANIFEST, Manifest, describe
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if think %} 1{% endif %}"
 
@@ -93,7 +93,7 @@ def test_a_version_that_is_not_there_is_refused_with_those_that_are(run: Path, p
         choose(versions(run), "7", run)
     assert "1.1, 1.2" in refused.value.fix
     with pytest.raises(ConfigError, match="no version of the weights is left"):
-        choose([], "", run)
+        choose([], "", run / "nowhere")
 
 
 def test_a_folder_that_holds_something_stays_as_it_is_unless_it_is_to_be_replaced(
@@ -125,6 +125,13 @@ def test_versions_are_found_where_a_moved_run_lies_and_unfinished_ones_are_left_
     (tmp_path / "after" / "weights" / "9").mkdir()
     (found,) = versions(tmp_path / "after")
     assert isinstance(found, Manifest) and Path(found.folder).is_relative_to(tmp_path / "after")
+
+
+def test_versions_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    next(tmp_path.glob(f"weights/*/{MANIFEST}")).write_text('{"version": 1}')
+    with pytest.raises(StorageError, match="can be read: 1048577"):
+        choose(versions(tmp_path), "", tmp_path)
 
 
 def test_a_run_says_which_model_it_began_with_or_that_it_does_not(tmp_path: Path) -> None:
