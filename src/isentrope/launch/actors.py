@@ -54,7 +54,6 @@ class ActorPlan:
     bundle: Bundle
     labels: Mapping[str, str]
     """Labels of the nodes on which actors may be."""
-    quarantine_after: int
     log_folder: Path
 
 
@@ -127,13 +126,14 @@ class _Slot:
 class Actors:
     """The actors of one command. Not thread-safe."""
 
-    def __init__(self, plan: ActorPlan, last_number: int, ground: Ground) -> None:
-        """Start no actor yet; ids continue from `last_number`, the number of the run's newest actor."""
+    def __init__(self, plan: ActorPlan, last_number: int, ground: Ground, deaths: Deaths) -> None:
+        """Start no actor yet; ids continue from `last_number`, the number of the run's newest actor. `deaths` are also
+        those of the ranks."""
         self._plan = plan
         self._ground = ground
         self._number = last_number
         self._slots = [_Slot() for _ in range(plan.config.count)]
-        self._deaths = Deaths(plan.quarantine_after)
+        self._deaths = deaths
         self._up_at = time.monotonic()
         self._guests_serve = False
         self._hosts: dict[str, str] = {}
@@ -352,4 +352,4 @@ class Actors:
         slot.phase, slot.running, slot.node, slot.retry_at = Phase.WANTED, None, "", now + pause_s
         yield f"actor {slot.name} {end.why}; another starts in {pause_s:.0f} s (on {host}, log: {self._log(slot)})"
         if node and self._deaths.note(node, now):
-            yield f"{host} has had {self._plan.quarantine_after} deaths of actors: others are placed elsewhere"
+            yield self._deaths.notice(host)

@@ -34,8 +34,8 @@ class ClusterConfig(Section):
     """Labels of Ray nodes on which actors may be; empty: any, those without ranks first. Labels that too few nodes have
     leave actors waiting for room."""
     quarantine_after: PositiveInt = 3
-    """Deaths of actors on one node within half an hour after which no actor starts there for half an hour, as long as
-    another node can have it. Too low and a few unlucky deaths empty a good node; too high and a bad one takes
+    """Deaths of actors and ranks on one node within half an hour after which none starts there for half an hour, as
+    long as other nodes have room. Too low and a few unlucky deaths empty a good node; too high and a bad one takes
     actor after actor."""
     restart_limit: Annotated[int, Field(ge=0)] = 3
     """Deaths of ranks without a new checkpoint in between after which the run ends. Too low ends a run on machines that

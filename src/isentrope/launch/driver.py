@@ -20,7 +20,7 @@ from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner, LearnerPlan
 from isentrope.launch.machines import require_alike
 from isentrope.launch.model import Making
-from isentrope.launch.placement import Bundle, able
+from isentrope.launch.placement import Bundle, Deaths, able
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
 from isentrope.launch.ray_ground import RayGround, live_nodes
 from isentrope.launch.scaler import Scaler
@@ -69,9 +69,11 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
         progress.note(f"broker at {view.broker.place}; Ray {'is joined' if address else 'starts'}")
         resources = resources or stack.enter_context(cluster("", {}))
         interrupts.renew()  # Ray handles SIGTERM by an abort
-        learner = Learner(_learner_plan(run, spec, place, resources))
+        deaths = Deaths(config.cluster.quarantine_after)
+        learner = Learner(_learner_plan(run, spec, place, resources), deaths)
         stack.callback(learner.stop)
-        actors = _actors(run, spec, place, resources, last_actor)
+        ground = RayGround(_bundle(config, resources), _surroundings(config, resources))
+        actors = Actors(_actor_plan(run, spec, place, resources), last_actor, ground, deaths)
         started = StartedRun(
             spec=spec,
             config=config,
@@ -153,14 +155,13 @@ def _view(run: ClaimedRun, place: Place, deadline_s: float) -> Iterator[RunView]
         yield RunView(broker)
 
 
-def _actors(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources, last_number: int) -> Actors:
+def _actor_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources) -> ActorPlan:
     from isentrope.actors.run_files import Places
     from isentrope.actors.worker import ActorOptions
 
     config = run.checked.config
-    bundle = _bundle(config, resources)
     here = spec.model_copy(update={"bundle": None})  # this machine has the files
-    plan = ActorPlan(
+    return ActorPlan(
         options=ActorOptions(
             url=place.urls[Role.ACTOR],
             run=spec.run,
@@ -170,12 +171,10 @@ def _actors(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources, 
             insecure=config.redis.insecure,
         ),
         config=config.actors,
-        bundle=bundle,
+        bundle=_bundle(config, resources),
         labels=config.cluster.actor_labels,
-        quarantine_after=config.cluster.quarantine_after,
         log_folder=run.folder.path / "logs",
     )
-    return Actors(plan, last_number, RayGround(bundle, _surroundings(config, resources)))
 
 
 def _number_since(run: ClaimedRun) -> float:
@@ -196,7 +195,7 @@ def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resou
         log_folder=run.folder.path / "logs",
         model=run.model.file if run.model is not None else None,
         surroundings=_surroundings(config, resources),
-        cpus=LOCAL_CPUS if resources.local else 1.0,
+        bundle=Bundle(LOCAL_CPUS if resources.local else 1.0, 0 if resources.cpu_only(config.cluster) else 1),
         labels=config.cluster.learner_labels,
         restart_limit=config.cluster.restart_limit,
     )

@@ -1,17 +1,22 @@
-"""The learner's ranks as workers of Ray Train, in a process of their own kind that starts all again when one dies.
+"""The learner's ranks as workers of Ray Train; all are started again when one dies.
 
 Ray Train is driven by a task of Ray, not by a thread of the command: a thread that sits in Ray while the command leaves
 it makes Ray end the whole process, without a word.
 """
 
+import json
 import logging
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isentrope.errors import FencedError, InternalError, IsentropeError, UnreachableError
-from isentrope.launch import logs
+from isentrope.launch import logs, placement
+from isentrope.launch.placement import NODE_ID, Avoided, Bundle, Deaths
+from isentrope.launch.rank_deaths import RankDeath
+from isentrope.launch.ray_ground import live_nodes
 from isentrope.launch.restarts import Restarts
 from isentrope.launch.surroundings import Surroundings
 
@@ -19,6 +24,12 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
     from isentrope.learner.training.job import LearnerJob
+
+NODES = "ranks.json"
+"""File of the logs that says on which node each rank is."""
+
+WISH_S = 5.0
+"""Time in which ranks must have room without the nodes that are better left out."""
 
 STOP_S = 10.0
 """Longest wait for the end of a learner that is stopped."""
@@ -36,8 +47,8 @@ class LearnerPlan:
     model: Path | None
     """File of the model that ranks wait for; None: it exists, or is remote."""
     surroundings: Surroundings
-    cpus: float
-    """Processor cores of a rank, as Ray counts them."""
+    bundle: Bundle
+    """Room of a rank."""
     labels: dict[str, str]
     """Labels of the nodes on which ranks may be."""
     restart_limit: int
@@ -76,8 +87,10 @@ def await_model(plan: LearnerPlan) -> None:
         time.sleep(0.1)
 
 
-def lead(plan: LearnerPlan) -> None:
-    """Run the ranks until they have returned, or died once too often; the body of the task.
+def lead(plan: LearnerPlan, selectors: Sequence[Mapping[str, str]]) -> RankDeath | None:
+    """Run the ranks until they have returned, or one has died, which is returned; the body of the task.
+
+    `selectors` say which nodes they may be on, the best first; the last is the one to wait under.
 
     Raises:
         FencedError: another learner has the run.
@@ -86,21 +99,35 @@ def lead(plan: LearnerPlan) -> None:
     plan.surroundings.enter(alone=False)
     from ray.train import PreemptionError, WorkerGroupError
 
-    restarts = Restarts(Path(plan.job.spec.output_dir), plan.restart_limit)
-    while True:
-        try:
-            _trainer(plan).fit()
-            return
-        except (WorkerGroupError, PreemptionError) as error:
-            failures = getattr(error, "worker_failures", {})
-            for fenced in (each for each in failures.values() if isinstance(each, FencedError)):
-                raise fenced from None
-            if not restarts.may_go_on():
-                raise
-            logger.warning("death %d of %d without a checkpoint: %s", restarts.count, plan.restart_limit, error)
+    nodes = plan.log_folder / NODES
+    nodes.unlink(missing_ok=True)
+    try:
+        _trainer(plan, _with_room(plan, selectors)).fit()
+    except (WorkerGroupError, PreemptionError) as error:
+        failures = getattr(error, "worker_failures", {})
+        for fenced in (each for each in failures.values() if isinstance(each, FencedError)):
+            raise fenced from None
+        logger.warning("%s", error)
+        return RankDeath.of(error, json.loads(nodes.read_bytes()) if nodes.exists() else [])
+    return None
 
 
-def _trainer(plan: LearnerPlan) -> "TorchTrainer":
+def _with_room(plan: LearnerPlan, selectors: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    """Return the first selector under which all ranks have room now; the last if none has."""
+    from ray.util import placement_group, remove_placement_group
+
+    *wishes, last = selectors
+    for selector in wishes:
+        ranks = plan.job.config.ranks
+        trial = placement_group([plan.bundle.resources()] * ranks, bundle_label_selector=[dict(selector)] * ranks)
+        has_room = trial.wait(WISH_S)
+        remove_placement_group(trial)
+        if has_room:
+            return selector
+    return last
+
+
+def _trainer(plan: LearnerPlan, selector: Mapping[str, str]) -> "TorchTrainer":
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -114,12 +141,13 @@ def _trainer(plan: LearnerPlan) -> "TorchTrainer":
             backend="nccl" if plan.gpu else "gloo",
             timeout_s=int(config.collective_timeout_s),
             surroundings=plan.surroundings,
+            nodes=plan.log_folder / NODES,
         ),
         scaling_config=ScalingConfig(
             num_workers=config.ranks,
             use_gpu=plan.gpu,
-            resources_per_worker={"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
-            label_selector=plan.labels or None,  # type: ignore[call-arg]  # Ray annotates its former class
+            resources_per_worker=plan.bundle.resources(),
+            label_selector=dict(selector) or None,  # type: ignore[call-arg]  # Ray annotates its former class
         ),
         run_config=RunConfig(
             name="learner",
@@ -132,18 +160,35 @@ def _trainer(plan: LearnerPlan) -> "TorchTrainer":
 class Learner:
     """The group of ranks, from its start to its end."""
 
-    def __init__(self, plan: LearnerPlan) -> None:
-        import ray
-
-        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        remote: Any = ray.remote(num_cpus=0, max_retries=0, label_selector=here)(lead)
+    def __init__(self, plan: LearnerPlan, deaths: Deaths) -> None:
+        """Start the ranks. `deaths` are also those of actors: nodes that had too many are left out, where others have
+        room."""
         self._plan = plan
-        self._future = remote.remote(plan)
+        self._deaths = deaths
+        self._restarts = Restarts(Path(plan.job.spec.output_dir), plan.restart_limit)
+        self._hosts: dict[str, str] = {}
+        self._last: RankDeath | None = None
+        self._future = self._start(self._selectors())
 
     @property
     def has_ended(self) -> bool:
         """True if all ranks have returned, or are not started again."""
-        return self._wait(0.0)
+        return self._last is not None or (self._wait(0.0) and self._death() is None)
+
+    def tend(self) -> Iterator[str]:
+        """Start all ranks again if one has died; yield one event line each."""
+        if self.has_ended or not self._wait(0.0) or (death := self._death()) is None:
+            return
+        where = ", ".join(self._hosts.get(node, node) for node in death.nodes)
+        for node in death.nodes:
+            if self._deaths.note(node, time.monotonic()):
+                yield self._deaths.notice(self._hosts.get(node, node))
+        if not self._restarts.may_go_on():
+            self._last = death
+            return
+        count = f"death {self._restarts.count} of {self._plan.restart_limit} without a checkpoint"
+        yield f"a rank has died{' on ' + where if where else ''}, and all start again: {count}"
+        self._future = self._start(self._selectors())
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end."""
@@ -153,7 +198,7 @@ class Learner:
         """End the ranks at once, if they still run."""
         import ray
 
-        if not self.has_ended:
+        if not self._wait(0.0):
             ray.cancel(self._future, force=True)
             self._wait(STOP_S)
 
@@ -167,15 +212,39 @@ class Learner:
         except RayError as error:
             if isinstance(cause := getattr(error, "cause", None), FencedError):
                 return cause
-            last = [line for line in str(error).splitlines() if line and not line[0].isspace()][-1]
-            return self.without_outcome(last)
-        return None
+            return self.without_outcome(RankDeath(str(error)).last_line)
+        return None if self._last is None else self.without_outcome(self._last.last_line)
 
     def without_outcome(self, why: str = "its ranks returned without one") -> InternalError:
         """Return the error of a learner that has left no outcome."""
         return InternalError(
             f"the learner ended without an outcome: {why}", where=str(self._plan.log_folder), fix="see learner-0.log"
         )
+
+    def _start(self, selectors: Sequence[Mapping[str, str]]) -> Any:
+        import ray
+
+        here = {NODE_ID: ray.get_runtime_context().get_node_id()}
+        remote: Any = ray.remote(num_cpus=0, max_retries=0, label_selector=here)(lead)
+        return remote.remote(self._plan, selectors)
+
+    def _selectors(self) -> list[dict[str, str]]:
+        """Return the labels of the nodes on which ranks may be, by what is known now; the best first."""
+        nodes, now = live_nodes(), time.monotonic()
+        self._hosts |= {node.id: node.host for node in nodes}
+        avoided = Avoided(quarantined=self._deaths.quarantined(now), recent=self._deaths.recent(now))
+        return placement.selectors(nodes, self._plan.bundle, self._plan.labels, avoided)
+
+    def _death(self) -> RankDeath | None:
+        """Return the death by which the ranks have ended; None: they have returned, or failed for good."""
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            death: RankDeath | None = ray.get(self._future)
+        except RayError:
+            return None
+        return death
 
     def _wait(self, timeout_s: float) -> bool:
         import ray

@@ -1,7 +1,7 @@
-"""Choice of the nodes where an actor may be placed, from nodes, deaths and places. Pure: no Ray, no clock.
+"""Choice of the nodes where actors and ranks may be placed, from nodes, deaths and places. Pure: no Ray, no clock.
 
 Ray places; this decides which nodes it must leave out. Wishes are given up one after another when there is no room
-under them, so that an actor waits only where no allowed node has room.
+under them, so that nothing waits unless no allowed node has room.
 """
 
 import re
@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Room of one actor, on one node."""
+    """Room of one actor or rank, on one node."""
 
     cpus: float
     gpus: int
@@ -50,20 +50,24 @@ class Bundle:
 
 
 class Deaths:
-    """Deaths of actors by node, and the nodes that are left out because of them."""
+    """Deaths of actors and ranks by node, and the nodes that are left out because of them."""
 
     def __init__(self, quarantine_after: int) -> None:
-        self._limit = quarantine_after
+        self.limit = quarantine_after
         self._at: dict[str, list[float]] = defaultdict(list)
         self._until: dict[str, float] = {}
 
     def note(self, node: str, now: float) -> bool:
         """Count a death; return True if the node is put in quarantine because of it."""
         self._at[node] = [at for at in self._at[node] if now - at < QUARANTINE_S] + [now]
-        if len(self._at[node]) < self._limit or now < self._until.get(node, now):
+        if len(self._at[node]) < self.limit or now < self._until.get(node, now):
             return False
         self._until[node] = now + QUARANTINE_S
         return True
+
+    def notice(self, host: str) -> str:
+        """Return the line that says that a node was put in quarantine."""
+        return f"{host} has had {self.limit} deaths of actors or ranks: others are placed elsewhere"
 
     def quarantined(self, now: float) -> set[str]:
         """Return the nodes that have killed too many."""

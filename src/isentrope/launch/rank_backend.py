@@ -1,6 +1,8 @@
 """Ray Train's set-up of torch.distributed, after each rank's process has entered its surroundings."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.backend import BackendConfig
@@ -15,6 +17,8 @@ class RankConfig(TorchConfig):
     """Configuration of torch.distributed, and of the processes that it connects."""
 
     surroundings: Surroundings | None = None
+    nodes: Path | None = None
+    """File of the command's machine that says on which node each rank is."""
 
     @property
     def backend_cls(self) -> "type[RankBackend]":
@@ -26,5 +30,13 @@ class RankBackend(_TorchBackend):
 
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, RankConfig) and backend_config.surroundings is not None
+        if backend_config.nodes is not None:
+            backend_config.nodes.write_text(json.dumps(worker_group.execute(_node_id)))
         worker_group.execute(backend_config.surroundings.enter, alone=False)
         super().on_start(worker_group, backend_config)
+
+
+def _node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())

@@ -72,6 +72,8 @@ class Supervisor:
         """Wait until the learner has ended and the actors have left; raise an error that makes going on useless."""
         run = self._run
         while not run.learner.has_ended:
+            for event in run.learner.tend():
+                self._progress.note(event)
             shown = self._look()
             self._show_lines()
             if shown is not None:

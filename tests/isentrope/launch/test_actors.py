@@ -15,7 +15,7 @@ from isentrope.actors.worker import ActorOptions
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.launch import actors as module
 from isentrope.launch.actors import ActorPlan, Actors
-from isentrope.launch.placement import NODE_ID, Bundle, Node, matches
+from isentrope.launch.placement import NODE_ID, Bundle, Deaths, Node, matches
 from isentrope.launch.ray_ground import End
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 
@@ -89,8 +89,9 @@ class Run:
         self.ground = FakeGround(room)
         options = ActorOptions(url="", run="r", actor_id="")
         config = ActorsConfig(count=count, start_timeout_s=START_S)
-        plan = ActorPlan(options, config, Bundle(1.0, 0), {}, 3, Path("logs"))
-        self.actors = Actors(plan, 0, self.ground)
+        plan = ActorPlan(options, config, Bundle(1.0, 0), {}, Path("logs"))
+        self.deaths = Deaths(3)
+        self.actors = Actors(plan, 0, self.ground, self.deaths)
         self.stages: dict[str, ActorStage] = {}
         self.events: list[str] = []
 

@@ -1,6 +1,7 @@
 """How long the ranks wait for a model that is still being made; what ends them for good."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 
 from isentrope.errors import FencedError, UnreachableError
 from isentrope.launch import learner
-from isentrope.launch.learner import LearnerPlan, await_model, lead
+from isentrope.launch.learner import Learner, LearnerPlan, await_model, lead
+from isentrope.launch.placement import NODE_ID, Bundle, Deaths, Node, matches
+from isentrope.launch.rank_deaths import RankDeath
 from isentrope.launch.surroundings import Surroundings
 from isentrope.learner.config import LearnerConfig
 
@@ -22,7 +25,7 @@ def plan_for(model: Path | None) -> LearnerPlan:
         log_folder=Path("logs"),
         model=model,
         surroundings=Surroundings(cpu=True),
-        cpus=0.01,
+        bundle=Bundle(0.01, 0),
         labels={},
         restart_limit=0,
     )
@@ -48,7 +51,7 @@ def test_ranks_that_were_fenced_are_not_started_again(tmp_path: Path, monkeypatc
     def fit() -> None:
         raise WorkerGroupError("rank 0 failed", {0: FencedError("fenced: learner 3 took over from 2")})
 
-    def trainer(plan: LearnerPlan) -> SimpleNamespace:
+    def trainer(plan: LearnerPlan, selector: Mapping[str, str]) -> SimpleNamespace:
         started.append(plan)
         return SimpleNamespace(fit=fit)
 
@@ -58,5 +61,67 @@ def test_ranks_that_were_fenced_are_not_started_again(tmp_path: Path, monkeypatc
     surroundings: Any = SimpleNamespace(enter=lambda alone: None)
     plan = dataclasses.replace(plan_for(None), job=job, surroundings=surroundings, restart_limit=3)
     with pytest.raises(FencedError, match="learner 3 took over"):
-        lead(plan)
+        lead(plan, [{}])
     assert started == [plan]
+
+
+class Ranks:
+    """A learner's ranks, on nodes `a` and `b`, which end when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, restart_limit: int) -> None:
+        self.allowed: list[list[set[str]]] = []
+        self.death: RankDeath | None = None
+        self.runs = True
+        self.nodes = [Node(name, f"host-{name}", 1.0, 0.0, {NODE_ID: name}) for name in "ab"]
+        monkeypatch.setattr(learner, "live_nodes", lambda: self.nodes)
+        monkeypatch.setattr(Learner, "_start", lambda _, selectors: self.start(selectors))
+        monkeypatch.setattr(Learner, "_wait", lambda _, timeout_s: not self.runs)
+        monkeypatch.setattr(Learner, "_death", lambda _: self.death)
+        job: Any = SimpleNamespace(spec=SimpleNamespace(output_dir=str(folder)))
+        plan = dataclasses.replace(plan_for(None), job=job, restart_limit=restart_limit)
+        self.deaths = Deaths(2)
+        self.learner = Learner(plan, self.deaths)
+
+    def start(self, selectors: Sequence[Mapping[str, str]]) -> None:
+        """Note on which nodes they may be."""
+        self.runs = True
+        self.allowed.append([{node.id for node in self.nodes if matches(node.labels, each)} for each in selectors])
+
+    def die(self, *nodes: str) -> list[str]:
+        """End them, and return what the command says."""
+        self.runs, self.death = False, RankDeath("WorkerGroupError: killed", nodes)
+        return list(self.learner.tend())
+
+
+def test_a_node_on_which_ranks_die_is_left_out_for_ranks_and_actors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = Ranks(monkeypatch, tmp_path, restart_limit=3)
+    assert list(ranks.learner.tend()) == []
+    (first,) = ranks.die("a")
+    assert first == "a rank has died on host-a, and all start again: death 1 of 3 without a checkpoint"
+    notice, _ = ranks.die("a")
+    assert notice == "host-a has had 2 deaths of actors or ranks: others are placed elsewhere"
+    assert ranks.allowed == [[{"a", "b"}], [{"b"}, {"a", "b"}], [{"b"}]]
+    assert ranks.deaths.quarantined(learner.time.monotonic()) == {"a"}
+    assert not ranks.learner.has_ended
+
+
+def test_deaths_of_actors_keep_ranks_away_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = Ranks(monkeypatch, tmp_path, restart_limit=3)
+    for _ in range(2):
+        ranks.deaths.note("b", learner.time.monotonic())
+    ranks.die()
+    assert ranks.allowed[-1] == [{"a"}]
+
+
+def test_the_last_death_is_the_end_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = Ranks(monkeypatch, tmp_path, restart_limit=0)
+    assert ranks.die("a") == []
+    assert ranks.learner.has_ended and len(ranks.allowed) == 1
+
+
+def test_ranks_that_have_returned_are_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = Ranks(monkeypatch, tmp_path, restart_limit=3)
+    ranks.runs = False
+    assert list(ranks.learner.tend()) == [] and ranks.learner.has_ended and len(ranks.allowed) == 1

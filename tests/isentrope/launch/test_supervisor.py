@@ -61,7 +61,7 @@ def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_a
         spec=SimpleNamespace(output_dir=str(run_file.parent)),
         config=config,
         view=SimpleNamespace(control=lambda: None, weights=lambda: None, actors=list[object], incarnation=lambda: 0),
-        learner=SimpleNamespace(has_ended=False),
+        learner=SimpleNamespace(has_ended=False, tend=list[str]),
     )
     interrupts: Any = SimpleNamespace(asked=False)
     progress: Any = SimpleNamespace()
