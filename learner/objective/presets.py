@@ -128,6 +128,14 @@ def load_objective(method: str | Sequence[str], own: Table, run_folder: Path) ->
     )
 
 
+def own_functions(merged: Merged) -> Iterator[str]:
+    """Yield the user's own stages, by `module:function`."""
+    for table in merged.tables.values():
+        for each in (table,) if isinstance(table, Mapping) else table:
+            if ":" in (kind := str(each["kind"])):
+                yield kind
+
+
 def build(merged: Merged, run_folder: Path, *, max_new_tokens: int) -> Objective:
     """Build the objective of merged tables. A value "max_new_tokens" stands for the run's longest response."""
     maker = _Maker(merged, run_folder, max_new_tokens)

@@ -12,7 +12,7 @@ class LearnerJob:
     """One run, the same for every rank; only rank 0 uses the broker.
 
     url: the broker's, which may hold a password and is therefore not shown. insecure: allow a server on another host
-    without one.
+    without one. here: the facts with paths of this machine; None: those of `spec`, which the run announces.
     """
 
     spec: RunSpec
@@ -20,3 +20,9 @@ class LearnerJob:
     weights: WeightsConfig
     url: str = field(repr=False)
     insecure: bool = False
+    here: RunSpec | None = None
+
+    @property
+    def local(self) -> RunSpec:
+        """The run's facts, whose paths are those of this machine."""
+        return self.here or self.spec

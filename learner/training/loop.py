@@ -101,7 +101,7 @@ class _Parts:
 def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: Broker) -> "_Run":
     spec, config = job.spec, job.config
     output_dir = Path(spec.output_dir)
-    evaluator = Evaluator(spec, rank_group, config.stall_timeout_s)
+    evaluator = Evaluator(job.local, rank_group, config.stall_timeout_s)
     store = CheckpointStore(output_dir / CHECKPOINTS)
     trace = trace_elsewhere(store, output_dir, RunView(broker).checkpoint())
     claim = store.claim()

@@ -27,7 +27,7 @@ def train(job: LearnerJob) -> None:
             that one's too, and the other ranks return.
     """
     collectives = Collectives(job.config.collective_timeout_s)
-    run_folder = Path(job.spec.run_folder)
+    run_folder = Path(job.local.run_folder)
     merged = load_objective(job.config.method, job.config.objective, run_folder)
     objective = build(merged, run_folder, max_new_tokens=job.spec.sampling.max_new_tokens)
     rank_group = RankGroup(job, objective, collectives)

@@ -250,7 +250,7 @@ class RankGroup:
 
     def _load(self, *, gradient_checkpointing: bool) -> Policy:
         return load_policy(
-            self._job.spec.model_dir,
+            self._job.local.model_dir,
             dtype=getattr(torch, self._job.spec.model.dtype),
             device=self._collectives.device,
             gradient_checkpointing=gradient_checkpointing,

@@ -1,9 +1,10 @@
-"""The bundle of a checked run: which files an actor on another machine needs, and how its spec then names them."""
+"""The bundle of a checked run: the files that actors and ranks on other machines need, and how its spec names them."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from isentrope.check.findings import Checked
+from isentrope.learner.objective.presets import load_objective, own_functions
 from isentrope.model_folder import configuration_files
 from isentrope.rollout.data.prompts import TASK
 from isentrope.rollout.depot.bundle import FOLDER, may_hold_secrets, pack
@@ -38,11 +39,14 @@ def make_bundle(checked: Checked, output_dir: Path) -> Bundle:
 
 
 def _code(checked: Checked, output_dir: Path) -> Iterator[Path]:
-    """Yield the run file, the modules of the rewards, and what `data.bundle` names beside them."""
+    """Yield the run file, own methods, the modules of rewards and own stages, and what `data.bundle` names beside
+    them."""
     folder = checked.file.folder
     if checked.file.path.is_file() and checked.file.path.parent == folder:
         yield checked.file.path
-    for name in checked.config.rewards:
+    merged = load_objective(checked.config.learner.method, checked.config.learner.objective, folder)
+    yield from (folder / name for name in merged.methods if name.endswith(".toml") and not leads_out(name))
+    for name in (*checked.config.rewards, *own_functions(merged)):
         module = name.partition(":")[0].partition(".")[0]
         yield from (path for path in [folder / f"{module}.py"] if path.is_file())
         yield from sorted((folder / module).rglob("*.py"))
@@ -51,6 +55,11 @@ def _code(checked: Checked, output_dir: Path) -> Iterator[Path]:
             inside = path.relative_to(folder)
             if path.is_file() and not may_hold_secrets(inside) and not path.is_relative_to(output_dir):
                 yield path
+
+
+def leads_out(name: str) -> bool:
+    """Return True if a path is not one below the run file's folder: such a file is not packed."""
+    return Path(name).is_absolute() or ".." in Path(name).parts
 
 
 def _data(key: str, name: str, folder: Path) -> Iterator[tuple[str, Path]]:

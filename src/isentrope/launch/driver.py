@@ -5,6 +5,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from isentrope.config import Config
 from isentrope.environment import TOKEN_VARIABLE, variable
@@ -22,6 +23,7 @@ from isentrope.launch.machines import require_alike
 from isentrope.launch.model import Making
 from isentrope.launch.placement import Bundle, Deaths, able
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
+from isentrope.launch.rank_files import put_model, with_fixed_methods
 from isentrope.launch.ray_ground import RayGround, live_nodes
 from isentrope.launch.scaler import Scaler
 from isentrope.launch.scaling import OWN_ID
@@ -113,10 +115,14 @@ def _joined(stack: contextlib.ExitStack, run: ClaimedRun, address: str, progress
     fetching = bool(config.weights.depot or config.weights.serve)  # actors then need the folder on no other machine
     seeing = ranks if fetching else ranks | actors
     wanted = [node for node in nodes if node.id in ranks | actors]
-    for line in require_alike(wanted, run.folder.path, seeing):
+    found = require_alike(wanted, run.folder.path, seeing, run.checked.model.path)
+    for line in found.notes:
         progress.note(line)
     if variable("RAY_AUTH_MODE") != "token":
         progress.note(f"warning: the Ray at {address} wants no token: whoever reaches its ports runs code there")
+    if lacking := [node.host for node in nodes if node.id in ranks and node.host in found.without_model]:
+        progress.note(f"the model's files are put into the run's folder: {', '.join(lacking)} would not see them")
+        put_model(Path(run.checked.model.path), run.folder.path)
     return resources
 
 
@@ -186,11 +192,18 @@ def _number_since(run: ClaimedRun) -> float:
 
 
 def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resources) -> LearnerPlan:
+    from isentrope.actors.run_files import Places
     from isentrope.learner.training.job import LearnerJob
 
     config = run.checked.config
     return LearnerPlan(
-        job=LearnerJob(spec, config.learner, config.weights, place.urls[Role.LEARNER], config.redis.insecure),
+        job=LearnerJob(
+            spec,
+            with_fixed_methods(config.learner, run.checked.file.folder),
+            config.weights,
+            place.urls[Role.LEARNER],
+            config.redis.insecure,
+        ),
         gpu=not resources.cpu_only(config.cluster),
         log_folder=run.folder.path / "logs",
         model=run.model.file if run.model is not None else None,
@@ -198,6 +211,7 @@ def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resou
         bundle=Bundle(LOCAL_CPUS if resources.local else 1.0, 0 if resources.cpu_only(config.cluster) else 1),
         labels=config.cluster.learner_labels,
         restart_limit=config.cluster.restart_limit,
+        places=None if resources.local else Places(),
     )
 
 

@@ -16,6 +16,7 @@ from isentrope.errors import FencedError, InternalError, IsentropeError, Unreach
 from isentrope.launch import logs, placement
 from isentrope.launch.placement import NODE_ID, Avoided, Bundle, Deaths
 from isentrope.launch.rank_deaths import RankDeath
+from isentrope.launch.rank_files import with_files
 from isentrope.launch.ray_ground import live_nodes
 from isentrope.launch.restarts import Restarts
 from isentrope.launch.surroundings import Surroundings
@@ -23,6 +24,7 @@ from isentrope.launch.surroundings import Surroundings
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
+    from isentrope.actors.run_files import Places
     from isentrope.learner.training.job import LearnerJob
 
 NODES = "ranks.json"
@@ -52,6 +54,8 @@ class LearnerPlan:
     labels: dict[str, str]
     """Labels of the nodes on which ranks may be."""
     restart_limit: int
+    places: "Places | None" = None
+    """Places of files for ranks on other machines; None: all ranks are on this one."""
 
 
 def rank_main(config: dict[str, Any]) -> None:
@@ -71,7 +75,8 @@ def _train(plan: LearnerPlan) -> None:
     from isentrope.learner.training.main import train  # takes seconds, in which the model may be made
 
     await_model(plan)
-    train(plan.job)
+    with with_files(plan.job, plan.places) as job:
+        train(job)
 
 
 def await_model(plan: LearnerPlan) -> None:

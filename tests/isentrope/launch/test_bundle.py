@@ -52,6 +52,22 @@ def test_rewards_data_and_what_is_named_are_packed(tmp_path: Path) -> None:
     assert (bundle.run_folder, bundle.model_dir, bundle.train, bundle.eval) == ("run", "", "", "")
 
 
+def test_methods_and_stages_of_ones_own_are_packed(tmp_path: Path) -> None:
+    more = """
+[learner]
+method = ["grpo", "methods/own.toml"]
+[learner.objective]
+reward = [{ kind = "scores:shaped" }]
+"""
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "own.toml").write_text('[objective]\nclip = { kind = "mine.clips:mild" }\n')
+    (tmp_path / "mine").mkdir()
+    for name in ("scores.py", "mine/clips.py", "mine/other.py"):
+        (tmp_path / name).write_text("")
+    _, names = packed(checked(tmp_path, more="bundle = []" + more), tmp_path / "runs" / "mine")
+    assert {f"run/{name}" for name in ("methods/own.toml", "scores.py", "mine/clips.py", "mine/other.py")} <= names
+
+
 def test_by_default_the_modules_beside_the_run_file_are_packed(tmp_path: Path) -> None:
     _, names = packed(checked(tmp_path), tmp_path / "runs" / "mine")
     assert names == {
