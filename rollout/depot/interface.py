@@ -1,12 +1,7 @@
 """A depot: the published files of a run, by URL. It moves bytes and knows neither weights nor runs.
 
-<<<<<<< HEAD
-Names have two parts (`bundle/<digest>.tar`) or three (`weights/<version>/<file>`, and `weights/<digest>/<file>` at a
-machine that offers its cache), so that none leads out of the depot.
-=======
-Names have two parts (`bundle/<digest>.tar`, `model/<file>`) or three (`weights/<version>/<file>`), so that none leads
-out of the depot.
->>>>>>> 66db2f4 (Give ranks what the run file names from the bundle, and the model from the run's folder: they had to share every folder)
+Names have two parts (`bundle/<digest>.tar`, `model/<file>`) or three (`weights/<version>/<file>`, and
+`weights/<digest>/<file>` at a machine that offers its cache), so that none leads out of the depot.
 A version's `manifest.json` is put last: a version without it is not one.
 """
 
@@ -25,11 +20,7 @@ READ_ONLY_SCHEMES = ("http", "https")
 """Kinds whose files can only be read: none is put, listed or dropped there."""
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-<<<<<<< HEAD
-_NAME = re.compile(rf"(weights/([0-9]{{1,19}}|[0-9a-f]{{64}})/{_PART}|bundle/{_PART})")
-=======
-_NAME = re.compile(rf"(weights/[0-9]{{1,19}}/{_PART}|(bundle|model)/{_PART})")
->>>>>>> 66db2f4 (Give ranks what the run file names from the bundle, and the model from the run's folder: they had to share every folder)
+_NAME = re.compile(rf"(weights/([0-9]{{1,19}}|[0-9a-f]{{64}})/{_PART}|(bundle|model)/{_PART})")
 
 
 class Depot(Protocol):
