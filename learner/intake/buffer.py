@@ -271,6 +271,11 @@ class Buffer:
         """Return the seqs from `low` on that are done or buffered."""
         return self.ledger.known_from(low) | self._held.keys()
 
+    @property
+    def entries(self) -> set[str]:
+        """Ids of all entries that the broker must keep."""
+        return self._uncommitted | {held.entry for held in self._held.values()}
+
     def uncommitted(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Return the entries and plans that a checkpoint of the present ledger covers."""
         plans = tuple(sorted(batch for batch in self._plans if batch <= self.ledger.batches))

@@ -360,9 +360,11 @@ class Feeder:
         """Read everything the broker holds, queue stored plans, and re-issue lost seqs."""
         self._buffer.clear()
         self._buffer.cursor = max(self._buffer.cursor, self._port.view.cursor())
+        sized = self._port.sized()  # before all that is read: what is published meanwhile may not come yet
         self._take_in(self._port.pending())
         while entries := self._port.admit(ADMIT_COUNT, 0.0):
             self._take_in(entries)
+        self._port.discard(sorted(sized - self._buffer.entries))  # they are gone, and their bytes would stay
         if replays := self._buffer.queue_replays(self._port.plans()):
             logger.info("%d stored plans fit the checkpoint and are trained again", replays)
         self._buffer.retire_unfit()

@@ -38,7 +38,7 @@ BLOCK_S = 10.0
 broker more calls of idle actors."""
 
 SCRIPT_KEYS = {
-    "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj turns news holder",
+    "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj turns news holder sizes n",
     "issue": "incarnation cursor ctl n pub work",
     "check": "pub lwm cursor work work_hi",
     "publish": "pub lwm cursor traj sizes n",

@@ -206,6 +206,11 @@ class LearnerPort:
             entries += _entries(self._range(entry_ids[start : start + FETCH_CHUNK]))
         return entries
 
+    def sized(self) -> set[str]:
+        """Return the ids of all entries whose bytes are counted."""
+        table: Any = self.broker.run(lambda client: client.hgetall(self._keys.sizes))
+        return {entry_id.decode(errors="replace") for entry_id in table}
+
     def drop(self, entries: Iterable[Entry]) -> None:
         """Delete entries whose seq is already trained, retired or buffered under another id."""
         self.discard([entry.id for entry in entries])

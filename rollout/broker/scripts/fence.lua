@@ -1,12 +1,14 @@
 -- FENCE: a learner takes over. Refuses an older incarnation, another learner of the same one, on a copy of its claims
 -- (ARGV[7] is its nonce), and a run name that belongs to another configuration.
 -- Raises the cursor, sets the low watermark to the loaded checkpoint's (also downwards: a fall-back to an older
--- checkpoint must let re-issued groups be published), makes every key that actors must not create themselves.
+-- checkpoint must let re-issued groups be published), makes every key that actors must not create themselves, and adds
+-- the bytes up anew: a count that was too large would close admission above the budget for ever.
 -- Returns the cursor. Calling it again with the same incarnation is harmless, and is how a live learner meets a broker
 -- that came back.
 local incarnation, lwm, cursor, meta, ctl = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local weights, ckpt, pub, work, work_hi = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local eval, evald, traj, turns, news, holder = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local sizes, n = KEYS[17], KEYS[18]
 local mine, low, next_seq, digest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
 local nonce = ARGV[7]
 
@@ -34,5 +36,9 @@ for i, stream in ipairs({work, work_hi, eval, traj, evald}) do
   local made = redis.pcall('XGROUP', 'CREATE', stream, i <= 3 and 'actors' or 'learner', '0', 'MKSTREAM')
   if made.err and not string.find(made.err, 'BUSYGROUP') then return made end
 end
+local bytes = 0
+for i, size in ipairs(redis.call('HGETALL', sizes)) do bytes = bytes + (i % 2 == 0 and tonumber(size) or 0) end
+bytes = string.format('%.0f', bytes)
+if bytes ~= (redis.call('HGET', n, 'bytes') or '0') then redis.call('HSET', n, 'bytes', bytes) end
 for _, topic in ipairs({'control', 'eval'}) do redis.call('XADD', news, 'MAXLEN', 64, '*', 'topic', topic) end
 return next_seq

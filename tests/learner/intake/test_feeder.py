@@ -113,6 +113,21 @@ def test_retired_groups_give_their_bytes_back_without_a_batch(redis_server: str,
         assert_exactly_once(run, learner)
 
 
+def test_bytes_that_were_counted_wrongly_are_right_after_a_restart(run: Run) -> None:
+    learner, actor = run.learner(), run.actor()
+    actor.work(P, V0)
+    learner.train(learner.next())
+    right, keys = learner.port.counters()["bytes"], learner.port.broker.keys
+    for wrong in ("100000000000000", "12"):
+        learner.port.broker.run(lambda client, wrong=wrong: client.hset(keys.n, "bytes", wrong))
+        learner.port.broker.run(lambda client: client.hset(keys.sizes, "1-1", 10**9))  # of an entry that is gone
+        run.kill(learner)
+        learner = run.learner()
+        assert learner.port.counters()["bytes"] == right
+    finish(learner, actor, run.batches)
+    assert_exactly_once(run, learner)
+
+
 def test_a_full_server_asks_for_a_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its limit may be less than the byte budget."""
     learner = run.learner()
