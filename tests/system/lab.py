@@ -2,7 +2,7 @@
 
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -55,8 +55,8 @@ class Lab:
     ) -> None:
         self.switch.close()
 
-    def add(self, *names: str, shared: bool = True) -> list[Machine]:
-        """Add machines, which see the example's folder or nothing."""
+    def add(self, *names: str, shared: bool | Sequence[Path] = True) -> list[Machine]:
+        """Add machines, which see the example's folder, nothing, or the given folders."""
         return [self.switch.add(name, shared=shared) for name in names]
 
     def start(self, machine: Machine, *arguments: str, env: Mapping[str, str] | None = None) -> Command:

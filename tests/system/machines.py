@@ -225,12 +225,13 @@ class Switch:
         """Process that holds its network."""
         return self._holder.pid
 
-    def add(self, name: str, *, shared: bool = True) -> Machine:
-        """Add a machine that sees the shared folders or none of them; its name resolves on all."""
+    def add(self, name: str, *, shared: bool | Sequence[Path] = True) -> Machine:
+        """Add a machine that sees the shared folders, none of them, or the given ones; its name resolves on all."""
         number = 11 + len(self.machines)
         with self.hosts.open("a") as file:
             file.write(f"{NETWORK}.{number} {name}\n")
-        self.machines.append(Machine(self, name, number, self.shared if shared else ()))
+        seen = (self.shared if shared else ()) if isinstance(shared, bool) else shared
+        self.machines.append(Machine(self, name, number, seen))
         return self.machines[-1]
 
     def run(self, *command: str) -> None:

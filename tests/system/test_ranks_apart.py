@@ -1,7 +1,8 @@
 """Ranks on machines of their own, one of which is lost: the others go on from the checkpoint, with a rank elsewhere.
 
-A Ray cluster has room for one rank on each of three machines; the command is on the head, which has room for none, and
-the actor on a machine without Ray.
+A Ray cluster has room for one rank on each of three machines, which share the run's folder with the command and nothing
+else: neither the example's folder nor the model's. The command is on the head, which has room for none, and the actor
+on a machine without Ray.
 """
 
 import json
@@ -36,6 +37,8 @@ class Story:
     incarnations: int = 0
     code: int = -1
     output: str = ""
+    said: str = ""
+    """All that the command has printed."""
 
 
 def join_ray(machine: Machine, cpus: int, head: Machine | None) -> Command:
@@ -58,7 +61,9 @@ def ranks_on(machines: list[Machine]) -> set[str]:
 def story(tmp_path_factory: pytest.TempPathFactory, record_testsuite_property: Callable[[str, object], None]) -> Story:
     with Lab(tmp_path_factory.mktemp("apart")) as lab:
         seen = Story(lab.run)
-        head, guest, *nodes = lab.add("head", "guest", "n1", "n2", "n3")
+        lab.run.mkdir(parents=True)
+        head, guest = lab.add("head", "guest")
+        nodes = lab.add("n1", "n2", "n3", shared=[lab.run])
         rays = [join_ray(head, 0, None)]
         lab.until(lambda: "Ray runtime started" in rays[0].output, *rays)
         rays += [join_ray(node, 1, head) for node in nodes]
@@ -79,13 +84,18 @@ def story(tmp_path_factory: pytest.TempPathFactory, record_testsuite_property: C
         seen.hosts_after = ranks_on(nodes)
         command.send(signal.SIGINT)
         seen.code = command.wait(BOOT_S)
-        seen.output = lab.output()
+        seen.output, seen.said = lab.output(), command.output
         seen.incarnations = json.loads((lab.run / "outcome.json").read_text())["incarnation"]
         return seen
 
 
 def test_two_machines_train_one_model(story: Story) -> None:
     assert len(story.hosts) == 2
+
+
+def test_they_see_nothing_of_the_example_but_the_run(story: Story) -> None:
+    assert "the model's files are put into the run's folder: n1, n2, n3 would not see them" in story.said
+    assert (story.run / "model" / "config.json").is_file()
 
 
 def test_training_goes_on_from_the_checkpoint_when_one_is_lost(story: Story) -> None:
