@@ -17,7 +17,7 @@ from isentrope.errors import IsentropeError, UnreachableError
 from isentrope.rollout.broker.relay_list import RelayList
 from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.interface import Depot
-from isentrope.rollout.depot.relays import DEADLINES, in_cache, token_of_relays
+from isentrope.rollout.depot.relays import DEADLINES, MAX_TRIED, in_cache, token_of_relays
 from isentrope.rollout.depot.remote_depot import RemoteDepot
 from isentrope.rollout.depot.server import Address, DepotServer
 from isentrope.rollout.wire.digests import file_name
@@ -56,15 +56,15 @@ class Relaying:
 
     def having(self, digest: str) -> Sequence[Depot]:
         """Tell others that this machine has, or begins to fetch, the version with this digest; return relays that had
-        it before, in an order of chance."""
+        it before, chosen by chance."""
         try:
             urls = self._listed.enter(self._listen(), file_name(digest))
         except IsentropeError as error:
             logger.warning("no relays are used: %s", error.what)
             return ()
         usable = [url for url in urls if self._is_usable(url)]
-        random.shuffle(usable)
-        return [RemoteDepot(url, self._access, DEADLINES) for url in usable]
+        chosen = random.sample(usable, min(len(usable), MAX_TRIED))
+        return [RemoteDepot(url, self._access, DEADLINES) for url in chosen]
 
     def avoid(self, url: str) -> None:
         """Return a relay no more for a while: it failed."""

@@ -15,7 +15,7 @@ from isentrope.rollout.depot.interface import Depot
 from isentrope.rollout.wire.digests import algorithm_of, digest_text, new_hasher
 
 RANGE_BYTES = 8 << 20
-FIRST_RANGE_BYTES = 1 << 20
+FIRST_RANGE_BYTES = 256 << 10
 LEAST_RANGE_BYTES = 64 << 10
 """Most bytes of one request, those of the first, and those of one on a slow link."""
 

@@ -125,6 +125,7 @@ class RelayedVersion:
         for url in self._believed:
             self._relays.avoid(url)
         self._left = [relay for relay in self._left if relay.url not in self._believed]
+        self._bytes, self._seconds = 0, 0.0
         return bool(self._believed)
 
     def _from_depot(self, name: str, start: int, end: int) -> bytes:

@@ -196,6 +196,18 @@ def test_a_relay_that_is_far_slower_than_the_depot_is_left(
             assert relay.read_bytes > 3000
 
 
+def test_a_relay_that_was_slow_and_wrong_is_not_compared(tmp_path: Path) -> None:
+    digest, clock = "1" * 19, [0.0]
+    (tmp_path / "weights" / digest).mkdir(parents=True)
+    (tmp_path / "weights" / digest / "a").write_bytes(b"x")
+    relay = Paced(tmp_path, clock, 60.0)
+    source = RelayedVersion(FolderDepot(tmp_path), Known(relay), f"blake3:{digest}", lambda: False, lambda: clock[0])
+    assert source.read(f"weights/{digest}/a", 0, 1) == b"x"
+    assert source.discredit()
+    assert [source.read(f"weights/{digest}/a", 0, 1) for _ in range(2)] == [b"x", b"x"]
+    assert relay.read_bytes == 1
+
+
 def test_a_wait_for_a_relay_ends_with_the_process(tmp_path: Path) -> None:
     manifest = make_version(tmp_path)
     with BadRelay(Path(manifest.folder), [Fault.NOT_YET] * 1000) as bad:
