@@ -1,6 +1,7 @@
 """The broker's files: a server starts on them, and their users are those of the protocol."""
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_a_probe_may_ask_whether_it_lives_and_nothing_else(socket: Path) -> None
 def test_the_server_meets_the_demands_of_a_run(socket: Path) -> None:
     info = _client(socket, "learner", (socket.parent / "learner.password").read_text()).info()
     assert (info["maxmemory_policy"], info["aof_enabled"], info["maxmemory"]) == ("noeviction", 1, 12 << 30)
+
+
+def test_a_small_limit_of_open_files_lowers_the_clients_and_is_told(private: Path, tmp_path: Path) -> None:
+    options = ["--dir", tmp_path, "--aclfile", private / "users.acl", "--port", "0", "--unixsocket", tmp_path / "s"]
+    command = shlex.join(map(str, [find_binary(), FOLDER / "redis.conf", *options, "--logfile", tmp_path / "log"]))
+    server = subprocess.Popen(["sh", "-c", f"ulimit -n 1024; exec {command}"])
+    try:
+        wait_until(lambda: (tmp_path / "s").exists() or server.poll() is not None, "no socket")
+        assert "maximum open files" in (tmp_path / "log").read_text()
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def test_passwords_stay_and_are_read_by_their_owner_alone(private: Path) -> None:

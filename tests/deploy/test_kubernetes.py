@@ -1,5 +1,6 @@
 """The manifests of Kubernetes: rendered, by its schemas, and by what the schemas do not see."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -265,3 +266,17 @@ def test_copies_are_equal() -> None:
     for overlay, run in RUNS.items():
         copied = (FOLDER / "overlays" / overlay / "run.toml").read_text()
         assert copied == (DEPLOY / "runs" / f"{run}.toml").read_text()
+
+
+def test_the_secret_has_what_the_manifests_ask_for(tmp_path: Path) -> None:
+    """As the script makes it, with a program that stands for `kubectl`; a second time it is the same."""
+    (tmp_path / "kubectl").write_text('#!/bin/sh\necho "$*" >>"$NOTES"\n')
+    (tmp_path / "kubectl").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NOTES": str(tmp_path / "calls")}
+    made = []
+    for _again in range(2):
+        subprocess.run([FOLDER / "secret.sh", "gsm8k", tmp_path / "secret"], check=True, env=env)
+        made.append({path.name: path.read_text() for path in (tmp_path / "secret").iterdir()})
+    assert made[0] == made[1] and made[0].keys() == MADE["broker-users"]
+    created = f"create secret generic broker-users --namespace=isentrope --from-file={tmp_path / 'secret'}"
+    assert created in (tmp_path / "calls").read_text()

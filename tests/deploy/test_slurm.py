@@ -147,7 +147,7 @@ def test_a_job_that_was_cancelled_ends(job: Job, name: str) -> None:
     ("code", "requeued"), [(0, False), (64, False), (65, False), (69, True), (74, True), (79, False)]
 )
 def test_what_another_start_may_cure_is_requeued(job: Job, name: str, code: int, requeued: bool) -> None:
-    job.code = str(code)
+    job.code, job.url = str(code), "redis://learner@elsewhere:6379"
     assert job.run(name, *ARGUMENTS[name]) == (0 if requeued else code), job.told
     assert ("scontrol requeue 7" in job.calls("scontrol")) is requeued
 

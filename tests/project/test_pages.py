@@ -111,6 +111,7 @@ BY_OTHERS = {
     "isentrope mode": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope mode async": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope mode on_policy": "tests/system/test_own_run.py::test_mode_changes_while_it_runs",
+    "isentrope plan": "tests/deploy/test_runs.py::test_the_table_of_capacity_is_what_the_plan_says",
     "isentrope plan run.toml --gpus 80GB": (
         "tests/isentrope/capacity/test_request.py::test_it_plans_by_the_run_file_and_by_a_measured_run"
     ),
