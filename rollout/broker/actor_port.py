@@ -73,6 +73,7 @@ class ActorPort:
         self._blocking = broker.apart()
         self.news = News(self._blocking, actor, look_every_s=LOOK_BEATS * spec.heartbeat_s)
         self._reaper = SpareReaper(broker, spec, me=actor)
+        self._reaping: str | None = None  # record of whoever reaps, as the newest heartbeat brought it
 
     # --- work
 
@@ -212,7 +213,7 @@ class ActorPort:
             raise self._taken(reply.decode(errors="replace"))
         if reply == 0:
             return False
-        self._reaper.found = reply[1].decode(errors="replace")
+        self._reaping = reply[1].decode(errors="replace")
         return True
 
     def refresh(self, orders: Sequence[WorkOrder | EvalOrder]) -> list[WorkOrder | EvalOrder]:
@@ -232,7 +233,8 @@ class ActorPort:
 
         Call it once per heartbeat interval.
         """
-        return self._reaper.reap()
+        found, self._reaping = self._reaping, None
+        return self._reaper.reap(found)
 
     def asked_to_leave(self) -> float | None:
         """Return the seconds in which this actor shall finish its orders and leave; None: nobody asks it to."""

@@ -155,12 +155,13 @@ class SpareReaper:
         self._others = Stillness(leases.heartbeat_s, clock)
         self._mine = ""
         self._count = 0
-        self.found: str | None = None
-        """Record of whoever reaps, as the caller has just read it; None: `reap` reads it."""
 
-    def reap(self) -> int:
-        """Revoke leases as `Reaper.reap`, unless another does. Call it once per heartbeat interval."""
-        record, self.found = self._read() if self.found is None else self.found, None
+    def reap(self, found: str | None = None) -> int:
+        """Revoke leases as `Reaper.reap`, unless another does. Call it once per heartbeat interval.
+
+        found: record of whoever reaps, as the caller has just read it; None: read it.
+        """
+        record = self._read() if found is None else found
         still = self._others.look(record)
         if record != self._mine:
             self._mine = ""

@@ -307,38 +307,39 @@ def exporter(
 
 
 @methods_app.callback()
-def methods(context: typer.Context) -> None:
+def methods(context: typer.Context, as_json: _Json = False) -> None:
     """List the methods, or show their keys."""
     if context.invoked_subcommand is None:
-        from isentrope import commands
+        from isentrope import reference
 
-        raise typer.Exit(commands.list_methods(_console()))
+        raise typer.Exit(reference.list_methods(as_json, _console()))
 
 
 @methods_app.command("show")
 def methods_show(names: Annotated[list[str], typer.Argument(metavar="METHOD...", show_default=False)]) -> None:
     """Show methods merged into one objective, and which of them set each key."""
-    from isentrope import commands
+    from isentrope import reference
 
-    raise typer.Exit(commands.show_method(names, _console()))
+    raise typer.Exit(reference.show_method(names, _console()))
 
 
 @methods_app.command("matrix")
-def methods_matrix() -> None:
+def methods_matrix(as_json: _Json = False) -> None:
     """Show which methods can be merged, and why others cannot."""
-    from isentrope import commands
+    from isentrope import reference
 
-    raise typer.Exit(commands.show_matrix(_console()))
+    raise typer.Exit(reference.show_matrix(as_json, _console()))
 
 
 @app.command("help")
 def help_(
     name: Annotated[str, typer.Argument(metavar="[KEY]", help="Key, stage, output, method or exit code.")] = "",
+    as_json: _Json = False,
 ) -> None:
     """Explain a key of the run file, a stage, an output, a method or an exit code; without one, list them all."""
-    from isentrope import commands
+    from isentrope import reference
 
-    raise typer.Exit(commands.explain(name, _console()))
+    raise typer.Exit(reference.explain(name, as_json, _console()))
 
 
 @bench_app.command(

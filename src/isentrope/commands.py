@@ -249,54 +249,6 @@ def evaluate(request: "Request", as_json: bool, console: Console) -> int:
     return 0
 
 
-def list_methods(console: Console) -> int:
-    """Print the presets, and the needs of some that this version cannot supply."""
-    from rich.table import Table
-
-    from isentrope import methods
-
-    known = methods.list_methods()
-    table = Table("method", "what differs", box=None, pad_edge=False)
-    for info in known:
-        if not info.missing:
-            table.add_row(info.name, info.differs)
-    console.print(table, highlight=False)
-    lacking = Table("cannot start", "needs", "what differs", box=None, pad_edge=False)
-    for info in known:
-        if info.missing:
-            lacking.add_row(info.name, " and ".join(info.missing), info.differs)
-    console.print("\nRefused, because this version cannot supply what they need:\n", highlight=False)
-    console.print(lacking, highlight=False)
-    return 0
-
-
-def show_method(names: Sequence[str], console: Console) -> int:
-    """Print presets merged into one objective, and which of them set each key."""
-    from isentrope import methods
-
-    say(console, methods.show(names, Path.cwd()))
-    return 0
-
-
-def show_matrix(console: Console) -> int:
-    """Print which presets can be merged, and why others cannot."""
-    from isentrope import methods
-
-    say(console, methods.matrix_text(methods.matrix()))
-    return 0
-
-
-def explain(name: str, console: Console) -> int:
-    """Print the entries of a name, or all names."""
-    from isentrope.handbook.show import show, show_names
-
-    if name:
-        show(name, console)
-    else:
-        show_names(console)
-    return 0
-
-
 def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, RunFolder]:
     """Return the demo in the first free folder: a finished run keeps its folder, a stopped one is continued."""
     from isentrope.demo import recipe

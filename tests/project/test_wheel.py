@@ -117,19 +117,18 @@ def test_the_wheel_trains_in_an_empty_folder(built: Built, tmp_path: Path, root:
     of a folder that is named in a `.pth` file no `.pth` files are read."""
     environment, empty = tmp_path / "environment", tmp_path / "empty"
     empty.mkdir()
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ISENTROPE"))}
     python = environment / "bin" / "python"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "-q", "--python", python, "install", "--no-deps", built.wheel], check=True
-    )
+    pip = [sys.executable, "-m", "pip", "-q", "--python", python, "install", "--no-deps", "--no-index"]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    subprocess.run([*pip, built.wheel], env=clean, check=True)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ISENTROPE"))}
 
     def run(*command: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([str(each) for each in command], cwd=empty, env=clean, capture_output=True, text=True)
 
-    found = run(python, "-c", "import isentrope.learner, sys; print(isentrope.learner.__file__, *sys.path, sep='\\n')")
+    found = run(python, "-c", "import isentrope.learner.records as it, sys; print(it.__file__, *sys.path, sep='\\n')")
     place, *path = map(Path, found.stdout.split("\n"))
     assert place.is_relative_to(packages) and root / "src" not in path and root not in path, found
     demo = run(environment / "bin" / "isentrope", "demo", "--batches", 2)
