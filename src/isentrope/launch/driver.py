@@ -120,7 +120,7 @@ def _joined(stack: contextlib.ExitStack, run: ClaimedRun, address: str, progress
         progress.note(line)
     if variable("RAY_AUTH_MODE") != "token":
         progress.note(f"warning: the Ray at {address} wants no token: whoever reaches its ports runs code there")
-    if lacking := [node.host for node in nodes if node.id in ranks and node.host in found.without_model]:
+    if lacking := sorted(node.host for node in nodes if node.id in ranks and node.host in found.without_model):
         progress.note(f"the model's files are put into the run's folder: {', '.join(lacking)} would not see them")
         put_model(Path(run.checked.model.path), run.folder.path)
     return resources
