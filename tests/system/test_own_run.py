@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 CHANGES = (
     "data.reward=gated:reaches",
     "data.reward_timeout_s=3600.0",
+    'data.reward_variables=["ALLOWED"]',
     "data.eval_prompts=8",
     "data.eval_samples=2",
     "actors.count=0",
