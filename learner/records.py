@@ -129,6 +129,8 @@ class RunRecord(FileRecord):
     """Environment variable that holds the broker's URL; used where `socket` is empty."""
     password_file: str
     """File of the broker's password; empty: the URL holds it, or there is none."""
+    passwords: str
+    """Folder of the passwords of the broker's users, one for each role; empty: all have the same one."""
     ca_file: str
     """File of the certificate authorities of a broker by TLS; empty: the system's."""
     insecure: bool
@@ -202,8 +204,7 @@ class BatchRow(FileRecord):
     truncated: float
     """Share of the responses that the length limit ended."""
     logp_gap_mean: float
-    """Mean absolute difference between a token's log-probability by the learner and by the engine that sampled it,
-    nats."""
+    """Mean absolute difference between a token's log-probability by the learner and by the engine, nats."""
     logp_gap_max: float
     """Largest absolute difference between a token's log-probability by the learner and by the engine, nats."""
     grad_norm: float
@@ -241,8 +242,7 @@ class BatchRow(FileRecord):
     version: int
     """Newest announced version of the weights after the batch; one that is still being written comes later."""
     alarms: dict[str, RaisedAlarm] | None = None
-    """Alarms that are on, by their key of `[learner.alarms]`: the measured `value` and its `bound`; absent if none
-    is."""
+    """Alarms that are on, by their key of `[learner.alarms]`: the measured `value` and its `bound`; absent: none."""
     time: BatchTime
     """Time by activity."""
 

@@ -161,7 +161,11 @@ class RedisConfig(Section):
     the variable is unset, a private bundled server is started."""
     password_file: SecretPath = ""
     """File that holds the broker's password, by its absolute path, where the URL has none; empty: it has one, or there
-    is none."""
+    is none. All processes of the run are then one user of the broker, who needs the rights of all of them."""
+    passwords: SecretPath = ""
+    """Folder of `ROLE.password` for the roles `command`, `learner` and `actor`, as `deploy/redis/make-acl.sh` makes it,
+    by its absolute path, in place of `password_file`: each process is then the user of its role, with the rights of
+    that alone, and the URL names none; empty: there is none."""
     ca_file: SecretPath = ""
     """File of the certificate authorities that a broker by `rediss://` is checked with, PEM, by its absolute path;
     empty: the system's."""

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Write the passwords of a run's users, and the access rules with their digests:  make-acl.sh RUN FOLDER
-#   FOLDER/ROLE.password  for actor, learner, viewer, operator and cluster; one that is there already stays
+#   FOLDER/ROLE.password  for command, learner, actor, viewer and operator; one that is there already stays
 #   FOLDER/users.acl      for `redis-server --aclfile`; holds digests alone
 set -eu
 run=${1:?usage: make-acl.sh RUN FOLDER} folder=${2:?usage: make-acl.sh RUN FOLDER}

@@ -1,6 +1,6 @@
 """Access rules of the broker: what each role of a run may do, in one table.
 
-The private server's users are made from it, and `README.md` has them. A script grants nothing: Redis checks what it
+The private server's users are made from it, and `deploy/redis/users.acl`. A script grants nothing: Redis checks what it
 does against its caller's rules.
 """
 
@@ -86,3 +86,12 @@ def hashed(password: str) -> str:
 def new_passwords() -> dict[Role, str]:
     """Return a random password for each role."""
     return {role: secrets.token_hex(24) for role in Role}
+
+
+def template() -> str:
+    """Return an ACL file in which the name of the run and the passwords are left open. Without a password nobody enters
+    but a probe, which learns whether the server answers."""
+    roles = users("RUN", lambda _: ">PASSWORD")
+    return "\n".join(
+        ["user default off resetpass -@all", *roles, "user health on nopass resetchannels -@all +ping", ""]
+    )

@@ -1,11 +1,45 @@
 """The broker's URL, put together from where its parts may stand: secrets in files and the environment alone."""
 
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from isentrope.environment import variable
 from isentrope.errors import ConfigError
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.config import RedisConfig
+
+
+class Parts(Protocol):
+    """Places of the parts of a run's URL: `[redis]` of its run file, or `run.json`, which repeats it."""
+
+    @property
+    def url_env(self) -> str: ...
+    @property
+    def password_file(self) -> str: ...
+    @property
+    def passwords(self) -> str: ...
+    @property
+    def ca_file(self) -> str: ...
+
+
+def url_for(role: Role, parts: Parts) -> str:
+    """Return the whole URL for processes of a role; empty: the environment names no broker.
+
+    Raises:
+        ConfigError: as `complete`, or the URL names a user though each role has its own.
+    """
+    url = variable(parts.url_env)
+    if not url or not parts.passwords:
+        return complete(url, parts.password_file, parts.ca_file)
+    split = urlsplit(url)
+    if "@" in split.netloc:
+        raise ConfigError(
+            f"the URL in {parts.url_env} names a user or a password, and {parts.passwords} those of each role",
+            fix="leave them out of the URL, or leave redis.passwords out",
+        )
+    named = urlunsplit(split._replace(netloc=f"{role}@{split.netloc}"))
+    return complete(named, str(Path(parts.passwords) / f"{role}.password"), parts.ca_file)
 
 
 def complete(url: str, password_file: str = "", ca_file: str = "") -> str:

@@ -173,6 +173,7 @@ def digest(config: Config, objective: object) -> str:
 def contradictions(config: Config, file: RunFile) -> Iterator[ConfigError]:
     """Yield an error for every combination of keys that is not allowed."""
     yield from _sizes(config, file)
+    yield from _broker(config, file)
     yield from _sources(config, file)
     yield from _depots(config, file)
     lag = 0 if config.learner.mode == "on_policy" else config.learner.staleness.max_lag
@@ -244,17 +245,27 @@ def _sizes(config: Config, file: RunFile) -> Iterator[ConfigError]:
             where=file.where("learner.micro_batch_tokens"),
             fix="raise it, or lower sampling.max_new_tokens",
         )
-    if learner.ranks > 1 and config.redis.timeout_s >= learner.collective_timeout_s:
+
+
+def _broker(config: Config, file: RunFile) -> Iterator[ConfigError]:
+    learner, redis = config.learner, config.redis
+    if learner.ranks > 1 and redis.timeout_s >= learner.collective_timeout_s:
         yield ConfigError(
-            f"redis.timeout_s = {config.redis.timeout_s:g} is not below learner.collective_timeout_s = "
+            f"redis.timeout_s = {redis.timeout_s:g} is not below learner.collective_timeout_s = "
             f"{learner.collective_timeout_s:g}, in which the other ranks give up one that waits for the broker",
             where=file.where("redis.timeout_s"),
             fix="lower it, or raise learner.collective_timeout_s",
         )
-    if config.redis.max_record_bytes > config.redis.max_bytes:
+    if redis.passwords and redis.password_file:
         yield ConfigError(
-            f"redis.max_record_bytes = {config.redis.max_record_bytes} is more than redis.max_bytes = "
-            f"{config.redis.max_bytes}",
+            f"redis.passwords = {redis.passwords!r} has a password for each role, and redis.password_file = "
+            f"{redis.password_file!r} one for all",
+            where=file.where("redis.passwords"),
+            fix="leave one of them out",
+        )
+    if redis.max_record_bytes > redis.max_bytes:
+        yield ConfigError(
+            f"redis.max_record_bytes = {redis.max_record_bytes} is more than redis.max_bytes = {redis.max_bytes}",
             where=file.where("redis.max_record_bytes"),
             fix="lower it, or raise redis.max_bytes",
         )

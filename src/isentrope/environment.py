@@ -22,6 +22,7 @@ _ALWAYS = {
     "PYTHONWARNINGS": "ignore::FutureWarning",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # what a command prints, such as JSON, is its own alone
     "PYTHONSAFEPATH": "1",  # a file in the command's folder, such as math.py, hides no module from child processes
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",

@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from isentrope import runfolder
-from isentrope.broker_url import requested
+from isentrope.broker_url import requested, url_for
 from isentrope.check import cuda, install
 from isentrope.console import say
 from isentrope.environment import TOKEN_VARIABLE, forget, set_defaults
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.config import RedisConfig
 from isentrope.runfile import raise_all
 
@@ -93,7 +94,7 @@ def serve_depot(run: Path, options: DepotOptions, console: Console) -> int:
     folder = runfolder.find(run)
     record = runfolder.read_record(folder)
     address = Address.parse(options.bind, options.cert_file, options.key_file)
-    token = depot_token(runfolder.public_url(record), record.run)
+    token = depot_token(url_for(Role.ACTOR, record), record.run)
     with Interrupts() as interrupts, served(folder, address, token, insecure=options.insecure) as server:
         say(console, f"{folder} is offered at {server.url}")
         while server.runs and not interrupts.asked:

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from isentrope.broker_url import complete
-from isentrope.environment import variable
+from isentrope.broker_url import url_for
 from isentrope.errors import ConfigError, IsentropeError, RunFolderError, StorageError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord
@@ -260,20 +259,15 @@ def open_view(record: RunRecord, role: Role, *, deadline_s: float) -> RunView:
 
     Args:
         record: the run's.
-        role: one of `redis_server.BESIDE_SOCKET`; a broker by URL has the rights of the URL's user.
+        role: one of `redis_server.BESIDE_SOCKET`; by a URL without users of roles, the view has the URL's rights.
         deadline_s: longest wait for an answer.
     """
     if record.socket and not Path(record.socket).exists():
         raise UnreachableError(f"run {record.run!r} is not running: its private broker is gone")
-    url = private_url(Path(record.socket), role) if record.socket else public_url(record)
+    url = private_url(Path(record.socket), role) if record.socket else url_for(role, record)
     if not url:
         raise ConfigError(f"{record.url_env} is not set, and the run's broker is known by it alone", fix="set it")
     return RunView(Broker.connect(url, record.run, deadline_s=deadline_s, insecure=record.insecure))
-
-
-def public_url(record: RunRecord) -> str:
-    """Return the URL of a run's broker that is not private, with its password; empty: the environment names none."""
-    return complete(variable(record.url_env), record.password_file, record.ca_file)
 
 
 def host() -> str:

@@ -16,6 +16,7 @@ from programs import program
 
 from isentrope import cli, config
 from isentrope.errors import ConfigError
+from isentrope.launch.broker import OF_A_COMMAND
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -63,13 +64,20 @@ def violations(given: Tree, schema: Tree) -> list[str]:
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]
 
 
+def password_files(words: list[str]) -> list[Path]:
+    """Return the files of passwords that a command reads, where it finds them."""
+    told = {name: Path(place) for name, _, place in (word.partition("=") for word in words)}
+    folder = told.get("redis.passwords")
+    files = [told[name] for name in ("--password-file", "redis.password_file") if name in told]
+    return files + [folder / f"{role}.password" for role in OF_A_COMMAND if folder is not None]
+
+
 def access(words: list[str], url: str) -> Iterator[str]:
-    """Yield what keeps a command from entering the broker at `url`: no such user, or another one's password."""
-    user = url.removeprefix("redis://").partition("@")[0]
-    if f"{user}.password" not in PASSWORDS:
-        yield f"no user {user}"
-    elif not any(word.endswith(f"/{user}.password") for word in words):
-        yield f"no password of {user}"
+    """Yield what keeps a command from entering the broker at `url`: no such user, or other passwords than it needs."""
+    user, named, _ = url.removeprefix("redis://").partition("@")
+    needed = {f"{user}.password"} if named else {f"{role}.password" for role in OF_A_COMMAND}
+    yield from (f"no user of {name}" for name in needed - PASSWORDS)
+    yield from (f"not told {name}" for name in needed ^ {path.name for path in password_files(words)})
 
 
 def refusals(words: list[str], run_file: Path) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The broker's files: a server starts on them, and their users are those of the protocol."""
 
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -8,21 +7,19 @@ from pathlib import Path
 
 import pytest
 import redis
-from deploy_files import DEPLOY, USERS, checked
+from deploy_files import DEPLOY, checked
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 from waits import wait_until
 
 from isentrope.redis_server import find_binary
-from isentrope.rollout.broker import keys
+from isentrope.rollout.broker import access
+from isentrope.rollout.broker.access import Role
 
 FOLDER = DEPLOY / "redis"
 RUN = "mine"
-PROTOCOL = dict(
-    re.findall(r"^user (\w+) (.*)$", (Path(keys.__file__).parents[1] / "README.md").read_text(), re.MULTILINE)
-)
-ROLES = ("actor", "learner", "operator", "viewer")
+ROLES = sorted(Role)
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +53,12 @@ def _client(socket: Path, user: str | None, password: str | None) -> redis.Redis
     )
 
 
-def test_the_roles_are_those_of_the_protocol() -> None:
-    assert {name: USERS[name] for name in ROLES} == {name: PROTOCOL[name] for name in ROLES}
-    assert USERS.keys() - set(ROLES) == {"default", "cluster", "health"}
-
-
-def test_a_command_with_actors_may_what_learner_and_actor_may() -> None:
-    """It hands its broker to the ranks and actors that it places itself."""
-
-    def commands(name: str) -> set[str]:
-        return {word for word in USERS[name].split() if word[0] == "+"}
-
-    assert commands("cluster") == commands("learner") | commands("actor")
-    assert "-@all ~{RUN}:* +" in USERS["cluster"]
+def test_the_users_are_those_of_the_table() -> None:
+    assert (FOLDER / "users.acl").read_text() == access.template(), "run make docs"
 
 
 @pytest.mark.parametrize("name", ROLES)
-def test_each_user_enters_by_the_password_of_its_file(private: Path, socket: Path, name: str) -> None:
+def test_each_user_enters_by_the_password_of_its_file(private: Path, socket: Path, name: Role) -> None:
     client = _client(socket, name, (private / f"{name}.password").read_text())
     assert client.info("server")["run_id"]
     with pytest.raises(NoPermissionError):

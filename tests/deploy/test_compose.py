@@ -6,10 +6,11 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from deploy_files import DEPLOY, IMAGES, PASSWORDS, STAGES, Tree, access, refusals, schema, violations
+from deploy_files import DEPLOY, IMAGES, PASSWORDS, STAGES, Tree, access, password_files, refusals, schema, violations
 
 FOLDER = DEPLOY / "compose"
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
@@ -60,9 +61,8 @@ def _findings(service: Tree, project: Tree, run_file: Path) -> Iterator[str]:
             yield f"build {build}"
     yield from (f"no service {name}" for name in service.get("depends_on", {}) if name not in project["services"])
     yield from (f"no secret {name}" for name in service.get("secrets", []) if name not in project["secrets"])
-    for secret in re.findall(r"/run/secrets/(\S+)", " ".join(words)):
-        if secret not in service.get("secrets", []):
-            yield f"secret {secret} is not mounted"
+    read = {*re.findall(r"/run/secrets/(\S+)", " ".join(words)), *(path.name for path in password_files(words))}
+    yield from (f"secret {name} is not mounted" for name in sorted(read - set(service.get("secrets", []))))
     yield from (f"no {source}" for source in _mounts(service) if not _exists(source, project))
     if url := service.get("environment", {}).get("ISENTROPE_REDIS_URL"):
         yield from access(words, url)
@@ -73,7 +73,7 @@ def _findings(service: Tree, project: Tree, run_file: Path) -> Iterator[str]:
 
 def host_of(url: str) -> str:
     """Return host and port of a broker's URL."""
-    return url.rpartition("@")[2]
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _mounts(service: Tree) -> list[str]:
@@ -119,7 +119,8 @@ def test_nothing_is_wrong_that_the_schema_does_not_see(name: str) -> None:
         ("file: ./secrets/viewer.password", "file: ./secrets/viewers.password"),
         ("redis://actor@", "redis://learner@"),
         ("redis://viewer@redis:", "redis://viewer@broker:"),
-        ("redis.password_file=", "redis.pasword_file="),
+        ("redis.passwords=", "redis.passphrases="),
+        ("secrets: [command.password, learner.password, ", "secrets: [command.password, "),
         ("isentrope, actor,", "isentrope, actr,"),
         ("--bind=", "--bnd="),
         ("redis: {condition", "broker: {condition"),

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deploy_files import DEPLOY, IMAGES, PASSWORDS, Tree, access, checked, refusals, schema, tool, violations
+from deploy_files import (
+    DEPLOY,
+    IMAGES,
+    PASSWORDS,
+    Tree,
+    access,
+    checked,
+    password_files,
+    refusals,
+    schema,
+    tool,
+    violations,
+)
 
 from isentrope import errors
 
@@ -95,8 +107,16 @@ def findings(objects: list[Tree]) -> list[str]:
     return wrong
 
 
-def commands(overlay: str) -> Iterator[tuple[list[str], str]]:
-    """Yield each command line of an overlay that begins with `isentrope`, and the URL of the broker it is given."""
+def _secret_files(pod: Tree, container: Tree) -> set[Path]:
+    """Return the files of secrets that a container finds."""
+    volumes = {volume["name"]: volume.get("secret", {}).get("items", []) for volume in pod["spec"].get("volumes", [])}
+    mounts = container.get("volumeMounts", [])
+    return {Path(each["mountPath"], item["path"]) for each in mounts for item in volumes.get(each["name"], [])}
+
+
+def commands(overlay: str) -> Iterator[tuple[list[str], str, set[Path]]]:
+    """Yield each command line of an overlay that begins with `isentrope`, the URL of the broker it is given, and the
+    files of secrets that it finds."""
     for _, pod in _pods(list(yaml.safe_load_all(_render(overlay)))):
         for container in pod["spec"]["containers"]:
             words = [*container.get("command", []), *container.get("args", [])]
@@ -105,7 +125,7 @@ def commands(overlay: str) -> Iterator[tuple[list[str], str]]:
                 words = shlex.split(script.replace("\\\n", " "), comments=True)
             for variable in container.get("env", []):
                 if variable["name"] == "ISENTROPE_REDIS_URL":
-                    yield words, variable["value"]
+                    yield words, variable["value"], _secret_files(pod, container)
 
 
 def _ports(container: Tree) -> list[int]:
@@ -199,8 +219,9 @@ def test_groups_have_the_labels_and_the_room_that_the_run_asks_for() -> None:
 def test_the_program_accepts_what_containers_start(overlay: str) -> None:
     run = FOLDER / "overlays" / overlay / "run.toml"
     given = list(commands(overlay))
-    wrong = [found for words, url in given for found in (*access(words, url), *refusals(words, run))]
+    wrong = [found for words, url, _ in given for found in (*access(words, url), *refusals(words, run))]
     assert given and wrong == []
+    assert [path for words, _, files in given for path in password_files(words) if path not in files] == []
 
 
 def test_nothing_is_wrong_that_it_does_not_see(rendered: list[Tree]) -> None:

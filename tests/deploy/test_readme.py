@@ -31,7 +31,10 @@ RUN = {
     "deploy/redis/make-acl.sh RUN FOLDER": (
         "test_broker_files.py::test_passwords_stay_and_are_read_by_their_owner_alone"
     ),
+    "isentrope actor": "../system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends",
     "isentrope depot": "../isentrope/test_joining.py::test_a_runs_published_files_are_offered_until_a_signal",
+    "isentrope exporter": "../isentrope/exporter/test_serving.py::test_metrics_are_served_over_http_by_name_or_folder",
+    "isentrope mode": "../system/test_own_run.py::test_mode_changes_while_it_runs",
     "isentrope plan": "test_runs.py::test_the_table_of_capacity_is_what_the_plan_says",
     "make demo": "../project/test_pages.py::test_make_knows_the_targets_that_are_not_run",
     "make soak": "../project/test_pages.py::test_make_knows_the_targets_that_are_not_run",

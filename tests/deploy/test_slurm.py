@@ -17,6 +17,7 @@ from deploy_files import DEPLOY
 from waits import wait_until
 
 from isentrope import errors
+from isentrope.launch.broker import OF_A_COMMAND
 
 SLURM = DEPLOY / "slurm"
 
@@ -182,10 +183,9 @@ def test_each_node_has_one_ray_and_the_first_is_its_head(job: Job) -> None:
     ]
     assert [(" --head " in f"{line} ") for line in sorted(starts)] == [True, False]
     (train,) = job.calls("isentrope")
-    password = job.folder / "broker-mine" / "cluster.password"
-    assert train == (
-        f"isentrope train run.toml learner.batches=3 redis.password_file={password} --ray-address n1:16380"
-    )
+    passwords = job.folder / "broker-mine"
+    assert train == f"isentrope train run.toml learner.batches=3 redis.passwords={passwords} --ray-address n1:16380"
+    assert {f"{role}.password" for role in OF_A_COMMAND} <= {path.name for path in passwords.iterdir()}
 
 
 def test_the_ports_are_below_those_that_the_kernel_gives_away() -> None:

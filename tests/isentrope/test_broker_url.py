@@ -6,9 +6,11 @@ import pytest
 from redis.connection import parse_url
 from typer.testing import CliRunner
 
-from isentrope.broker_url import complete, requested
+from isentrope.broker_url import complete, requested, url_for
 from isentrope.cli import app
 from isentrope.errors import ConfigError
+from isentrope.rollout.broker.access import Role
+from isentrope.rollout.config import RedisConfig
 
 PASSWORD = "p@ss: w/rd?"
 
@@ -43,6 +45,44 @@ def test_two_passwords_contradict(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a password") as caught:
         complete("redis://:other@host", str(tmp_path / "password"))
     assert "other@" not in str(caught.value)
+
+
+def _passwords(folder: Path) -> RedisConfig:
+    """Write a password for each role."""
+    for role in Role:
+        (folder / f"{role}.password").write_text(f"of-{role}\n")
+    return RedisConfig(url_env="BROKER", passwords=str(folder))
+
+
+@pytest.mark.parametrize("url", ["redis://host:1", "rediss://host:1/0", "unix:///a/socket?db=0"])
+def test_each_role_has_a_user_and_a_password_of_its_own(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKER", url)
+    for role in Role:
+        whole = parse_url(url_for(role, _passwords(tmp_path)))
+        assert (whole.pop("username"), whole.pop("password")) == (role, f"of-{role}")
+        assert whole == parse_url(url)
+
+
+def test_roles_share_the_urls_user_where_no_passwords_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER", "redis://user:secret@host")
+    assert {url_for(role, RedisConfig(url_env="BROKER")) for role in Role} == {"redis://user:secret@host"}
+
+
+@pytest.mark.parametrize("user", ["user@", ":secret@", "user:secret@"])
+def test_a_url_with_a_user_contradicts_those_of_the_roles(
+    user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKER", f"redis://{user}host")
+    with pytest.raises(ConfigError, match="those of each role") as caught:
+        url_for(Role.ACTOR, _passwords(tmp_path))
+    assert "secret" not in str(caught.value)
+
+
+def test_without_a_broker_no_password_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BROKER", raising=False)
+    assert url_for(Role.ACTOR, RedisConfig(url_env="BROKER", passwords="/no/such/folder")) == ""
 
 
 def test_an_argument_may_not_hold_one() -> None:

@@ -1,18 +1,24 @@
 """A run's folder belongs to one run and to one command at a time, and says where the run can be reached."""
 
+import contextlib
 import fcntl
 import json
 import os
 from pathlib import Path
 
 import pytest
+from redis.connection import parse_url
 from run_records import make_outcome, make_row, make_run_record
+from wire_records import ASYNC, make_spec
 
 from isentrope import runfolder
-from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
+from isentrope.errors import AccessError, ConfigError, RewardError, RunFolderError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord
+from isentrope.redis_server import BESIDE_SOCKET, RedisServer
 from isentrope.rollout.broker.access import Role
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.runfolder import RunFolder
 
 
@@ -127,6 +133,25 @@ def test_run_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
         runfolder.open_view(_record(), Role.VIEWER, deadline_s=1.0)
     with pytest.raises(UnreachableError, match="not running"):
         runfolder.open_view(_record(socket=str(tmp_path / "redis.sock")), Role.VIEWER, deadline_s=1.0)
+
+
+def test_other_commands_reach_a_broker_by_url_with_the_rights_of_their_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RedisServer(run="demo") as server:
+        server.start(tmp_path)
+        for role in Role:
+            (tmp_path / f"{role}.password").write_text(str(parse_url(server.url_of(role))["password"]))
+        monkeypatch.setenv("BROKER", f"unix://{server.socket}")
+        record = make_run_record(run="demo", url_env="BROKER", passwords=str(tmp_path))
+        with contextlib.closing(Broker.connect(server.url, "demo", deadline_s=10.0)) as admin:
+            LearnerPort.fence(admin, 1, 0, 0, make_spec("demo"), ASYNC)
+            viewer, operator = (runfolder.open_view(record, role, deadline_s=10.0) for role in BESIDE_SOCKET)
+            with contextlib.closing(viewer.broker), contextlib.closing(operator.broker):
+                operator.request("stop")
+                assert viewer.spec(10.0).run == "demo"
+                with pytest.raises(AccessError):
+                    viewer.request("stop")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 2, "run": 3}'])

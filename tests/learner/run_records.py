@@ -103,6 +103,7 @@ def make_run_record(**changes: Any) -> RunRecord:
         "socket": "",
         "url_env": "",
         "password_file": "",
+        "passwords": "",
         "ca_file": "",
         "insecure": False,
     }

@@ -136,7 +136,7 @@ BY_OTHERS = {
     "make check": ".ci/run::make check",
     "make demo": ".ci/run::make demo",
     "make demo-gpu": "tests/project/test_locks.py::test_the_gpus_install_is_beside_that_for_the_cpu",
-    "make docs": "tests/project/test_pages.py::test_pages_are_written_where_they_are_wanted",
+    "make docs": "tests/project/test_pages.py::test_generated_files_are_written_where_they_are_wanted",
     "make install-gpu": "tests/project/test_locks.py::test_the_gpus_install_is_beside_that_for_the_cpu",
     "make lock-check": "tests/project/test_locks.py::test_a_lock_resolves",
     "make quick": ".ci/run::make test",
@@ -246,9 +246,10 @@ def test_index_of_torch_reaches_pip() -> None:
     assert re.search(r"torch==\S+ --index-url https://index", told.stdout)
 
 
-def test_pages_are_written_where_they_are_wanted(tmp_path: Path) -> None:
+def test_generated_files_are_written_where_they_are_wanted(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "isentrope.handbook", str(tmp_path)], check=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"configuration.md", "metrics.md"}
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {"docs/configuration.md", "docs/metrics.md", "deploy/redis/users.acl"}
 
 
 @pytest.mark.parametrize(("language", "name"), [("toml", "run.toml"), ("python", "rewards.py")])

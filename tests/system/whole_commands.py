@@ -109,7 +109,7 @@ def without(hidden: Path) -> list[str]:
 
 
 def _kind(process: psutil.Process) -> str:
-    """The kind of a process that a command started, as SECURITY.md calls it."""
+    """The kind of a process that a command started, as the page of `deploy` calls it."""
     return "the engine" if process.name().startswith("VLLM") else "Ray's servers and workers"
 
 

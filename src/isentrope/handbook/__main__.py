@@ -1,16 +1,24 @@
-"""Write the generated pages: `python -m isentrope.handbook [FOLDER]`, by default into `docs`."""
+"""Write the generated files of a checkout: `python -m isentrope.handbook [FOLDER]`, by default of the one it is given
+in."""
 
 import sys
 from pathlib import Path
 
 from isentrope.handbook import pages
+from isentrope.rollout.broker import access
 
 
-def write(folder: Path) -> None:
-    """Write both pages into a folder."""
-    (folder / "configuration.md").write_text(pages.configuration(), encoding="utf-8")
-    (folder / "metrics.md").write_text(pages.metrics(), encoding="utf-8")
+def write(root: Path) -> None:
+    """Write the generated pages, and the users of a broker, below a folder."""
+    for name, text in (
+        ("docs/configuration.md", pages.configuration()),
+        ("docs/metrics.md", pages.metrics()),
+        ("deploy/redis/users.acl", access.template()),
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write(Path(*sys.argv[1:2]) if sys.argv[1:] else Path("docs"))
+    write(Path(*sys.argv[1:2]))

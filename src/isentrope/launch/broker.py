@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from isentrope.broker_url import complete
-from isentrope.environment import variable
+from isentrope.broker_url import url_for
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.access import Role
 from isentrope.rollout.config import RedisConfig
+
+OF_A_COMMAND = (Role.COMMAND, Role.LEARNER, Role.ACTOR)
+"""Roles of a command and of the processes that it starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class Place:
     """Address of the broker. The URLs may hold passwords: each process gets that of its own role alone."""
 
     urls: Mapping[Role, str]
-    """URL for the processes of each role; all the same where the environment holds one URL."""
+    """URL for the processes of each of `OF_A_COMMAND`; all the same where `redis.passwords` names no users."""
     socket: str
     """Unix socket of a private server; else empty."""
 
@@ -27,16 +29,15 @@ class CommandBroker:
 
     def __init__(self, config: RedisConfig, run: str, folder: Path) -> None:
         """Prepare a private server for a run, with its data in `folder`, unless the environment holds a URL."""
-        url = complete(variable(config.url_env), config.password_file, config.ca_file)
-        self._server = None if url else RedisServer(run=run)
+        self._urls = {role: url_for(role, config) for role in OF_A_COMMAND}
+        self._server = None if all(self._urls.values()) else RedisServer(run=run)
         self._folder = folder
-        self._url = url
 
     def __enter__(self) -> Place:
         if self._server is None:
-            return Place(dict.fromkeys(Role, self._url), "")
+            return Place(self._urls, "")
         self._server.start(self._folder)
-        return Place({role: self._server.url_of(role) for role in Role}, str(self._server.socket))
+        return Place({role: self._server.url_of(role) for role in OF_A_COMMAND}, str(self._server.socket))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

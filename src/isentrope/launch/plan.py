@@ -94,6 +94,7 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
         socket=socket,
         url_env=config.redis.url_env,
         password_file=config.redis.password_file,
+        passwords=config.redis.passwords,
         ca_file=config.redis.ca_file,
         insecure=config.redis.insecure,
     )

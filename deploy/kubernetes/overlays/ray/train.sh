@@ -3,7 +3,7 @@
 # expand the address too early.
 exec isentrope train /etc/isentrope/run.toml --ray-address "$RAY_ADDRESS" \
   run.output_dir=/runs/dapo-7b \
-  redis.password_file=/run/secrets/broker/cluster.password \
+  redis.passwords=/run/secrets/broker \
   cluster.gpus=true \
   cluster.learner_labels.role=learner \
   cluster.actor_labels.role=actor
