@@ -136,4 +136,4 @@ def test_the_wheel_trains_in_an_empty_folder(built: Built, tmp_path: Path, root:
     assert [each.name for each in empty.iterdir()] == ["runs"]
     run_folder = empty / "runs" / "demo"
     assert json.loads((run_folder / "run.json").read_text())["versions"]["isentrope"] == isentrope.__version__
-    assert (run_folder / "report.html").exists() and (run_folder / "final" / "model.safetensors").exists()
+    assert (run_folder / "report.html").exists() and (run_folder / "final" / "config.json").exists()
