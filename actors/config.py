@@ -21,7 +21,7 @@ class ActorsConfig(LeaseConfig):
     autoscale: Literal["off", "lag"] = "off"
     """Number of actors while the run goes on: `"off"`, as it was last asked for; `"lag"`, one more where the learner
     waited for more than a fifth of its last three batches and no actor waits for room, one less where admission was
-    closed for more than half of a batch, at most every third batch. Too many machines that come and go cost the start
+    closed for more than half of them, at most every third batch. Too many machines that come and go cost the start
     of an engine each time."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs of one actor, over which vLLM splits the model. Too low and the model does not fit; higher than it needs

@@ -49,4 +49,4 @@ class ScaleRow(FileRecord):
     idle: float | None = None
     """Share of the last batches' time in which the learner waited for groups; absent where the change was asked for."""
     closed: float | None = None
-    """Share of looks since the batch before in which admission was closed; absent where the change was asked for."""
+    """Share of looks during the last batches in which admission was closed; absent where the change was asked for."""

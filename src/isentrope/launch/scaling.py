@@ -10,7 +10,7 @@ OWN_ID = re.compile(r"a(\d+)(\.\d+)?")
 """Id of an actor that a command has started; after a point follows the number of times that it lost its leases."""
 
 BATCHES = 3
-"""Batches whose idle time decides that the learner waits for actors."""
+"""Batches whose idle time, and looks at admission, decide."""
 
 IDLE = 0.2
 """Share of their time that the learner waited, above which one actor more is wanted."""
@@ -46,7 +46,7 @@ class Step:
     idle: float
     """Share of the last batches' time in which the learner waited for groups."""
     closed: float
-    """Share of looks since the batch before in which no order was admitted."""
+    """Share of looks during the last batches in which no order was admitted."""
 
 
 class Lag:
@@ -56,12 +56,12 @@ class Lag:
         self._least = least
         self._most = most
         self._rows: list[BatchRow] = []
-        self._looks: list[bool] = []
+        self._looks: list[list[bool]] = [[]]  # of each batch, the one that is trained now last
         self._rest = 0
 
     def look(self, closed: bool) -> None:
         """Count a look at admission, which is closed or not."""
-        self._looks.append(closed)
+        self._looks[-1].append(closed)
 
     def batch(self, row: BatchRow, actors: int, *, waits: bool) -> Step | None:
         """Return the step that a trained batch calls for; None: none.
@@ -71,8 +71,8 @@ class Lag:
         if self._rows and row.time.seconds_total < self._rows[-1].time.seconds_total:
             self._rows.clear()  # of a learner that was started again
         self._rows = [*self._rows[-BATCHES:], row]
-        idle, closed = self._idle(), sum(self._looks) / max(1, len(self._looks))
-        self._looks.clear()
+        idle, closed = self._idle(), self._closed()
+        self._looks.append([])
         self._rest = max(0, self._rest - 1)
         if self._rest or len(self._rows) <= BATCHES:
             return None
@@ -88,3 +88,8 @@ class Lag:
     def _idle(self) -> float:
         first, last = self._rows[0].time.seconds_total, self._rows[-1].time.seconds_total
         return sum(row.time.wait_s for row in self._rows[1:]) / (last - first) if last > first else 0.0
+
+    def _closed(self) -> float:
+        self._looks = self._looks[-BATCHES:]
+        looks = [look for batch in self._looks for look in batch]
+        return sum(looks) / max(1, len(looks))

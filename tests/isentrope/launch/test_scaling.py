@@ -54,6 +54,14 @@ def test_one_slow_batch_is_not_a_lack_of_actors() -> None:
     assert decide(Lag(1, 9), [0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0]) == [0] * 9
 
 
+def test_one_batch_of_closed_admission_is_not_too_many_actors() -> None:
+    lag = Lag(1, 9)
+    for batch in range(1, 12):
+        for _ in range(6):
+            lag.look(batch == 7)
+        assert lag.batch(row(batch, 0.0), 2, waits=False) is None
+
+
 def test_closed_admission_takes_one_away_and_the_bounds_hold() -> None:
     assert sum(decide(Lag(1, 9), [0.0] * 40, actors=3, closed=[True, True, False])) == -2
     assert sum(decide(Lag(1, 3), [0.9] * 40, actors=2)) == 1
@@ -75,4 +83,4 @@ def test_a_decision_states_what_it_was_made_from() -> None:
     decide(lag, [0.5] * BATCHES)
     for look in (True, False, False, False):
         lag.look(look)
-    assert lag.batch(row(BATCHES + 1, 0.5), 2, waits=False) == Step(1, 0.5, 0.25)
+    assert lag.batch(row(BATCHES + 1, 0.5), 2, waits=False) == Step(1, 0.5, 1 / 6)  # with older looks
