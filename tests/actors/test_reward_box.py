@@ -13,7 +13,7 @@ from bubblewrap import bubblewrap
 from reward_driver import Driver, data, driving
 from waits import wait_until
 
-from isentrope.actors import reward_box, reward_process
+from isentrope.actors import reward_box, reward_keeper, reward_process
 from isentrope.actors.reward_box import Box
 from isentrope.actors.scoring import Scorer
 from isentrope.errors import ConfigError
@@ -91,6 +91,7 @@ def environ():
 
 SECRET = "ISENTROPE_TEST_SECRET"
 KEY = "ISENTROPE_TEST_KEY"
+KEEPER = reward_keeper.__name__
 
 
 @pytest.fixture(scope="module", params=["none", "bwrap"])
@@ -127,6 +128,13 @@ def still_serving(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "hostile" in request.fixturenames:
         assert request.getfixturevalue("hostile").rewards("a", "bb") == [1.0, 2.0]
+
+
+def kept() -> list[psutil.Process]:
+    """Return the keeper that this process has started, and all processes below it."""
+    children = psutil.process_iter(["cmdline", "ppid"])
+    keepers = [each for each in children if each.info["ppid"] == os.getpid() and KEEPER in (each.info["cmdline"] or ())]
+    return [each for keeper in keepers for each in (keeper, *keeper.children(recursive=True))]
 
 
 def running(*words: str) -> list[psutil.Process]:
@@ -217,10 +225,11 @@ def test_a_reward_that_kills_what_is_above_it_ends_itself_alone(hostile: Driver)
 
 def test_a_reward_that_stops_what_watches_it_is_killed(hostile: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_process, "END_S", 1.0)
-    before = set(psutil.Process().children(recursive=True))
+    before = kept()
+    assert before
     assert "took more than 1 s" in hostile.late("stop_parent").what
     hostile.rewards("a")
-    wait_until(lambda: not before & set(psutil.Process().children(recursive=True)), "the end of all of them")
+    wait_until(lambda: not any(each.is_running() for each in before), "the end of all of them")
 
 
 @pytest.fixture

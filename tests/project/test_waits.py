@@ -23,7 +23,7 @@ FIXED = {
         "time.sleep(4)",
     ): "an import that takes longer than a call may",
     ("tests/isentrope/launch/test_guard.py", "time.sleep(float(sys.argv[1]))"): "made longer until it is long enough",
-    ("tests/system/test_autoscale.py", "time.sleep(0.5)"): "a slow reward, until it is freed",
+    ("tests/system/test_autoscale.py", "time.sleep(1)"): "a slow reward, until it is freed",
 }
 """Other sleeps, and why they decide nothing."""
 
