@@ -78,7 +78,8 @@ def in_cache(root: Path, name: str) -> Path | None:
     A relay's names are `weights/<digest>/<file>`, as those of the folders in the cache.
     """
     _, digest, file = name.split("/") if is_name(name) and name.count("/") == 2 else ("", "", "")
-    found = (folder / file for folder in (root / digest, root / f"{digest}{PART}") if digest and folder.is_dir())
+    # in the order in which a folder has its two names: it is renamed at any moment
+    found = (folder / file for folder in (root / f"{digest}{PART}", root / digest) if digest and folder.is_dir())
     return next(found, None)
 
 

@@ -8,8 +8,10 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
 import ssl
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +174,13 @@ class DepotServer:
         place = await asyncio.to_thread(self._place, self._root, name)
         if place is None:
             raise web.HTTPNotFound
-        if not place.is_file():
-            raise web.HTTPRequestRangeNotSatisfiable  # none of its bytes is here yet
-        return web.FileResponse(place)
+        try:
+            opened = await asyncio.to_thread(os.open, place, os.O_RDONLY)
+        except OSError:
+            raise web.HTTPRequestRangeNotSatisfiable from None  # none of its bytes is here yet
+        response = web.FileResponse(Path(f"/proc/self/fd/{opened}"))  # its folder may be renamed meanwhile
+        weakref.finalize(response, os.close, opened)
+        return response
 
     def _may(self, authorization: str) -> bool:
         return not self._token or hmac.compare_digest(

@@ -222,3 +222,21 @@ def test_a_version_that_is_here_already_is_told_of(tmp_path: Path) -> None:
     for _ in range(2):
         loaded(Versions(Elsewhere(FolderDepot(tmp_path / "run")), tmp_path / "cache", known), manifest)
     assert known.told == [manifest.digest] * 2
+
+
+def test_a_folder_that_is_renamed_between_two_looks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine's fetch ends at any moment; its followers must not take it for one without the version."""
+    digest = "0a" * 32
+    part, final = tmp_path / f"{digest}.part", tmp_path / digest
+    part.mkdir()
+    look = Path.is_dir
+
+    def is_dir(path: Path) -> bool:
+        found = look(path)
+        if look(part):
+            part.rename(final)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    assert in_cache(tmp_path, f"weights/{digest}/a") is not None
+    assert in_cache(tmp_path, f"weights/{digest}/a") == final / "a"
