@@ -161,6 +161,7 @@ class _Worker:
             if answer is None:
                 self._process.abandon()
                 self._loaded = False
+        assert answer is not None
         if answer.failed is not None:
             raise answer.failed.error()
         return answer

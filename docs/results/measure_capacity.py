@@ -22,6 +22,7 @@ from measure import ISENTROPE, begun
 
 from isentrope import environment, runfolder
 from isentrope.capacity.sizes import RUN_BYTES
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.wire.files import write_whole
 
 DATA = Path(__file__).with_name("capacity.json")
@@ -126,11 +127,11 @@ def _look(run: Path, began: float) -> dict[str, int] | None:
         record = runfolder.read_record(run)
         if record.started < began - 1:
             return None
-        view = runfolder.open_view(record, deadline_s=2.0)
+        view = runfolder.open_view(record, Role.VIEWER, deadline_s=2.0)
         try:
-            sizes = view.broker.run(lambda client: client.hlen(view.broker.keys.sizes))
+            sizes = len(view.broker.run(lambda client: client.hgetall(view.broker.keys.sizes)))
             memory = view.broker.run(lambda client: client.info("memory"))["used_memory"]
-            return {"bytes": view.counters().get("bytes", 0), "groups": int(sizes), "memory": int(memory)}
+            return {"bytes": view.counters().get("bytes", 0), "groups": sizes, "memory": int(memory)}
         finally:
             view.broker.close()
     except (OSError, RuntimeError, ValueError):  # every error of the program is one of them

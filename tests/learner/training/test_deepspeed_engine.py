@@ -101,8 +101,10 @@ def test_a_planted_shard_is_refused_before_anything_runs(tmp_path: Path) -> None
 def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, float]]:
     """By number of ranks: what they took together while they loaded a model at stage 3, in times its size."""
     folder = tmp_path_factory.mktemp("memory")
-    shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24, "vocab_size": 8192}
-    config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True)
+    config = LlamaConfig(
+        hidden_size=256, intermediate_size=1024, num_hidden_layers=24, vocab_size=8192,
+        num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
+    )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     small, size = make_model(folder / "small"), (folder / "model" / "model.safetensors").stat().st_size
     found = {}
