@@ -220,10 +220,11 @@ class Broker:
 
 
 class _Script:
-    """One file of `scripts/` with its digest."""
+    """One file of `scripts/`, after what all of them begin with, and the digest of both."""
 
     def __init__(self, name: str) -> None:
-        self.text = (Path(__file__).parent / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+        folder = Path(__file__).parent / "scripts"
+        self.text = "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("counting", name))
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 

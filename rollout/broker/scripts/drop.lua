@@ -3,13 +3,6 @@
 -- broker.
 local incarnation, traj, sizes, n = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stream = KEYS[5] or traj
-local function count(field, by) -- a counter that an actor has made unreadable begins anew
-  local counted = redis.pcall('HINCRBY', n, field, by)
-  if type(counted) == 'table' and counted.err then
-    redis.call('HDEL', n, field)
-    redis.call('HINCRBY', n, field, by)
-  end
-end
 local held = redis.call('GET', incarnation) or '0'
 if held ~= ARGV[1] then return redis.error_reply('FENCED ' .. held) end
 local gone = 0
@@ -19,7 +12,7 @@ for i = 2, #ARGV do
   local size = stream == traj and redis.call('HGET', sizes, ARGV[i])
   if size then
     redis.call('HDEL', sizes, ARGV[i])
-    count('bytes', string.match(size, '^%d+$') and #size < 16 and 0 - size or 0) -- an actor may write anything here
+    count(n, 'bytes', string.match(size, '^%d+$') and #size < 16 and 0 - size or 0) -- an actor may write anything here
   end
 end
 return gone

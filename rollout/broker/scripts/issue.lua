@@ -8,13 +8,6 @@ local trained, retired, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(A
 local prompts_per_batch, max_bytes, min_version, most = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 local needed = tonumber(ARGV[9])
 
-local function count(field, by) -- a counter that an actor has made unreadable begins anew
-  local counted = redis.pcall('HINCRBY', n, field, by)
-  if type(counted) == 'table' and counted.err then
-    redis.call('HDEL', n, field)
-    redis.call('HINCRBY', n, field, by)
-  end
-end
 local held = redis.call('GET', incarnation) or '0'
 if held ~= ARGV[1] then return redis.error_reply('FENCED ' .. held) end
 local control = cjson.decode(redis.call('GET', ctl))
@@ -29,5 +22,5 @@ for seq = first, bound - 1 do
   redis.call('HSET', pub, seq, 'open:0')
   redis.call('XADD', work, '*', 'seq', seq, 'attempt', 0, 'incarnation', held, 'min_version', min_version, 'tries', 0)
 end
-count('issued', bound - first)
+count(n, 'issued', bound - first)
 return bound

@@ -5,13 +5,6 @@
 local pub, lwm, cursor, traj, sizes, n, work = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local lease, seq, attempt, size, counter = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-local function count(field, by) -- a counter that an actor has made unreadable begins anew
-  local counted = redis.pcall('HINCRBY', n, field, by)
-  if type(counted) == 'table' and counted.err then
-    redis.call('HDEL', n, field)
-    redis.call('HINCRBY', n, field, by)
-  end
-end
 local next_seq = redis.call('GET', cursor)
 if not next_seq then return 'later' end
 local number = tonumber(seq)
@@ -21,10 +14,10 @@ if number >= low and number < tonumber(next_seq) and redis.call('HGET', pub, seq
   local id = redis.call('XADD', traj, '*', unpack(ARGV, 6))
   redis.call('HSET', pub, seq, 'done:' .. attempt .. ':' .. id)
   redis.call('HSET', sizes, id, size)
-  count('bytes', size)
+  count(n, 'bytes', size)
   result = 'done'
 end
 redis.call('XACK', work, 'actors', lease)
 redis.call('XDEL', work, lease)
-count(result == 'done' and counter or 'duplicates', 1)
+count(n, result == 'done' and counter or 'duplicates', 1)
 return result

@@ -6,19 +6,12 @@
 local actors, work, work_hi, eval, traj, evald = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local pub, sizes, n, news = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local who, seen, max_tries = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local function count(field, by) -- a counter that an actor has made unreadable begins anew
-  local counted = redis.pcall('HINCRBY', n, field, by)
-  if type(counted) == 'table' and counted.err then
-    redis.call('HDEL', n, field)
-    redis.call('HINCRBY', n, field, by)
-  end
-end
 
 if (redis.call('HGET', actors, who) or '') ~= seen then return -1 end
 if seen ~= '' and string.sub(seen, 1, 1) ~= '!' then
   redis.call('HDEL', actors, who)
   redis.call('HSET', actors, who, '!' .. seen) -- so that it learns of it at its next heartbeat
-  count('deaths', 1)
+  count(n, 'deaths', 1)
 end
 local moved = 0
 for _, stream in ipairs({work, work_hi, eval}) do
@@ -46,10 +39,10 @@ for _, stream in ipairs({work, work_hi, eval}) do
       local id = redis.call('XADD', traj, '*', unpack(header))
       redis.call('HSET', pub, order.seq, 'done:' .. order.attempt .. ':' .. id)
       redis.call('HSET', sizes, id, 0)
-      count('tombstones', 1)
+      count(n, 'tombstones', 1)
     end
     moved = moved + 1
   end
 end
-if moved > 0 then count('reaped', moved) end
+if moved > 0 then count(n, 'reaped', moved) end
 return moved

@@ -5,13 +5,6 @@
 -- does nothing. The first write (HDEL) passes a full broker and opens the gate for the rest.
 local incarnation, lwm, cursor, pub, sizes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local work, work_hi, n = KEYS[6], KEYS[7], KEYS[8]
-local function count(field, by) -- a counter that an actor has made unreadable begins anew
-  local counted = redis.pcall('HINCRBY', n, field, by)
-  if type(counted) == 'table' and counted.err then
-    redis.call('HDEL', n, field)
-    redis.call('HINCRBY', n, field, by)
-  end
-end
 local held = redis.call('GET', incarnation) or '0'
 if held ~= ARGV[1] then return redis.error_reply('FENCED ' .. held) end
 
@@ -42,5 +35,5 @@ for number = tonumber(redis.call('GET', lwm)), tonumber(redis.call('GET', cursor
     end
   end
 end
-if again > 0 then count('reissued', again) end
+if again > 0 then count(n, 'reissued', again) end
 return again
