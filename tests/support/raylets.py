@@ -1,12 +1,33 @@
 """Clusters of Ray on this machine, on free ports: several nodes of one machine, as several machines of one each."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 ADDRESS = "127.0.0.2"
 """A loopback address that Ray does not replace: of 127.0.0.1 it takes the machine's other addresses, where it then does
 not listen."""
+
+_POISON = """
+import os, sys, threading, time
+
+def watch():
+    while "{module}" not in sys.modules:
+        time.sleep(0.05)
+    os.kill(os.getpid(), 9)
+
+threading.Thread(target=watch, daemon=True).start()
+"""
+
+
+def poison(folder: Path, module: str) -> dict[str, str]:
+    """Return variables of a node on which each process that imports a module is killed, as on a machine without
+    memory; `folder` is made for them."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_POISON.format(module=module))
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH", "")])])}
 
 
 class Raylets:

@@ -1,15 +1,13 @@
 """A node on which every actor dies: it is left out after a few deaths, while the run trains with the actor that another
 node has, and the missing actor comes when a third node does."""
 
-import os
 import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from raylets import raylets
+from raylets import poison, raylets
 from whole_commands import Start, batches, serving
 
 from isentrope import init
@@ -26,18 +24,6 @@ OPTIONS = (
     'cluster.actor_labels={ role = "actor" }',
     'cluster.learner_labels={ role = "learner" }',
 )
-
-POISON = """
-import os, sys, threading, time
-
-def watch():
-    while "vllm" not in sys.modules:
-        time.sleep(0.05)
-    os.kill(os.getpid(), 9)
-
-threading.Thread(target=watch, daemon=True).start()
-"""
-"""Ends each process that imports vLLM, as a machine without memory does."""
 
 
 @dataclass
@@ -62,15 +48,13 @@ def seen(
 ) -> Seen:
     folder = tmp_path_factory.mktemp("poison") / "example"
     init.write("digit_walk", folder)
-    poison = folder.with_name("poison")
-    poison.mkdir()
-    (poison / "sitecustomize.py").write_text(POISON)
+    poisoned = poison(folder.with_name("poison"), "vllm")
     run = folder / "runs" / "digit-walk"
 
     with raylets(head_cpus=0) as cluster:
         cluster.add(cpus=1, role="learner")
         cluster.add(cpus=1, role="actor")
-        cluster.add(cpus=1, role="actor", env={"PYTHONPATH": _path(poison)})
+        cluster.add(cpus=1, role="actor", env=poisoned)
         command = start("train", "run.toml", *OPTIONS, "--ray-address", cluster.address, folder=folder)
         command.until(lambda: _deaths(command.output) >= 1)
         before = len(batches(run))
@@ -83,10 +67,6 @@ def seen(
         code = command.wait()
     assert placed is not None
     return Seen(_deaths(command.output), trained, placed, batches(run), code, command.output)
-
-
-def _path(first: Path) -> str:
-    return os.pathsep.join([str(first), *filter(None, [os.environ.get("PYTHONPATH", "")])])
 
 
 def _deaths(output: str) -> int:

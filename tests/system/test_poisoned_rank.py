@@ -1,14 +1,12 @@
 """A node on which every rank dies: it is left out after two deaths, as for actors, once another can have the rank."""
 
-import os
 import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from raylets import raylets
+from raylets import poison, raylets
 from whole_commands import Start, batches
 
 from isentrope import init
@@ -24,18 +22,6 @@ OPTIONS = (
     'cluster.actor_labels={ role = "actor" }',
     'cluster.learner_labels={ role = "learner" }',
 )
-
-POISON = """
-import os, sys, threading, time
-
-def watch():
-    while "deepspeed" not in sys.modules:
-        time.sleep(0.05)
-    os.kill(os.getpid(), 9)
-
-threading.Thread(target=watch, daemon=True).start()
-"""
-"""Ends each process that imports DeepSpeed, as a machine without memory does."""
 
 
 @dataclass
@@ -54,13 +40,11 @@ def seen(
 ) -> Seen:
     folder = tmp_path_factory.mktemp("poison") / "example"
     init.write("digit_walk", folder)
-    poison = folder.with_name("poison")
-    poison.mkdir()
-    (poison / "sitecustomize.py").write_text(POISON)
+    poisoned = poison(folder.with_name("poison"), "deepspeed")
     run = folder / "runs" / "digit-walk"
 
     with raylets(head_cpus=0) as cluster:
-        cluster.add(cpus=1, role="learner", env={"PYTHONPATH": _path(poison)})
+        cluster.add(cpus=1, role="learner", env=poisoned)
         cluster.add(cpus=1, role="actor")
         command = start("train", "run.toml", *OPTIONS, "--ray-address", cluster.address, folder=folder)
         command.until(lambda: "others are placed elsewhere" in command.output)
@@ -71,10 +55,6 @@ def seen(
     deaths = len(re.findall("a rank has died", command.output))
     record_testsuite_property("deaths of ranks before the poisoned node was left", deaths)
     return Seen(deaths, batches(run), code, command.output)
-
-
-def _path(first: Path) -> str:
-    return os.pathsep.join([str(first), *filter(None, [os.environ.get("PYTHONPATH", "")])])
 
 
 def test_the_node_is_left_once_another_has_room_and_the_run_trains(seen: Seen) -> None:
