@@ -43,7 +43,8 @@ def checkout(tmp_path: Path) -> Path:
     programs.mkdir()
     for name, action in STUBS.items():
         (programs / name).write_text(
-            f'#!/bin/bash\nprintf "%q " {name} "$@" >>"$NOTES/calls"; echo >>"$NOTES/calls"\n{action}\n'
+            # One write for a line: the two ends of a pipe note theirs at the same time.
+            f'#!/bin/bash\nprintf -v call "%q " {name} "$@"\nprintf "%s\\n" "$call" >>"$NOTES/calls"\n{action}\n'
         )
         (programs / name).chmod(0o755)
     return tmp_path
