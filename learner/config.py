@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from isentrope.rollout.config import Seconds, Section
+from isentrope.rollout.config import BATCH_BITS, Seconds, Section
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -116,7 +116,7 @@ class LearnerConfig(Section):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: much less memory, about a third more
     time."""
-    batches: PositiveInt = 100
+    batches: Annotated[int, Field(gt=0, lt=1 << BATCH_BITS)] = 100
     """Batches of the whole run, those of earlier starts included. A finished run is prolonged by raising it."""
     checkpoint_every: PositiveInt = 20
     """Batches between two checkpoints. Too rare and a crash repeats many batches, while the broker holds all their

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 MAX_RESPONSES = 1024
 """Largest number of responses that one record holds."""
 
+BATCH_BITS = 20
+"""A version is `incarnation << BATCH_BITS | batch`: never reused, because an incarnation publishes each batch once."""
+
 MAX_REWARD = 1e30
 """Largest absolute value of a reward or of a part of one: sums and squares of any number of them are finite."""
 
@@ -32,7 +35,7 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     """Name of the run in the broker: lower-case letters, digits and hyphens, 63 at most, because it is part of an
     access rule. A name that another configuration has in the same broker is refused."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """Seed of prompts, sampling and random selections. Two runs that differ in nothing else show how far apart chance
     alone puts them."""
     output_dir: str = ""

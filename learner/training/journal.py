@@ -1,15 +1,19 @@
 """Files of JSON lines that can be taken back: each line is about one batch, and batches may be trained again."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from isentrope.errors import StorageError
 from isentrope.learner import json_files
 from isentrope.learner.json_files import FileRecord
 from isentrope.rollout.wire.files import write_whole
 
 F = TypeVar("F", bound=FileRecord)
+
+logger = logging.getLogger(__name__)
 
 
 class Journal(Generic[F]):
@@ -19,30 +23,63 @@ class Journal(Generic[F]):
         self._folder = folder
         self._kind = kind
         self._path = folder / kind.FILE
+        self._late: list[str] = []
 
     def rewind(self, batch: int) -> None:
-        """Remove lines of later batches, which will be trained again; -1: all lines."""
+        """Remove lines of later batches, which will be trained again, and those that cannot be read; -1: all lines.
+
+        Raises:
+            StorageError: the file cannot be read or replaced.
+        """
         if not self._path.exists():
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _batch(line) <= batch]
-        write_whole(self._path, "".join(line + "\n" for line in kept), durable=False)
+        try:
+            lines = self._path.read_bytes().splitlines()
+            kept = [line for line in lines if _batch(line) <= batch]
+            write_whole(self._path, b"".join(line + b"\n" for line in kept), durable=False)
+        except OSError as error:
+            raise StorageError(
+                f"{self._path.name} cannot be rewritten: {error.strerror}", where=str(self._path)
+            ) from None
 
     def rows(self) -> list[F]:
-        """Return every line, oldest first."""
-        return list(json_files.read_lines(self._folder, self._kind))
+        """Return every line that can be read, oldest first."""
+        found: list[F] = []
+        for line in self._path.read_bytes().splitlines() if self._path.exists() else ():
+            try:
+                found.append(json_files.parse(line, self._kind))
+            except StorageError as error:
+                logger.warning("a line of %s is left out: %s", self._path, error.what)
+        return found
 
     def append(self, row: F) -> None:
-        """Add a line; it is whole on the disk when this returns."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row.to_json()) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add a line; it is whole on the disk when this returns. A line that the disk refuses costs nothing else: it is
+        written with the next one."""
+        self._late.append(json.dumps(row.to_json()) + "\n")
+        try:
+            self._write("".join(self._late))
+        except OSError as error:
+            logger.warning("%s cannot be written: %s; %d lines wait", self._path, error.strerror, len(self._late))
+        else:
+            self._late.clear()
+
+    def _write(self, text: str) -> None:
+        """Add all of a text to the file, or nothing."""
+        with self._path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                data = memoryview(text.encode())
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
 
 
-def _batch(line: str) -> int:
-    """Return the batch of a line; one that was cut off counts as later than all."""
+def _batch(line: bytes) -> int:
+    """Return the batch of a line; one that was cut off, or is not a record, counts as later than all."""
     try:
         return int(json.loads(line)["batch"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return 1 << 62

@@ -8,6 +8,7 @@ end of the run wait for that first.
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -50,11 +51,10 @@ class Publisher:
         self.incarnation = incarnation
         self._rank_group = rank_group
         self._spec = spec
-        self._keep = keep
         self._timeout_s = timeout_s
         self.canary = canary.first_tokens(spec.vocab_size)
         """Tokens whose log-probabilities go with the next version: those of the newest batch, once there is one."""
-        self._written: list[Manifest] = []
+        self._written: deque[Manifest] = deque(maxlen=keep)  # a manifest of a large model takes 50 kB
         self._announcing: tuple[int, Future[None]] | None = None
         """Batch of the version that is being written, and when it is announced."""
         self._failures = 0
@@ -175,7 +175,7 @@ class Publisher:
 
     def _prune(self, actors: Sequence[ActorState]) -> None:
         live = [actor for actor in actors if actor.state is not ActorStage.GONE]
-        keep = {manifest.version for manifest in self._written[-self._keep :]}
+        keep = {manifest.version for manifest in self._written}
         keep |= {version for actor in live for version in (actor.version, actor.fetching)}
         prune(self._spec.output_dir, keep)
         for depot in self._copies:

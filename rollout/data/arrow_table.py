@@ -1,12 +1,16 @@
 """Rows in Arrow's form: of a parquet file, or of a data set that the library `datasets` opened."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
 from isentrope.errors import DataError
 from isentrope.rollout.data.table import Check
+
+MAX_BYTES = 16 << 30
+"""Largest parquet file, in memory, of which half is the other limit: it is kept whole, and a small one may grow."""
 
 _BATCH = 1024
 """Rows that are converted together."""
@@ -96,8 +100,21 @@ def open_parquet(path: Path, check: Check) -> ArrowTable:
         raise DataError(f"{path}: parquet needs pyarrow", fix="pip install 'isentrope[data]'") from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    most = min(MAX_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    size, batches = 0, []
     try:
-        table = parquet.ParquetFile(path).read()
+        file = parquet.ParquetFile(path)
+        for batch in file.iter_batches(_BATCH):  # of one value written a million times the file has one
+            size += batch.nbytes
+            if size > most:
+                raise DataError(
+                    f"{path} takes more than {most / 2**30:.1f} GiB of memory",
+                    fix="give a part of it, or write it as jsonl, which is not kept in memory",
+                )
+            batches.append(batch)
+        table = pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
+    except MemoryError:
+        raise DataError(f"{path} does not fit into memory", fix="give a part of it, or write it as jsonl") from None
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{path} is not a readable parquet file: {str(error).splitlines()[0]}", fix="write or download it again"

@@ -37,10 +37,20 @@ class JsonlTable:
 
     def __getitem__(self, index: int) -> dict[str, object]:
         with self._path.open("rb") as file:
-            if _state(file) != self._state:
-                raise DataError(f"{self._path} changed while it was in use", fix="start the run again")
+            self._require_same(file)
             file.seek(self._start[index])
             return self._parse(file.readline(), self._line[index])
+
+    def _require_same(self, file: BinaryIO) -> None:
+        """Raise DataError unless the file holds what it held; one that was only touched or copied does."""
+        state = _state(file)
+        if state == self._state:
+            return
+        with self._path.open("rb") as whole:
+            digest = hashlib.file_digest(whole, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if digest != self.digest:
+            raise DataError(f"{self._path} changed while it was in use", fix="start the run again")
+        self._state = state
 
     def where(self, index: int) -> str:
         return self._where(self._line[index])

@@ -12,8 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-BATCH_BITS = 20
-"""A version is `incarnation << BATCH_BITS | batch`: never reused, because an incarnation publishes each batch once."""
+from isentrope.rollout.config import BATCH_BITS
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -357,11 +357,13 @@ def main() -> None:
     try:
         app()
     except Exception as error:
+        from isentrope.rollout.wire.plain_text import inactive
+
         mistakes = _mistakes(error)
         if _Debug.on or not mistakes:
             traceback.print_exc()
         for mistake in mistakes:
-            typer.echo(f"error: {mistake}", err=True)
+            typer.echo(f"error: {inactive(str(mistake))}", err=True)
         sys.exit(mistakes[0].exit_code if mistakes else BUG)
 
 

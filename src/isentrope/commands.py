@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from isentrope import runfolder
 from isentrope.check import install
@@ -86,13 +87,13 @@ def init(name: str, folder: Path | None, console: Console) -> int:
 
     if not name:
         for example in examples():
-            console.print(f"{example.name:12} {example.sentence}", highlight=False, soft_wrap=True)
+            say(console, f"{example.name:12} {example.sentence}")
         return 0
     set_defaults(offline=True)
     folder = folder or Path(name)
     with console.status("data and model are made: half a minute the first time"):
         example = write(name, folder)
-    console.print(f"{folder} holds the example. Go on with:\n", highlight=False, soft_wrap=True)
+    say(console, f"{folder} holds the example. Go on with:\n")
     for command in (f"cd {folder}", *example.commands):
         say(console, f"    {command}")
     return 0
@@ -107,9 +108,7 @@ def train(path: Path, overrides: Sequence[str], ray_address: str, console: Conso
     _show_notes(checked, console)
     with _claim(checked, config.output_dir(file.path.parent)) as folder:
         if folder.is_finished(config.learner.batches):
-            console.print(
-                f"the run in {folder.path} is finished; raise learner.batches to train longer", soft_wrap=True
-            )
+            say(console, f"the run in {folder.path} is finished; raise learner.batches to train longer")
             return 0
         return _run(ClaimedRun(checked, folder, started, ray_address), console)
 
@@ -143,11 +142,11 @@ def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
         findings = Findings(config, file, wrong=wrong, tell=status.update)
         for name, found in findings.stages():
             if found is None:
-                console.print(f"- {name}: not looked at before the mistakes above are mended")
+                say(console, f"- {name}: not looked at before the mistakes above are mended")
                 continue
             told = {error.where for error in errors if isinstance(error, IsentropeError)}
             errors += [each for each in found if not (isinstance(each, IsentropeError) and each.where in told)]
-            console.print(f"{_MARKS[bool(found)]} {name}", soft_wrap=True)
+            console.print(f"{_MARKS[bool(found)]} {escape(name)}", soft_wrap=True)
     for line in findings.shown:
         say(console, line)
     if errors:
@@ -239,7 +238,7 @@ def evaluate(request: "Request", as_json: bool, console: Console) -> int:
         console.print_json(json.dumps(row.to_json()))
         return 0
     wanted, of = len(prepared.orders), prepared.manifest.folder
-    console.print(f"{of}: {row.prompts} of {wanted} prompts, {row.samples} samples", highlight=False, soft_wrap=True)
+    say(console, f"{of}: {row.prompts} of {wanted} prompts, {row.samples} samples")
     lines = {f"pass@{k}": f"{share:.3f}" for k, share in row.pass_at.items()} | {"mean reward": f"{row.reward:.3f}"}
     means = {name: each.mean for name, each in row.rewards.items() if len(row.rewards) > 1}
     lines |= {name: "did not apply" if mean is None else f"{mean:.3f}" for name, mean in means.items()}
@@ -298,7 +297,7 @@ def _run(run: ClaimedRun, console: Console) -> int:
         _leave_report(run.folder.path, progress)
     if outcome.status == "error":
         raise _BY_EXIT_CODE.get(outcome.exit_code, InternalError)(outcome.what, where=outcome.where, fix=outcome.fix)
-    console.print(_sentence(outcome), soft_wrap=True)
+    say(console, _sentence(outcome))
     return 0
 
 

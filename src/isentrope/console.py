@@ -1,14 +1,17 @@
-"""Lines on a console as they are: a path or a message may hold what rich would take for markup, colour or break."""
+"""Lines on a console as they are: a path or a message may hold what rich would take for markup, colour or break, and a
+terminal for a command."""
 
 import json
 from collections.abc import Mapping
 
 from rich.console import Console
 
+from isentrope.rollout.wire.plain_text import inactive
+
 
 def say(console: Console, line: str, style: str = "") -> None:
     """Print a line without markup, colours of its words, and breaks."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True, style=style or None)
+    console.print(inactive(line), highlight=False, markup=False, soft_wrap=True, style=style or None)
 
 
 def tell(console: Console, as_json: bool, line: str, facts: Mapping[str, object]) -> int:

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from isentrope.console import say
+from isentrope.errors import StorageError
 from isentrope.learner import json_files
 from isentrope.learner.json_files import FileRecord
 from isentrope.learner.records import BatchRow, EvalRow
@@ -48,7 +49,7 @@ class Tail(Generic[F]):
         self._offset = self._path.stat().st_size if from_end and self._path.exists() else 0
 
     def read(self) -> Iterator[F]:
-        """Yield the lines that were finished since the last call."""
+        """Yield the lines that were finished since the last call; one that is not a record is left out."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -60,7 +61,10 @@ class Tail(Generic[F]):
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield json_files.parse(line, self._kind)
+                try:
+                    yield json_files.parse(line, self._kind)
+                except StorageError as error:
+                    logger.warning("a line of %s is left out: %s", self._path, error.what)
 
 
 class Progress(Protocol):

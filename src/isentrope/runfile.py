@@ -21,6 +21,12 @@ from isentrope.rollout.config import Section
 
 COMMAND_LINE = "command line"
 
+MAX_BYTES = 1 << 20
+"""Largest run file."""
+
+MAX_TRIES = 200
+"""Lines at which one statement may end, each of which reads it again from its beginning; no place is told after it."""
+
 FILE = "file:"
 """Prefix that tells the path of a text from the text."""
 
@@ -68,7 +74,13 @@ class RunFile:
 def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
     """Read `path` and apply `overrides`; ConfigError if there is no such file, or either cannot be parsed."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(
+                f"run file {path} is larger than {MAX_BYTES >> 10} KiB", fix="give the run file, not data"
+            )
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")  # some editors write a byte order mark
     except OSError as error:
         raise ConfigError(f"cannot read run file {path}: {error.strerror}", fix="check the path") from None
     except UnicodeDecodeError as error:
@@ -77,6 +89,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(path, text, str(error)) from None
+    except RecursionError:
+        raise ConfigError(f"run file {path} nests its values too deeply", fix="write them flat") from None
     lines = {key: f"{path.name}:{line}" for key, line in _lines(text)}
     return overridden(RunFile(path.resolve(), values, lines), overrides)
 
@@ -176,11 +190,16 @@ def _parse(values: Mapping[str, object], model: type[Model]) -> Model:
 def _lines(text: str) -> Iterator[tuple[str, int]]:
     """Yield each dotted key or table with its line. `text` is valid TOML, so a statement ends where it first parses."""
     table = ""
-    statement, start = "", 0
+    statement, start, tries = "", 0, 0
     for number, line in enumerate(text.split("\n"), 1):
         if not statement:
-            start = number
+            start, tries = number, 0
         statement += line + "\n"
+        if not _may_end(line):
+            continue
+        tries += 1
+        if tries > MAX_TRIES:
+            return
         try:
             parsed = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
@@ -192,6 +211,11 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
             for key in _dotted(parsed):
                 yield (f"{table}.{key}" if table else key), start
         statement = ""
+
+
+def _may_end(line: str) -> bool:
+    """Return False for a line after which a statement goes on in any case: a list has a further line."""
+    return "#" in line or line.rstrip()[-1:] not in {",", "[", "{"}
 
 
 def _tables(parsed: object) -> Iterator[str]:
@@ -258,6 +282,8 @@ def _value(text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except RecursionError:
+        raise ConfigError("a value is nested too deeply", where=COMMAND_LINE, fix="write it flat") from None
 
 
 # --- keys that are wrong

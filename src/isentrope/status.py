@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from isentrope import runfolder
 from isentrope.console import say
@@ -18,6 +19,7 @@ from isentrope.report import REPORT
 from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
+from isentrope.rollout.wire.plain_text import inactive
 from isentrope.rollout.wire.types import batch_of, incarnation_of
 
 DEADLINE_S = 5.0
@@ -91,7 +93,8 @@ def read_status(folder: Path) -> Status:
 
 def show(status: Status, console: Console) -> None:
     """Print the status as text."""
-    console.print(f"[bold]{status.run}[/bold]  {_state(status)}  [dim]{status.folder}[/dim]", highlight=False)
+    parts = ((status.run, "bold"), ("  ", ""), (_state(status), ""), ("  ", ""), (status.folder, "dim"))
+    console.print(Text.assemble(*((inactive(text), style) for text, style in parts)), soft_wrap=True)
     if status.last_batch is not None:
         last = status.last_batch
         console.print(
@@ -114,9 +117,9 @@ def show(status: Status, console: Console) -> None:
     counters = status.live.counters
     retired = _by_reason(counters, "retired")
     counted = [f"{counters.get(name, 0):,} {name}" for name in ("issued", "published", "trained", "retired")]
-    console.print(f"groups: {', '.join(counted)}{f' ({retired})' if retired else ''}", highlight=False)
+    say(console, f"groups: {', '.join(counted)}{f' ({retired})' if retired else ''}")
     if failed := _by_reason(counters, "failed"):
-        console.print(f"failed responses: {failed}", highlight=False)
+        say(console, f"failed responses: {failed}")
     console.print(_actors(status.live.actors))
 
 
@@ -141,13 +144,13 @@ def _actors(actors: list[ActorState]) -> Table:
     for actor in actors:
         version = f"{incarnation_of(actor.version)}.{batch_of(actor.version)}" if actor.version else "-"
         table.add_row(
-            actor.id,
+            Text(actor.id),
             actor.state,
             version,
             str(actor.leases),
             f"{actor.tokens_per_s:,.0f}",
             f"{actor.silent_s:.0f} s",
-            f"{actor.host} {actor.pid}",
+            Text(f"{actor.host} {actor.pid}"),  # an actor names itself, and may do so in markup
         )
     return table
 

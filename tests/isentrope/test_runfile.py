@@ -1,5 +1,6 @@
 """Whatever is wrong with a run file is told with line, key, what was given, what is allowed and what was meant."""
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from isentrope.config import STAND_INS, Config
 from isentrope.errors import ConfigError
-from isentrope.runfile import RunFile, known_keys, read, salvage, validate
+from isentrope.runfile import MAX_BYTES, RunFile, known_keys, read, salvage, validate
 
 SMALLEST = '[run]\nname = "a"\n[model]\npath = "m"\n[data]\ntrain = "task:digit_walk"\n'
 
@@ -264,3 +265,42 @@ def _set(values: dict[str, object], key: str) -> None:
             return  # the whole table is wrong already
         values = inner
     values[name] = [[[None]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "nests its values too deeply"),
+        ("# " + "x" * MAX_BYTES, "is larger than"),
+    ],
+)
+def test_a_bomb_is_one_error(tmp_path: Path, text: str, what: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=what):
+        read(file)
+
+
+def test_an_override_that_is_a_bomb_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        read(tmp_path / "run.toml", ["x=" + "[" * 5000 + "]" * 5000])
+
+
+def test_places_are_found_by_reading_each_line_of_a_long_list_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.toml").write_text(
+        "[a]\nx = [\n" + '"y",\n' * 5000 + "]\nz = 1\n" + 'w = """\n' + "text\n" * 5000 + '"""\n'
+    )
+    sizes: list[int] = []
+    loads = tomllib.loads
+
+    def counted(text: str) -> dict[str, object]:
+        sizes.append(len(text))
+        return loads(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    file = read(tmp_path / "run.toml")
+    assert (file.where("a.x"), file.where("a.z")) == ("run.toml:2: a.x", "run.toml:5004: a.z")
+    assert len(sizes) < 300

@@ -14,7 +14,7 @@ from waits import wait_until
 from wire_records import ASYNC, make_actor_port, make_spec, make_weights
 
 from isentrope import commands, report, runfolder
-from isentrope.errors import ConfigError, RewardError, RunFolderError, UnreachableError
+from isentrope.errors import ConfigError, DataError, RewardError, RunFolderError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.measures import RaisedAlarm
 from isentrope.learner.placement_record import PlacedRecord, PlacementRecord
@@ -78,6 +78,25 @@ def test_live_run_shows_mode_counts_and_actors(folder: Path, learner: LearnerPor
     assert "batch 4 of 10: reward 0.500, entropy 0.250" in text
     assert "3 retired (2 too_long, 1 stale)" in text and "failed responses: 4 reward" in text
     assert f"{status.live.counters['issued']:,} issued" in text and "box 7" in text and "1.0" in text
+
+
+HOSTILE = "[/bold] [red]x[/red] <b>[link=file:///]\x1b[2J\x1b]0;title\x07"
+
+
+def test_whatever_a_run_and_its_actors_say_is_shown_as_text(
+    folder: Path, learner: LearnerPort, redis_server: str
+) -> None:
+    """A chat template's tokens are brackets too, and the outcome quotes them."""
+    learner.announce(make_weights())
+    learner.report({f"retired:{HOSTILE}": 1, f"failed:{HOSTILE}": 1})
+    broker = Broker.connect(redis_server, learner.spec.run)
+    actor = make_actor_port(broker, "a1")
+    actor.heartbeat(ActorState(id="a1", host=HOSTILE, last_error=HOSTILE, state=ActorStage.DIRTY))
+    broker.close()
+    json_files.write(folder, make_outcome().ended_by(DataError(HOSTILE)))
+    text = _text(read_status(folder))
+    assert text.count("[red]x[/red]") >= 4
+    assert not set(text) & {"\x1b", "\x07"}
 
 
 def test_actors_without_room_are_shown_while_the_command_lives(folder: Path, learner: LearnerPort) -> None:

@@ -97,7 +97,9 @@ def _tiles(contents: RunContents, summary: Summary) -> Iterator[KeyFigure]:
     if after is not None:
         for k in sorted({1, max(after.pass_at, default=1)} & set(after.pass_at)):
             yield KeyFigure(
-                f"held-out pass@{k}", f"{after.pass_at[k]:.3f}", f"{before.pass_at[k]:.3f}" if before else ""
+                f"held-out pass@{k}",
+                f"{after.pass_at[k]:.3f}",
+                f"{before.pass_at[k]:.3f}" if before and k in before.pass_at else "",
             )
     if summary.reward_last is not None and summary.entropy_last is not None:
         yield KeyFigure("training reward", f"{summary.reward_last:.3f}", f"{summary.reward_first:.3f}")

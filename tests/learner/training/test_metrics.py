@@ -1,6 +1,8 @@
 """Lines of metrics: their fields, their files, and that they can be taken back."""
 
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +36,7 @@ from isentrope.learner.training.sinks import TensorBoard
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import BatchFacts
 from isentrope.learner.training.untrained import UntrainedCounts
+from isentrope.progress import Tail
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.proof import Proof
 
@@ -246,6 +249,38 @@ def test_what_is_served_is_the_newest_version_of_actors_that_serve() -> None:
 def test_numbers_of_nested_maps_have_joined_names() -> None:
     row = {"a": 1, "b": {"c": 2.5, "d": [1, 2], "e": {"f": True}}, "g": "text"}
     assert scalars(row) == {"a": 1.0, "b/c": 2.5, "b/e/f": 1.0}
+
+
+def test_a_full_disk_costs_no_run_and_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path, BatchRow)
+    journal.append(make_row(1))
+    with monkeypatch.context() as patched:
+
+        def refuse(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched.setattr(os, "fsync", refuse)  # after half of a line may have reached the file
+        journal.append(make_row(2))
+        journal.append(make_row(3))
+    assert "No space left" in caplog.text and journal.rows() == [make_row(1)]
+    journal.append(make_row(4))
+    assert journal.rows() == [make_row(batch) for batch in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b"[]", b"7", b'{"batch": null}', b"[" * 100_000, b'{"batch": 1e999}', b"{"]
+)
+def test_a_damaged_line_costs_itself_alone(tmp_path: Path, line: bytes) -> None:
+    journal = Journal(tmp_path, BatchRow)
+    journal.append(make_row(1))
+    with (tmp_path / BatchRow.FILE).open("ab") as file:
+        file.write(line + b"\n")
+    journal.append(make_row(2))
+    assert journal.rows() == list(Tail(tmp_path, BatchRow, from_end=False).read()) == [make_row(1), make_row(2)]
+    journal.rewind(2)
+    assert (tmp_path / BatchRow.FILE).read_bytes().count(b"\n") == 2
 
 
 def test_a_journal_forgets_what_is_trained_again(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Data files: rows by index, and every mistake found at the start with its line."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from isentrope.errors import DataError
+from isentrope.rollout.data import arrow_table
 from isentrope.rollout.data.jsonl_table import MAX_LINE_BYTES
 from isentrope.rollout.data.table import Table
 from isentrope.rollout.data.tables import open_named, open_table, source_name
@@ -66,6 +68,31 @@ def test_rows_of_a_jsonl_file_come_back_in_any_order(
 def test_places_count_blank_lines(folder: Path) -> None:
     table = opened(folder / "blank.jsonl", b'\n{"a": 1}\n\n\n{"a": 2}')
     assert [table.where(index).rpartition(":")[2] for index in range(2)] == ["2", "5"]
+
+
+def test_a_file_that_was_only_touched_is_the_same(folder: Path) -> None:
+    path = folder / "touched.jsonl"
+    table = opened(path, b'{"a": 1}\n{"a": 2}\n')
+    os.utime(path, (1, 1))
+    assert table[1] == {"a": 2}
+    path.with_suffix(".copy").write_bytes(path.read_bytes())
+    path.with_suffix(".copy").replace(path)
+    assert table[0] == {"a": 1}
+    path.write_bytes(b'{"a": 1}\n{"a": 3}\n')
+    with pytest.raises(DataError, match="changed while it was in use"):
+        table[1]
+
+
+def test_a_small_parquet_file_that_becomes_huge_is_refused_before_it_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "bomb.parquet"
+    parquet.write_table(pyarrow.table({"prompt": ["x" * 1000] * 100_000}), path)
+    assert path.stat().st_size < 1_000_000
+    monkeypatch.setattr(arrow_table, "MAX_BYTES", 10_000)
+    with pytest.raises(DataError, match="takes more than") as caught:
+        open_table(path, accept)
+    assert "jsonl" in caught.value.fix
 
 
 def test_the_digest_is_of_the_contents_alone(folder: Path) -> None:
