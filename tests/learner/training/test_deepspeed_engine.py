@@ -1,6 +1,7 @@
 """DeepSpeed does exactly what plain PyTorch would, at every ZeRO stage: one launch of two ranks for all of them."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,20 @@ pytestmark = pytest.mark.slow
 STAGES = ["0", "1", "2", "3"]
 
 
+CALLED = "called"
+COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "clang++", "ninja", "nvcc", "hipcc", "x86_64-linux-gnu-gcc")
+
+
+def false_compilers(folder: Path) -> Path:
+    """Return a folder of programs that have the names of compilers, and write down that they were called."""
+    folder.mkdir()
+    for name in COMPILERS:
+        program = folder / name
+        program.write_text(f'#!/bin/sh\necho "$0 $*" >> {folder / CALLED}\nexit 1\n')
+        program.chmod(0o755)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What two ranks saw, by stage."""
@@ -24,8 +39,12 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = folder / "results.json"
     make_network("qwen3_moe").save_pretrained(folder / "experts")
     arguments = [str(make_model(folder / "model")), str(folder), str(results), *STAGES]
-    ranks = launch("rank_stages.py", arguments, folder / "log.txt")
+    path = os.pathsep.join((str(false_compilers(folder / "compilers")), os.environ["PATH"]))
+    extensions = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "CC": "", "CXX": ""}
+    ranks = launch("rank_stages.py", arguments, folder / "log.txt", PATH=path, **extensions)
     assert ranks.wait() == 0, ranks.text()
+    assert not (folder / "compilers" / CALLED).exists(), (folder / "compilers" / CALLED).read_text()
+    assert not (folder / "extensions").exists(), "nothing is compiled, so no lock of a build is waited for"
     found: dict[str, Any] = json.loads(results.read_text())
     return found
 
