@@ -162,6 +162,7 @@ class Actor:
             fetching=self._fetch.version if self._fetch is not None else 0,
             proof=engine.proof if engine is not None else None,
             refused=self._refused,
+            engine_silent_s=round(engine.silent_s, 1) if engine is not None else 0.0,
             load_s=round(self._load_s, 3),
             leases=len(self._orders),
             tokens_per_s=round((self._orders.tokens - tokens) / (self._counted[1] - since + 1e-3), 1),

@@ -73,6 +73,7 @@ class Engine:
         self._proof: Proof | None = None
         self._judge = judge
         self._computes_canary = True
+        self._asked_at: float | None = None
         self._death = asyncio.create_task(self._until_dead())
 
     @classmethod
@@ -114,6 +115,11 @@ class Engine:
     def alive(self) -> bool:
         """True if the engine's processes run and answer."""
         return not self._death.done()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds for which a call that it must answer is open; 0: none is."""
+        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
 
     @property
     def max_model_len(self) -> int:
@@ -259,6 +265,7 @@ class Engine:
         probe_at = loop.time() + PROBE_S
         while not self._llm.errored:
             if loop.time() >= probe_at and not self._load_lock.locked():
+                self._asked_at = time.monotonic()
                 try:
                     async with asyncio.timeout(SILENT_S):
                         await self._llm.get_weight_version()
@@ -269,6 +276,7 @@ class Engine:
                         logger.error("engine silent for %.0f s: ending it", SILENT_S)
                         await asyncio.to_thread(self._host.close)
                         return
+                self._asked_at = None
                 probe_at = loop.time() + PROBE_S
             await asyncio.sleep(POLL_S)
 

@@ -21,6 +21,7 @@ from isentrope.learner.intake.clocks import Clocks
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
+from isentrope.rollout.broker.learner_state import LearnerState
 from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.control import Control, Mode
@@ -47,6 +48,8 @@ class FeederOptions:
     """Mode at the start."""
     newest_claim: Callable[[], int]
     """Reads the newest incarnation claimed on the checkpoint storage."""
+    state: Callable[[], LearnerState] = LearnerState
+    """Tells what the ranks do, for the learner's heartbeat."""
     reconcile_after_s: float = 60.0
     """Time without progress after which lost groups are searched for."""
 
@@ -212,6 +215,10 @@ class Feeder:
         """Return the control state, with what an operator asks for."""
         return self.call(LearnerPort.control)
 
+    def stop_asked(self) -> bool:
+        """Return True if an operator wants the run to end."""
+        return self.control().requested_stop
+
     def actors(self) -> list[ActorState]:
         """Return all actors, with the seconds since each one's record changed."""
         return self.call(LearnerPort.actors)
@@ -305,6 +312,7 @@ class Feeder:
                 self._reconcile()
         if self._clocks.due("reap", self._port.spec.heartbeat_s):
             self._port.reap()
+            self._port.heartbeat(self._options.state())
         self._report()
 
     def _meet_again(self) -> None:

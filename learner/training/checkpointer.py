@@ -12,6 +12,7 @@ from typing import Protocol
 
 from isentrope.errors import RunFolderError, StorageError
 from isentrope.learner.intake.feeder import CommitFacts
+from isentrope.learner.objective.objective import ControllerStates
 from isentrope.learner.records import BatchRow
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore, FileFacts
 from isentrope.learner.training.fault_points import crash_point
@@ -148,3 +149,8 @@ def _require_same_run(name: str, state: CheckpointState, new: CheckpointState) -
                 where=f"{field}: {getattr(state, field)[:12]} there, {getattr(new, field)[:12]} here",
                 fix="go back to it, or choose another run.output_dir",
             )
+
+
+def stored(states: ControllerStates) -> dict[str, dict[str, float]]:
+    """Return the state of the controllers as a checkpoint holds it."""
+    return {name: dict(numbers) for name, numbers in states.items()}

@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import get_node_local_rank
 
+from isentrope.learner.training.rank_beats import open_beats
+
 ROLL_CALL_S = 5.0
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Collectives(Channel):
         if torch.cuda.is_available():
             self.device = torch.device("cuda", get_node_local_rank())
             torch.cuda.set_device(self.device)
+        self.beats = open_beats(self.rank, self.size)
         self.places = [str(place) for place in self.gather(f"{socket.gethostname()}, pid {os.getpid()}")]
 
     def broadcast(self, message: bytes = b"") -> bytes:

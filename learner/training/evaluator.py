@@ -74,8 +74,16 @@ class Evaluator:
         self._figures.rewind(batch)
         self._samples.rewind(batch)
 
+    def lacks(self, batch: int) -> bool:
+        """Return True if there are held-out prompts, and no line of `eval.jsonl` about the policy after this batch."""
+        return bool(self._prompts.eval_count) and all(row.batch != batch for row in self._figures.rows())
+
     def evaluate(self, version: int, feeder: Feeder) -> EvalRow | None:
-        """Evaluate `version`, which is announced; return its line of `eval.jsonl`, None without held-out prompts."""
+        """Evaluate `version`, which is announced; return its line of `eval.jsonl`, None without held-out prompts.
+
+        Raises:
+            StopAsked: the run is to end; nothing is written, and the answers are not waited for.
+        """
         if not self._prompts.eval_count:
             return None
         results = self._collect(version, feeder)
@@ -89,7 +97,8 @@ class Evaluator:
         wanted = orders(version, self._prompts.eval_count, self._spec.data.eval_samples)
         feeder.call(lambda port: port.issue_eval(wanted))
         results: list[EvalResult] = []
-        wait = Wait(self._rank_group, self._timeout_s, feeder.why_waiting, f"evaluation of version {version}")
+        what = f"evaluation of version {version}"
+        wait = Wait(self._rank_group, self._timeout_s, feeder.why_waiting, what, feeder.stop_asked)
         while len(results) < len(wanted):
             new = feeder.call(lambda port: port.admit_eval(ADMIT_COUNT, SLICE_S))
             if new:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from isentrope.learner.config import LearnerConfig
+from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.config import WeightsConfig
 from isentrope.rollout.wire.spec import RunSpec
 
@@ -26,3 +27,8 @@ class LearnerJob:
     def local(self) -> RunSpec:
         """The run's facts, whose paths are those of this machine."""
         return self.here or self.spec
+
+    def connect(self) -> Broker:
+        """Return a connection to the broker, which is waited for as long as the run wants."""
+        deadline_s = self.spec.broker_timeout_s
+        return Broker.connect(self.url, self.spec.run, deadline_s=deadline_s, insecure=self.insecure)

@@ -9,9 +9,9 @@
 | it waits for | which ends when | at most |
 |---|---|---|
 | a batch's groups | actors publish them and the feeder's thread admits them | `stall_timeout_s` |
-| answers of an evaluation | actors load its version and publish them | `stall_timeout_s` |
+| answers of an evaluation | actors load its version and publish them, or a stop is asked for | `stall_timeout_s` |
 | the version before | the ranks' threads have written it | `stall_timeout_s` |
-| a version, if on-policy | it is written, and every actor serves it, or is gone | `stall_timeout_s` |
+| a version, if on-policy | it is written, and every actor serves it or is gone, or as above | `stall_timeout_s` |
 | the broker | it serves again | `redis.timeout_s` |
 | the other ranks | each reaches the same collective | `collective_timeout_s` |
 """
@@ -29,14 +29,14 @@ from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.outcomes import OutcomeRule
 from isentrope.learner.intake.ragged import make_ragged
 from isentrope.learner.measures import FunctionReward
-from isentrope.learner.objective.objective import ControllerStates, Objective
+from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.rules import unfit
 from isentrope.learner.objective.run_facts import run_facts
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.alarms import Alarms, bounds_in_force
 from isentrope.learner.training.canary import tokens_of
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore
-from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, trace_elsewhere
+from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, stored, trace_elsewhere
 from isentrope.learner.training.evaluator import Evaluator
 from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.learner.training.job import LearnerJob
@@ -48,7 +48,7 @@ from isentrope.learner.training.sinks import Sink, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
 from isentrope.learner.training.trainer import Schedule
 from isentrope.learner.training.untrained import UntrainedCounts
-from isentrope.learner.training.waiting import SLICE_S, Wait
+from isentrope.learner.training.waiting import SLICE_S, StopAsked, Wait
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, RunView
@@ -71,7 +71,7 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
     try:
         with (
             noticed(Path(job.spec.output_dir)),
-            closing(_connected(job)) as broker,
+            closing(job.connect()) as broker,
         ):
             run = _open(job, objective, rank_group, broker)
             ended = run.conduct()
@@ -111,7 +111,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         data_digest=evaluator.data_digest,
         mode=Mode(config.mode),
         ledger=LedgerState(),
-        controllers=_stored(objective.start()),
+        controllers=stored(objective.start()),
     )
     start = choose_start(store, rank_group, new, trace)
     ledger = Ledger(start.state.ledger)
@@ -126,15 +126,12 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         data_rows=evaluator.train_rows,
         check=evaluator.check,
     )
-    feeder = Feeder(port, ledger, FeederOptions(config.batches, rules, control.mode, store.newest_claim))
+    options = FeederOptions(config.batches, rules, control.mode, store.newest_claim, lambda: rank_group.state)
+    feeder = Feeder(port, ledger, options)
     publisher = Publisher(rank_group, spec, claim.incarnation, job.weights.keep, config.stall_timeout_s)
     checkpointer = Checkpointer(store, rank_group, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir, feeder)
     return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, evaluator, sinks))
-
-
-def _connected(job: LearnerJob) -> Broker:
-    return Broker.connect(job.url, job.spec.run, deadline_s=job.spec.broker_timeout_s, insecure=job.insecure)
 
 
 class _Run:
@@ -163,12 +160,8 @@ class _Run:
         """Run from the first published weights to the end."""
         feeder = self._parts.feeder
         try:
-            self._begin()
-            finished = True
-            while finished and self._batch < self._config.batches:
-                finished = self._train_next()
-            outcome = self._end(finished)
-            return outcome if self._alarm is None else outcome.ended_by(self._alarm)
+            ended = self._end(finished=self._train_all())
+            return ended if self._alarm is None else ended.ended_by(self._alarm)
         finally:
             self._parts.publisher.drain()
             feeder.stop()
@@ -197,18 +190,29 @@ class _Run:
 
     # --- beginning and end
 
+    def _train_all(self) -> bool:
+        """Train all batches, and evaluate. False: an operator or an alarm ends the run."""
+        try:
+            self._begin()
+            while self._batch < self._config.batches:
+                if not self._train_next():
+                    return False
+            if self._parts.start.state.ledger.batches < self._batch:
+                self._evaluate()
+        except StopAsked:
+            return False
+        return True
+
     def _begin(self) -> None:
         new = self._parts.start.folder is None
         kept = -1 if new else self._batch
         self._log.rewind(kept, self._parts.objective.refreshed_at(self._controllers))
         self._parts.evaluator.rewind(kept)
         self._untrained.start(self._parts.feeder.start(self._parts.publisher.write(self._batch)))
-        if new:
-            self._evaluate()
+        if self._is_evaluated() and self._parts.evaluator.lacks(self._batch) and self._evaluate():
+            self._save()
 
-    def _end(self, finished: bool) -> Outcome:
-        if finished and self._parts.start.state.ledger.batches < self._batch:
-            self._evaluate()
+    def _end(self, *, finished: bool) -> Outcome:
         self._save()
         self._parts.publisher.settle(self._parts.feeder)
         if self._parts.publisher.newest.batch < self._batch:
@@ -246,13 +250,17 @@ class _Run:
         self._nonfinite = 0
         self._watch.add("stats_s", facts.statistics_s)
         self._watch.add("update_s", facts.updates_s)
-        self._controllers = _stored(facts.state)
+        self._controllers = stored(facts.state)
         self._parts.publisher.canary = tokens_of(ragged)
         feeder.trained()
         self._batch += 1
         intake = feeder.status()  # before anything else is issued
+        stop_asked = False
         if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
-            self._publish()
+            try:
+                self._publish()
+            except StopAsked:
+                stop_asked = True  # the batch is trained: its row is written first
         actors = feeder.actors()
         serving = sum(actor.state is ActorStage.SERVING for actor in actors)
         version = self._parts.publisher.newest.version
@@ -261,12 +269,12 @@ class _Run:
         verdict = self._log.write(ragged, facts, around)
         for text in verdict.said:
             logger.warning(text)
-        if self._config.alarms.action == "stop" and verdict.error is not None:
+        if self._config.alarms.action == "stop":
             self._alarm = verdict.error
+        if stop_asked or self._alarm is not None:
             return False
         if self._batch < self._config.batches:
-            evaluated = self._config.eval_every and self._is_due(self._config.eval_every)
-            refreshed = evaluated and self._evaluate()
+            refreshed = self._is_evaluated() and self._evaluate()
             if refreshed or self._is_due(self._config.checkpoint_every) or self._parts.feeder.is_pressed():
                 self._save()
         return True
@@ -313,6 +321,11 @@ class _Run:
                 fix="see metrics.jsonl; a lower learner.learning_rate often helps",
             )
 
+    def _is_evaluated(self) -> bool:
+        """Return True if the policy after the batches so far is one that is evaluated."""
+        by_interval = self._config.eval_every > 0 and self._batch % self._config.eval_every == 0
+        return by_interval or self._batch in (0, self._config.batches)
+
     def _is_due(self, every: int) -> bool:
         return self._batch % every == 0 or self._batch == self._config.batches
 
@@ -339,7 +352,7 @@ class _Run:
             return False  # no batch follows, or no prompt was answered
         score = row.pass_at.get(1, row.reward)  # graded rewards have no pass@1
         state, refresh = self._parts.objective.after_evaluation(self._controllers, score, self._batch)
-        self._controllers = _stored(state)
+        self._controllers = stored(state)
         if refresh:
             logger.info("the reference was refreshed after batch %d, and the optimizer reset", self._batch)
             self._parts.rank_group.refresh(newest.version)
@@ -384,8 +397,3 @@ class _Run:
                 self._publish()
         answer = {"mode": self._mode, "note": refusal, "requested_mode": None}
         self._parts.feeder.set_control(control.model_copy(update=answer))
-
-
-def _stored(states: ControllerStates) -> dict[str, dict[str, float]]:
-    """Return the state of the controllers as a checkpoint holds it."""
-    return {name: dict(numbers) for name, numbers in states.items()}

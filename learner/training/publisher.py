@@ -85,6 +85,9 @@ class Publisher:
 
         verify: return only then, issue only when no actor serves another version, and skip no version. Otherwise a
         version that cannot be written is skipped, up to `MAX_FAILURES` in a row.
+
+        Raises:
+            StopAsked: the run is to end while the actors are waited for: the weights are announced, nothing is issued.
         """
         if verify or not self._covers(batch):
             self.settle(feeder)
@@ -159,7 +162,7 @@ class Publisher:
         """Wait until every actor serves exactly these weights, or is gone."""
         late: list[str] = []
         what = f"version {manifest.version} at all actors"
-        wait = Wait(self._rank_group, self._timeout_s, lambda: ", ".join(late), what)
+        wait = Wait(self._rank_group, self._timeout_s, lambda: ", ".join(late), what, feeder.stop_asked)
         gone_s = SILENT_BEATS * self._spec.heartbeat_s
         while late := [_lateness(actor, manifest) for actor in feeder.actors() if _is_late(actor, manifest, gone_s)]:
             wait.tick()

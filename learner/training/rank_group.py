@@ -7,6 +7,7 @@ it must send `idle` orders, because the others wait for it with a deadline.
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from isentrope.learner.training.rank_orders import (
 from isentrope.learner.training.reference_policy import ReferencePolicy, reference_folder, write
 from isentrope.learner.training.trainer import BatchFacts, Schedule, Trainer
 from isentrope.learner.training.version_writer import VersionWriter
+from isentrope.rollout.broker.learner_state import LearnerState, RankState
 from isentrope.rollout.wire.proof import Canary, CanaryTokens
 from isentrope.rollout.wire.types import batch_of
 from isentrope.rollout.wire.weights import Manifest
@@ -83,6 +85,7 @@ class RankGroup:
     def __init__(self, job: LearnerJob, objective: Objective, collectives: Collectives) -> None:
         self.doing = "starting"
         """Order that is carried out now, for the message when a rank is missing."""
+        self._since = time.monotonic()
         self._collectives = collectives
         self._job = job
         self._objective = objective
@@ -90,6 +93,16 @@ class RankGroup:
         self._network: _Network | None = None
 
     # --- rank 0
+
+    @property
+    def state(self) -> LearnerState:
+        """The order that all ranks carry out, and for how long each gave no sign of life; any thread may ask."""
+        silent = self._collectives.beats.silent_s()
+        ranks = [
+            RankState(rank=rank, place=place, silent_s=silent[rank])
+            for rank, place in enumerate(self._collectives.places)
+        ]
+        return LearnerState(doing=self.doing, doing_s=time.monotonic() - self._since, ranks=tuple(ranks))
 
     def idle(self) -> None:
         """Let all ranks do nothing together."""
@@ -169,7 +182,7 @@ class RankGroup:
     def _give(self, order: RankOrder[A, R], arguments: A) -> R:
         """Send an order and carry it out. InternalError before anything is sent if the others would not know it."""
         _known(order.name)
-        self.doing = order.name
+        self.doing, self._since = order.name, time.monotonic()
         self._collectives.broadcast(order.name.encode() + b"\n" + arguments.to_bytes())
         return order.carry_out(self, arguments)
 

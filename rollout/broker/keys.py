@@ -127,7 +127,8 @@ class Keys:
 
     @property
     def metrics(self) -> str:
-        """H: `learner`, numbers of the newest batch and sums over all, as the learner describes them."""
+        """H: `learner`, numbers of the newest batch and sums over all, as the learner describes them; `heartbeat`, its
+        `LearnerState`."""
         return self._key("metrics")
 
     @property

@@ -23,6 +23,7 @@ from isentrope.rollout.broker.answers import BrokerFullError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker
 from isentrope.rollout.broker.evaluations import Evaluations
 from isentrope.rollout.broker.fenced import FencedBroker, RawEntries, RawFields
+from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState
 from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.broker.reaper import Reaper
 from isentrope.rollout.broker.run_view import METRICS, ActorState, RunView
@@ -287,6 +288,12 @@ class LearnerPort:
         self._beat += 1
         self.broker.call("reaper", f"learner {self.incarnation} {self._beat}", "*")
         return self._reaper.reap()
+
+    def heartbeat(self, state: LearnerState) -> None:
+        """Send a sign of life, for those who watch the run. Call it once per heartbeat interval."""
+        facts = {"incarnation": self.incarnation, "beat": self._beat, "at_ms": int(self.view.server_time_s() * 1000)}
+        record = state.model_copy(update=facts).model_dump_json(exclude={"silent_s"})
+        self._call("set", "", HEARTBEAT, record, keys=[self._keys.metrics])
 
     def actors(self) -> list[ActorState]:
         """Return all actors, with the seconds since each one's record changed."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS, LEARNER
+from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState, learner_state
 from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.wire.control import Control, Desired, Mode
 from isentrope.rollout.wire.plain_text import printable
@@ -70,6 +71,8 @@ class ActorState(BaseModel):
     """Proof that they are the learner's; None: it serves none."""
     refused: Whole = 0
     """Loads that failed, or were refused because they were not the learner's policy, since the process began."""
+    engine_silent_s: float = 0.0
+    """Seconds for which its engine has not answered a call; 0: it answers."""
     load_s: float = 0.0
     """Seconds that the newest load of a version took, from its fetched files to being served; 0: none was loaded."""
     leases: Whole = 0
@@ -93,6 +96,7 @@ class RunView:
         self.broker = broker
         self._keys = broker.keys
         self._seen: dict[str, tuple[str, float]] = {}
+        self._learner_seen = ("", 0.0)
 
     def spec(self, deadline_s: float) -> RunSpec:
         """Return the run's facts; wait up to `deadline_s` for a learner to open the run.
@@ -211,6 +215,20 @@ class RunView:
     def metrics(self) -> str:
         """Return the learner's metrics as it described them last; empty: none yet."""
         return _text(self._hash(self._keys.metrics).get(METRICS, b""))
+
+    def learner(self) -> LearnerState | None:
+        """Return the state of the learner that holds the run, with the seconds since this view last saw its record
+        change; None: it has sent no heartbeat."""
+        record = _text(self._hash(self._keys.metrics).get(HEARTBEAT, b""))
+        state = learner_state(record)
+        if state is None or state.incarnation != self.incarnation():
+            return None
+        now = time.monotonic()
+        if record != self._learner_seen[0]:
+            first = not self._learner_seen[0]
+            age_s = max(0.0, self.server_time_s() - state.at_ms / 1000) if first else 0.0
+            self._learner_seen = (record, now - age_s)
+        return state.model_copy(update={"silent_s": now - self._learner_seen[1]})
 
     def queues(self) -> dict[str, int]:
         """Return the lengths: `waiting` and `leased` orders, `unread` and `uncommitted` groups, `eval` orders."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from isentrope.rollout.broker.learner_state import LearnerState
 from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.wire.control import Control, RunState
@@ -10,6 +11,9 @@ from isentrope.rollout.wire.spec import RunSpec
 
 FULL = 0.95
 """Fraction of the server's memory limit above which it counts as full: a large record is refused before the limit."""
+
+ENGINE_SILENT_S = 5.0
+"""Seconds without an answer after which an engine is named: one answers between two of its steps."""
 
 DOING = {
     ActorStage.JOINING: "is starting its engine",
@@ -35,6 +39,8 @@ class BrokerSnapshot:
     queues: Mapping[str, int]
     used_bytes: int
     limit_bytes: int
+    learner: LearnerState | None = None
+    """None: it has sent no heartbeat."""
 
     @property
     def under_way(self) -> int:
@@ -65,6 +71,7 @@ def why_waiting(view: RunView, spec: RunSpec) -> str:
             queues=view.queues(),
             used_bytes=used_bytes,
             limit_bytes=limit_bytes,
+            learner=view.learner(),
         ),
         spec,
     )
@@ -76,6 +83,8 @@ def explain(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
         return "no learner has opened the run"
     if snapshot.control.state is not RunState.RUN:
         return f"run is ending: {snapshot.under_way} orders under way"
+    if silent := _silent_learner(snapshot.learner, spec):
+        return silent
     if not snapshot.announced:
         return "learner has announced no weights"
     batch = snapshot.counters.get("trained", 0) // spec.prompts_per_batch + 1
@@ -86,6 +95,19 @@ def explain(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
         line = f"batch {batch}: {snapshot.ready} of {spec.prompts_per_batch} groups; {_why_incomplete(snapshot, spec)}"
     prompts = snapshot.queues["eval"]
     return f"{line}; {prompts} held-out prompts to answer" if prompts else line
+
+
+def _silent_learner(learner: LearnerState | None, spec: RunSpec) -> str:
+    """Return the line about a learner, or ranks of one, that give no sign of life; "" if all do."""
+    limit_s = (SILENT_BEATS - 1) * spec.heartbeat_s
+    if learner is None:
+        return ""
+    if learner.silent_s > limit_s:
+        place = f" ({learner.place})" if learner.place else ""
+        return f"learner{place} is silent for {learner.silent_s:.0f} s; it was at: {learner.doing}"
+    silent = [rank for rank in learner.ranks if rank.silent_s > limit_s]
+    ranks = ", ".join(f"rank {rank.rank} ({rank.place}) is silent for {rank.silent_s:.0f} s" for rank in silent)
+    return f"{ranks}; the others are at: {learner.doing}, for {learner.doing_s:.0f} s" if ranks else ""
 
 
 def _why_incomplete(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
@@ -100,6 +122,9 @@ def _why_incomplete(snapshot: BrokerSnapshot, spec: RunSpec) -> str:
     silent = [actor for actor in alive if actor.silent_s > (SILENT_BEATS - 1) * spec.heartbeat_s]
     if silent:
         return ", ".join(f"{actor.id} is silent for {actor.silent_s:.0f} s" for actor in silent)
+    stuck = [actor for actor in alive if actor.engine_silent_s > ENGINE_SILENT_S]
+    if stuck:
+        return ", ".join(f"the engine of {actor.id} is silent for {actor.engine_silent_s:.0f} s" for actor in stuck)
     if not any(actor.state is ActorStage.SERVING for actor in alive):
         return ", ".join(describe(actor) for actor in alive)
     if snapshot.under_way == 0:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from waits import wait_until
 from wire_records import ASYNC, make_actor_port, make_spec, make_weights
 
 from isentrope import commands, report, runfolder
+from isentrope import status as status_command
 from isentrope.errors import ConfigError, DataError, RewardError, RunFolderError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.measures import RaisedAlarm
@@ -21,6 +23,7 @@ from isentrope.learner.placement_record import PlacedRecord, PlacementRecord
 from isentrope.learner.records import BatchRow
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState, RankState
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.types import version_of
@@ -97,6 +100,24 @@ def test_whatever_a_run_and_its_actors_say_is_shown_as_text(
     text = _text(read_status(folder))
     assert text.count("[red]x[/red]") >= 4
     assert not set(text) & {"\x1b", "\x07"}
+
+
+def test_a_silent_learner_is_named(folder: Path, learner: LearnerPort) -> None:
+    learner.announce(make_weights())
+    record = LearnerState(incarnation=1, doing="train", ranks=(RankState(rank=0, place="box, pid 7"),), at_ms=1)
+    learner.broker.run(lambda client: client.hset(learner.broker.keys.metrics, HEARTBEAT, record.model_dump_json()))
+    assert "learner (box, pid 7) is silent for" in _text(read_status(folder))
+    learner.heartbeat(record)
+    assert "is silent" not in _text(read_status(folder))
+
+
+def test_a_silent_broker_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_command, "DEADLINE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        place = f"127.0.0.1:{deaf.getsockname()[1]}"
+        monkeypatch.setenv(URL, f"redis://{place}")
+        status = read_status(folder)
+    assert status.live is None and place in status.unreachable and place in _text(status)
 
 
 def test_actors_without_room_are_shown_while_the_command_lives(folder: Path, learner: LearnerPort) -> None:

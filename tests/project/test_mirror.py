@@ -70,6 +70,7 @@ RUN_BY = {
     "rollout/broker/evaluations.py": "rollout/broker/test_learner_port.py",
     "rollout/broker/order_entries.py": "rollout/broker/test_hostile_actor.py",
     "rollout/broker/fenced.py": "rollout/broker/test_learner_port.py",
+    "rollout/broker/learner_state.py": "rollout/broker/test_run_view.py",
     "rollout/config.py": "isentrope/test_config.py",
     "rollout/data/arrow_table.py": "rollout/data/test_tables.py",
     "rollout/data/jsonl_table.py": "rollout/data/test_tables.py",

@@ -23,6 +23,7 @@ from isentrope.learner.training.fault_points import VARIABLE
 from isentrope.learner.training.job import LearnerJob
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.config import WeightsConfig
 from isentrope.rollout.wire.control import Control, Mode, RunState
 from isentrope.rollout.wire.types import batch_of
@@ -301,6 +302,37 @@ def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., R
     assert [row["batch"] for row in run.rows] == list(range(1, run.outcome["batches"] + 1))
 
 
+def test_a_stop_is_heard_during_an_evaluation_which_the_same_command_makes_up_for(new_run: Callable[..., Run]) -> None:
+    run = new_run(mode="async", ranks=1, batches=1)
+    run.actor.answers.clear()
+    ranks = run.start()
+    wait_until(lambda: run.view.control() is not None and run.view.queues()["eval"] > 0, "an evaluation", poll_s=0.1)
+    run.view.request("stop")
+    assert ranks.wait() == 0, ranks.text()
+    assert (run.outcome["status"], run.outcome["batches"]) == ("stopped", 0)
+    assert not (run.folder / "eval.jsonl").exists()
+    run.actor.answers.set()
+    run.to_the_end()
+    assert run.outcome["status"] == "finished"
+    assert [row["batch"] for row in rows(run.folder / "eval.jsonl")] == [0, 1]
+
+
+def test_a_stop_is_heard_while_an_actor_does_not_load_a_version(new_run: Callable[..., Run]) -> None:
+    run = new_run(mode="on_policy", ranks=1, batches=2)
+    run.actor.follows.clear()
+    ranks = run.start()
+    wait_until(lambda: (found := run.view.weights()) is not None and found.batch == 1, ranks.text, poll_s=0.1)
+    run.view.request("stop")
+    assert ranks.wait() == 0, ranks.text()
+    assert (run.outcome["status"], run.outcome["batches"]) == ("stopped", 1)
+    assert [row["batch"] for row in run.rows] == [1], "what was trained is written down"
+    assert run.outcome["issued"] == run.job.config.prompts_per_batch, "nothing is ordered of a version nobody serves"
+    run.actor.follows.set()
+    run.to_the_end()
+    assert run.outcome["status"] == "finished" and [row["batch"] for row in run.rows] == [1, 2]
+    assert run.accounts_for_every_group()
+
+
 def test_a_mode_in_which_the_method_would_do_nothing_is_refused(new_run: Callable[..., Run]) -> None:
     run = new_run(mode="async", method="kl_cov", batches=10**6)
     run.job = replace(run.job, weights=WeightsConfig(publish_every=3))
@@ -322,11 +354,13 @@ def test_a_mode_in_which_the_method_would_do_nothing_is_refused(new_run: Callabl
 
 def test_a_lost_rank_is_named_and_ends_the_others(new_run: Callable[..., Run]) -> None:
     run = new_run(mode="async", batches=10**6, collective_timeout_s=20.0)
+    run.job = replace(run.job, spec=run.job.spec.model_copy(update={"heartbeat_s": 1.0}))
     ranks = run.start()
     await_rows(run, lambda rows: len(rows) >= 1, ranks)
     victim = int(line_with("rank 1 is pid", ranks).rsplit(" ", 1)[1])
     os.kill(victim, signal.SIGSTOP)
     try:
+        wait_until(lambda: "rank 1 (" in (why := why_waiting(run.view, run.job.spec)) and "silent" in why, "its name")
         wait_until(lambda: "ranks missing while" in ranks.text(), ranks.text, poll_s=0.1)
     finally:
         os.kill(victim, signal.SIGKILL)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from isentrope.errors import StalledError
 from isentrope.learner.training import waiting
 from isentrope.learner.training.rank_group import RankGroup
-from isentrope.learner.training.waiting import Wait
+from isentrope.learner.training.waiting import SLICE_S, StopAsked, Wait
 
 TIMEOUT_S = 10.0
 
@@ -64,3 +64,21 @@ def test_a_wait_is_logged_once_within_ten_seconds_and_names_who_and_what(caplog:
     with caplog.at_level("INFO"):
         play([(1.0, False), (8.0, False), (1.0, False)], lambda wait, _: wait.tick())
     assert caplog.messages == ["waiting for batch 7: a2 is silent"]
+
+
+@given(st.lists(st.floats(0.01, SLICE_S), max_size=20), st.integers(0, 20))
+def test_a_stop_is_heard_within_two_slices(steps: list[float], asked_at: int) -> None:
+    now, asked, heard = [0.0], [False], 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waiting.time, "monotonic", lambda: now[0])
+        wait = Wait(cast(RankGroup, Idle()), 1000.0, lambda: "", "batch 7", lambda: asked[0])
+        for number, seconds in enumerate(steps):
+            asked[0] = asked[0] or number >= asked_at
+            now[0] += seconds
+            try:
+                wait.tick()
+                heard += seconds if asked[0] else 0.0
+            except StopAsked:
+                assert asked[0]
+                return
+            assert heard <= 2 * SLICE_S

@@ -33,6 +33,12 @@ class ToyActor(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.error: BaseException | None = None
         self.served = 0
+        self.answers = threading.Event()
+        """Set: it answers evaluations."""
+        self.follows = threading.Event()
+        """Set: it loads newer weights than its first."""
+        self.answers.set()
+        self.follows.set()
         self._broker = Broker.connect(url, run)
         self._stopped = threading.Event()
         self._manifest: Manifest | None = None
@@ -72,14 +78,15 @@ class ToyActor(threading.Thread):
 
     def _turn(self, spec: RunSpec) -> None:
         newest = self._port.view.weights()
-        if newest is not None and (self._manifest is None or newest.digest != self._manifest.digest):
+        wanted = newest is not None and (self._manifest is None or self.follows.is_set())
+        if newest is not None and wanted and (self._manifest is None or newest.digest != self._manifest.digest):
             self._load(newest.model_copy(update={"folder": str(version_folder(spec.output_dir, newest.version))}))
         if self._manifest is None or self._is_over():
             self._heartbeat(ActorStage.JOINING)
             self._stopped.wait(0.02)
             return
         self._heartbeat(ActorStage.SERVING)
-        for order in self._port.take_eval(1, 0.0, self._manifest.version):
+        for order in self._port.take_eval(1, 0.0, self._manifest.version) if self.answers.is_set() else ():
             self._port.publish_eval(self._evaluate(order, spec), order)
         self._waiting += self._port.take(1, 0.02) if not self._waiting else []
         ready = [order for order in self._waiting if order.min_version <= self._manifest.version]

@@ -5,9 +5,11 @@ from waits import wait_until
 from wire_records import ASYNC, answer, make_actor_port, make_weights
 
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.rollout.broker import run_view
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState, RankState
 from isentrope.rollout.broker.run_view import ActorState, RunView
 
 
@@ -89,3 +91,33 @@ def test_memory_and_weights_are_shown(learner: LearnerPort) -> None:
     assert used > 0 and limit == 0
     assert learner.view.weights() == make_weights()
     assert learner.view.incarnation() == 1
+
+
+def test_the_learner_is_silent_from_its_last_heartbeat_on(
+    learner: LearnerPort, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, now = RunView(broker), [1000.0]
+    monkeypatch.setattr(run_view.time, "monotonic", lambda: now[0])
+    assert view.learner() is None
+    ranks = (RankState(rank=0, place="vm, pid 7"), RankState(rank=1, place="vm, pid 8", silent_s=3.5))
+    learner.heartbeat(LearnerState(doing="train", doing_s=1.5, ranks=ranks))
+    state = view.learner()
+    assert state is not None and (state.doing, state.ranks, state.place) == ("train", ranks, "vm, pid 7")
+    assert state.silent_s < 100, "by the server's clock"
+    before = state.silent_s
+    now[0] += 40
+    later = view.learner()
+    assert later is not None and later.silent_s == pytest.approx(before + 40)
+    learner.heartbeat(LearnerState(doing="idle"))
+    newest = view.learner()
+    assert newest is not None and (newest.silent_s, newest.doing) == (0, "idle")
+
+
+def test_a_heartbeat_of_an_earlier_learner_tells_nothing_of_the_present_one(
+    learner: LearnerPort, broker: Broker
+) -> None:
+    learner.heartbeat(LearnerState(doing="train"))
+    LearnerPort.fence(broker, learner.incarnation + 1, 0, 0, learner.spec, ASYNC)
+    assert RunView(broker).learner() is None
+    broker.run(lambda client: client.hset(broker.keys.metrics, HEARTBEAT, b"\xff garbage"))
+    assert RunView(broker).learner() is None

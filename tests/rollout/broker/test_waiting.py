@@ -8,6 +8,7 @@ from wire_records import ASYNC, answer, make_actor_port, make_spec, make_weights
 
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.learner_state import LearnerState, RankState
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.broker.waiting import BrokerSnapshot, explain, why_waiting
 from isentrope.rollout.wire.control import RunState
@@ -24,6 +25,8 @@ IDLE = BrokerSnapshot(
     used_bytes=1,
     limit_bytes=0,
 )
+RANKS = (RankState(rank=0, place="vm, pid 7"), RankState(rank=1, place="vm, pid 8", silent_s=20.0))
+GENERATING = "batch 2: 2 of 4 groups; generating: 2 orders leased, 1 waiting"
 NOTHING = {"waiting": 0, "leased": 0, "unread": 0, "uncommitted": 6, "eval": 0}
 
 
@@ -33,6 +36,19 @@ NOTHING = {"waiting": 0, "leased": 0, "unread": 0, "uncommitted": 6, "eval": 0}
         ({"control": None}, "no learner has opened the run"),
         ({"control": ASYNC.model_copy(update={"state": RunState.STOP})}, "run is ending: 3 orders under way"),
         ({"announced": False}, "learner has announced no weights"),
+        (
+            {"learner": LearnerState(doing="train", ranks=RANKS, silent_s=31.0)},
+            "learner (vm, pid 7) is silent for 31 s; it was at: train",
+        ),
+        ({"learner": LearnerState(doing="train", ranks=RANKS[:1], doing_s=90.0)}, GENERATING),
+        (
+            {"learner": LearnerState(doing="train", doing_s=21.0, ranks=RANKS)},
+            "rank 1 (vm, pid 8) is silent for 20 s; the others are at: train, for 21 s",
+        ),
+        (
+            {"actors": [SERVING, ActorState(id="a2", state=ActorStage.SERVING, engine_silent_s=23.0)]},
+            "batch 2: 2 of 4 groups; the engine of a2 is silent for 23 s",
+        ),
         ({"cursor": 12}, "learner is training batch 2: 4 groups ready"),
         ({"queues": NOTHING}, "learner is training batch 2: 5 groups ready; admission closed, actors wait"),
         ({}, "batch 2: 2 of 4 groups; generating: 2 orders leased, 1 waiting"),
