@@ -124,6 +124,10 @@ class LearnerConfig(Section):
     keep_checkpoints: PositiveInt = 2
     """Checkpoints kept on the disk; each takes several times the model's size. With 1 a damaged one leaves nothing to
     go back to."""
+    retain: Literal["none", "groups"] = "none"
+    """Part of each trained batch that stays in the run's folder. `none`: nothing. `groups`: plan and groups, for
+    `isentrope replay`; 9 bytes for each token of a response and 220 for the response, and nothing deletes them. Set
+    late, only what is trained from then on can be repeated, from a checkpoint."""
     eval_every: Annotated[int, Field(ge=0)] = 0
     """Batches between two evaluations on held-out prompts, during which training waits; 0: only before and after the
     run, and only if there is held-out data."""

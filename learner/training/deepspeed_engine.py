@@ -23,7 +23,7 @@ from isentrope.kernels import plain
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.packing import Packed, pack_row
 from isentrope.learner.objective.batch import LossParts
-from isentrope.learner.training.deepspeed_files import ShardFiles, load_random_state
+from isentrope.learner.training.deepspeed_files import ComparedFiles, ShardFiles, load_random_state
 from isentrope.learner.training.micro_batch import Loss
 from isentrope.learner.training.model import Policy
 from isentrope.learner.training.rank_change import only_weights
@@ -119,6 +119,15 @@ class TrainingEngine:
         self._engine.save_checkpoint(folder.parent, tag=folder.name, client_state=state, save_latest=False)
         files.save_random_state(folder / _random_file())
         return files.problem
+
+    def difference(self, folder: Path) -> str:
+        """Return where this rank's part of the full state differs from the checkpoint in `folder`, of as many ranks,
+        in any bit; empty: nowhere. Writes nothing."""
+        files = ComparedFiles(folder)
+        self._engine.checkpoint_engine = files
+        state = {"updates": self.updates}
+        self._engine.save_checkpoint(folder.parent, tag=folder.name, client_state=state, save_latest=False)
+        return files.difference
 
     def load(self, folder: Path) -> None:
         """Continue where `save` was called: exactly, with equally many ranks. Only once, before the first update.

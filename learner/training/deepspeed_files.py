@@ -4,7 +4,7 @@ The one module that loads pickles; a pickle that names any class but those of De
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,47 @@ class ShardFiles(CheckpointEngine):  # type: ignore[misc]
             yield
         except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
             self.problem = str(error)
+
+
+class ComparedFiles(ShardFiles):
+    """Storage back end that writes nothing: it compares what is to be saved with files that are there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.difference = ""
+        """First difference, with the file and the names that lead to it; empty: none."""
+        self._folder = folder
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Compare with the file of this name."""
+        file = self._folder / Path(path).name
+        if not self.difference:
+            there = self.load(str(file), map_location="cpu") if file.exists() else None
+            self.difference = first_difference(state_dict, there, file.name)
+
+
+def first_difference(one: Any, other: Any, name: str) -> str:
+    """Return the name of the first part of two states that differs in any bit; empty: they are equal. States are
+    tensors, and what holds them: mappings, sequences, objects."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return "" if _bits(one) == _bits(other) else name
+    if isinstance(one, LossScaler) and isinstance(other, LossScaler):
+        return first_difference(vars(one), vars(other), name)
+    parts: list[tuple[object, Any, Any]]
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and list(one) == list(other):
+        parts = [(key, one[key], other[key]) for key in one]
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        parts = [(place, *pair) for place, pair in enumerate(zip(one, other, strict=True))]
+    elif isinstance(one, Mapping | list | tuple):
+        return name
+    else:
+        return "" if type(one) is type(other) and one == other else name
+    return next((found for key, *pair in parts if (found := first_difference(pair[0], pair[1], f"{name}: {key}"))), "")
+
+
+def _bits(tensor: torch.Tensor) -> tuple[object, ...]:
+    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return tensor.dtype, tensor.shape, content.numpy().tobytes()
 
 
 def load_random_state(path: Path) -> None:

@@ -27,7 +27,6 @@ from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.outcomes import OutcomeRule
-from isentrope.learner.intake.ragged import make_ragged
 from isentrope.learner.measures import FunctionReward
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.rules import unfit
@@ -37,8 +36,10 @@ from isentrope.learner.training.alarms import Alarms, bounds_in_force
 from isentrope.learner.training.canary import tokens_of
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, stored, trace_elsewhere
+from isentrope.learner.training.circumstances import Circumstances
 from isentrope.learner.training.evaluator import Evaluator
 from isentrope.learner.training.function_rewards import function_rewards
+from isentrope.learner.training.group_store import GroupKeeper
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.metrics import Accounts, BatchLog, Draws, Surroundings, scalars, served_policy
 from isentrope.learner.training.notices import noticed
@@ -46,7 +47,6 @@ from isentrope.learner.training.publisher import Publisher
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, open_sinks
 from isentrope.learner.training.stopwatch import Stopwatch
-from isentrope.learner.training.trainer import Schedule
 from isentrope.learner.training.untrained import UntrainedCounts
 from isentrope.learner.training.waiting import SLICE_S, StopAsked, Wait
 from isentrope.rollout.broker.connection import Broker
@@ -93,6 +93,8 @@ class _Parts:
     start: Start
     feeder: Feeder
     publisher: Publisher
+    keeper: GroupKeeper | None
+    """None: no groups are kept."""
     checkpointer: Checkpointer
     evaluator: Evaluator
     sinks: list[Sink]
@@ -129,9 +131,10 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     options = FeederOptions(config.batches, rules, control.mode, store.newest_claim, lambda: rank_group.state)
     feeder = Feeder(port, ledger, options)
     publisher = Publisher(rank_group, spec, claim.incarnation, job.weights.keep, config.stall_timeout_s)
-    checkpointer = Checkpointer(store, rank_group, config.keep_checkpoints)
+    keeper = GroupKeeper(output_dir, claim.incarnation, rank_group) if config.retain == "groups" else None
+    checkpointer = Checkpointer(store, keeper or rank_group, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir, feeder)
-    return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, checkpointer, evaluator, sinks))
+    return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, keeper, checkpointer, evaluator, sinks))
 
 
 class _Run:
@@ -152,7 +155,6 @@ class _Run:
             Alarms(bounds_in_force(self._config.alarms, parts.job.spec.model.dtype), self._config.alarms.window),
         )
         self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, accounts)
-        self._correctness = correctness_of(parts.job.spec.data)
         self._nonfinite = 0
         self._alarm: AlarmError | None = None
 
@@ -236,17 +238,15 @@ class _Run:
             ready = self._await_batch()
         if ready is None:
             return False
-        ragged = make_ragged(
-            ready.groups,
-            number=self._batch,
-            token_max_lag=self._config.staleness.oldest_token,
-            correctness=self._correctness,
-            newest_version=self._parts.publisher.newest.version,
-        )
-        facts = self._parts.rank_group.train(ragged, self._schedule(ready.record.mode), self._controllers)
+        job, newest = self._parts.job, self._parts.publisher.newest.version
+        around = Circumstances.of(job, self._batch + 1, ready.record.mode, self._controllers, newest)
+        ragged = around.lay_out(ready.groups, self._batch, job)
+        facts = self._parts.rank_group.train(ragged, around.schedule, around.controllers)
         if facts.failed:
             self._give_up(ready)
             return True
+        if self._parts.keeper is not None:
+            self._parts.keeper.keep(ready, around)
         self._nonfinite = 0
         self._watch.add("stats_s", facts.statistics_s)
         self._watch.add("update_s", facts.updates_s)
@@ -265,8 +265,8 @@ class _Run:
         serving = sum(actor.state is ActorStage.SERVING for actor in actors)
         version = self._parts.publisher.newest.version
         rewards, served = self._rewards(ready), served_policy(actors)
-        around = Surroundings(ready.record.mode, intake, version, serving, rewards, served, self._config.ranks)
-        verdict = self._log.write(ragged, facts, around)
+        surroundings = Surroundings(ready.record.mode, intake, version, serving, rewards, served, self._config.ranks)
+        verdict = self._log.write(ragged, facts, surroundings)
         for text in verdict.said:
             logger.warning(text)
         if self._config.alarms.action == "stop":
@@ -298,16 +298,6 @@ class _Run:
                 wait.progress()
             wait.tick()
         return None
-
-    def _schedule(self, mode: Mode) -> Schedule:
-        config = self._config.in_mode(mode)
-        return Schedule(
-            seed=self._parts.job.spec.seed,
-            micro_batch_tokens=config.micro_batch_tokens,
-            updates_per_batch=config.updates_per_batch,
-            epochs=config.epochs,
-            progress=(self._batch + 1) / config.batches,
-        )
 
     def _give_up(self, ready: ReadyBatch) -> None:
         """Abandon a batch of which no update had a finite loss and gradient."""

@@ -33,6 +33,7 @@ from isentrope.learner.training.rank_orders import (
     Arguments,
     BuildArguments,
     CheckArguments,
+    FolderArguments,
     JsonArguments,
     PublishArguments,
     SaveArguments,
@@ -149,6 +150,10 @@ class RankGroup:
             raise StorageError(f"checkpoint cannot be written: {problem}", where=str(folder))
         return files
 
+    def compare(self, folder: Path) -> str:
+        """Return where the full state differs from a checkpoint of as many ranks, in any bit; empty: nowhere."""
+        return self._give(COMPARE, FolderArguments(folder=folder))
+
     def end(self) -> None:
         """Let the other ranks return from `follow`, once the version that is being written is complete."""
         self._give(END, JsonArguments())
@@ -253,6 +258,10 @@ class RankGroup:
         files = {name: FileFacts.model_validate(file) for table in tables for name, file in table.items()}
         return "; ".join(problems), files
 
+    def _compare(self, told: FolderArguments) -> str:
+        found = self._collectives.gather(self._built.engine.difference(told.folder))
+        return next((each for each in found if each), "")
+
     def _drain(self, told: JsonArguments) -> None:
         if self._network is not None:
             self._network.writer.drain()
@@ -295,10 +304,11 @@ SCORE = RankOrder("score", ScoreArguments, RankGroup._score)
 PUBLISH = RankOrder("publish", PublishArguments, RankGroup._publish)
 REFRESH = RankOrder("refresh", VersionArguments, RankGroup._refresh)
 SAVE = RankOrder("save", SaveArguments, RankGroup._save)
+COMPARE = RankOrder("compare", FolderArguments, RankGroup._compare)
 END = RankOrder("end", JsonArguments, RankGroup._drain)
 
 ORDERS: dict[str, Callable[[RankGroup, bytes], None]] = {
-    each.name: each.obey for each in (IDLE, CHECK, BUILD, TRAIN, SCORE, PUBLISH, REFRESH, SAVE, END)
+    each.name: each.obey for each in (IDLE, CHECK, BUILD, TRAIN, SCORE, PUBLISH, REFRESH, SAVE, COMPARE, END)
 }
 """Function of each order; there are no other orders."""
 

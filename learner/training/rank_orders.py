@@ -69,11 +69,15 @@ class PublishArguments(VersionArguments):
     """Tokens whose log-probabilities go with it."""
 
 
-class SaveArguments(JsonArguments):
-    """A checkpoint to be written."""
+class FolderArguments(JsonArguments):
+    """A checkpoint's folder."""
 
     folder: Path
-    """Exists, and is empty."""
+
+
+class SaveArguments(FolderArguments):
+    """A checkpoint to be written; its folder is empty."""
+
     batch: int
 
 

@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from isentrope.errors import InternalError, RewardError
 from isentrope.kernels.plain import Moments
+from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.packing import make_batch, pack, pad
 from isentrope.learner.intake.plan import Plan, make_plan, make_sweep
 from isentrope.learner.intake.ragged import RaggedBatch
@@ -44,6 +46,17 @@ class Schedule:
     epochs: int
     progress: float
     """Share of the run that is done when the batch is."""
+
+    @classmethod
+    def of(cls, config: LearnerConfig, seed: int, batch: int) -> Self:
+        """Return that of batch number `batch`, by what holds in its mode."""
+        return cls(
+            seed=seed,
+            micro_batch_tokens=config.micro_batch_tokens,
+            updates_per_batch=config.updates_per_batch,
+            epochs=config.epochs,
+            progress=batch / config.batches,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,6 +237,20 @@ def export(
     raise typer.Exit(commands.export_version(Wanted(run, folder, version, model), as_json, _console()))
 
 
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, or its run file.", show_default=False)],
+    to: Annotated[int | None, typer.Option(help="Batches of a checkpoint; default: the newest one's.")] = None,
+    begin: Annotated[str, typer.Option("--from", help="Checkpoint to start from; default: the model itself.")] = "",
+    model: Annotated[str, typer.Option(help="Model the run began with; default: what the run's folder says.")] = "",
+    as_json: _Json = False,
+) -> None:
+    """Train again what a run has kept, and compare with its checkpoints to the bit; needs learner.retain."""
+    from isentrope import replaying
+
+    raise typer.Exit(replaying.replay(replaying.Request(run, to, begin, model), as_json, _console()))
+
+
 @app.command("eval")
 def evaluate(
     place: Annotated[Path, typer.Argument(metavar="MODEL|RUN", help="Model folder; or a run's folder or run file.")],

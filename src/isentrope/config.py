@@ -55,6 +55,7 @@ MAY_CHANGE: Collection[str] = frozenset(
         "learner.ranks",  # a checkpoint is converted; the summary says when
         "learner.checkpoint_every",
         "learner.keep_checkpoints",
+        "learner.retain",
         "learner.eval_every",
         "learner.start_timeout_s",
         "learner.stall_timeout_s",

@@ -134,6 +134,7 @@ OTHER_VALUES: dict[str, object] = {
     "sampling.stop": ["</answer>"],
     "learner.method": "dapo",
     "learner.mode": "on_policy",
+    "learner.retain": "groups",
     "learner.adam_betas": [0.8, 0.9],
     "learner.staleness.token_max_lag": 1,
     "learner.alarms.action": "stop",

@@ -17,6 +17,7 @@ RUN_BY = {
     "actors/reward_process.py": "actors/test_reward_box.py",
     "actors/reward_worker.py": "actors/test_scoring.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
+    "learner/training/circumstances.py": "learner/training/test_replay.py",
     "examples/chat/make_data.py": "isentrope/test_init.py",
     "examples/digit_walk/make_data.py": "isentrope/test_init.py",
     "examples/gsm8k/make_data.py": "isentrope/test_init.py",

@@ -96,6 +96,9 @@ BY_OTHERS = {
     "isentrope exporter --run NAME --bind ADDR:PORT": (
         "tests/isentrope/exporter/test_serving.py::test_metrics_are_served_over_http_by_name_or_folder"
     ),
+    "isentrope replay": "tests/isentrope/test_replaying.py::test_it_says_what_came_out",
+    "isentrope replay RUN": "tests/isentrope/test_replaying.py::test_it_says_what_came_out",
+    "isentrope replay RUN --to BATCH": "tests/isentrope/test_replaying.py::test_it_says_what_came_out",
     "isentrope runs": "tests/isentrope/test_runs.py::test_every_state_is_told",
     "isentrope status --watch": "tests/isentrope/test_status.py::test_watching_shows_it_until_its_command_has_ended",
     "isentrope logs -f": "tests/isentrope/test_log_lines.py::test_each_log_is_shown_by_its_name",

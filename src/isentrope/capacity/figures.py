@@ -62,6 +62,8 @@ class Figures(BaseModel):
     one comes before by `learner.checkpoint_every`."""
     checkpoint_batches: int
     """Batches between two checkpoints: `learner.checkpoint_every`, or fewer where groups press on the budget."""
+    kept_bytes: int
+    """Size of what `learner.retain` leaves of each batch in the run's folder; 0: nothing is kept."""
     weights_bytes: int
     """Size of one version of the weights."""
     rank_bytes: int
@@ -107,6 +109,7 @@ def figures(needs: Needs, speeds: Speeds, gpu_bytes: int | None = None) -> Figur
         broker_bytes=sizes.broker_bytes(shape) * held + sizes.RUN_BYTES,
         checkpoint_batches=between,
         admission_closes_in_batch=(budget - 1) // per_batch + 1 if closes else None,
+        kept_bytes=group * learner.prompts_per_batch if learner.retain == "groups" else 0,
         weights_bytes=model.size_bytes,
         rank_bytes=resident,
         rank_host_bytes=max(model.size_bytes, batch + model.size_bytes // learner.ranks),

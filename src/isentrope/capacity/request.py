@@ -110,6 +110,8 @@ def _lines(told: Figures) -> Iterator[tuple[str, str]]:
         if closes is None
         else f"would close in batch {closes}, were there no early checkpoint: raise redis.max_bytes to have fewer",
     )
+    if told.kept_bytes:
+        yield "kept of a batch", _bytes(told.kept_bytes)
     fits = {None: "", True: ", fits the GPU", False: ", does not fit the GPU"}[told.fits_gpu]
     yield "a rank, training", f"{_bytes(told.rank_bytes)}{fits}"
     yield "a rank, on its machine besides", f"{_bytes(told.rank_host_bytes)}; rank 0 {_bytes(told.rank_0_bytes)} more"

@@ -88,7 +88,7 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
         ranks=config.learner.ranks,
         run_file=str(checked.file.path) if checked.file.path.is_file() else "",
         started=run.started,
-        versions={"redis": redis_version, **_versions()},
+        versions={"redis": redis_version, **versions()},
         host=runfolder.host(),
         pid=os.getpid(),
         socket=socket,
@@ -100,6 +100,6 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions that matter for what a run computes; triton may be missing."""
     return {"isentrope": __version__, "python": platform.python_version(), **machines.installed(_DISTRIBUTIONS)}

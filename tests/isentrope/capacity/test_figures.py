@@ -51,6 +51,11 @@ def test_frequent_checkpoints_keep_admission_open() -> None:
     assert told.broker_bytes == pytest.approx((3 + 3) * 8 * 4.73e6, rel=0.2)
 
 
+def test_groups_are_kept_where_they_are_asked_for() -> None:
+    kept = plan(prompts_per_batch=8, retain="groups")
+    assert (kept.kept_bytes, plan(prompts_per_batch=8).kept_bytes) == (8 * kept.group_bytes, 0)
+
+
 def test_a_publication_takes_the_time_of_the_weights_bytes() -> None:
     told = plan()
     assert told.weights_bytes == 15_200_000_000

@@ -1,12 +1,15 @@
-"""One rank alone, for what needs a process group but no company; and a small model on the disk."""
+"""One rank alone, for what needs a process group but no company; a small model on the disk; whole runs."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from toy_run import make_model
+from whole_run import Run
 
 from isentrope.learner.training.collectives import Collectives
 
@@ -33,3 +36,20 @@ def alone(process_group: None) -> Iterator[Collectives]:
     torch.set_num_threads(1)
     yield Collectives(30.0)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def new_run(
+    redis_server: str, toy_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Run]]:
+    """Makes runs, and ends what they have left."""
+    made: list[Run] = []
+
+    def make(**learner: Any) -> Run:
+        folder = tmp_path_factory.mktemp("run")
+        made.append(Run(redis_server, f"{folder.name}-{os.getpid()}", toy_model, folder, **learner))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.close()

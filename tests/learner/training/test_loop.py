@@ -7,16 +7,15 @@ on-policy run is the same every time, also if it was killed in between, and an o
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
-from toy_actor import ToyActor
-from toy_run import Launched, launch_job, make_job, rows
+from toy_run import Launched, dump, launch, rows
 from waits import wait_until
+from whole_run import Run
 
 from isentrope.capacity.sizes import Shape, group_bytes
 from isentrope.learner.training.fault_points import VARIABLE
@@ -30,75 +29,6 @@ from isentrope.rollout.wire.types import batch_of
 from isentrope.rollout.wire.weights import verify, version_folder
 
 pytestmark = pytest.mark.slow
-
-
-class Run:
-    """One run folder, its broker and its actor."""
-
-    def __init__(self, url: str, name: str, model: Path, folder: Path, **learner: Any) -> None:
-        self.folder = folder / "out"
-        self.folder.mkdir()
-        self.job: LearnerJob = make_job(name, url, model, self.folder, **learner)
-        self.log = folder / "log.txt"
-        self.actor = ToyActor(url, name)
-        self.actor.start()
-        self._launched: list[Launched] = []
-        self._broker = Broker.connect(url, name)
-        self.view = RunView(self._broker)
-
-    def start(self, **environment: str) -> Launched:
-        self._launched.append(launch_job(self.job, self.log, **environment))
-        return self._launched[-1]
-
-    def to_the_end(self) -> "Run":
-        ranks = self.start()
-        assert ranks.wait() == 0, ranks.text()
-        assert self.actor.error is None
-        return self
-
-    def close(self) -> None:
-        for ranks in self._launched:
-            ranks.kill()
-        self.actor.stop()
-        self._broker.close()
-
-    @property
-    def outcome(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "outcome.json").read_text())
-        return found
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return rows(self.folder / "metrics.jsonl")
-
-    @property
-    def weights(self) -> dict[str, list[float]]:
-        """Of the newest version."""
-        folder = self.folder / "weights" / str(self.outcome["version"])
-        shards = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
-        return {name: value.tolist() for shard in shards for name, value in shard.items()}
-
-    def accounts_for_every_group(self) -> bool:
-        outcome, counters = self.outcome, self.view.counters()
-        done = outcome["trained"] + sum(outcome["retired"].values())
-        return outcome["issued"] == done == counters["trained"] + counters["retired"]
-
-
-@pytest.fixture(scope="module")
-def new_run(
-    redis_server: str, toy_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Run]]:
-    """Makes runs, and ends what they have left."""
-    made: list[Run] = []
-
-    def make(**learner: Any) -> Run:
-        folder = tmp_path_factory.mktemp("run")
-        made.append(Run(redis_server, f"{folder.name}-{os.getpid()}", toy_model, folder, **learner))
-        return made[-1]
-
-    yield make
-    for run in made:
-        run.close()
 
 
 STEERED: dict[str, Any] = {
@@ -231,12 +161,29 @@ def test_a_run_that_was_killed_before_its_checkpoint_counts_repeats_the_same_bat
     assert len(set(coefficients)) == len(coefficients)
 
 
-def test_a_run_that_was_killed_before_the_broker_forgets_trains_nothing_twice(new_run: Callable[..., Run]) -> None:
-    run = new_run(mode="async", batches=6)
+@pytest.fixture(scope="module")
+def killed(new_run: Callable[..., Run]) -> Run:
+    """A run that keeps its groups, and whose ranks die between a checkpoint and its commit, and in the next one."""
+    run = new_run(mode="async", batches=6, retain="groups")
     assert run.start(**{VARIABLE: "commit.before_script:4"}).wait() != 0
-    run.to_the_end()
-    assert run.accounts_for_every_group()
-    assert [row["version"] >> 20 for row in run.rows] == [1, 1, 1, 1, 2, 2]
+    assert run.start(**{VARIABLE: "commit.before_manifest:6"}).wait() != 0
+    return run.to_the_end()
+
+
+def test_a_run_that_was_killed_before_the_broker_forgets_trains_nothing_twice(killed: Run) -> None:
+    assert killed.accounts_for_every_group()
+    assert [row["version"] >> 20 for row in killed.rows] == [1, 1, 1, 1, 3, 3]
+
+
+def test_an_asynchronous_run_with_kills_is_its_own_replay_to_the_bit(killed: Run, tmp_path: Path) -> None:
+    kept = {path.name for path in (killed.folder / "groups").iterdir()}
+    assert kept == {"1-1", "2-1", "3-1", "4-1", "5-2", "6-2", "5-3", "6-3"}
+    (tmp_path / "job.json").write_text(dump(replace(killed.job, url="")))
+    arguments = [str(tmp_path / "job.json"), str(killed.folder), str(tmp_path), str(tmp_path / "found.json")]
+    ranks = launch("rank_replay.py", arguments, tmp_path / "log.txt")
+    assert ranks.wait() == 0, ranks.text()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found == {"goal": "step-6-3", "first": 1, "parting": None}
 
 
 def test_a_kill_while_a_version_is_published_leaves_none_announced_that_is_not_whole(

@@ -81,6 +81,7 @@ def test_the_others_carry_out_what_rank_0_has_sent(
         assert (written.tokens, written.arbitrary) == (CANARY.tokens, True)
         files = first.save(folder, 1)
         assert first.check(folder, files) == ""
+        assert first.compare(folder) == ""
         first.refresh(version_of(1, 1))
         first.idle()
         first.end()

@@ -1,0 +1,231 @@
+"""The trained batches of a run, kept in its folder: of each its plan, how it was trained, and its groups' payloads.
+
+    <output_dir>/groups/<batch>-<learner>    what learner <learner> has trained as batch <batch>
+
+A file is the digest of its second line, that line, which is a `BatchRecord` with the digest of every payload, and the
+payloads end to end. It is written when the batch is trained, and a checkpoint only after the batches that it covers. A
+learner that starts again repeats batches under a number of its own, so no file is written twice; which of them led to a
+checkpoint follows from the chain of plans in its ledger.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isentrope.errors import RecordError, StorageError
+from isentrope.learner.intake.buffer import ReadyBatch
+from isentrope.learner.intake.plan_record import PlanRecord
+from isentrope.learner.training.checkpoint_store import FileFacts
+from isentrope.learner.training.circumstances import Circumstances
+from isentrope.rollout.wire.codec import HeaderFields, decode_group, encode_group
+from isentrope.rollout.wire.digests import digest_bytes
+from isentrope.rollout.wire.files import write_whole
+from isentrope.rollout.wire.types import Group
+from isentrope.rollout.wire.validation import Limits
+
+GROUPS = "groups"
+"""Folder of the kept batches in that of the run."""
+
+_NAME = re.compile(r"(\d+)-(\d+)")
+_RESTORE = "restore the file, or replay only what lies on one side of it"
+
+logger = logging.getLogger(__name__)
+
+
+class KeptGroup(BaseModel):
+    """One group of a kept batch, without its payload."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    header: dict[str, int | str]
+    """Header of its record, as on the wire."""
+    digest: str
+    """Digest of its payload."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of its payload."""
+        return int(self.header["bytes"])
+
+
+class BatchRecord(BaseModel):
+    """One kept batch, without its payloads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    plan: PlanRecord
+    circumstances: Circumstances
+    groups: tuple[KeptGroup, ...]
+    """As the payloads follow each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBatch:
+    """One kept batch as it is read."""
+
+    record: BatchRecord
+    groups: tuple[Group, ...]
+
+
+class Writer(Protocol):
+    """Writer of a checkpoint's tensors: `RankGroup`."""
+
+    def save(self, folder: Path, batch: int) -> dict[str, FileFacts]: ...
+
+
+class GroupKeeper:
+    """The kept batches that one learner writes."""
+
+    def __init__(self, output_dir: Path, incarnation: int, writer: Writer) -> None:
+        self._folder = output_dir / GROUPS
+        self._incarnation = incarnation
+        self._writer = writer
+        self._unwritten: dict[Path, bytes] = {}
+
+    def keep(self, batch: ReadyBatch, circumstances: Circumstances) -> None:
+        """Write a batch that was trained. One that cannot be written is tried again before the next checkpoint."""
+        self._unwritten[self._folder / f"{batch.record.batch}-{self._incarnation}"] = encode(batch, circumstances)
+        try:
+            self._write()
+        except OSError as error:
+            logger.warning("the groups of batch %d are not kept yet: %s", batch.record.batch, error)
+
+    def save(self, folder: Path, batch: int) -> dict[str, FileFacts]:
+        """Write what is not kept yet, then the checkpoint's tensors, whose files are returned.
+
+        Raises:
+            StorageError: either cannot be written.
+        """
+        try:
+            self._write()
+        except OSError as error:
+            raise StorageError(f"the groups of the run cannot be kept: {error}", where=str(self._folder)) from None
+        return self._writer.save(folder, batch)
+
+    def _write(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        for path, content in list(self._unwritten.items()):
+            write_whole(path, content, durable=True)
+            del self._unwritten[path]
+
+
+class KeptBatches:
+    """The kept batches of a run, to be read."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.folder = output_dir / GROUPS
+        self._names: dict[int, list[int]] = {}
+        for path in self.folder.glob("*-*"):
+            if (name := _NAME.fullmatch(path.name)) is not None:
+                self._names.setdefault(int(name[1]), []).append(int(name[2]))
+
+    def leading_to(self, batch: int, chain: str, incarnation: int, *, after: int) -> Iterator[Path]:
+        """Yield the files of the batches that led to a checkpoint, the newest first, down to that after batch `after`
+        or to one that was not kept.
+
+        Args:
+            batch: number of batches of the checkpoint.
+            chain: digest of its plans, as its ledger holds it.
+            incarnation: number of the learner that wrote it.
+            after: batches that are left out.
+
+        Raises:
+            StorageError: a file's record is damaged, or none of the files of a batch is of this chain.
+        """
+        for number in range(batch, after, -1):
+            own = sorted((each for each in self._names.get(number, ()) if each <= incarnation), reverse=True)
+            if not own:
+                return
+            records = {each: read_record(self.folder / f"{number}-{each}") for each in own}
+            fitting = [each for each in own if records[each].plan.after == chain]
+            if not fitting:
+                raise StorageError(
+                    f"no kept plan of batch {number} is that of the run",
+                    where=", ".join(str(self.folder / f"{number}-{each}") for each in own),
+                    fix=_RESTORE,
+                )
+            incarnation = fitting[0]
+            chain = records[incarnation].plan.chain
+            yield self.folder / f"{number}-{incarnation}"
+
+
+def batch_number(path: Path) -> int:
+    """Return the number of the batch that a file holds."""
+    return int(path.name.partition("-")[0])
+
+
+def encode(batch: ReadyBatch, circumstances: Circumstances) -> bytes:
+    """Return the file of a batch."""
+    encoded = [encode_group(group) for group in batch.groups]
+    groups = tuple(_kept(header, payload) for header, payload in encoded)
+    record = BatchRecord(plan=batch.record, circumstances=circumstances, groups=groups).model_dump_json().encode()
+    return b"".join([digest_bytes(record).encode(), b"\n", record, b"\n", *(payload for _, payload in encoded)])
+
+
+def read_record(path: Path) -> BatchRecord:
+    """Return the record of a kept batch; StorageError if it is damaged."""
+    return _opened(path)[0]
+
+
+def read_batch(path: Path) -> KeptBatch:
+    """Return a kept batch.
+
+    Raises:
+        StorageError: the plan or a payload is damaged; it says which.
+    """
+    record, content = _opened(path)
+    return KeptBatch(record, tuple(_groups(path, record, content)))
+
+
+def _opened(path: Path) -> tuple[BatchRecord, bytes]:
+    """Return the record of a file, and all behind it."""
+    try:
+        digest, line, content = [*path.read_bytes().split(b"\n", 2), b"", b""][:3]
+        if digest != digest_bytes(line).encode():
+            raise _damaged(path, "plan", "it does not have its digest")
+        return BatchRecord.model_validate_json(line), content
+    except StorageError:
+        raise
+    except (OSError, ValidationError) as error:
+        raise _damaged(path, "plan", str(error)) from None
+
+
+def _groups(path: Path, record: BatchRecord, content: bytes) -> Iterator[Group]:
+    start = 0
+    for kept in record.groups:
+        payload = content[start : start + kept.size_bytes]
+        start += kept.size_bytes
+        if (found := digest_bytes(payload)) != kept.digest:
+            raise _damaged(path, f"payload of group {kept.header['seq']}", f"it has {found}, not {kept.digest}")
+        try:
+            yield decode_group(kept.header, payload, max_bytes=kept.size_bytes, limits=Limits())
+        except RecordError as error:
+            raise _damaged(path, f"payload of group {kept.header['seq']}", str(error)) from None
+    if len(content) != start:
+        raise _damaged(path, "last payload", f"{len(content) - start} bytes follow it")
+
+
+def _kept(header: HeaderFields, payload: bytes) -> KeptGroup:
+    plain = {name: value for name, value in header.items() if not isinstance(value, bytes)}
+    return KeptGroup(header=plain, digest=digest_bytes(payload))
+
+
+def _damaged(path: Path, part: str, why: str) -> StorageError:
+    return StorageError(
+        f"the kept {part} of batch {batch_number(path)} is damaged: {why}", where=str(path), fix=_RESTORE
+    )
+
+
+def sizes(output_dir: Path) -> Mapping[int, int]:
+    """Return the bytes kept of each batch, by the newest learner that trained it."""
+    kept: dict[int, tuple[int, int]] = {}
+    for path in (output_dir / GROUPS).glob("*-*"):
+        if (name := _NAME.fullmatch(path.name)) is not None:
+            found = int(name[2]), path.stat().st_size
+            kept[int(name[1])] = max(kept.get(int(name[1]), found), found)
+    return {batch: size for batch, (_, size) in kept.items()}

@@ -1,0 +1,167 @@
+"""The command `replay`: makes a learner's steps again from the groups that a run has kept, on this machine alone.
+
+The ranks are processes of their own, which meet through a file; there is no broker, no Ray, and no actor.
+"""
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from isentrope import runfolder
+from isentrope.check.findings import Checked
+from isentrope.check.model import open_model
+from isentrope.config import load
+from isentrope.environment import gpu_count, set_defaults, with_variables
+from isentrope.errors import ConfigError, InternalError, IsentropeError
+from isentrope.launch.plan import make_spec
+from isentrope.resolved import RUN_FILE
+from isentrope.runfile import raise_all
+from isentrope.toml_text import toml_value
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
+    from isentrope.learner.training.job import LearnerJob
+    from isentrope.learner.training.replay import Parting, Route
+
+    Result = Parting | IsentropeError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Arguments of the command. to: batches of a checkpoint; None: the newest one's. begin: name or batches of the
+    checkpoint to start from; empty: the beginning of the run. model: where the run's model is now; empty: where it
+    was."""
+
+    run: Path
+    to: int | None = None
+    begin: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Batches that were made again, and the checkpoint whose every bit came out, in its JSON form."""
+
+    run: str
+    first: int
+    last: int
+    checkpoint: str
+    ranks: int
+
+
+def replay(request: Request, as_json: bool, console: Console) -> int:
+    """Make a run's steps again, and print the checkpoint that came out of them.
+
+    Raises:
+        ConfigError: there is no such checkpoint, its batches were not kept, or the run's model is not here.
+        StorageError: a kept plan or payload, or a checkpoint, is damaged.
+        InternalError: a step gave something else than in the run.
+    """
+    set_defaults()
+    from isentrope.learner.training.replay import find_route
+
+    folder = runfolder.find(request.run)
+    route = find_route(folder, request.to, request.begin)
+    with tempfile.TemporaryDirectory(prefix="isentrope-replay-") as place:
+        result = _repeated(_job(folder, request, route, Path(place)), route)
+    if isinstance(result, IsentropeError):
+        raise result
+    if result is not None:
+        raise InternalError(
+            f"replay parts from the run in batch {result.batch}: {result.what}",
+            where=result.where,
+            fix=_advice(folder),
+        )
+    done = Replayed(str(folder), route.first, route.last, route.goal, route.circumstances.ranks)
+    if as_json:
+        console.print_json(json.dumps(asdict(done)))
+        return 0
+    console.print(
+        f"{folder}: batches {done.first} to {done.last} were trained again by {done.ranks} "
+        f"{'rank' if done.ranks == 1 else 'ranks'}: every measure is the run's, and every bit of {done.checkpoint}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _job(folder: Path, request: Request, route: "Route", place: Path) -> "LearnerJob":
+    """Return the run's job for the ranks of the route, whose output folder is `place`."""
+    from isentrope.learner.training.job import LearnerJob
+
+    if not (folder / RUN_FILE).is_file():
+        raise ConfigError(f"{folder} has no {RUN_FILE}, which holds the run's settings", fix="restore it")
+    moved = [f"model.path={toml_value(str(Path(request.model).resolve()))}"] if request.model else []
+    config, file = load(folder / RUN_FILE, moved)
+    model, _, errors = open_model(config, file)
+    raise_all(errors)
+    around = route.circumstances
+    learner = config.learner.model_copy(
+        update={"ranks": around.ranks, "gradient_checkpointing": around.gradient_checkpointing}
+    )
+    checked = Checked(config, file, digest="", data_digest="", model=model, notes=())
+    return LearnerJob(make_spec(checked, place), learner, config.weights, url="")
+
+
+def _repeated(job: "LearnerJob", route: "Route") -> "Result":
+    """Start the ranks, and return what rank 0 has found."""
+    import torch.multiprocessing
+    from torch.multiprocessing.spawn import start_processes
+
+    ranks = job.config.ranks
+    if 0 < gpu_count() < ranks:
+        raise ConfigError(
+            f"the run had {ranks} ranks, and this machine has {gpu_count()} GPUs",
+            fix="replay it on a machine like that of the run: sums over ranks are rounded in their order",
+        )
+    results: SimpleQueue[Result] = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    start_processes(_rank, (job, route, results), ranks, start_method="spawn")
+    return results.get()
+
+
+def _rank(rank: int, job: "LearnerJob", route: "Route", results: "SimpleQueue[Result]") -> None:
+    """Run one rank; rank 0 puts what it has found."""
+    import torch.distributed as dist
+
+    from isentrope.learner.training.replay import repeat
+
+    with with_variables({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.config.ranks)}):
+        dist.init_process_group(
+            "nccl" if gpu_count() else "gloo",
+            init_method=f"file://{job.spec.output_dir}/meeting",
+            rank=rank,
+            world_size=job.config.ranks,
+            timeout=timedelta(seconds=job.config.collective_timeout_s),
+        )
+        found: Result
+        try:
+            found = repeat(job, route)
+        except IsentropeError as error:
+            found = error
+        if rank == 0:
+            results.put(found)
+        dist.destroy_process_group()
+
+
+def _advice(folder: Path) -> str:
+    """Return what may explain that bits differ: other versions of what computes them."""
+    from isentrope.launch.plan import versions
+
+    there, here = runfolder.read_record(folder).versions, versions()
+    differing = [
+        f"{name} was {there[name]} and is {here[name]}"
+        for name in sorted(here)
+        if there.get(name, here[name]) != here[name]
+    ]
+    return (
+        f"replay it as it was trained: {', '.join(differing)}"
+        if differing
+        else "replay it on a machine like that of the run"
+    )
