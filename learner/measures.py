@@ -58,6 +58,26 @@ class EntropyLaw(JsonRecord):
     """Batches that were fitted."""
 
 
+class Untrained(JsonRecord):
+    """Responses that were asked for and did not train, since the line before, or since a resumed learner began; what it
+    reads again of its predecessor is in no line.
+
+    Lengths are counted in powers of two: the key is the least one that is not below the number of tokens; 0: not known.
+    """
+
+    groups: dict[str, int]
+    """Groups that were retired, by reason."""
+    failed: dict[str, dict[int, int]]
+    """Responses that failed, in trained groups and in retired ones, by kind (`engine`, `reward`, `environment`,
+    `record`, `too_long`) and length."""
+    retired: dict[str, dict[int, int]]
+    """Responses of groups that came in and were retired, by the reason of the group and length."""
+    masked: dict[int, int]
+    """Responses of the batch with tokens that were too old to be trained, by length."""
+    filtered: dict[int, int]
+    """Responses of the batch that filters removed, by length."""
+
+
 class BatchTime(JsonRecord):
     """Time at which a batch was trained, and the learner's time since the line before, by activity."""
 

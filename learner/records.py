@@ -4,7 +4,7 @@ these types. The docstring below a key states its meaning and unit."""
 from typing import Literal, Self
 
 from isentrope.errors import IsentropeError
-from isentrope.learner.json_files import FileRecord, JsonRecord
+from isentrope.learner.json_files import FileRecord
 from isentrope.learner.measures import (
     AlarmFigures,
     BatchProcess,
@@ -14,7 +14,9 @@ from isentrope.learner.measures import (
     FunctionReward,
     Measures,
     RaisedAlarm,
+    Untrained,
 )
+from isentrope.learner.outage_record import OutageRow, Recovery
 from isentrope.learner.placement_record import PlacementRecord, ScaleRow
 
 
@@ -48,6 +50,8 @@ class Outcome(FileRecord):
     """Groups that were ordered, over the whole run; the sum of `trained` and `retired` once it has ended."""
     published: int
     """Groups that actors published since the broker's state began."""
+    again: int
+    """Orders that were given out again since the broker's state began, because an actor or the broker had lost them."""
     idle_s: float
     """Seconds that this learner waited for batches."""
     total_s: float
@@ -69,6 +73,7 @@ class Outcome(FileRecord):
             retired={},
             issued=0,
             published=0,
+            again=0,
             idle_s=0.0,
             total_s=0.0,
         )
@@ -135,26 +140,6 @@ class RunRecord(FileRecord):
     """File of the certificate authorities of a broker by TLS; empty: the system's."""
     insecure: bool
     """True if a broker on another host may have no password."""
-
-
-class Untrained(JsonRecord):
-    """Responses that were asked for and did not train, since the line before, or since a resumed learner began; what it
-    reads again of its predecessor is in no line.
-
-    Lengths are counted in powers of two: the key is the least one that is not below the number of tokens; 0: not known.
-    """
-
-    groups: dict[str, int]
-    """Groups that were retired, by reason."""
-    failed: dict[str, dict[int, int]]
-    """Responses that failed, in trained groups and in retired ones, by kind (`engine`, `reward`, `environment`,
-    `record`, `too_long`) and length."""
-    retired: dict[str, dict[int, int]]
-    """Responses of groups that came in and were retired, by the reason of the group and length."""
-    masked: dict[int, int]
-    """Responses of the batch with tokens that were too old to be trained, by length."""
-    filtered: dict[int, int]
-    """Responses of the batch that filters removed, by length."""
 
 
 class BatchRow(FileRecord):
@@ -391,10 +376,12 @@ class Summary(FileRecord):
     """Trained tokens by the time after start-up, evaluations left out."""
     learner_idle_share: float | None
     """Share of that time in which the learner waited for groups."""
+    recovery: Recovery | None
+    """Faults that the newest command has outlived, and what they cost."""
     versions: dict[str, str]
     """Versions of this program, of Python and of the libraries that matter, by name."""
 
 
 _WHOLE = (Outcome, RunRecord, PlacementRecord, Summary)
-FILES: tuple[type[FileRecord], ...] = (*_WHOLE, BatchRow, EvalRow, SampleRow, Notice, ScaleRow)
+FILES: tuple[type[FileRecord], ...] = (*_WHOLE, BatchRow, EvalRow, SampleRow, Notice, ScaleRow, OutageRow)
 """Every file of a run folder that holds records."""

@@ -1,5 +1,5 @@
-"""What decides, beside its groups and the weights before it, what a batch makes of the weights: the same when it is
-trained and when it is replayed."""
+"""All that decides, beside its groups and the weights before it, what a batch makes of the weights: one rule for
+training and for replay."""
 
 from collections.abc import Sequence
 from typing import Self

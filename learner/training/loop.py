@@ -170,7 +170,7 @@ class _Run:
             for sink in self._parts.sinks:
                 sink.close()
 
-    def outcome(self, *, finished: bool = False, version: int = 0, published: int = 0) -> Outcome:
+    def outcome(self, *, finished: bool = False, version: int = 0, published: int = 0, again: int = 0) -> Outcome:
         """Return how the run ends if it ends now."""
         status = self._parts.feeder.status()
         return Outcome(
@@ -186,6 +186,7 @@ class _Run:
             retired=status.retired,
             issued=status.issued,
             published=published,
+            again=again,
             idle_s=status.idle_s,
             total_s=self._watch.total_s,
         )
@@ -223,10 +224,12 @@ class _Run:
         control = feeder.control()
         answered = {"state": RunState.STOP, "requested_stop": False, "requested_mode": None}
         feeder.set_control(control.model_copy(update=answered))
+        counters = feeder.counters()
         return self.outcome(
             finished=finished,
             version=self._parts.publisher.newest.version,
-            published=feeder.counters().get("published", 0),
+            published=counters.get("published", 0),
+            again=counters.get("reaped", 0) + counters.get("reissued", 0),
         )
 
     # --- one batch

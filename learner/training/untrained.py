@@ -10,7 +10,7 @@ import numpy as np
 from isentrope.learner.intake.feeder import FeederStatus
 from isentrope.learner.intake.ragged import RaggedBatch, places_of
 from isentrope.learner.intake.retirement import length_bucket
-from isentrope.learner.records import Untrained
+from isentrope.learner.measures import Untrained
 from isentrope.learner.training.trainer import BatchFacts
 from isentrope.rollout.wire.types import Int64
 

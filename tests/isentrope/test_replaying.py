@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_batches import AROUND, Disk, make_batch
 from run_records import make_run_record
-from test_group_store import AROUND, Disk, make_batch
 
 from isentrope import cli, replaying
 from isentrope.errors import StorageError

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, Measures, ServedPolicy
-from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord, Untrained
+from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, Measures, ServedPolicy, Untrained
+from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord
 
 MEASURES = Measures(
     groups_same_reward=0.5,
@@ -74,6 +74,12 @@ ROW = BatchRow(
 def make_row(batch: int = 1, **changes: Any) -> BatchRow:
     """Return the line of a batch."""
     return BatchRow.model_validate(dict(ROW) | {"batch": batch} | changes)
+
+
+def row_at(number: int, at: float, wait_s: float = 1.0) -> BatchRow:
+    """Return the line of a batch that was written at a time, after a wait."""
+    time = BatchTime.model_validate(dict(TIME) | {"at": at, "wait_s": wait_s, "stats_s": 0.5, "update_s": 2.0})
+    return make_row(number, time=time)
 
 
 def make_outcome(**changes: Any) -> Outcome:

@@ -50,8 +50,11 @@ ROOMS = {
         "rollout.config",
         "rollout.rewards.loading",  # a stage of the user's own, by `module:function`
     },
-    "learner/records.py": {"errors", "learner.measures", "learner.json_files", "learner.placement_record"},
+    "learner/records.py": {
+        *("errors", "learner.json_files", "learner.measures", "learner.outage_record", "learner.placement_record"),
+    },
     "learner/placement_record.py": {"learner.json_files"},
+    "learner/outage_record.py": {"learner.json_files"},
     "learner/measures.py": {"learner.json_files"},
     "learner/json_files.py": {"errors", "rollout.wire.files"},
     "learner/config.py": {"rollout.config"},

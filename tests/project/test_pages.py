@@ -34,6 +34,7 @@ ELSEWHERE = {
         "outcome.json",
         "placement.json",
         "scale.jsonl",
+        "outages.jsonl",
         "run.json",
         "state.json",
     ),

@@ -15,10 +15,13 @@ from isentrope.launch.actors import LEAVE_EXTRA_S, Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
+from isentrope.launch.outages import Outages
 from isentrope.launch.scaler import Scaler
 from isentrope.learner import json_files
+from isentrope.learner.outage_record import OutageRow
 from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, EvalRow, Notice, Outcome
+from isentrope.learner.training.journal import Journal
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
@@ -67,6 +70,7 @@ class Supervisor:
         self._incarnation = 0
         self._placed: PlacementRecord | None = None
         self._room_asked: float | None = None
+        self._outages = Outages(Journal(folder, OutageRow))
 
     def watch(self) -> Outcome:
         """Wait until the learner has ended and the actors have left; raise an error that makes going on useless."""
@@ -75,6 +79,7 @@ class Supervisor:
             for event in run.learner.tend():
                 self._progress.note(event)
             shown = self._look()
+            self._outages.broker(answers=shown is not None)
             self._show_lines()
             if shown is not None:
                 if self._interrupts.asked and shown.control is None:
@@ -84,6 +89,7 @@ class Supervisor:
                 self._tend(shown)
             time.sleep(INTERVAL_S)
         self._show_lines()
+        self._outages.end()
         failure = run.learner.failure()
         if isinstance(failure, FencedError):
             raise failure  # an outcome would be the other learner's
@@ -114,6 +120,7 @@ class Supervisor:
             if 0 < self._incarnation < shown.incarnation:
                 self._progress.note("the learner's ranks were started again, from the last checkpoint")
             self._incarnation = shown.incarnation
+            self._outages.learner(shown.incarnation)
         elif time.monotonic() - self._started > run.config.learner.start_timeout_s:
             raise UnreachableError(
                 f"the learner has not opened the run for {run.config.learner.start_timeout_s:.0f} s",
@@ -124,6 +131,7 @@ class Supervisor:
             self._scale(shown)
             self._tend_actors(shown)
         placed = run.actors.record()
+        self._outages.actors(placed)
         if placed != self._placed:
             self._placed = placed
             json_files.write(Path(run.spec.output_dir), placed)
@@ -182,6 +190,7 @@ class Supervisor:
         """Show what the learner has written since the last call."""
         for batch in self._batches.read():
             self._progress.batch(batch, self._run.config.learner.batches)
+            self._outages.batch(batch)
             self._run.scaler.note(batch)
         for notice in self._notices.read():
             self._progress.note(f"warning: {notice.text}")

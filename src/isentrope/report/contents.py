@@ -10,6 +10,7 @@ from pathlib import Path
 
 from isentrope.learner import json_files
 from isentrope.learner.measures import EntropyLaw
+from isentrope.learner.outage_record import OutageRow
 from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, SampleRow
 from isentrope.resolved import OBJECTIVE, RUN_FILE
 
@@ -24,6 +25,7 @@ class RunContents:
     evaluations: tuple[EvalRow, ...]
     """Those in which something was answered."""
     samples: tuple[SampleRow, ...]
+    outages: tuple[OutageRow, ...]
     settings: Mapping[str, str]
     """Texts of the files with the run's settings, by name; without those that the run did not leave."""
 
@@ -51,6 +53,7 @@ def read_contents(folder: Path) -> RunContents:
         batches=tuple(json_files.read_lines(folder, BatchRow)),
         evaluations=tuple(row for row in json_files.read_lines(folder, EvalRow) if row.prompts),
         samples=tuple(json_files.read_lines(folder, SampleRow)),
+        outages=tuple(json_files.read_lines(folder, OutageRow)),
         settings={
             name: (folder / name).read_text(encoding="utf-8", errors="replace")
             for name in (RUN_FILE, OBJECTIVE)

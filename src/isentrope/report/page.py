@@ -8,9 +8,10 @@ from statistics import fmean
 import jinja2
 
 from isentrope.learner.records import BatchRow, Summary
-from isentrope.learner.training.alarms import sentences
+from isentrope.learner.training import alarms
 from isentrope.report.charts import charts
 from isentrope.report.contents import RunContents
+from isentrope.report.recovery import sentences
 from isentrope.report.responses import SHADE_FULL_AT, pairs
 from isentrope.report.reward_table import reward_lines
 from isentrope.report.windows import WINDOW
@@ -39,7 +40,7 @@ def render(contents: RunContents, summary: Summary) -> str:
         name=contents.run.run if contents.run else "run",
         settings=_settings(summary),
         headline=_headline(summary),
-        trouble=[*_trouble(contents), *sentences(summary.alarms)],
+        trouble=[*_trouble(contents), *alarms.sentences(summary.alarms)],
         tiles=list(_tiles(contents, summary)),
         charts=charts(contents),
         rewards=reward_lines(contents.batches),
@@ -125,6 +126,8 @@ def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.retired.items()) if count)
         retired = f"{summary.groups_retired:,} retired" + (f" ({reasons})" if reasons else "")
         yield "groups", f"{summary.groups_issued:,} issued = {summary.groups_trained:,} trained + {retired}"
+    if summary.recovery is not None and (told := list(sentences(summary.recovery))):
+        yield "faults outlived", "; ".join(told)
     if not contents.batches:
         return
     yield "tokens trained", f"{summary.tokens_trained:,}"

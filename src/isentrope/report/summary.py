@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from isentrope.learner.records import BatchRow, EvalRow, Summary
 from isentrope.learner.training.alarms import figures
 from isentrope.report.contents import RunContents
+from isentrope.report.recovery import recovery
 from isentrope.report.windows import WINDOW
 
 
 def summarise(contents: RunContents) -> Summary:
     """Return the summary of what a run left."""
     run, outcome, batches = contents.run, contents.outcome, contents.batches
+    clock = clocked(contents)
     rewards, entropies = [line.reward for line in batches], [line.entropy for line in batches]
     return Summary(
         status=outcome.status if outcome else None,
@@ -41,7 +43,8 @@ def summarise(contents: RunContents) -> Summary:
         logp_gap_first=batches[0].logp_gap_mean if batches else None,
         alarms=figures(batches),
         **proven(batches),
-        **clocked(contents)._asdict(),
+        **clock._asdict(),
+        recovery=None if run is None else recovery(contents, run.started, clock.seconds_startup, clock.seconds_total),
         versions=run.versions if run else {},
     )
 

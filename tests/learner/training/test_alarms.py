@@ -14,8 +14,8 @@ from isentrope.learner import json_files
 from isentrope.learner.config import AlarmsConfig
 from isentrope.learner.intake.outcomes import ALL_CORRECT, NONE_CORRECT, SAME_REWARD
 from isentrope.learner.intake.retirement import STALE, SURPLUS
-from isentrope.learner.measures import Measures, RaisedAlarm
-from isentrope.learner.records import BatchRow, Untrained
+from isentrope.learner.measures import Measures, RaisedAlarm, Untrained
+from isentrope.learner.records import BatchRow
 from isentrope.learner.training.alarms import (
     ALARMS,
     LOGP_GAP,
