@@ -258,12 +258,7 @@ class _Run:
         feeder.trained()
         self._batch += 1
         intake = feeder.status()  # before anything else is issued
-        stop_asked = False
-        if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
-            try:
-                self._publish()
-            except StopAsked:
-                stop_asked = True  # the batch is trained: its row is written first
+        stop_asked = not self._publish_if_due()  # the batch is trained: its row is written first
         actors = feeder.actors()
         serving = sum(actor.state is ActorStage.SERVING for actor in actors)
         version = self._parts.publisher.newest.version
@@ -280,6 +275,15 @@ class _Run:
             refreshed = self._is_evaluated() and self._evaluate()
             if refreshed or self._is_due(self._config.checkpoint_every) or self._parts.feeder.is_pressed():
                 self._save()
+        return True
+
+    def _publish_if_due(self) -> bool:
+        """Publish the batch's weights if they are due; return False if a stop was asked for meanwhile."""
+        try:
+            if self._is_due(self._parts.job.weights.publish_every) or self._mode is Mode.ON_POLICY:
+                self._publish()
+        except StopAsked:
+            return False
         return True
 
     def _rewards(self, ready: ReadyBatch) -> dict[str, FunctionReward]:

@@ -19,9 +19,6 @@ from whole_run import Run
 
 from isentrope.capacity.sizes import Shape, group_bytes
 from isentrope.learner.training.fault_points import VARIABLE
-from isentrope.learner.training.job import LearnerJob
-from isentrope.rollout.broker.connection import Broker
-from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.config import WeightsConfig
 from isentrope.rollout.wire.control import Control, Mode, RunState
