@@ -1,23 +1,26 @@
-"""The example of README, written by `init`: own data and reward, a broker by URL, and an actor that joined without Ray
-and shares nothing with the run but the broker and the URL of its depot."""
+"""The example of README, written by `init`: own data and reward, a broker by URL with a user for each role, and an
+actor that joined without Ray and shares nothing with the run but the broker and the URL of its depot."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
+import redis
 from machines import ROOT
+from redis.connection import parse_url
 from whole_commands import BOOT_S, Start, batches, free_port, lines
 
 from isentrope import init
 from isentrope.redis_server import RedisServer
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.depot.server import token_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -63,10 +66,18 @@ class Seen:
     code: int
     actor_code: int
     output: str
-    secrets: tuple[str, str]
-    """The broker's password, and the token that follows from it."""
+    secrets: Mapping[str, str]
+    """The broker's passwords by role, the depot's token that follows from one of them, and that of Ray."""
+    private: Path
+    """Folder of the passwords."""
+    temporary: list[Path]
+    """Files in the folder of Ray, while it ran, that hold a secret."""
+    users: set[str]
+    """Users of the broker that the run's processes were."""
     arguments: str
     """Command lines of all processes of the run."""
+    variables: str
+    """Environments of all processes of the run."""
     listeners: set[tuple[str, str]]
     """Kinds of its processes, and on what they listen."""
     environment: str
@@ -88,22 +99,32 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
     (folder / "gated.py").write_text(REWARD)
     elsewhere, allowed, port = folder.parent / "elsewhere", folder.parent / "allowed", free_port()
     elsewhere.mkdir()
-    with RedisServer() as server:
-        url = {"ISENTROPE_REDIS_URL": server.start(folder.parent / "broker"), "ALLOWED": str(allowed)}
+    with RedisServer(run="digit-walk") as server:
+        server.start(folder.parent / "broker")
+        private, secrets = folder.parent / "private", _write_passwords(server, folder.parent / "private")
+        place = f"{server.socket}?db=0"
+        url = {"ISENTROPE_REDIS_URL": f"unix://{place}", "ALLOWED": str(allowed)}
 
         def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "isentrope.cli", *arguments]
             return subprocess.run(command, cwd=folder, env=os.environ | url, capture_output=True, text=True)
 
         run = folder / "runs" / "digit-walk"
-        changes = (*CHANGES, f"weights.serve=127.0.0.1:{port}")
+        changes = (*CHANGES, f"weights.serve=127.0.0.1:{port}", f"redis.passwords={private}")
         command = start("train", "run.toml", *changes, folder=folder, env=url)
-        place = ("--depot", f"http://127.0.0.1:{port}", "--cache", str(elsewhere / "cache"))
-        join = ("actor", "--run", "digit-walk", "--name", "guest", *place)
+        depot = ("--depot", f"http://127.0.0.1:{port}", "--cache", str(elsewhere / "cache"))
+        broker = ("--redis", f"unix://actor@{place}", "--password-file", str(private / "actor.password"))
+        join = ("actor", "--run", "digit-walk", "--name", "guest", *depot, *broker)
         actor = start(*join, folder=elsewhere, env=url | {"HOME": str(elsewhere)}, hidden=folder)
         command.until(lambda: len(batches(run)) >= 2)
         status = json.loads(ask("status", "--json").stdout)
         arguments = "\n".join(command.arguments() + actor.arguments())
+        variables = [each for started in (command, actor) for each in started.environments()]
+        (ray,) = {Path(each["RAY_AUTH_TOKEN_PATH"]) for each in variables if "RAY_AUTH_TOKEN_PATH" in each}
+        secrets |= {"depot": token_of(secrets["actor"], "digit-walk"), "ray": ray.read_text()}
+        temporary = [path for path in _with_secrets(ray.parent, secrets) if path != ray]
+        with redis.Redis.from_url(server.url, protocol=2) as admin:
+            users = {client["user"] for client in admin.client_list()} - {"default"}
         listeners = command.listeners() | {("the engine", place) for _, place in actor.listeners()}
         unauthorized = _status(f"http://127.0.0.1:{port}/{next(run.glob('bundle/*')).relative_to(run)}")
         switched = ask("mode", "on_policy")
@@ -111,7 +132,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
         allowed.touch()
         code = command.wait(BOOT_S)
         left = actor.wait()
-        secret = urlsplit(url["ISENTROPE_REDIS_URL"]).password or ""
         yield Seen(
             run=run,
             status=status,
@@ -120,8 +140,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
             code=code,
             actor_code=left,
             output=command.output,
-            secrets=(secret, token_of(secret, "digit-walk")),
+            secrets=secrets,
+            private=private,
+            temporary=temporary,
+            users=users,
             arguments=arguments,
+            variables=str(variables),
             listeners=listeners,
             environment=Path(f"{allowed}.environment").read_text(),
             elsewhere=elsewhere,
@@ -129,6 +153,25 @@ def seen(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[See
             unauthorized=unauthorized,
             again=ask("train", "run.toml", *changes),
         )
+
+
+def _write_passwords(server: RedisServer, folder: Path) -> dict[str, str]:
+    """Write the passwords of a server's users as `make-acl.sh` does, and return them."""
+    folder.mkdir(mode=0o700)
+    passwords = {role.value: str(parse_url(server.url_of(role))["password"]) for role in Role}
+    for role, password in passwords.items():
+        (folder / f"{role}.password").write_text(password)
+    return passwords
+
+
+def _with_secrets(folder: Path, secrets: Mapping[str, str]) -> list[Path]:
+    """Return the files below a folder that hold a secret; those that go meanwhile do not."""
+    found = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            content = path.read_bytes() if path.is_file() else b""
+            found += [path] * any(secret.encode() in content for secret in secrets.values())
+    return found
 
 
 def _status(url: str) -> int:
@@ -257,15 +300,22 @@ def test_the_settings_in_the_folder_are_those_of_the_run(seen: Seen) -> None:
     assert told.returncode == 0 and f"the run in {seen.run} is finished" in told.stdout, told.stderr
 
 
-def test_secrets_are_in_no_file_no_output_and_no_argument_list(seen: Seen) -> None:
-    """The bundle and what was unpacked from it included."""
-    assert all(seen.secrets)
-    files = [path for root in (seen.run, seen.elsewhere) for path in root.rglob("*") if path.is_file()]
-    contents = [(path, path.read_bytes()) for path in files]
-    for secret in seen.secrets:
-        assert [path for path, content in contents if secret.encode() in content] == []
-        assert not any(secret in text for text in (seen.output, seen.told, seen.arguments, str(seen.status)))
-        assert secret not in seen.environment
+def test_secrets_are_nowhere_but_in_their_files(seen: Seen) -> None:
+    """The run's folder, the bundle, what was unpacked from it, the report and all logs, those of the broker and of Ray
+    included; what the commands print; argument lists; the environments of all processes, with that of rewards."""
+    assert len(set(seen.secrets.values())) == len(Role) + 2 and all(seen.secrets.values())
+    assert {path.name for path in _with_secrets(seen.private, seen.secrets)} == {f"{role}.password" for role in Role}
+    assert seen.temporary == []
+    for folder in (seen.run.parents[1], seen.elsewhere, seen.private.parent / "broker"):
+        assert _with_secrets(folder, seen.secrets) == []
+    texts = (seen.output, seen.told, seen.again.stdout, seen.switched.stdout, str(seen.status))
+    assert "ALLOWED" in seen.environment and "ALLOWED" in seen.variables
+    for text in (*texts, seen.arguments, seen.variables, seen.environment):
+        assert [name for name, secret in seen.secrets.items() if secret in text] == []
+
+
+def test_each_process_is_the_brokers_user_of_its_role(seen: Seen) -> None:
+    assert seen.users == {Role.COMMAND, Role.LEARNER, Role.ACTOR}
 
 
 def test_everything_listens_where_the_page_says(seen: Seen) -> None:

@@ -72,6 +72,14 @@ class Command:
         found = [psutil.Process(self._process.pid), *self.processes()]
         return [" ".join(_command_line(process)) for process in found]
 
+    def environments(self) -> list[dict[str, str]]:
+        """Environments of the command and of all that it has started."""
+        found = []
+        for process in [psutil.Process(self._process.pid), *self.processes()]:
+            with contextlib.suppress(psutil.Error):
+                found.append(process.environ())
+        return found
+
     def listeners(self) -> set[tuple[str, str]]:
         """Kinds of its processes, its own included, and the kinds of addresses on which each listens."""
         found = set()
