@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
 
 BEAT_S = 1.0
 
@@ -17,7 +18,7 @@ BEAT_S = 1.0
 class RankBeats:
     """This rank's sign of life, and rank 0's view of the others."""
 
-    def __init__(self, store: dist.Store, rank: int, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Store, rank: int, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Start to count on ranks 1 and higher, until the store is gone or the process ends.
 
         Args:
@@ -51,5 +52,6 @@ class RankBeats:
 
 def open_beats(rank: int, size: int) -> RankBeats:
     """Return the signs of life of the ranks of `torch.distributed`, which is initialised."""
-    store = dist.distributed_c10d._get_default_store().clone()
-    return RankBeats(dist.PrefixStore("isentrope_beats", store), rank, size)
+    shared = dist.distributed_c10d._get_default_store()
+    store = shared.clone()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # not in torch's stub
+    return RankBeats(PrefixStore("isentrope_beats", store), rank, size)
