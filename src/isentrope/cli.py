@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from isentrope.options import Authorities, Insecure, Json, Overrides, PasswordFile, Redis, Run, RunFile, UnseenRun
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,23 +24,6 @@ methods_app = typer.Typer(help="List the methods, or show their keys.", invoke_w
 app.add_typer(methods_app, name="methods")
 bench_app = typer.Typer(help="Measure parts of this program.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
-
-_RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.", show_default=False)]
-_Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, as learner.batches=20.")
-]
-_Run = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="[RUN]", help="Folder of the run, or its run file; default: the newest here or under runs/."
-    ),
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-_Redis = Annotated[str, typer.Option(help="The broker's URL, without password; default: $ISENTROPE_REDIS_URL.")]
-_PasswordFile = Annotated[str, typer.Option(help="File with the broker's password, if its URL has none.")]
-_Authorities = Annotated[str, typer.Option(help="PEM file of authorities for rediss; default: the system's.")]
-_Insecure = Annotated[bool, typer.Option("--insecure", help="Allow a broker on another host without password.")]
-_UnseenRun = Annotated[str, typer.Option("--run", help="Name of the run, where its folder is not seen.")]
 
 
 def _show_version(asked: bool) -> None:
@@ -96,8 +81,8 @@ def init(
 
 @app.command()
 def train(
-    run_file: _RunFile,
-    overrides: _Overrides = None,
+    run_file: RunFile,
+    overrides: Overrides = None,
     ray_address: Annotated[str, typer.Option(help="HOST:PORT of a running Ray cluster; default: a local Ray.")] = "",
 ) -> None:
     """Train by a run file; the same command continues a run that was stopped."""
@@ -107,7 +92,7 @@ def train(
 
 
 @app.command()
-def check(run_file: _RunFile, overrides: _Overrides = None) -> None:
+def check(run_file: RunFile, overrides: Overrides = None) -> None:
     """Find mistakes in a run file and in what it points to, without starting anything."""
     from isentrope import commands
 
@@ -116,8 +101,8 @@ def check(run_file: _RunFile, overrides: _Overrides = None) -> None:
 
 @app.command()
 def plan(
-    run_file: _RunFile,
-    overrides: _Overrides = None,
+    run_file: RunFile,
+    overrides: Overrides = None,
     gpus: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one GPU, as 80GB; default: not compared.")] = "",
     disk: Annotated[str, typer.Option(metavar="SPEED", help="Speed at which files are written.")] = "1GB/s",
     network: Annotated[str, typer.Option(metavar="SPEED", help="Speed at which a machine fetches.")] = "1GB/s",
@@ -128,7 +113,7 @@ def plan(
     measured: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Run to take lengths and rates from; default: the longest.")
     ] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Tell what a run will need: bytes, memory, time of a publication, actors. Starts nothing."""
     from isentrope import commands
@@ -142,8 +127,8 @@ def plan(
 
 @app.command()
 def status(
-    run: _Run = None,
-    as_json: _Json = False,
+    run: Run = None,
+    as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds until the run ends.")] = False,
 ) -> None:
     """Show what a run is doing and what it waits for."""
@@ -155,7 +140,7 @@ def status(
 @app.command()
 def runs(
     folder: Annotated[Path, typer.Argument(help="Where to look, and in its runs/; default: here.")] = Path(),
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """List the runs of a folder: running, finished, stopped, ended by an error, dead or damaged."""
     from isentrope.runs import list_runs
@@ -165,7 +150,7 @@ def runs(
 
 @app.command()
 def logs(
-    run: _Run = None,
+    run: Run = None,
     name: Annotated[str, typer.Option("--of", help="One log, such as learner-0; default: all.")] = "",
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each log.")] = 10,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added, until it ends.")] = False,
@@ -178,9 +163,9 @@ def logs(
 
 @app.command()
 def stop(
-    run: _Run = None,
+    run: Run = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 600.0,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Ask a run to end as Ctrl-C does: it finishes its batch, saves, and the same command continues it."""
     from isentrope.stopping import stop as stop_run
@@ -191,8 +176,8 @@ def stop(
 @app.command()
 def mode(
     mode: Annotated[str, typer.Argument(metavar="async|on_policy", show_default=False)],
-    run: _Run = None,
-    as_json: _Json = False,
+    run: Run = None,
+    as_json: Json = False,
 ) -> None:
     """Switch a running run between asynchronous and exact on-policy training."""
     from isentrope import commands
@@ -203,16 +188,16 @@ def mode(
 @app.command()
 def scale(
     change: Annotated[str, typer.Argument(metavar="actors=N|+K|-K", show_default=False)],
-    run: _Run = None,
-    redis: _Redis = "",
-    name: _UnseenRun = "",
+    run: Run = None,
+    redis: Redis = "",
+    name: UnseenRun = "",
     external: Annotated[
         bool, typer.Option("--external", help="Ask actors to leave that were joined by `isentrope actor`.")
     ] = False,
-    as_json: _Json = False,
-    password_file: _PasswordFile = "",
-    ca: _Authorities = "",
-    insecure: _Insecure = False,
+    as_json: Json = False,
+    password_file: PasswordFile = "",
+    ca: Authorities = "",
+    insecure: Insecure = False,
 ) -> None:
     """Set the number of actors of a running run; it stays, also for the next command of the run."""
     from isentrope.scale import Scaling
@@ -228,7 +213,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.", show_default=False)],
     version: Annotated[str, typer.Option(help="Batch, or version as `status` shows it; default: the newest.")] = "",
     model: Annotated[str, typer.Option(help="Model the run began with; default: what the run's folder says.")] = "",
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Write a version of a run as a model folder that transformers and vLLM open, and a run can start from."""
     from isentrope import commands
@@ -243,7 +228,7 @@ def replay(
     to: Annotated[int | None, typer.Option(help="Batches of a checkpoint; default: the newest one's.")] = None,
     begin: Annotated[str, typer.Option("--from", help="Checkpoint to start from; default: the model itself.")] = "",
     model: Annotated[str, typer.Option(help="Model the run began with; default: what the run's folder says.")] = "",
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Train again what a run has kept, and compare with its checkpoints to the bit; needs learner.retain."""
     from isentrope import replaying
@@ -254,11 +239,11 @@ def replay(
 @app.command("eval")
 def evaluate(
     place: Annotated[Path, typer.Argument(metavar="MODEL|RUN", help="Model folder; or a run's folder or run file.")],
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
     data: Annotated[str, typer.Option(help="File or task:NAME; default: the run's held-out data.")] = "",
     samples: Annotated[int | None, typer.Option(help="Responses to each prompt; default: as in the run.")] = None,
     version: Annotated[str, typer.Option(help="Batch or version of a run; default: the newest.")] = "",
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a model, or a version of a run, on held-out prompts: pass@k and rewards."""
     from isentrope import commands
@@ -271,13 +256,13 @@ def evaluate(
 @app.command()
 def actor(
     run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],
-    redis: _Redis = "",
-    password_file: _PasswordFile = "",
+    redis: Redis = "",
+    password_file: PasswordFile = "",
     name: Annotated[str, typer.Option(help="Name of this actor; default: host, process id and a random end.")] = "",
     depot: Annotated[str, typer.Option(help="URL of the run's depot; default: as the run announces.")] = "",
     cache: Annotated[Path, typer.Option(help="Folder that keeps fetched files; default: the user's cache.")] = Path(),
     ca: Annotated[str, typer.Option(help="PEM file of authorities for rediss and https; default: the system's.")] = "",
-    insecure: _Insecure = False,
+    insecure: Insecure = False,
     per_gpu: Annotated[
         bool, typer.Option("--per-gpu", help="An actor for each GPU here, or for as many as one needs; kept up.")
     ] = False,
@@ -305,13 +290,13 @@ def depot(
 
 @app.command()
 def exporter(
-    run: _Run = None,
-    redis: _Redis = "",
-    name: _UnseenRun = "",
+    run: Run = None,
+    redis: Redis = "",
+    name: UnseenRun = "",
     bind: Annotated[str, typer.Option(metavar="ADDR:PORT", help="Address to listen at.")] = "127.0.0.1:9464",
-    password_file: _PasswordFile = "",
-    ca: _Authorities = "",
-    insecure: _Insecure = False,
+    password_file: PasswordFile = "",
+    ca: Authorities = "",
+    insecure: Insecure = False,
 ) -> None:
     """Offer a run's metrics to Prometheus, from any machine that reaches its broker."""
     from isentrope.exporter.serving import ExporterOptions, export
@@ -321,7 +306,7 @@ def exporter(
 
 
 @methods_app.callback()
-def methods(context: typer.Context, as_json: _Json = False) -> None:
+def methods(context: typer.Context, as_json: Json = False) -> None:
     """List the methods, or show their keys."""
     if context.invoked_subcommand is None:
         from isentrope import reference
@@ -338,7 +323,7 @@ def methods_show(names: Annotated[list[str], typer.Argument(metavar="METHOD...",
 
 
 @methods_app.command("matrix")
-def methods_matrix(as_json: _Json = False) -> None:
+def methods_matrix(as_json: Json = False) -> None:
     """Show which methods can be merged, and why others cannot."""
     from isentrope import reference
 
@@ -348,7 +333,7 @@ def methods_matrix(as_json: _Json = False) -> None:
 @app.command("help")
 def help_(
     name: Annotated[str, typer.Argument(metavar="[KEY]", help="Key, stage, output, method or exit code.")] = "",
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Explain a key of the run file, a stage, an output, a method or an exit code; without one, list them all."""
     from isentrope import reference

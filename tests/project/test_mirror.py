@@ -112,6 +112,7 @@ RUN_BY = {
     "src/isentrope/launch/ray_ground.py": "system/test_room.py",
     "src/isentrope/exporter/quantities.py": "isentrope/exporter/test_collector.py",
     "src/isentrope/launch/scaler.py": "system/test_room.py",
+    "src/isentrope/options.py": "isentrope/test_cli.py",
     "src/isentrope/report/charts.py": "isentrope/report/test_report.py",
     "src/isentrope/report/contents.py": "isentrope/report/test_summary.py",
     "src/isentrope/report/figures.py": "isentrope/report/test_report.py",
