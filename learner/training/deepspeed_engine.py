@@ -236,7 +236,7 @@ def _initialize(policy: Policy, config: LearnerConfig, device: torch.device, *, 
         # Otherwise `init_distributed` calls a compiler to learn which operations it could compile, and compiles one for
         # inference, under a lock that a killed process leaves behind: the next one would wait for it for ever. For
         # DeepSpeed 0.19; remove when that can be refused by configuration.
-        vars(deepspeed.ops)["__compatible_ops__"] = {}
+        deepspeed.ops.__dict__["__compatible_ops__"] = {}
     deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False)
     # DeepSpeed works on a group of its own, which it makes with PyTorch's default deadline: half an hour for gloo.
     own_group: Any = groups._clone_world_group()

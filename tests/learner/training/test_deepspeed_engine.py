@@ -39,9 +39,13 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = folder / "results.json"
     make_network("qwen3_moe").save_pretrained(folder / "experts")
     arguments = [str(make_model(folder / "model")), str(folder), str(results), *STAGES]
-    path = os.pathsep.join((str(false_compilers(folder / "compilers")), os.environ["PATH"]))
-    extensions = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "CC": "", "CXX": ""}
-    ranks = launch("rank_stages.py", arguments, folder / "log.txt", PATH=path, **extensions)
+    environment = {
+        "PATH": os.pathsep.join((str(false_compilers(folder / "compilers")), os.environ["PATH"])),
+        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
+        "CC": "",
+        "CXX": "",
+    }
+    ranks = launch("rank_stages.py", arguments, folder / "log.txt", ranks=2, **environment)
     assert ranks.wait() == 0, ranks.text()
     assert not (folder / "compilers" / CALLED).exists(), (folder / "compilers" / CALLED).read_text()
     assert not (folder / "extensions").exists(), "nothing is compiled, so no lock of a build is waited for"

@@ -1,6 +1,6 @@
 """A rank is silent from when it counts no more, as rank 0 sees it on its own clock."""
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 from waits import wait_until
 
 from isentrope.learner.training import rank_beats
@@ -18,7 +18,7 @@ class Clock:
 
 
 def test_a_rank_is_silent_from_its_last_count_on() -> None:
-    clock, store = Clock(), dist.HashStore()
+    clock, store = Clock(), HashStore()
     beats = RankBeats(store, 0, 3, clock)
     store.set("1", "0")
     assert beats.silent_s() == [0, 0, 0]
@@ -32,7 +32,7 @@ def test_a_rank_is_silent_from_its_last_count_on() -> None:
 
 
 def test_time_in_which_rank_0_itself_was_stopped_counts_for_no_rank_that_went_on() -> None:
-    clock, store = Clock(), dist.HashStore()
+    clock, store = Clock(), HashStore()
     beats = RankBeats(store, 0, 2, clock)
     store.set("1", "0")
     beats.silent_s()
@@ -42,7 +42,7 @@ def test_time_in_which_rank_0_itself_was_stopped_counts_for_no_rank_that_went_on
 
 
 def test_a_rank_counts_without_being_asked() -> None:
-    store = dist.HashStore()
+    store = HashStore()
     RankBeats(store, 1, 2)
     first = wait_until(lambda: store.check(["1"]) and store.get("1"), "a sign of life")
     wait_until(lambda: store.get("1") != first, "the next one", poll_s=rank_beats.BEAT_S / 10)
