@@ -2,12 +2,13 @@
 
     python docs/results/broker_load.py                # 1,000 actors, and costs of calls for 1 to 1,000; five minutes
     python docs/results/broker_load.py --actors 100
+    PATH=FOLDER:$PATH python docs/results/broker_load.py --to broker_load_redis_7.json    # the server in FOLDER instead
 
 Actors are real ports, paced as `actors/actor.py` paces them: blocked in reads of orders and news, a heartbeat in five
-seconds. They generate nothing. The server is the bundled one, by TCP, with its append-only file. Shares are processor
-time of its main thread; other load on the machine makes them larger by the switches that it causes, and the latencies
-much more. Actors have machines of their own in a cluster: here, where the system can (Linux, as root), the server and
-the probe go before them.
+seconds. They generate nothing. The server is the one that a run would start, by TCP, with its append-only file. Shares
+are processor time of its main thread; other load on the machine makes them larger by the switches that it causes, and
+the latencies much more. Actors have machines of their own in a cluster: here, where the system can (Linux, as root),
+the server and the probe go before them.
 """
 
 import argparse
@@ -361,14 +362,16 @@ def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--actors", type=int, default=1000)
-    actors = parser.parse_args().actors
+    parser.add_argument("--to", default=DATA.name, help="name of the file, beside this one")
+    told = parser.parse_args()
+    actors, data = told.actors, DATA.with_name(told.to)
     before = psutil.getloadavg()[0]
     prefer(os.getpid(), -20)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     with server() as (client, _):
         version = client.info("server")["redis_version"]
     record = {
-        "command": f"python docs/results/broker_load.py --actors {actors}",
+        "command": f"python docs/results/broker_load.py --actors {actors} --to {told.to}",
         "commit": commit,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": {"cores": psutil.cpu_count(), "system": platform.system(), "load_before": round(before, 1)},
@@ -377,7 +380,7 @@ def main() -> None:
         "load": load(actors),
         "microseconds_of_the_thread": {str(count): costs(count) for count in (1, 10, 100, 1000)},
     }
-    write_whole(DATA, json.dumps(record, indent=1) + "\n", durable=False)
+    write_whole(data, json.dumps(record, indent=1) + "\n", durable=False)
 
 
 if __name__ == "__main__":

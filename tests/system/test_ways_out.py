@@ -24,7 +24,7 @@ if list(Path(__file__).parent.glob("runs/*/run.json")):
 """A reward that the command's own check can import, and no actor can: an error that all others would have too."""
 
 REPEATS = 20
-"""Ends of the soak test: what a race of threads loses is lost in some of them."""
+"""Ends at each place in soak tests: what a race of threads loses is lost in some of them."""
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,19 @@ def test_an_error_of_all_actors_is_told_on_a_running_cluster(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("place", ["own", "running"])
-def test_no_repeat_ends_without_a_word(start: Start, example: Path, head: str, place: str, tmp_path: Path) -> None:
-    options = ("--ray-address", head) if place == "running" else ()
-    for number in range(REPEATS):
-        _ends_with_three_lines(start, example, tmp_path / str(number), *options)
+@pytest.mark.parametrize("repeat", range(REPEATS))
+def test_no_repeat_ends_without_a_word_on_a_ray_of_its_own(
+    start: Start, example: Path, tmp_path: Path, repeat: int
+) -> None:
+    _ends_with_three_lines(start, example, tmp_path / "own")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("repeat", range(REPEATS))
+def test_no_repeat_ends_without_a_word_on_a_running_cluster(
+    start: Start, example: Path, head: str, tmp_path: Path, repeat: int
+) -> None:
+    _ends_with_three_lines(start, example, tmp_path / "running", "--ray-address", head)
 
 
 def test_a_second_interrupt_in_the_start_ends_at_once_and_leaves_nothing(start: Start, example: Path) -> None:

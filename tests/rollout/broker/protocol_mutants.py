@@ -73,7 +73,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no replay": method(Learner, "replay", nothing),
     "no reconcile": method(Learner, "reconcile", nothing),
     "publish does not ask whether the order is open": script("publish", "== 'open:' .. attempt", "~= ''"),
-    "drop forgets the bytes": script("drop", "HINCRBY", "HLEN"),
+    "drop forgets the bytes": script("drop", "count(n, 'bytes',", "tostring("),
     "the byte budget holds back the next batch": script("issue", "math.min(bound, needed)", "first"),
     "issue is not fenced": script("issue", CHECK, ""),
     "plan is not fenced": script("set", CHECK, ""),

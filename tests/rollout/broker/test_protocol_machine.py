@@ -27,6 +27,8 @@ from protocol_machine import Protocol
 from protocol_mutants import MUTANTS
 from protocol_site import Site
 
+from isentrope.rollout.broker import connection
+
 SCALE = int(os.environ.get("ISENTROPE_TEST_SCALE", "1"))
 
 
@@ -69,6 +71,13 @@ def explore(site: Site, examples: int, *, new: bool, shrink: bool = True) -> Non
 @pytest.mark.timeout(7200)
 def test_every_group_is_trained_once_whatever_happens(site: Site) -> None:
     explore(site, 60 * SCALE, new=SCALE > 1)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_what_is_removed_is_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    MUTANTS[name](monkeypatch)
+    for script in connection.SCRIPT_KEYS:
+        connection._Script(script)
 
 
 @pytest.mark.slow
