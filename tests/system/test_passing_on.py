@@ -71,14 +71,15 @@ def story(tmp_path_factory: pytest.TempPathFactory, record_testsuite_property: C
         guests, (deceived,) = lab.add("one", "two", "three", shared=False), lab.add("deceived", shared=False)
         changes = ("actors.count=0", "weights.relay_port=8801", "weights.keep=4", NEVER, *SMALL)
         command = lab.start(learner, "train", "run.toml", *changes)
-        lab.until(lambda: any(lab.run.glob("bundle/*")), command)
+        lab.until(lambda: any(lab.run.glob("bundle/*.tar")) and (lab.run / "run.json").is_file(), command)
         served = lab.start(depot, "depot", str(lab.run), "--bind", "0.0.0.0:8800")
         depot.slow(UPLINK)
         where = ("actor", "--run", "digit-walk", "--cache", str(Path.home() / "cache"), "--depot")
         actors = [lab.start(guest, *where, "http://depot:8800", "--name", guest.name) for guest in guests]
 
         false = lab.example / "false"
-        shutil.copytree(lab.run, false, ignore=shutil.ignore_patterns("weights", "checkpoints", "logs", "redis"))
+        shutil.copytree(lab.run / "bundle", false / "bundle")
+        shutil.copy(lab.run / "run.json", false)
         (bundle,) = (false / "bundle").glob("*.tar")
         bundle.write_bytes(bytes([bundle.read_bytes()[0] ^ 1]) + bundle.read_bytes()[1:])
         lies = lab.start(liar, "depot", str(false), "--bind", "0.0.0.0:8800")
