@@ -22,6 +22,7 @@ from isentrope.actors.groups import Tools
 from isentrope.actors.orders import Changes, Orders
 from isentrope.actors.run_files import Joined, Wanted
 from isentrope.errors import IsentropeError, NameTakenError, StorageError, UnreachableError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import BLOCK_S
 from isentrope.rollout.broker.news import Topic
@@ -264,8 +265,9 @@ class Actor:
 
     async def _await_weights(self) -> None:
         try:
-            async with asyncio.timeout(self._config.start_timeout_s):
-                await self._changes.until(lambda: self._seen.newest is not None)
+            with waiting_for(f"the learner of {self._spec.run} to announce weights"):
+                async with asyncio.timeout(self._config.start_timeout_s):
+                    await self._changes.until(lambda: self._seen.newest is not None)
         except TimeoutError:
             raise self._no_weights() from None
 
@@ -296,7 +298,8 @@ class Actor:
             wanted = Wanted(version, manifest, newest.depots)
             self._fetch = Fetch(self._files, wanted, self._changes.tell)
         fetch = self._fetch
-        await self._changes.until(lambda: fetch.done or not next_load(self._situation()))
+        with waiting_for(f"the files of version {fetch.version}, from the depot"):
+            await self._changes.until(lambda: fetch.done or not next_load(self._situation()))
         if fetch.done:
             if fetch.version == version or fetch.version > engine.version:
                 await self._load(engine, fetch)

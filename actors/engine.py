@@ -32,6 +32,7 @@ from vllm.v1.engine.utils import CoreEngineProcManager
 from isentrope.actors.engine_host import POLL_S, EngineDiedError, EngineHost, EngineOptions, last_line
 from isentrope.actors.served import Judge
 from isentrope.errors import ConfigError, StorageError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.wire.digests import algorithm_of
 from isentrope.rollout.wire.proof import Proof, parse_tensors, read_canary
 from isentrope.rollout.wire.types import Finish, Float32, Int32, Int64
@@ -154,7 +155,8 @@ class Engine:
                 computes another policy with them than the learner.
             EngineDiedError: the engine died meanwhile, or is dead.
         """
-        await asyncio.shield(self._load(manifest))  # a cancelled caller must not leave half a load
+        with waiting_for(f"the engine of {self._llm.model_config.model} to load version {manifest.version}"):
+            await asyncio.shield(self._load(manifest))  # a cancelled caller must not leave half a load
 
     async def wait_dead(self) -> NoReturn:
         """Wait until the engine has died, and raise EngineDiedError."""
@@ -267,8 +269,9 @@ class Engine:
             if loop.time() >= probe_at and not self._load_lock.locked():
                 self._asked_at = time.monotonic()
                 try:
-                    async with asyncio.timeout(SILENT_S):
-                        await self._llm.get_weight_version()
+                    with waiting_for(f"an answer of the engine of {self._llm.model_config.model}"):
+                        async with asyncio.timeout(SILENT_S):
+                            await self._llm.get_weight_version()
                 except EngineDeadError:
                     return
                 except TimeoutError:

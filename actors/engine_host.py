@@ -15,6 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from isentrope.actors.weight_receiver import BACKEND, Tether
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.data.model_place import require_here
 
 POLL_S = 0.25
@@ -70,20 +71,19 @@ class EngineHost(threading.Thread):
     async def llm(self) -> AsyncLLM:
         """Return vLLM, once it has started. Cancelling this ends what has been started, and waits for that end."""
         try:
-            return await self._llm
+            with waiting_for(f"the engine of {self._options.model_dir} to start"):
+                return await self._llm
         except asyncio.CancelledError:
             self._closed.set()
-            while self.is_alive():
-                for child in set(multiprocessing.active_children()) - self._others:
-                    if child.name == "EngineCore":
-                        child.kill()  # vLLM then stops starting
-                await asyncio.sleep(POLL_S)
+            with waiting_for("the end of an engine that was still starting"):
+                await self._stop_starting()
             raise
 
     def close(self) -> None:
         """End the engine's processes at once; blocks."""
         self._closed.set()
-        self.join()
+        with waiting_for(f"the engine of {self._options.model_dir} to end"):
+            self.join()
 
     def run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the engine inherits it: Ctrl-C is for us to handle
@@ -95,6 +95,13 @@ class EngineHost(threading.Thread):
         self._deliver(self._llm.set_result, llm)
         self._closed.wait()
         llm.shutdown(timeout=0.0)  # by default it takes 4 s, and has nothing to save
+
+    async def _stop_starting(self) -> None:
+        while self.is_alive():
+            for child in set(multiprocessing.active_children()) - self._others:
+                if child.name == "EngineCore":
+                    child.kill()  # vLLM then stops starting
+            await asyncio.sleep(POLL_S)
 
     def _deliver(self, deliver: Callable[[_T], None], what: _T) -> None:
         if not self._closed.is_set():

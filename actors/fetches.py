@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from isentrope.actors.run_files import RunFiles, Wanted
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.wire.weights import Manifest
 
 
@@ -33,7 +34,8 @@ class Fetch:
     async def close(self) -> None:
         """Stop it if it is on its way, and let the files go."""
         self._stop.set()
-        await asyncio.wait({self._task})
+        with waiting_for(f"the fetch of version {self.version} to stop"):
+            await asyncio.wait({self._task})
         if not self._task.cancelled():
             self._task.exception()  # else asyncio reports one that nobody asked for
         self._stack.close()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from isentrope.actors.broker_calls import BrokerCaller
 from isentrope.actors.groups import GroupMaker, Order, TooFewResponsesError, Tools
 from isentrope.errors import InternalError, IsentropeError, RecordError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.data.prompts import PromptTooLongError
 from isentrope.rollout.wire.types import EvalResult, Group, Missing, MissingReason, WorkOrder
@@ -100,7 +101,8 @@ class Orders:
     async def finish(self, grace_s: float) -> None:
         """Wait for all orders, at most `grace_s`; then drop the rest."""
         if self._held:
-            await asyncio.wait([*self._held.values()], timeout=grace_s)
+            with waiting_for(f"the {len(self._held)} orders that {self._port.actor} holds"):
+                await asyncio.wait([*self._held.values()], timeout=grace_s)
         for task in self._held.values():
             task.cancel()
 
@@ -167,10 +169,11 @@ class Orders:
 
     async def _send(self, order: Order, send: Callable[[], PublishResult]) -> None:
         pause_s = FULL_PAUSE_S
-        while await self._call(send) is PublishResult.FULL:
-            self._refused.add(order)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, MAX_FULL_PAUSE_S)
+        with waiting_for(f"room at the broker for a group of {self._port.actor}"):
+            while await self._call(send) is PublishResult.FULL:
+                self._refused.add(order)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_FULL_PAUSE_S)
 
 
 def _without_lease(order: Order) -> Order:

@@ -20,6 +20,7 @@ from pathlib import Path
 from isentrope.actors import reward_keeper
 from isentrope.actors.reward_keeper import Limits
 from isentrope.errors import ConfigError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.config import DataConfig
 
 MAX_PROCESSES = 256
@@ -89,14 +90,15 @@ class Box:
                 fix=fix,
             )
         try:
-            tried = subprocess.run(
-                [*self._sandbox(), sys.executable, "-I", "-c", ""],
-                capture_output=True,
-                text=True,
-                timeout=TRY_S,
-                check=False,
-                env=self.environment(),
-            )
+            with waiting_for("bwrap to make a sandbox"):
+                tried = subprocess.run(
+                    [*self._sandbox(), sys.executable, "-I", "-c", ""],
+                    capture_output=True,
+                    text=True,
+                    timeout=TRY_S,
+                    check=False,
+                    env=self.environment(),
+                )
             problem = "" if tried.returncode == 0 else (tried.stderr.strip().splitlines() or ["it fails"])[-1]
         except subprocess.TimeoutExpired:
             problem = f"no answer within {TRY_S:.0f} s"

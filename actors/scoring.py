@@ -21,6 +21,7 @@ from isentrope.actors.reward_keeper import Ending
 from isentrope.actors.reward_process import GarbageError, ProcessEndedError, RewardProcess
 from isentrope.actors.reward_wire import Answer, Call, to_outcome
 from isentrope.errors import RewardError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.rows import Messages, Row
 from isentrope.rollout.rewards.functions import Outcome, Score
@@ -100,7 +101,8 @@ class Scorer:
         return set((await self._call("columns")).columns)
 
     async def _call(self, call: Call, *arguments: object) -> Answer:
-        worker = await self._idle.get()
+        with waiting_for("a free process of the reward: all work on other groups"):
+            worker = await self._idle.get()
         try:
             await worker.load()
             self._output.renew()
@@ -144,8 +146,9 @@ class _Worker:
         assert self._process is not None, "load comes first"
         answer: Answer | None = None
         try:
-            async with asyncio.timeout(deadline.seconds):
-                answer = await self._process.ask(call, *arguments)
+            with waiting_for(f"{deadline.what}, which may take {deadline.seconds:g} s"):
+                async with asyncio.timeout(deadline.seconds):
+                    answer = await self._process.ask(call, *arguments)
         except TimeoutError as error:
             raise RewardError(
                 f"{deadline.what} took more than {deadline.seconds:g} s, and its process was killed", fix=deadline.fix

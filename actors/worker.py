@@ -26,6 +26,7 @@ from isentrope.actors.relaying import Offer, Relaying, address_towards
 from isentrope.actors.run_files import Joined, Places, RunFiles
 from isentrope.actors.scoring import Scorer
 from isentrope.errors import ConfigError, DataError, IsentropeError, UnreachableError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.relay_list import RelayList
@@ -109,12 +110,13 @@ async def _until_signalled(options: ActorOptions) -> None:
 async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
     """Return the run's facts, once a learner has opened it; None: `drain` was set before."""
     view, deadline = RunView(broker), time.monotonic() + OPEN_TIMEOUT_S
-    while not drain.is_set():
-        try:
-            return await asyncio.to_thread(view.spec, 1.0)
-        except UnreachableError:
-            if time.monotonic() > deadline:
-                raise
+    with waiting_for(f"a learner to open run {broker.keys.run!r} at {broker.place}"):
+        while not drain.is_set():
+            try:
+                return await asyncio.to_thread(view.spec, 1.0)
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
     return None
 
 
@@ -162,8 +164,9 @@ async def _unpack(stack: contextlib.ExitStack, files: RunFiles, drain: asyncio.E
     """Keep the run's bundle on this machine until `stack` is closed; return False if `drain` was set before."""
     stop = threading.Event()
     unpacking = asyncio.create_task(asyncio.to_thread(stack.enter_context, files.unpacked(stop)))
-    leaving = asyncio.create_task(drain.wait())
-    await asyncio.wait({unpacking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    with waiting_for(f"the bundle of run {files.spec.run!r}, from its depot"):
+        leaving = asyncio.create_task(drain.wait())
+        await asyncio.wait({unpacking, leaving}, return_when=asyncio.FIRST_COMPLETED)
     leaving.cancel()
     if not unpacking.done():
         stop.set()

@@ -20,6 +20,7 @@ from isentrope.learner.training import canary
 from isentrope.learner.training.fault_points import crash_point
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.reaper import SILENT_BEATS
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.depot import versions
@@ -123,7 +124,8 @@ class Publisher:
     def drain(self) -> None:
         """Wait, whatever becomes of it, for the version that is being written."""
         if self._announcing is not None:
-            wait([self._announcing[1]], self._timeout_s)
+            with waiting_for(f"the version of batch {self._announcing[0]} to be written by all ranks"):
+                wait([self._announcing[1]], self._timeout_s)
 
     def _covers(self, batch: int) -> bool:
         """Return True if the weights after `batch` batches are announced, or will be."""

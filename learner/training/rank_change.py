@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from isentrope.errors import StorageError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.wire.files import UNFINISHED
 
 CONVERTED = "converted"
@@ -43,19 +44,17 @@ def convert(checkpoint: Path, idle: Callable[[], None]) -> Path:
     unfinished = folder.with_name(folder.name + UNFINISHED)
     folder.parent.mkdir()
     command = [sys.executable, "-m", __name__, str(checkpoint), str(unfinished)]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {_ONLY_WEIGHTS: "1"},
-    ) as process:
-        errors = ""
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                _, errors = process.communicate(timeout=_POLL_S)
-                break
-            idle()
+    with (
+        subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {_ONLY_WEIGHTS: "1"},
+        ) as process,
+        waiting_for(f"{checkpoint.name} to be converted for another number of ranks"),
+    ):
+        errors = _errors(process, idle)
     if process.returncode:
         reason = next(iter(errors.strip().splitlines()[-1:]), f"exit code {process.returncode}")
         discard(checkpoint.parent)
@@ -66,6 +65,14 @@ def convert(checkpoint: Path, idle: Callable[[], None]) -> Path:
         )
     unfinished.replace(folder)
     return folder
+
+
+def _errors(process: "subprocess.Popen[str]", idle: Callable[[], None]) -> str:
+    """Return what a process has written as its errors, once it has ended; call `idle` meanwhile."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_POLL_S)[1]
+        idle()
 
 
 def discard(checkpoints: Path) -> None:

@@ -21,6 +21,7 @@ from isentrope.learner.training.fault_points import crash_point
 from isentrope.learner.training.snapshot import Snapshot
 from isentrope.learner.training.weight_files import Shards
 from isentrope.learner.training.weight_source import WeightSource
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.wire.proof import Canary, TensorFacts
 from isentrope.rollout.wire.tensor_bits import facts_of
 from isentrope.rollout.wire.types import batch_of
@@ -57,8 +58,8 @@ class VersionWriter:
         its share.
         """
         if self._newest is not None:
-            with contextlib.suppress(StorageError):  # rank 0 has it, and decides
-                self._newest.result()
+            with waiting_for("the former version to be written by all ranks"), contextlib.suppress(StorageError):
+                self._newest.result()  # rank 0 has the error, and decides
         self._snapshot.take()
         crash_point("publish.copied", batch_of(version))
         self._newest = _in_thread(lambda: self._write(version, canary))
@@ -67,7 +68,8 @@ class VersionWriter:
     def drain(self) -> None:
         """Wait until the newest version is written, or cannot be."""
         if self._newest is not None:
-            wait([self._newest])
+            with waiting_for("the newest version to be written by all ranks"):
+                wait([self._newest])
 
     def _write(self, version: int, canary: Canary) -> Manifest | None:
         folder = version_folder(self._root, version)

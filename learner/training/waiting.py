@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 from isentrope.errors import StalledError
 from isentrope.learner.training.rank_group import RankGroup
+from isentrope.long_waits import SAY_S
 
 SLICE_S = 1.0
 """Longest wait between two idle orders, and between two reads of an operator's request."""
-
-SAY_S = 8.0
-"""Time without progress after which a wait is logged, once."""
 
 logger = logging.getLogger(__name__)
 

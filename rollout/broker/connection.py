@@ -31,9 +31,10 @@ from isentrope.rollout.broker.slow_links import KINDS
 
 MIN_VERSION = (6, 2)
 MAX_CONNECTIONS = 8
-SOCKET_TIMEOUT_S = 15.0
-"""Longest wait for progress on a socket; `slow_links.py` says of what."""
-BLOCK_S = 10.0
+SOCKET_TIMEOUT_S = 9.0
+"""Longest wait for progress on a socket; `slow_links.py` says of what. The first line about a server that does not
+answer comes then."""
+BLOCK_S = 5.0
 """Longest wait inside one command: below the socket's time-out, which would break the connection; shorter ones cost the
 broker more calls of idle actors."""
 

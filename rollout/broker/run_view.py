@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS, LEARNER
 from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState, learner_state
@@ -105,14 +106,8 @@ class RunView:
             UnreachableError: no learner opened it in time.
             ConfigError: another version of this program opened it.
         """
-        deadline = time.monotonic() + deadline_s
-        while not (text := self.text(self._keys.meta)):
-            if time.monotonic() > deadline:
-                raise UnreachableError(
-                    f"no learner has opened run {self._keys.run!r} at {self.broker.place} for {deadline_s:.0f} s",
-                    fix="start the learner, or check the run's name",
-                )
-            time.sleep(min(0.2, deadline_s))
+        with waiting_for(f"a learner to open run {self._keys.run!r} at {self.broker.place}"):
+            text = self._opened(deadline_s)
         try:
             return RunSpec.model_validate_json(text)
         except ValidationError as error:
@@ -253,6 +248,18 @@ class RunView:
         """Return the value of a string key; empty if there is none."""
         value = self.broker.run(lambda client: client.get(key))
         return "" if value is None else _text(value)
+
+    def _opened(self, deadline_s: float) -> str:
+        """Return the text of the run's facts, once a learner has written it."""
+        deadline = time.monotonic() + deadline_s
+        while not (text := self.text(self._keys.meta)):
+            if time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"no learner has opened run {self._keys.run!r} at {self.broker.place} for {deadline_s:.0f} s",
+                    fix="start the learner, or check the run's name",
+                )
+            time.sleep(min(0.2, deadline_s))
+        return text
 
     def _hash(self, key: str) -> dict[str, bytes]:
         table = self.broker.run(lambda client: client.hgetall(key))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from isentrope.errors import StorageError, UnreachableError
+from isentrope.long_waits import waiting_for
 
 PART = ".part"
 """Suffix of a folder that is not complete."""
@@ -73,7 +74,8 @@ class Cache:
             raise StorageError(
                 f"{part} cannot be created: {error.strerror}", fix="give another folder by --cache"
             ) from None
-        lock = self._wait(part)
+        with waiting_for(f"another process of this machine, which fetches {final.name}"):
+            lock = self._wait(part)
         if lock is None:
             return
         try:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.depot.interface import is_name
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class DepotServer:
     def __enter__(self) -> Self:
         """Start it; UnreachableError if the address cannot be used."""
         self._thread.start()
-        self._ready.wait(START_TIMEOUT_S)
+        with waiting_for(f"the depot to listen at {self._address.host}:{self._address.port}"):
+            self._ready.wait(START_TIMEOUT_S)
         if self._error is not None:
             raise UnreachableError(
                 f"the depot cannot listen at {self._address.host}:{self._address.port}: {self._error}",
@@ -123,7 +125,8 @@ class DepotServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(START_TIMEOUT_S)
+        with waiting_for(f"the depot at {self.url} to end"):
+            self._thread.join(START_TIMEOUT_S)
 
     @property
     def url(self) -> str:

@@ -21,7 +21,7 @@ from isentrope.check import install
 from isentrope.check.findings import Checked, Findings, check
 from isentrope.check.model import Model
 from isentrope.config import accept, load, load_with_errors
-from isentrope.console import say, tell
+from isentrope.console import say, tell, working
 from isentrope.environment import set_defaults
 from isentrope.errors import (
     AccessError,
@@ -91,7 +91,7 @@ def init(name: str, folder: Path | None, console: Console) -> int:
         return 0
     set_defaults(offline=True)
     folder = folder or Path(name)
-    with console.status("data and model are made: half a minute the first time"):
+    with working(console, "data and model: they are made in half a minute the first time"):
         example = write(name, folder)
     say(console, f"{folder} holds the example. Go on with:\n")
     for command in (f"cd {folder}", *example.commands):
@@ -138,8 +138,8 @@ def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
     set_defaults()
     config, file, errors, wrong = load_with_errors(path, overrides)
     console.print(f"{_MARKS[bool(errors)]} keys")
-    with console.status("") as status:
-        findings = Findings(config, file, wrong=wrong, tell=status.update)
+    with working(console, f"what {path} points to") as show:
+        findings = Findings(config, file, wrong=wrong, tell=show)
         for name, found in findings.stages():
             if found is None:
                 say(console, f"- {name}: not looked at before the mistakes above are mended")
@@ -176,8 +176,7 @@ def switch_mode(mode: str, run: Path, console: Console, as_json: bool = False) -
             raise UnreachableError(f"no learner has opened run {record.run!r} yet", fix="try again when it trains")
         view.request(Mode(mode).value)
         deadline = time.monotonic() + MODE_TIMEOUT_S
-        text = f"the learner of {record.run} answers at its next batch"
-        with contextlib.nullcontext() if as_json else console.status(text):
+        with working(console, f"the learner of {record.run}, which answers at its next batch", quiet=as_json):
             while (control := view.control()) is not None and control.request:
                 if time.monotonic() > deadline:
                     raise StalledError(f"the learner of {record.run!r} has not answered for {MODE_TIMEOUT_S:.0f} s")
@@ -225,15 +224,9 @@ def evaluate(request: "Request", as_json: bool, console: Console) -> int:
     from isentrope import evaluation
 
     prepared = evaluation.prepare(request)
-    with (
-        console.status("the engine starts") if console.is_terminal and not as_json else contextlib.nullcontext() as line
-    ):
-
-        def show(done: int, count: int) -> None:
-            if line is not None:
-                line.update(f"{done} of {count} prompts are answered")
-
-        row = asyncio.run(evaluation.evaluate(prepared, show))
+    with working(console, f"the engine of {prepared.manifest.folder} to start and to answer", quiet=as_json) as show:
+        told = evaluation.evaluate(prepared, lambda done, count: show(f"{done} of {count} prompts are answered"))
+        row = asyncio.run(told)
     if as_json:
         console.print_json(json.dumps(row.to_json()))
         return 0

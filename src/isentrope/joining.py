@@ -59,12 +59,14 @@ def join(options: JoinOptions) -> int:
 def join_per_gpu(options: JoinOptions) -> int:
     """Run an actor for each share of this machine's GPUs."""
     _begin()
+    from isentrope.launch.logs import FORMAT
     from isentrope.launch.per_gpu import Machine, join
 
     more = ["--depot", options.depot] if options.depot else []
     more += ["--cache", str(options.cache)] if options.cache != Path() else []
     more += ["--ca", options.ca_file] if options.ca_file else []
     more += ["--insecure"] if options.insecure else []
+    logging.basicConfig(level=logging.INFO, format=FORMAT)
     url = requested(options.redis, options.password_file, options.ca_file)
     return join(Machine(url, options.run, options.name, options.insecure, tuple(more)))
 

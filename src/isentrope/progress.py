@@ -29,10 +29,11 @@ from isentrope.errors import StorageError
 from isentrope.learner import json_files
 from isentrope.learner.json_files import FileRecord
 from isentrope.learner.records import BatchRow, EvalRow
+from isentrope.long_waits import SAY_S
 
 F = TypeVar("F", bound=FileRecord)
 
-PLAIN_INTERVAL_S = 10.0
+PLAIN_INTERVAL_S = SAY_S
 """Without a terminal: seconds between two lines about the same wait."""
 
 HEADER_EVERY = 20

@@ -25,6 +25,7 @@ from urllib.parse import quote
 import redis
 
 from isentrope.errors import ConfigError, InternalError, StorageError
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.access import Role, hashed, new_passwords, users
 
 MAX_SOCKET_PATH = 107
@@ -161,7 +162,8 @@ class RedisServer:
             self._process.stdin.write(settings.encode())
             self._process.stdin.close()
         self._guard = _guard(self._process.pid, self.socket.parent)
-        self._wait(deadline, log)
+        with waiting_for(f"the private broker to read what it has kept in {self._folder}"):
+            self._wait(deadline, log)
 
     def _wait(self, deadline: float, log: Path) -> None:
         client = redis.Redis.from_url(self.url, protocol=2, socket_timeout=1.0)
@@ -188,11 +190,8 @@ class RedisServer:
                 self._process.kill()
             else:
                 self._process.terminate()
-            try:
-                self._process.wait(deadline_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            with waiting_for(f"the private broker (process {self._process.pid}) to end"):
+                _ended(self._process, deadline_s)
             self._process = None
         if self._guard is not None:
             self._guard.kill()  # before its pipe closes: the server's number may belong to another process by now
@@ -251,19 +250,32 @@ def _locked(path: Path, deadline: float) -> Iterator[int]:
     """Yield a file descriptor that holds an exclusive lock on `path`; a child that inherits it keeps the lock."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StorageError(
-                        f"another broker still runs on {path.parent}", fix="end the other run, or wait for it"
-                    ) from None
-                time.sleep(0.05)
+        with waiting_for(f"another broker on {path.parent} to end"):
+            _take(lock, path, deadline)
         yield lock
     finally:
         os.close(lock)
+
+
+def _take(lock: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"another broker still runs on {path.parent}", fix="end the other run, or wait for it"
+                ) from None
+            time.sleep(0.05)
+
+
+def _ended(process: "subprocess.Popen[bytes]", deadline_s: float) -> None:
+    """Wait for the end of a process, which is killed after `deadline_s`."""
+    try:
+        process.wait(deadline_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _quoted(path: Path) -> str:

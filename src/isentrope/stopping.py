@@ -12,9 +12,10 @@ import psutil
 from rich.console import Console
 
 from isentrope import runfolder
-from isentrope.console import say
+from isentrope.console import say, say_beside
 from isentrope.errors import StalledError, UnreachableError
 from isentrope.learner.records import RunRecord
+from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.access import Role
 from isentrope.runs import State, read_run
 
@@ -53,7 +54,8 @@ def stop(place: Path, timeout_s: float, as_json: bool, console: Console) -> int:
         line = f"{record.run}: {asked} was asked to end; the learner finishes its batch and writes a checkpoint"
         if not as_json:
             say(console, line)
-        _await_end(folder, record, timeout_s)
+        with waiting_for(f"the end of {record.run} (process {record.pid} on {record.host})", say_beside):
+            _await_end(folder, record, timeout_s)
     run = read_run(folder)
     if as_json:
         console.print_json(json.dumps(asdict(Stopped(run.run, was_running, run.state, run.batch, str(folder)))))

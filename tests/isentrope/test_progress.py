@@ -108,7 +108,7 @@ def test_same_wait_is_told_once_per_interval(monkeypatch: pytest.MonkeyPatch) ->
             now[0] += 1.0
             shown.waiting(["the learner starts", "actor a1 is starting its engine ([cuda] error)"])
     assert len(out.getvalue().splitlines()) == 100 // progress.PLAIN_INTERVAL_S
-    assert "0:10  the learner starts; actor a1 is starting its engine ([cuda] error)" in out.getvalue()
+    assert "0:08  the learner starts; actor a1 is starting its engine ([cuda] error)" in out.getvalue()
 
 
 def test_notes_are_told_at_once_and_as_they_are() -> None:

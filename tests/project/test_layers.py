@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from source_files import Source
 
 OWN = {
-    "rollout": {"errors", "rollout"},
+    "rollout": {"errors", "long_waits", "rollout"},
     "kernels": {"errors", "kernels"},
-    "actors": {"errors", "rollout", "actors"},
-    "learner": {"errors", "rollout", "kernels", "learner"},
+    "actors": {"errors", "long_waits", "rollout", "actors"},
+    "learner": {"errors", "long_waits", "rollout", "kernels", "learner"},
 }
 """Parts of this project that a folder may import; `isentrope` itself may import all."""
 
@@ -31,8 +31,8 @@ INSIDE_A_FUNCTION = {
 
 ROOMS = {
     "rollout/wire": {"errors", "rollout.config", "rollout.wire"},
-    "rollout/broker": {"errors", "rollout.config", "rollout.wire", "rollout.broker"},
-    "rollout/depot": {"errors", "rollout.wire", "rollout.depot"},
+    "rollout/broker": {"errors", "long_waits", "rollout.config", "rollout.wire", "rollout.broker"},
+    "rollout/depot": {"errors", "long_waits", "rollout.wire", "rollout.depot"},
     "rollout/data": {"errors", "rollout.config", "rollout.data"},
     "rollout/rewards": {"errors", "rollout.config", "rollout.data", "rollout.rewards"},
     "kernels": {"errors", "kernels"},
@@ -60,8 +60,11 @@ ROOMS = {
     "learner/config.py": {"rollout.config"},
     "rollout/config.py": set(),
     "actors": {
-        *("errors", "actors", "rollout.config", "rollout.data", "rollout.depot", "rollout.rewards", "rollout.wire"),
-        *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "news", "relay_list", "run_view")),
+        *("errors", "long_waits", "actors", "rollout.config", "rollout.data", "rollout.depot", "rollout.rewards"),
+        *(
+            "rollout.wire",
+            *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "news", "relay_list", "run_view")),
+        ),
     },
     "learner/intake": {"errors", "kernels.plain", "learner.config", "learner.objective", "learner.intake", "rollout"},
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from isentrope.environment import c_compiler, has_gpu
 from isentrope.errors import ConfigError
+from isentrope.long_waits import waiting_for
 
 DRIVER = "libcuda.so.1"
 
@@ -107,7 +108,8 @@ def _uncompilable(compiler: str, headers: Path) -> str:
         source.write_text(_PROGRAM, encoding="ascii")
         command = [compiler, str(source), "-O3", "-shared", "-fPIC", f"-I{headers}", "-o", f"{folder}/launcher.so"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_TIMEOUT_S, check=False)
+            with waiting_for(f"{compiler} to compile a program of some lines"):
+                done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
     if done.returncode == 0:

@@ -32,6 +32,7 @@ from isentrope.launch.surroundings import Surroundings
 from isentrope.learner.placement_record import ScaleRow
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.journal import Journal
+from isentrope.long_waits import waiting_for
 from isentrope.progress import Progress
 from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.connection import Broker
@@ -64,8 +65,9 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
         if resources is None:
             require_gpus(config)
         broker = CommandBroker(config.redis, config.run.name, folder / "redis")
-        place = stack.enter_context(broker)
-        last_actor = _take_over(run, place)
+        with waiting_for(f"the broker of run {config.run.name}", progress.note):
+            place = stack.enter_context(broker)
+            last_actor = _take_over(run, place)
         spec = stack.enter_context(_spec(run, place))
         view = stack.enter_context(_view(run, place, VIEW_DEADLINE_S))
         progress.note(f"broker at {view.broker.place}; Ray {'is joined' if address else 'starts'}")
@@ -107,7 +109,8 @@ def _spec(run: ClaimedRun, place: Place) -> Iterator[RunSpec]:
 def _joined(stack: contextlib.ExitStack, run: ClaimedRun, address: str, progress: Progress) -> Resources:
     """Join a running cluster, before anything is started, and return what it has, unless it is refused."""
     config = run.checked.config
-    resources = stack.enter_context(cluster(address, config.cluster.env))
+    with waiting_for(f"the Ray at {address}", progress.note):
+        resources = stack.enter_context(cluster(address, config.cluster.env))
     require_broker_for_all(resources, config)
     nodes = live_nodes()
     actors = able(nodes, _bundle(config, resources), config.cluster.actor_labels)
@@ -115,7 +118,8 @@ def _joined(stack: contextlib.ExitStack, run: ClaimedRun, address: str, progress
     fetching = bool(config.weights.depot or config.weights.serve)  # actors then need the folder on no other machine
     seeing = ranks if fetching else ranks | actors
     wanted = [node for node in nodes if node.id in ranks | actors]
-    found = require_alike(wanted, run.folder.path, seeing, run.checked.model.path)
+    with waiting_for("an answer of every machine", progress.note):
+        found = require_alike(wanted, run.folder.path, seeing, run.checked.model.path)
     for line in found.notes:
         progress.note(line)
     if variable("RAY_AUTH_MODE") != "token":

@@ -20,6 +20,7 @@ from isentrope.launch.rank_files import with_files
 from isentrope.launch.ray_ground import live_nodes
 from isentrope.launch.restarts import Restarts
 from isentrope.launch.surroundings import Surroundings
+from isentrope.long_waits import waiting_for
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -83,13 +84,14 @@ def await_model(plan: LearnerPlan) -> None:
     """Wait until the model is made; UnreachableError at the deadline."""
     timeout_s = plan.job.config.start_timeout_s
     deadline = time.monotonic() + timeout_s
-    while plan.model is not None and not plan.model.exists():
-        if time.monotonic() > deadline:
-            raise UnreachableError(
-                f"the model {plan.model} was not made within {timeout_s:.0f} s",
-                fix="see model.log; raise learner.start_timeout_s if it only needs more time",
-            )
-        time.sleep(0.1)
+    with waiting_for(f"the model {plan.model} to be made"):
+        while plan.model is not None and not plan.model.exists():
+            if time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"the model {plan.model} was not made within {timeout_s:.0f} s",
+                    fix="see model.log; raise learner.start_timeout_s if it only needs more time",
+                )
+            time.sleep(0.1)
 
 
 def lead(plan: LearnerPlan, selectors: Sequence[Mapping[str, str]]) -> RankDeath | None:
@@ -205,7 +207,8 @@ class Learner:
 
         if not self._wait(0.0):
             ray.cancel(self._future, force=True)
-            self._wait(STOP_S)
+            with waiting_for("the ranks to end"):
+                self._wait(STOP_S)
 
     def failure(self) -> IsentropeError | None:
         """Return the error by which a learner that has ended did so; None: its ranks have returned."""

@@ -19,6 +19,7 @@ from typing import Any
 from isentrope import __version__
 from isentrope.errors import ConfigError
 from isentrope.launch.placement import NODE_ID, Node
+from isentrope.long_waits import waiting_for
 from isentrope.runfile import raise_all
 from isentrope.runfolder import LOCK
 
@@ -142,7 +143,8 @@ def _looks(nodes: Sequence[Node], asking: _Asked) -> "tuple[dict[str, Look | Con
     }
     if not asked:
         return {}, []
-    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_S)
+    with waiting_for(f"an answer of every machine: {', '.join(by_host)}"):
+        done, late = ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_S)
     found: dict[str, Look | ConfigError] = {}
     for answer in done:
         try:

@@ -22,6 +22,7 @@ from isentrope.learner.outage_record import OutageRow
 from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, EvalRow, Notice, Outcome
 from isentrope.learner.training.journal import Journal
+from isentrope.long_waits import waiting_for
 from isentrope.progress import Progress, Tail
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
@@ -98,7 +99,8 @@ class Supervisor:
             raise failure or run.learner.without_outcome()
         self._progress.waiting(["the actors leave"])
         obedient = (shown := self._look()) is not None and shown.is_over
-        run.actors.leave(run.config.actors.drain_s + LEAVE_EXTRA_S if obedient else 0.0)
+        with waiting_for("the actors to leave", self._progress.note):
+            run.actors.leave(run.config.actors.drain_s + LEAVE_EXTRA_S if obedient else 0.0)
         return outcome
 
     def _look(self) -> "_Shown | None":
@@ -165,7 +167,8 @@ class Supervisor:
         except IsentropeError as error:
             if shown.control is not None:
                 self._stop()
-                self._run.learner.join(STOP_S)
+                with waiting_for("the learner to write a checkpoint", self._progress.note):
+                    self._run.learner.join(STOP_S)
             record_error(Path(self._run.spec.output_dir), error)
             raise
 
