@@ -72,11 +72,12 @@ def demo(
 def init(
     example: Annotated[str, typer.Argument(metavar="[EXAMPLE]", help="Its name; without one, list them.")] = "",
     folder: Annotated[Path | None, typer.Argument(help="Where to; default: a folder of its name.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write an example into a new folder: run file, reward, data, and a model to start from."""
     from isentrope import commands
 
-    raise typer.Exit(commands.init(example, folder, _console()))
+    raise typer.Exit(commands.init(example, folder, as_json, _console()))
 
 
 @app.command()
@@ -92,11 +93,11 @@ def train(
 
 
 @app.command()
-def check(run_file: RunFile, overrides: Overrides = None) -> None:
+def check(run_file: RunFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Find mistakes in a run file and in what it points to, without starting anything."""
-    from isentrope import commands
+    from isentrope.checking import check_file
 
-    raise typer.Exit(commands.check_file(run_file, overrides or [], _console()))
+    raise typer.Exit(check_file(run_file, overrides or [], as_json, _console()))
 
 
 @app.command()
@@ -175,7 +176,7 @@ def stop(
 
 @app.command()
 def mode(
-    mode: Annotated[str, typer.Argument(metavar="async|on_policy", show_default=False)],
+    mode: Annotated[str, typer.Argument(metavar="async|on_policy", help="Mode to switch to.", show_default=False)],
     run: Run = None,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +188,9 @@ def mode(
 
 @app.command()
 def scale(
-    change: Annotated[str, typer.Argument(metavar="actors=N|+K|-K", show_default=False)],
+    change: Annotated[
+        str, typer.Argument(metavar="actors=N|+K|-K", help="Number, or how many more or fewer.", show_default=False)
+    ],
     run: Run = None,
     redis: Redis = "",
     name: UnseenRun = "",
@@ -315,7 +318,9 @@ def methods(context: typer.Context, as_json: Json = False) -> None:
 
 
 @methods_app.command("show")
-def methods_show(names: Annotated[list[str], typer.Argument(metavar="METHOD...", show_default=False)]) -> None:
+def methods_show(
+    names: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Methods to merge.", show_default=False)],
+) -> None:
     """Show methods merged into one objective, and which of them set each key."""
     from isentrope import reference
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
 from isentrope import runfolder
 from isentrope.check import install
-from isentrope.check.findings import Checked, Findings, check
+from isentrope.check.findings import Checked, check
 from isentrope.check.model import Model
-from isentrope.config import accept, load, load_with_errors
+from isentrope.checking import show_notes
+from isentrope.config import accept, load
 from isentrope.console import say, tell, working
 from isentrope.environment import set_defaults
 from isentrope.errors import (
@@ -60,8 +60,6 @@ WATCH_S = 2.0
 
 INTERRUPTED = 130
 
-_MARKS = ("[green]✓[/green]", "[red]✗[/red]")
-
 logger = logging.getLogger(__name__)
 
 _BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
@@ -81,18 +79,24 @@ _BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
 }
 
 
-def init(name: str, folder: Path | None, console: Console) -> int:
+def init(name: str, folder: Path | None, as_json: bool, console: Console) -> int:
     """Write an example and tell how to go on; without a name, list them."""
     from isentrope.init import examples, write
 
     if not name:
-        for example in examples():
+        known = examples()
+        if as_json:
+            console.print_json(json.dumps([dataclasses.asdict(example) for example in known]))
+            return 0
+        for example in known:
             say(console, f"{example.name:12} {example.sentence}")
         return 0
     set_defaults(offline=True)
     folder = folder or Path(name)
-    with working(console, "data and model: they are made in half a minute the first time"):
+    with working(console, "data and model: they are made in half a minute the first time", quiet=as_json):
         example = write(name, folder)
+    if as_json:
+        return tell(console, as_json, "", dataclasses.asdict(example) | {"folder": str(folder)})
     say(console, f"{folder} holds the example. Go on with:\n")
     for command in (f"cd {folder}", *example.commands):
         say(console, f"    {command}")
@@ -105,7 +109,7 @@ def train(path: Path, overrides: Sequence[str], ray_address: str, console: Conso
     set_defaults()
     config, file = load(path, overrides)
     checked = check(config, file)
-    _show_notes(checked, console)
+    show_notes(checked.notes, console)
     with _claim(checked, config.output_dir(file.path.parent)) as folder:
         if folder.is_finished(config.learner.batches):
             say(console, f"the run in {folder.path} is finished; raise learner.batches to train longer")
@@ -122,7 +126,7 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
     from isentrope.demo.recipe import MODEL_FOLDER
 
     checked, folder = _place_demo(options, output_dir)
-    _show_notes(checked, console)
+    show_notes(checked.notes, console)
     with folder:
         model, plan = folder.path / MODEL_FOLDER, None
         if is_cached():
@@ -131,28 +135,6 @@ def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
             write_skeleton(model)
             plan = ModelPlan(model / WEIGHTS, functools.partial(make_model, model))
         return _run(ClaimedRun(checked, folder, started, model=plan), console)
-
-
-def check_file(path: Path, overrides: Sequence[str], console: Console) -> int:
-    """Check everything a run file points to; raise all mistakes as a group."""
-    set_defaults()
-    config, file, errors, wrong = load_with_errors(path, overrides)
-    console.print(f"{_MARKS[bool(errors)]} keys")
-    with working(console, f"what {path} points to") as show:
-        findings = Findings(config, file, wrong=wrong, tell=show)
-        for name, found in findings.stages():
-            if found is None:
-                say(console, f"- {name}: not looked at before the mistakes above are mended")
-                continue
-            told = {error.where for error in errors if isinstance(error, IsentropeError)}
-            errors += [each for each in found if not (isinstance(each, IsentropeError) and each.where in told)]
-            console.print(f"{_MARKS[bool(found)]} {escape(name)}", soft_wrap=True)
-    for line in findings.shown:
-        say(console, line)
-    if errors:
-        raise ExceptionGroup(str(path), errors)
-    _show_notes(findings.checked(), console)
-    return 0
 
 
 def plan_capacity(request: "CapacityRequest", as_json: bool, console: Console) -> int:
@@ -333,8 +315,3 @@ def _sentence(outcome: Outcome) -> str:
     retired = f"{sum(outcome.retired.values())} retired" + (f" ({reasons})" if reasons else "")
     end = f"{outcome.status} after {outcome.batches} batches: "
     return end + f"{outcome.issued} groups issued = {outcome.trained} trained + {retired}"
-
-
-def _show_notes(checked: Checked, console: Console) -> None:
-    for note in checked.notes:
-        say(console, f"note: {note}")

@@ -4,6 +4,7 @@ terminal for a command."""
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,11 +34,11 @@ def tell(console: Console, as_json: bool, line: str, facts: Mapping[str, object]
 
 @contextlib.contextmanager
 def working(console: Console, what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show `what` is waited for while the block runs: on a terminal at once, elsewhere, or if `quiet`, as a line beside
-    the output once it takes long. Yield a function that changes the text of the terminal."""
+    """Show what is waited for while the block runs: on a terminal at once, elsewhere as a line once it takes long,
+    beside the output if that must be `quiet`. Yield a function that changes the text of the terminal."""
     if console.is_terminal and not quiet:
         with console.status(escape(what)) as status:
             yield lambda text: status.update(escape(text))
     else:
-        with waiting_for(what, say_beside):
+        with waiting_for(what, say_beside if quiet else partial(say, console)):
             yield lambda text: None

@@ -59,6 +59,7 @@ def replay(request: Request, as_json: bool, console: Console) -> int:
     """Make a run's steps again, and print the checkpoint that came out of them.
 
     Raises:
+        RunFolderError: there is no run, or its record is damaged.
         ConfigError: there is no such checkpoint, its batches were not kept, or the run's model is not here.
         StorageError: a kept plan or payload, or a checkpoint, is damaged.
         InternalError: a step gave something else than in the run.
@@ -67,6 +68,7 @@ def replay(request: Request, as_json: bool, console: Console) -> int:
     from isentrope.learner.training.replay import find_route
 
     folder = runfolder.find(request.run)
+    runfolder.read_record(folder)
     route = find_route(folder, request.to, request.begin)
     with tempfile.TemporaryDirectory(prefix="isentrope-replay-") as place:
         result = _repeated(_job(folder, request, route, Path(place)), route)

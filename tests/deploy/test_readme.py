@@ -32,6 +32,7 @@ RUN = {
         "test_broker_files.py::test_passwords_stay_and_are_read_by_their_owner_alone"
     ),
     "isentrope actor": "../system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends",
+    "isentrope check": "../isentrope/check/test_broker.py::test_the_check_of_a_run_file_looks_at_it",
     "isentrope depot": "../isentrope/test_joining.py::test_a_runs_published_files_are_offered_until_a_signal",
     "isentrope exporter": "../isentrope/exporter/test_serving.py::test_metrics_are_served_over_http_by_name_or_folder",
     "isentrope mode": "../system/test_own_run.py::test_mode_changes_while_it_runs",

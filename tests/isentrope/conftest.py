@@ -10,6 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from isentrope import long_waits
+
+
+@pytest.fixture(autouse=True)
+def nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a busy machine add no lines about waits to what a test reads."""
+    monkeypatch.setattr(long_waits, "SAY_S", 100_000.0)
+
 
 @pytest.fixture(autouse=True)
 def no_log_of_a_command() -> Iterator[None]:

@@ -74,10 +74,17 @@ def test_many_that_wait_for_the_same_have_one_line() -> None:
     assert sorted(told) == ["waiting for another", "waiting for room at the broker"]
 
 
-def test_a_command_tells_it_beside_its_output(capsys: pytest.CaptureFixture[str]) -> None:
-    out, errors = io.StringIO(), ""
+def test_a_command_without_a_terminal_tells_it() -> None:
+    out = io.StringIO()
     with working(Console(file=out), "the learner of r1") as show:
         show("not shown")
+        wait_until(out.getvalue, "a line")
+    assert out.getvalue() == "waiting for the learner of r1\n"
+
+
+def test_a_command_whose_output_is_json_tells_it_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    out, errors = io.StringIO(), ""
+    with working(Console(file=out, force_terminal=True), "the learner of r1", quiet=True):
         while not errors:
             errors = capsys.readouterr().err
     assert (out.getvalue(), errors) == ("", "waiting for the learner of r1\n")

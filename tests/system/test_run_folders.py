@@ -48,6 +48,7 @@ COMMANDS = {
     "scale": ("scale actors=+1 RUN --json", (69, 0, 69, 73)),
     "export": ("export RUN NEW --json", (0, 0, 0, 73)),
     "eval": ("eval RUN --json", (0, 0, 0, 73)),
+    "replay": ("replay RUN --json", (64, 64, 64, 73)),
     "depot": ("depot RUN --bind 127.0.0.1:0", (0, 0, 0, 73)),
     "exporter": ("exporter RUN --bind 127.0.0.1:0", (0, 0, 0, 73)),
 }

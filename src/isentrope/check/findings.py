@@ -8,7 +8,7 @@ from functools import partial
 from isentrope import config as run_config
 from isentrope.actors import reward_box
 from isentrope.broker_url import url_for
-from isentrope.check import correctness, cuda, install, lengths, machine, rendering
+from isentrope.check import broker, correctness, cuda, install, lengths, machine, rendering
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import has_own_code, probe
 from isentrope.check.source import KEY, Source
@@ -115,7 +115,7 @@ class Findings:
             Stage(
                 "prompts", self._check_prompts, ("data", "model", "redis", "sampling.max_new_tokens"), self._has_room
             ),
-            Stage("machine", self._check_machine, ("run", "actors", "cluster", "learner.ranks")),
+            Stage("machine", self._check_machine, ("run", "actors", "cluster", "learner.ranks", "redis")),
         ):
             errors = self._errors(stage)
             yield stage.name + (stage.limit() if errors == [] else ""), errors
@@ -225,6 +225,7 @@ class Findings:
 
     def _check_machine(self) -> None:
         self._notes += machine.doubts(self._config)
+        self._notes += filter(None, [broker.require_usable(self._config, self._file.where("redis.max_bytes"))])
         on_gpus = () if self._config.cluster.gpus is False else cuda.failures()
         raise_all([*machine.failures(self._config, self._file), *on_gpus])
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from isentrope.check.broker import require_memory
 from isentrope.config import Config
 from isentrope.environment import TOKEN_VARIABLE, variable
 from isentrope.errors import RunFolderError
@@ -140,6 +141,7 @@ def _take_over(run: ClaimedRun, place: Place) -> int:
 
     Raises:
         RunFolderError: the broker has a run of this name with another folder.
+        ConfigError: the broker has too little memory.
     """
     with _view(run, place, BROKER_DEADLINE_S) as view:
         keys = view.broker.keys
@@ -148,6 +150,7 @@ def _take_over(run: ClaimedRun, place: Place) -> int:
                 f"the broker at {view.broker.place} has a run {keys.run!r}, but {run.folder.path} is new",
                 fix="choose another run.name, or the folder of that run",
             )
+        require_memory(view, run.checked.config.redis.max_bytes, run.checked.file.where("redis.max_bytes"))
         view.broker.run(lambda client: client.delete(keys.ctl, keys.request))  # else actors would obey the earlier stop
         info = view.broker.run(lambda client: client.info("server"))
         run.folder.begin(make_record(run, socket=place.socket, redis_version=str(info["redis_version"])))
