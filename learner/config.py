@@ -128,6 +128,10 @@ class LearnerConfig(Section):
     """Part of each trained batch that stays in the run's folder. `none`: nothing. `groups`: plan and groups, for
     `isentrope replay`; 9 bytes for each token of a response and 220 for the response, and nothing deletes them. Set
     late, only what is trained from then on can be repeated, from a checkpoint."""
+    poison_after: Annotated[int, Field(ge=0)] = 2
+    """Deaths of ranks, one after another and all while they trained the same batch, after which its groups are retired
+    as `poison`: they go to the dead letters (`isentrope dlq`), and training goes on with others. 0: never. Too low
+    takes a batch that was hit from outside for poisoned; above `cluster.restart_limit` the run ends first."""
     eval_every: Annotated[int, Field(ge=0)] = 0
     """Batches between two evaluations on held-out prompts, during which training waits; 0: only before and after the
     run, and only if there is held-out data."""

@@ -229,10 +229,10 @@ class Buffer:
         return self.in_hand
 
     def put_back(self) -> None:
-        """Release the current batch without training it; its groups are free again."""
+        """Release the current batch, and stored ones that follow from it, without training; their groups are free."""
         assert self.in_hand is not None
-        self._groups.update({group.seq: group for group in self.in_hand.groups})
-        self.in_hand = None
+        released, self._replays, self.in_hand = [self.in_hand, *self._replays], [], None
+        self._groups.update({group.seq: group for batch in released for group in batch.groups})
 
     def retire(self, seqs: Iterable[int], reason: str) -> None:
         """Retire buffered groups."""
@@ -265,7 +265,7 @@ class Buffer:
 
     def outstanding(self) -> list[int]:
         """Return the seqs that were issued and are not done, ascending."""
-        return [seq for seq in range(self.ledger.lwm, self.cursor) if not self.ledger.known(seq)]
+        return self.ledger.open_below(self.cursor)
 
     def known_from(self, low: int) -> set[int]:
         """Return the seqs from `low` on that are done or buffered."""

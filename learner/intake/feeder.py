@@ -10,16 +10,15 @@ unreachable for longer than its deadline, nothing but retired groups came (`reti
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from isentrope.errors import BrokerChangedError
 from isentrope.learner.intake.buffer import AdmissionRules, Buffer, ReadyBatch
 from isentrope.learner.intake.clocks import Clocks
-from isentrope.learner.intake.ledger import Ledger, LedgerState
-from isentrope.learner.intake.outcomes import Tally
+from isentrope.learner.intake.intake_facts import CommitFacts, FeederStatus
+from isentrope.learner.intake.ledger import Ledger
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
 from isentrope.rollout.broker.learner_state import LearnerState
 from isentrope.rollout.broker.run_view import ActorState
@@ -52,38 +51,6 @@ class FeederOptions:
     """Tells what the ranks do, for the learner's heartbeat."""
     reconcile_after_s: float = 60.0
     """Time without progress after which lost groups are searched for."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommitFacts:
-    """The intake's part of a checkpoint, and the entries to delete once it is durable. Taken at one moment."""
-
-    ledger: LedgerState
-    lwm: int
-    entries: tuple[str, ...]
-    plans: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FeederStatus:
-    """Progress of the run at one moment."""
-
-    ready: int
-    """Complete groups that wait for training."""
-    issued: int
-    trained: int
-    retired: dict[str, int]
-    """Retired groups by reason."""
-    failed: dict[str, Counter[int]]
-    """Responses that failed since this learner began, by kind and by `length_bucket`."""
-    retired_whole: dict[str, Counter[int]]
-    """Responses of the groups that came and were retired since this learner began, by reason and length."""
-    idle_s: float
-    """Seconds the training loop waited for batches."""
-    quiet_s: float
-    """Seconds since a group came in or a batch was trained."""
-    replaced: Tally
-    """Responses of all groups that this learner replaced for their outcome."""
 
 
 class Feeder:
@@ -174,6 +141,15 @@ class Feeder:
             self._buffer.put_back()
             self._buffer.retire(seqs, reason)
 
+    def requeue(self, wanted: Mapping[str, int]) -> bool:
+        """Order groups again that were retired as poison, by the name of the requeue, each name once; return False if
+        all were."""
+        with self._changed:
+            new = [seq for name, seq in sorted(wanted.items()) if self._ledger.requeue(seq, name)]
+            if new:
+                self.call(lambda _: self._reconcile())
+        return bool(new)
+
     # --- weights and control
 
     def announce(self, manifest: Manifest, before_issuing: Callable[[], None] = lambda: None) -> None:
@@ -247,6 +223,12 @@ class Feeder:
         self.call(lambda port: port.commit(entries=facts.entries, lwm=facts.lwm, ckpt=ckpt, plans=facts.plans))
         with self._changed:
             self._buffer.committed(facts.entries, facts.plans)
+
+    def discard(self, entries: Sequence[str]) -> None:
+        """Delete entries of retired groups that are kept elsewhere."""
+        with self._changed:
+            self._buffer.committed(entries, ())
+        self.call(lambda port: port.discard(entries))
 
     def shed(self) -> None:
         """Delete the entries of retired groups that no checkpoint covers yet, to free the broker: a learner that starts
@@ -382,7 +364,8 @@ class Feeder:
         self._reconcile()
 
     def _reconcile(self) -> None:
-        self._port.reconcile(self._buffer.known_from(self._durable_lwm))
+        known = self._buffer.known_from(self._durable_lwm)
+        self._port.reconcile(known, requeued=self._ledger.requeued - known)
 
     def _refence(self) -> None:
         claim = self._options.newest_claim()

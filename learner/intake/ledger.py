@@ -1,6 +1,7 @@
 """The fate of every seq: trained once, or retired with a reason. The part of exactly-once that a checkpoint keeps.
 
-Seqs below the low watermark are all done; above it a set holds the ones that are.
+Seqs below the low watermark are all done; above it a set holds the ones that are. A seq that was retired as poison may
+be requeued: it is open again, wherever it is, until it is trained or retired a second time.
 """
 
 from typing import Annotated, TypeAlias
@@ -8,6 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from isentrope.learner.intake.plan_record import PlanRecord
+from isentrope.learner.intake.retirement import POISON
 
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 
@@ -18,7 +20,7 @@ class LedgerState(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     lwm: Count = 0
-    """Low watermark: every smaller seq is trained or retired."""
+    """Low watermark: every smaller seq is trained or retired, or was and is requeued."""
     above: tuple[int, ...] = ()
     """Other seqs that are trained or retired, ascending."""
     trained: Count = 0
@@ -29,6 +31,12 @@ class LedgerState(BaseModel):
     """Number of trained batches."""
     chain: str = ""
     """Digest of the records of these batches, in their order."""
+    poisoned: tuple[Count, ...] = ()
+    """Seqs that are retired as poison, ascending."""
+    requeued: tuple[Count, ...] = ()
+    """Seqs that were retired as poison and are open again, ascending."""
+    requeues: tuple[str, ...] = ()
+    """Every requeue that was carried out, by its name."""
 
 
 class Ledger:
@@ -42,7 +50,12 @@ class Ledger:
         self.batches = state.batches
         self.chain = state.chain
         self._above = set(state.above)
-        assert self.lwm + len(self._above) == self.trained + self.retired, "every seq is done once"
+        self._poisoned = set(state.poisoned)
+        self.requeued = set(state.requeued)
+        """Seqs that were retired as poison and are open again."""
+        self._requeues = set(state.requeues)
+        done = self.lwm + len(self._above) - len(self.requeued)
+        assert done == self.trained + self.retired, "every seq is done once"
 
     def state(self) -> LedgerState:
         """Return the present state."""
@@ -53,6 +66,9 @@ class Ledger:
             retired=dict(self.reasons),
             batches=self.batches,
             chain=self.chain,
+            poisoned=tuple(sorted(self._poisoned)),
+            requeued=tuple(sorted(self.requeued)),
+            requeues=tuple(sorted(self._requeues)),
         )
 
     @property
@@ -67,11 +83,16 @@ class Ledger:
 
     def known(self, seq: int) -> bool:
         """Return True if `seq` is trained or retired."""
-        return seq < self.lwm or seq in self._above
+        return (seq < self.lwm or seq in self._above) and seq not in self.requeued
 
     def known_from(self, low: int) -> set[int]:
         """Return all seqs from `low` on that are trained or retired."""
-        return {*range(low, self.lwm), *(seq for seq in self._above if seq >= low)}
+        return {*range(low, self.lwm), *(seq for seq in self._above if seq >= low)} - self.requeued
+
+    def open_below(self, cursor: int) -> list[int]:
+        """Return the seqs below `cursor` that are neither trained nor retired, ascending."""
+        new = (seq for seq in range(self.lwm, cursor) if seq not in self._above)
+        return sorted({*self.requeued, *new})
 
     def train(self, record: PlanRecord) -> None:
         """Record that the batch of `record` was trained, from the state that it names."""
@@ -86,9 +107,32 @@ class Ledger:
         """Record that `seq` will not be trained."""
         self._add(seq)
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        if reason == POISON:
+            self._poisoned.add(seq)
+
+    def retire_poison(self, seq: int, requeue: str) -> None:
+        """Record what a dead letter says of `seq`, unless the ledger has it already: that it is trained, or that it was
+        requeued from this letter, by a requeue of that name."""
+        if not self.known(seq) and requeue not in self._requeues:
+            self.retire(seq, POISON)
+
+    def requeue(self, seq: int, requeue: str) -> bool:
+        """Open a seq again that is retired as poison; False: it is not, or this requeue was carried out before."""
+        if requeue in self._requeues or seq not in self._poisoned:
+            return False
+        self._requeues.add(requeue)
+        self._poisoned.remove(seq)
+        self.requeued.add(seq)
+        self.reasons[POISON] -= 1
+        if not self.reasons[POISON]:
+            del self.reasons[POISON]
+        return True
 
     def _add(self, seq: int) -> None:
         assert not self.known(seq), f"seq {seq} is done already"
+        if seq in self.requeued:
+            self.requeued.remove(seq)
+            return
         self._above.add(seq)
         while self.lwm in self._above:
             self._above.remove(self.lwm)

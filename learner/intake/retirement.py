@@ -15,6 +15,8 @@ STALE = "stale"
 INVALID = "invalid"
 TRIES = "tries"
 NONFINITE = "nonfinite"
+POISON = "poison"
+"""Reason of the groups of a plan that has killed the ranks as often as `learner.poison_after` says."""
 SURPLUS = "surplus"
 """Reason of groups still missing after the last batch: a restart may find fewer groups retired than before."""
 
@@ -41,6 +43,7 @@ _FIXES = {
     MissingReason.RECORD.word: "see the actors' logs: groups are not valid records, or above redis.max_record_bytes",
     INVALID: "see the learner's log: what actors publish does not fit the run",
     TRIES: "see the actors' logs: they die with these groups in work",
+    POISON: "see the learner's log, and `isentrope dlq`: the ranks die while they train these groups",
     STALE: "raise learner.staleness.max_lag or token_max_lag, or lower min_kept",
     ALL_CORRECT: "take harder prompts",
     SAME_REWARD: "take a reward that tells more responses apart, or other prompts",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from isentrope.errors import RunFolderError, StorageError
-from isentrope.learner.intake.feeder import CommitFacts
+from isentrope.learner.intake.intake_facts import CommitFacts
 from isentrope.learner.objective.objective import ControllerStates
 from isentrope.learner.records import BatchRow
 from isentrope.learner.training.checkpoint_store import CheckpointState, CheckpointStore, FileFacts

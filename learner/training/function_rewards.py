@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
 from isentrope.learner.measures import FunctionReward
-from isentrope.rollout.wire.types import Response
+from isentrope.rollout.config import DataConfig
+from isentrope.rollout.rewards.correctness import reward_names
+from isentrope.rollout.wire.types import Group, Response
 
 MAX_PARTS = 256
 """Most functions and components of one line: records may name others in every response."""
@@ -25,6 +27,11 @@ def function_rewards(names: Iterable[str], responses: Sequence[Response]) -> dic
         logger.warning("%d parts of rewards, of which %d are not recorded", len(found), len(found) - MAX_PARTS)
     known = dict.fromkeys((*names, *sorted(found[:MAX_PARTS])))
     return {name: _figures([response.reward_parts.get(name) for response in responses]) for name in known}
+
+
+def of_groups(data: DataConfig, groups: Iterable[Group]) -> dict[str, FunctionReward]:
+    """Return the figures of the run's functions over the responses of a batch."""
+    return function_rewards(reward_names(data), [response for group in groups for response in group.responses])
 
 
 def _figures(values: Sequence[float | None]) -> FunctionReward:

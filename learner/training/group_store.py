@@ -2,10 +2,9 @@
 
     <output_dir>/groups/<batch>-<learner>    what learner <learner> has trained as batch <batch>
 
-A file is the digest of its second line, that line, which is a `BatchRecord` with the digest of every payload, and the
-payloads end to end. It is written when the batch is trained, and a checkpoint only after the batches that it covers. A
-learner that starts again repeats batches under a number of its own, so no file is written twice; which of them led to a
-checkpoint follows from the chain of plans in its ledger.
+A file is a `BatchRecord` with its groups (`kept_groups.py`). It is written when the batch is trained, and a checkpoint
+only after the batches that it covers. A learner that starts again repeats batches under a number of its own, so no file
+is written twice; which of them led to a checkpoint follows from the chain of plans in its ledger.
 """
 
 import logging
@@ -15,42 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from isentrope.errors import RecordError, StorageError
+from isentrope.errors import StorageError
 from isentrope.learner.intake.buffer import ReadyBatch
 from isentrope.learner.intake.plan_record import PlanRecord
 from isentrope.learner.training.checkpoint_store import FileFacts
 from isentrope.learner.training.circumstances import Circumstances
-from isentrope.rollout.wire.codec import HeaderFields, decode_group, encode_group
-from isentrope.rollout.wire.digests import digest_bytes
+from isentrope.learner.training.kept_groups import RESTORE, KeptGroup, encoded, groups_in, opened, packed
 from isentrope.rollout.wire.files import write_whole
 from isentrope.rollout.wire.types import Group
-from isentrope.rollout.wire.validation import Limits
 
 GROUPS = "groups"
 """Folder of the kept batches in that of the run."""
 
 _NAME = re.compile(r"(\d+)-(\d+)")
-_RESTORE = "restore the file, or replay only what lies on one side of it"
 
 logger = logging.getLogger(__name__)
-
-
-class KeptGroup(BaseModel):
-    """One group of a kept batch, without its payload."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    header: dict[str, int | str]
-    """Header of its record, as on the wire."""
-    digest: str
-    """Digest of its payload."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of its payload."""
-        return int(self.header["bytes"])
 
 
 class BatchRecord(BaseModel):
@@ -147,29 +127,22 @@ class KeptBatches:
                 raise StorageError(
                     f"no kept plan of batch {number} is that of the run",
                     where=", ".join(str(self.folder / f"{number}-{each}") for each in own),
-                    fix=_RESTORE,
+                    fix=RESTORE,
                 )
             incarnation = fitting[0]
             chain = records[incarnation].plan.chain
             yield self.folder / f"{number}-{incarnation}"
 
 
-def batch_number(path: Path) -> int:
-    """Return the number of the batch that a file holds."""
-    return int(path.name.partition("-")[0])
-
-
 def encode(batch: ReadyBatch, circumstances: Circumstances) -> bytes:
     """Return the file of a batch."""
-    encoded = [encode_group(group) for group in batch.groups]
-    groups = tuple(_kept(header, payload) for header, payload in encoded)
-    record = BatchRecord(plan=batch.record, circumstances=circumstances, groups=groups).model_dump_json().encode()
-    return b"".join([digest_bytes(record).encode(), b"\n", record, b"\n", *(payload for _, payload in encoded)])
+    groups, payloads = encoded(batch.groups)
+    return packed(BatchRecord(plan=batch.record, circumstances=circumstances, groups=groups), payloads)
 
 
 def read_record(path: Path) -> BatchRecord:
     """Return the record of a kept batch; StorageError if it is damaged."""
-    return _opened(path)[0]
+    return opened(path, BatchRecord)[0]
 
 
 def read_batch(path: Path) -> KeptBatch:
@@ -178,47 +151,8 @@ def read_batch(path: Path) -> KeptBatch:
     Raises:
         StorageError: the plan or a payload is damaged; it says which.
     """
-    record, content = _opened(path)
-    return KeptBatch(record, tuple(_groups(path, record, content)))
-
-
-def _opened(path: Path) -> tuple[BatchRecord, bytes]:
-    """Return the record of a file, and all behind it."""
-    try:
-        digest, line, content = [*path.read_bytes().split(b"\n", 2), b"", b""][:3]
-        if digest != digest_bytes(line).encode():
-            raise _damaged(path, "plan", "it does not have its digest")
-        return BatchRecord.model_validate_json(line), content
-    except StorageError:
-        raise
-    except (OSError, ValidationError) as error:
-        raise _damaged(path, "plan", str(error)) from None
-
-
-def _groups(path: Path, record: BatchRecord, content: bytes) -> Iterator[Group]:
-    start = 0
-    for kept in record.groups:
-        payload = content[start : start + kept.size_bytes]
-        start += kept.size_bytes
-        if (found := digest_bytes(payload)) != kept.digest:
-            raise _damaged(path, f"payload of group {kept.header['seq']}", f"it has {found}, not {kept.digest}")
-        try:
-            yield decode_group(kept.header, payload, max_bytes=kept.size_bytes, limits=Limits())
-        except RecordError as error:
-            raise _damaged(path, f"payload of group {kept.header['seq']}", str(error)) from None
-    if len(content) != start:
-        raise _damaged(path, "last payload", f"{len(content) - start} bytes follow it")
-
-
-def _kept(header: HeaderFields, payload: bytes) -> KeptGroup:
-    plain = {name: value for name, value in header.items() if not isinstance(value, bytes)}
-    return KeptGroup(header=plain, digest=digest_bytes(payload))
-
-
-def _damaged(path: Path, part: str, why: str) -> StorageError:
-    return StorageError(
-        f"the kept {part} of batch {batch_number(path)} is damaged: {why}", where=str(path), fix=_RESTORE
-    )
+    record, content = opened(path, BatchRecord)
+    return KeptBatch(record, tuple(groups_in(path, record.groups, content)))
 
 
 def sizes(output_dir: Path) -> Mapping[int, int]:

@@ -27,7 +27,6 @@ from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
 from isentrope.learner.intake.feeder import Feeder, FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.outcomes import OutcomeRule
-from isentrope.learner.measures import FunctionReward
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.rules import unfit
 from isentrope.learner.objective.run_facts import run_facts
@@ -38,11 +37,12 @@ from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointS
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, stored, trace_elsewhere
 from isentrope.learner.training.circumstances import Circumstances
 from isentrope.learner.training.evaluator import Evaluator
-from isentrope.learner.training.function_rewards import function_rewards
+from isentrope.learner.training.function_rewards import of_groups
 from isentrope.learner.training.group_store import GroupKeeper
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.metrics import Accounts, BatchLog, Draws, Surroundings, scalars, served_policy
 from isentrope.learner.training.notices import noticed
+from isentrope.learner.training.poison import Poison
 from isentrope.learner.training.publisher import Publisher
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, open_sinks
@@ -52,7 +52,7 @@ from isentrope.learner.training.waiting import SLICE_S, StopAsked, Wait
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, RunView
-from isentrope.rollout.rewards.correctness import correctness_of, reward_names
+from isentrope.rollout.rewards.correctness import correctness_of
 from isentrope.rollout.wire.control import Control, Mode, RunState
 
 MAX_NONFINITE = 3
@@ -95,6 +95,7 @@ class _Parts:
     publisher: Publisher
     keeper: GroupKeeper | None
     """None: no groups are kept."""
+    poison: Poison
     checkpointer: Checkpointer
     evaluator: Evaluator
     sinks: list[Sink]
@@ -116,7 +117,8 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         controllers=stored(objective.start()),
     )
     start = choose_start(store, rank_group, new, trace)
-    ledger = Ledger(start.state.ledger)
+    ledger, poison = Ledger(start.state.ledger), Poison(output_dir, claim.incarnation, config.poison_after)
+    poison.restore(ledger)
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
     port = LearnerPort.fence(broker, claim.incarnation, ledger.lwm, ledger.cursor, spec, control, nonce=claim.nonce)
     rank_group.build(start.folder, objective.refreshed_at(start.state.controllers))
@@ -134,7 +136,9 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     keeper = GroupKeeper(output_dir, claim.incarnation, rank_group) if config.retain == "groups" else None
     checkpointer = Checkpointer(store, keeper or rank_group, config.keep_checkpoints)
     sinks = open_sinks(config, output_dir, feeder)
-    return _Run(_Parts(job, objective, rank_group, start, feeder, publisher, keeper, checkpointer, evaluator, sinks))
+    return _Run(
+        _Parts(job, objective, rank_group, start, feeder, publisher, keeper, poison, checkpointer, evaluator, sinks)
+    )
 
 
 class _Run:
@@ -241,10 +245,13 @@ class _Run:
             ready = self._await_batch()
         if ready is None:
             return False
+        if self._parts.poison.retire(ready, feeder):
+            return True
         job, newest = self._parts.job, self._parts.publisher.newest.version
         around = Circumstances.of(job, self._batch + 1, ready.record.mode, self._controllers, newest)
-        ragged = around.lay_out(ready.groups, self._batch, job)
-        facts = self._parts.rank_group.train(ragged, around.schedule, around.controllers)
+        with self._parts.poison.watched(ready.record):
+            ragged = around.lay_out(ready.groups, self._batch, job)
+            facts = self._parts.rank_group.train(ragged, around.schedule, around.controllers)
         if facts.failed:
             self._give_up(ready)
             return True
@@ -262,7 +269,7 @@ class _Run:
         actors = feeder.actors()
         serving = sum(actor.state is ActorStage.SERVING for actor in actors)
         version = self._parts.publisher.newest.version
-        rewards, served = self._rewards(ready), served_policy(actors)
+        rewards, served = of_groups(job.spec.data, ready.groups), served_policy(actors)
         surroundings = Surroundings(ready.record.mode, intake, version, serving, rewards, served, self._config.ranks)
         verdict = self._log.write(ragged, facts, surroundings)
         for text in verdict.said:
@@ -285,10 +292,6 @@ class _Run:
         except StopAsked:
             return False
         return True
-
-    def _rewards(self, ready: ReadyBatch) -> dict[str, FunctionReward]:
-        responses = [response for group in ready.groups for response in group.responses]
-        return function_rewards(reward_names(self._parts.job.spec.data), responses)
 
     def _await_batch(self) -> ReadyBatch | None:
         """Return the next batch; None: an operator wants the run to stop."""
@@ -373,6 +376,7 @@ class _Run:
 
     def _answer_operator(self) -> bool:
         """Carry out an operator's request. True: the run must stop."""
+        self._parts.poison.requeue(self._parts.feeder)
         control = self._parts.feeder.control()
         if control.requested_mode is not None:
             self._switch(control, control.requested_mode)

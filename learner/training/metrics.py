@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isentrope.learner.intake.feeder import FeederStatus
+from isentrope.learner.intake.intake_facts import FeederStatus
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, ServedPolicy

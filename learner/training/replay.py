@@ -21,14 +21,9 @@ from isentrope.learner.records import BatchRow, EvalRow
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointStore, Claim, verify
 from isentrope.learner.training.circumstances import Circumstances
 from isentrope.learner.training.collectives import Collectives
-from isentrope.learner.training.group_store import (
-    KeptBatch,
-    KeptBatches,
-    batch_number,
-    read_batch,
-    read_record,
-)
+from isentrope.learner.training.group_store import KeptBatch, KeptBatches, read_batch, read_record
 from isentrope.learner.training.job import LearnerJob
+from isentrope.learner.training.kept_groups import batch_number
 from isentrope.learner.training.metrics import measure
 from isentrope.learner.training.rank_change import ranks_of
 from isentrope.learner.training.rank_group import RankGroup

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from isentrope.learner.intake.feeder import FeederStatus
+from isentrope.learner.intake.intake_facts import FeederStatus
 from isentrope.learner.intake.ragged import RaggedBatch, places_of
 from isentrope.learner.intake.retirement import length_bucket
 from isentrope.learner.measures import Untrained
@@ -58,4 +58,4 @@ def _increases(now: Lengths, before: Lengths) -> dict[str, dict[int, int]]:
 def _increase(now: Mapping[Key, int], before: Mapping[Key, int]) -> dict[Key, int]:
     new = Counter(now)
     new.subtract(before)
-    return dict(sorted((key, count) for key, count in new.items() if count))
+    return dict(sorted((key, count) for key, count in new.items() if count > 0))  # a requeue takes some back

@@ -57,7 +57,7 @@ RIGHTS: Mapping[Role, Rights] = MappingProxyType(
         ),
         Role.ACTOR: Rights(
             (
-                *("meta", "ctl", "weights", "lwm", "cursor", "work", "work:hi", "eval", "traj", "evald", "pub"),
+                *("meta", "ctl", "weights", "cursor", "work", "work:hi", "eval", "traj", "evald", "pub"),
                 *("sizes", "n", "actors", "leave", "turns", "reaper", "relays", "news", "news:*"),
             ),
             (

@@ -41,8 +41,8 @@ broker more calls of idle actors."""
 SCRIPT_KEYS = {
     "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj turns news holder sizes n",
     "issue": "incarnation cursor ctl n pub work",
-    "check": "pub lwm cursor work work_hi",
-    "publish": "pub lwm cursor traj sizes n",
+    "check": "pub cursor work work_hi",
+    "publish": "pub cursor traj sizes n",
     "publish_eval": "eval evald",
     "handback": "work work_hi eval news",
     "reap": "actors work work_hi eval traj evald pub sizes n news",

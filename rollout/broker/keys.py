@@ -86,6 +86,16 @@ class Keys:
         return self._key("plans")
 
     @property
+    def dlq(self) -> str:
+        """S: list of the run's dead letters, as JSON; the letters themselves are in its folder."""
+        return self._key("dlq")
+
+    @property
+    def requeue(self) -> str:
+        """H: name of a requeue that an operator asks for; the learner deletes what it has noted."""
+        return self._key("requeue")
+
+    @property
     def work(self) -> str:
         """X: orders as issued."""
         return self._key("work")

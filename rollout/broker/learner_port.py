@@ -79,6 +79,7 @@ class LearnerPort:
         self._manifest: Manifest | None = None
         self._control: Control | None = None
         self._nonce = ""
+        self._dead_letters = ""
 
     # --- fencing
 
@@ -118,7 +119,8 @@ class LearnerPort:
             lwm: the low watermark of the last durable checkpoint.
             cursor: one more than the largest seq this learner knows of.
 
-        Repeats what the broker may have lost: spec, control state, announced weights, open evaluation orders.
+        Repeats what the broker may have lost: spec, control state, announced weights, dead letters, open evaluation
+        orders.
 
         Raises:
             FencedError: `newest_claim` or the broker shows a newer learner.
@@ -129,6 +131,8 @@ class LearnerPort:
         self._fence(lwm, cursor)
         if self._manifest is not None:
             self.announce(self._manifest)
+        if self._dead_letters:
+            self.show_dead_letters(self._dead_letters)
         self._evaluations.repeat()
 
     # --- orders
@@ -165,13 +169,14 @@ class LearnerPort:
             if issued < ISSUE_CHUNK:
                 return cursor
 
-    def reconcile(self, known: Collection[int]) -> int:
+    def reconcile(self, known: Collection[int], requeued: Collection[int] = ()) -> int:
         """Re-issue every lost seq; return the number of them.
 
-        `known` are the seqs from the low watermark on that are trained, retired, or buffered by the learner.
+        `known` are the seqs from the low watermark on that are trained, retired, or buffered by the learner, and
+        `requeued` those that are open although they may be below it.
         """
         version = 0 if self._manifest is None else self._manifest.version
-        again = int(self._call("reconcile", version, *sorted(known)))
+        again = int(self._call("reconcile", version, len(requeued), *sorted(requeued), *sorted(known)))
         if again:
             logger.warning("broker lost state: %d groups re-issued", again)
         return again
@@ -317,6 +322,16 @@ class LearnerPort:
     def show(self, metrics: str) -> None:
         """Write the learner's metrics, in place of those before, for those who watch the run."""
         self._call("set", "", METRICS, metrics, keys=[self._keys.metrics])
+
+    def show_dead_letters(self, letters: str) -> None:
+        """Write the list of dead letters, in place of the one before; `refence` repeats it."""
+        self._dead_letters = letters
+        self._call("set", "", "", letters, keys=[self._keys.dlq])
+
+    def requeued(self, names: Sequence[str]) -> None:
+        """Delete requests that are noted."""
+        if names:
+            self.broker.run(lambda client: client.hdel(self._keys.requeue, *names))
 
     # --- private
 

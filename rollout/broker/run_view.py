@@ -168,6 +168,19 @@ class RunView:
         """Return the actors that were asked to leave and are still there, with the seconds that each was given."""
         return {name: seconds_of(value) for name, value in self._hash(self._keys.leave).items()}
 
+    def dead_letters(self) -> str:
+        """Return the list of the run's dead letters as the learner wrote it; empty: there are none."""
+        return self.text(self._keys.dlq)
+
+    def requeue(self, names: Sequence[str]) -> None:
+        """Ask the learner to have groups of dead letters made again, by the names of the requeues; it may be asked
+        often."""
+        self._ask(Topic.REQUEST, self._keys.requeue, dict.fromkeys(names, "asked"))
+
+    def requeues(self) -> list[str]:
+        """Return the names of the requeues that an operator has asked for and the learner has not noted."""
+        return sorted(self._hash(self._keys.requeue))
+
     def announcement(self) -> Announcement | None:
         """Return the newest announced weights and where they lie; None: none yet."""
         text = self.text(self._keys.weights)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from isentrope.dlq_cli import dlq_app
 from isentrope.options import Authorities, Insecure, Json, Overrides, PasswordFile, Redis, Run, RunFile, UnseenRun
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ HELP = "Reinforcement learning of language models with entropy control: vLLM act
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 methods_app = typer.Typer(help="List the methods, or show their keys.", invoke_without_command=True)
 app.add_typer(methods_app, name="methods")
+app.add_typer(dlq_app, name="dlq")
 bench_app = typer.Typer(help="Measure parts of this program.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 

@@ -13,7 +13,7 @@ VERBS = {
     "Claim", "Close", "Collect", "Compare", "Compile", "Compute", "Connect", "Continue", "Copy", "Count", "Create",
     "Decide", "Decode", "Delete", "Divide", "Do", "Draw", "Drop", "End", "Evaluate", "Explain", "Fence", "Fetch",
     "Fill", "Find", "Finish", "Fit", "Forget", "Gather", "Go", "Hand", "Hold", "Import", "Issue", "Join", "Keep",
-    "Kill", "Label", "Lay", "Lease", "Let", "Link", "List", "Load", "Log", "Make", "Merge", "Multiply", "Offer",
+    "Kill", "Label", "Lay", "Lease", "Let", "Link", "List", "Load", "Log", "Make", "Mark", "Merge", "Multiply", "Offer",
     "Open", "Order", "Pack", "Prepare", "Print", "Probe", "Publish", "Put", "Queue", "Raise", "Re-issue", "Read",
     "Record", "Redirect", "Refuse", "Register", "Release", "Remember", "Remove", "Repeat", "Report", "Require",
     "Reset", "Restart", "Restore", "Retire", "Return", "Revoke", "Run", "Save", "Say", "Score", "Send", "Serve", "Set",

@@ -36,6 +36,7 @@ ELSEWHERE = {
         "scale.jsonl",
         "outages.jsonl",
         "run.json",
+        "step.json",
         "state.json",
     ),
     *("summary.json", "report.html", "learner-0.log", "objective.toml"),
@@ -97,6 +98,11 @@ BY_OTHERS = {
     "isentrope exporter --run NAME --bind ADDR:PORT": (
         "tests/isentrope/exporter/test_serving.py::test_metrics_are_served_over_http_by_name_or_folder"
     ),
+    "isentrope dlq": "tests/isentrope/test_dlq.py::test_letters_are_listed_and_shown",
+    "isentrope dlq list": "tests/isentrope/test_dlq.py::test_letters_are_listed_and_shown",
+    "isentrope dlq show LETTER": "tests/isentrope/test_dlq.py::test_letters_are_listed_and_shown",
+    "isentrope dlq requeue": "tests/isentrope/test_dlq.py::test_a_requeue_marks_the_folder_once",
+    "isentrope dlq requeue LETTER": "tests/isentrope/test_dlq.py::test_a_requeue_marks_the_folder_once",
     "isentrope replay": "tests/isentrope/test_replaying.py::test_it_says_what_came_out",
     "isentrope replay RUN": "tests/isentrope/test_replaying.py::test_it_says_what_came_out",
     "isentrope replay RUN --to BATCH": "tests/isentrope/test_replaying.py::test_it_says_what_came_out",

@@ -1,7 +1,7 @@
 -- FENCE: a learner takes over. Refuses an older incarnation, another learner of the same one, on a copy of its claims
 -- (ARGV[7] is its nonce), and a run name that belongs to another configuration.
--- Raises the cursor, sets the low watermark to the loaded checkpoint's (also downwards: a fall-back to an older
--- checkpoint must let re-issued groups be published), makes every key that actors must not create themselves, and adds
+-- Raises the cursor, sets the low watermark to the loaded checkpoint's (also downwards: after a fall-back to an older
+-- checkpoint RECONCILE must look from there on), makes every key that actors must not create themselves, and adds
 -- the bytes up anew: a count that was too large would close admission above the budget for ever.
 -- Returns the cursor. Calling it again with the same incarnation is harmless, and is how a live learner meets a broker
 -- that came back.

@@ -1,5 +1,6 @@
--- RECONCILE: re-issues, at the front, every seq from the low watermark to the cursor that is lost: not known to the
--- learner (ARGV: trained, retired or buffered), not published and still in `traj` (`sizes` tells, payloads are
+-- RECONCILE: re-issues, at the front, every seq from the low watermark to the cursor, and every one below it that the
+-- learner has requeued (ARGV: their number, they), that is lost: not known to the learner (ARGV: trained, retired or
+-- buffered), not published and still in `traj` (`sizes` tells, payloads are
 -- never read here), not an order in `work` or `work_hi`. Such an order may have lost its mark (committed by a checkpoint
 -- that proved unreadable), without which no actor would want it. Returns how many. Calling it again finds them and
 -- does nothing. The first write (HDEL) passes a full broker and opens the gate for the rest.
@@ -8,8 +9,13 @@ local work, work_hi, n = KEYS[6], KEYS[7], KEYS[8]
 local held = redis.call('GET', incarnation) or '0'
 if held ~= ARGV[1] then return redis.error_reply('FENCED ' .. held) end
 
-local known, orders = {}, {}
-for i = 3, #ARGV do known[ARGV[i]] = true end
+local low, requeued = tonumber(redis.call('GET', lwm)), tonumber(ARGV[3])
+local known, orders, open = {}, {}, {}
+for i = 4 + requeued, #ARGV do known[ARGV[i]] = true end
+for i = 4, 3 + requeued do
+  if tonumber(ARGV[i]) < low then open[#open + 1] = tonumber(ARGV[i]) end
+end
+for number = low, tonumber(redis.call('GET', cursor)) - 1 do open[#open + 1] = number end
 for _, stream in ipairs({work, work_hi}) do
   for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
     local order, fields = {}, entry[2]
@@ -19,7 +25,7 @@ for _, stream in ipairs({work, work_hi}) do
 end
 local again = 0
 redis.call('HDEL', pub, '')
-for number = tonumber(redis.call('GET', lwm)), tonumber(redis.call('GET', cursor)) - 1 do
+for _, number in ipairs(open) do
   local seq = string.format('%d', number)
   if not known[seq] then
     local mark = redis.call('HGET', pub, seq) or 'open:0'

@@ -1,6 +1,6 @@
 """A run with simulated actors: real broker, ports and feeders; engines, training and checkpoint files are missing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,8 @@ from waits import DEADLINE_S, wait_until
 from wire_records import answer, make_actor_port, make_spec
 
 from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
-from isentrope.learner.intake.feeder import CommitFacts, Feeder, FeederOptions, FeederStatus
+from isentrope.learner.intake.feeder import Feeder, FeederOptions
+from isentrope.learner.intake.intake_facts import CommitFacts, FeederStatus
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
@@ -121,11 +122,14 @@ class Run:
     def control(self, mode: Mode) -> Control:
         return Control(mode=mode, max_lag=self.max_lag)
 
-    def learner(self, mode: Mode = Mode.ASYNC, **options: Any) -> Learner:
-        """The next incarnation, from the last durable checkpoint."""
+    def learner(
+        self, mode: Mode = Mode.ASYNC, before: Callable[[Ledger], None] = lambda _: None, **options: Any
+    ) -> Learner:
+        """The next incarnation, from the last durable checkpoint; `before` completes its ledger."""
         self.claims += 1
         number = self.claims
         ledger = Ledger(self.checkpoint.facts.ledger if self.checkpoint else None)
+        before(ledger)
         spec = make_spec(self.name, prompts_per_batch=P, **self.spec)
         port = WatchedPort.fence(self.broker(), number, ledger.lwm, ledger.cursor, spec, self.control(mode))
         rules = AdmissionRules(token_max_lag=self.max_lag, min_kept=0.5, max_replaced=self.max_replaced)

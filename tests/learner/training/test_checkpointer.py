@@ -9,7 +9,7 @@ import pytest
 from toy_run import make_job
 
 from isentrope.errors import RunFolderError, StorageError
-from isentrope.learner.intake.feeder import CommitFacts
+from isentrope.learner.intake.intake_facts import CommitFacts
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.training import checkpoint_store

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from isentrope.learner.config import AlarmsConfig
-from isentrope.learner.intake.feeder import FeederStatus
+from isentrope.learner.intake.intake_facts import FeederStatus
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.measures import FunctionReward

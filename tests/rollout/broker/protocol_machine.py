@@ -42,6 +42,8 @@ STEPS = [
     "train",
     "retire all",
     "shed",
+    "poison",
+    "requeue",
     "sweep",
     "hand back",
     "reap",
@@ -135,6 +137,8 @@ class Protocol(RuleBasedStateMachine):
             "train": lambda: self.live(Learner.train),
             "retire all": lambda: self.live(Learner.retire_all),
             "shed": lambda: self.live(Learner.shed),
+            "poison": lambda: self.live(Learner.poison),
+            "requeue": self.requeue,
             "sweep": lambda: self.live(Learner.sweep),
             "hand back": actor.hand_back,
             "reap": self.reap,
@@ -149,6 +153,13 @@ class Protocol(RuleBasedStateMachine):
     def switch(self, mode: Mode) -> None:
         self.mode = mode
         self.live(lambda learner: learner.set_mode(mode))
+
+    def requeue(self) -> None:
+        """An operator marks what is dead, whether a learner lives or not."""
+        dead = self.storage.dead
+        names = {name for letter in self.storage.letters for seq, name in letter.items() if seq in dead}
+        self.storage.marks |= names
+        self.live(Learner.requeue)
 
     def reap(self) -> None:
         for name in sorted(self.gone):

@@ -40,7 +40,8 @@ class CrashError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a restart begins with: `lineage` holds the seqs of every batch, `retired` the reasons of the others."""
+    """What a restart begins with: `lineage` holds the seqs of every batch, `retired` the reasons of the others, and
+    `requeued` what was retired and is open again, by the requeues `carried_out`."""
 
     number: int
     previous: int
@@ -48,22 +49,33 @@ class Checkpoint:
     retired: Mapping[int, str]
     weights: str
     cursor: int
+    requeued: frozenset[int] = frozenset()
+    carried_out: frozenset[str] = frozenset()
 
     @property
     def lwm(self) -> int:
-        """Smallest seq that is neither trained nor retired."""
-        done = {seq for batch in self.lineage for seq in batch} | self.retired.keys()
+        """Smallest seq that is neither trained nor retired, and never was."""
+        done = {seq for batch in self.lineage for seq in batch} | self.retired.keys() | self.requeued
         return next(seq for seq in range(len(done) + 1) if seq not in done)
 
 
 class Storage:
-    """Claims, one pointer per claim, and checkpoints; all of it durable."""
+    """Claims, one pointer per claim, checkpoints, dead letters (by seq the name of its requeue) and marks; all of it
+    durable."""
 
     def __init__(self) -> None:
         self.checkpoints = {0: Checkpoint(0, 0, (), {}, "start", 0)}
         self.unreadable: set[int] = set()
         self.parents: dict[int, int] = {}
         self.pointers: dict[int, int] = {}
+        self.letters: list[dict[int, str]] = []
+        self.marks: set[str] = set()
+
+    @property
+    def dead(self) -> set[int]:
+        """Seqs that are in a dead letter, and not requeued from it."""
+        newest = {seq: name for letter in self.letters for seq, name in letter.items()}
+        return {seq for seq, name in newest.items() if name not in self.marks}
 
     @property
     def newest_claim(self) -> int:
@@ -119,6 +131,9 @@ class Learner:
         self._buffer: dict[int, tuple[Entry, Group]] = {}
         self._uncommitted: dict[str, Entry] = {}
         self._commit_due = False
+        self.requeued = set(self.durable.requeued)
+        self.carried_out = set(self.durable.carried_out)
+        self.restore()
 
     @property
     def batch(self) -> int:
@@ -178,7 +193,8 @@ class Learner:
 
     def reconcile(self) -> None:
         known = {*self.trained, *self.retired, *self._buffer}
-        self.port.reconcile({seq for seq in known if seq >= self.durable.lwm})
+        lost = self.requeued - self._buffer.keys()
+        self.port.reconcile({seq for seq in known if seq >= self.durable.lwm}, lost)
 
     # --- reading
 
@@ -231,6 +247,7 @@ class Learner:
 
     def _retire(self, entry: Entry, reason: str) -> None:
         self.retired[entry.seq] = reason
+        self.requeued.discard(entry.seq)
         self._uncommitted[entry.id] = entry
 
     # --- batches
@@ -271,6 +288,7 @@ class Learner:
         seqs = tuple(entry.seq for entry, _ in chosen)
         self.lineage.append(seqs)
         self.trained |= set(seqs)
+        self.requeued -= set(seqs)
         self.reached[self.batch] = self.weights
 
     def replay(self) -> None:
@@ -293,6 +311,44 @@ class Learner:
             del self._buffer[entry.seq]
             self._retire(entry, "outcome")
 
+    # --- dead letters
+
+    def restore(self) -> None:
+        """Retire what letters hold and the checkpoint does not know of, and open again what is marked."""
+        for letter in self.storage.letters:
+            for seq, name in letter.items():
+                if not self.knows(seq) and name not in self.carried_out:
+                    self.retired[seq] = "poison"
+                    self.requeued.discard(seq)
+                self._open_again(seq, name)
+
+    def poison(self) -> None:
+        """The oldest groups have killed the ranks too often."""
+        chosen = [self._buffer.pop(seq)[0] for seq in sorted(self._buffer)[:PROMPTS]]
+        number = len(self.storage.letters)
+        self.storage.letters.append({entry.seq: f"{number}.{entry.seq}" for entry in chosen})
+        for entry in chosen:
+            self._retire(entry, "poison")
+            del self._uncommitted[entry.id]
+        self.port.discard([entry.id for entry in chosen])
+
+    def requeue(self) -> None:
+        """Carry out what an operator has marked."""
+        for letter in self.storage.letters:
+            for seq, name in letter.items():
+                self._open_again(seq, name)
+        self.reconcile()
+
+    def _open_again(self, seq: int, name: str) -> None:
+        if name in self.storage.marks and self.may_open(seq, name):
+            self.carried_out.add(name)
+            self.retired.pop(seq, None)
+            self.requeued.add(seq)
+
+    def may_open(self, seq: int, name: str) -> bool:
+        """Each requeue counts once, and only for what is retired."""
+        return name not in self.carried_out and self.retired.get(seq) == "poison"
+
     # --- checkpoints
 
     def shed(self) -> None:
@@ -314,6 +370,8 @@ class Learner:
                 retired=dict(self.retired),
                 weights=self.weights,
                 cursor=max([self.cursor, *(seq + 1 for seq in self.trained | self.retired.keys())]),
+                requeued=frozenset(self.requeued),
+                carried_out=frozenset(self.carried_out),
             )
             self.storage.write(checkpoint)
             _crash_if(crash == "before pointer")
@@ -367,6 +425,7 @@ def check_learner(learner: Learner) -> None:
     assert len(seqs) == len(set(seqs)), f"I1: a seq was trained twice: {learner.lineage}"
     assert set(seqs) == learner.trained, "I1: ledger and lineage differ"
     assert not learner.trained & learner.retired.keys(), "I1: a seq was trained and retired"
+    assert not learner.trained & learner.storage.dead, "I10: a dead letter was trained"
 
 
 def make_manifest(version: int, weights: str) -> Manifest:

@@ -5,7 +5,8 @@ every step: each seq is trained at most once (I1), with tokens of announced vers
 weights (I3); nothing is evicted, missing from the byte count or left behind by a commit (I5); no byte budget holds the
 next batch back, and what is retired gives its bytes back without one (I6); a restarted learner
 reaches the weights its predecessor had while the broker kept its state (I7); a learner that was replaced completes
-nothing (I8); a restart never begins behind the last readable checkpoint (I9). In the end, faults off, the run makes
+nothing (I8); a restart never begins behind the last readable checkpoint (I9); what is in a dead letter is not trained
+before it is requeued (I10). In the end, faults off, the run makes
 progress again (I4).
 
 Faults are paid for with progress: an example that is nothing but faults trains nothing and finds nothing.

@@ -1,0 +1,39 @@
+"""Facts that the feeder tells the training loop: what a checkpoint holds of the intake, and the progress of the run."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from isentrope.learner.intake.ledger import LedgerState
+from isentrope.learner.intake.outcomes import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFacts:
+    """The intake's part of a checkpoint, and the entries to delete once it is durable. Taken at one moment."""
+
+    ledger: LedgerState
+    lwm: int
+    entries: tuple[str, ...]
+    plans: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeederStatus:
+    """Progress of the run at one moment."""
+
+    ready: int
+    """Complete groups that wait for training."""
+    issued: int
+    trained: int
+    retired: dict[str, int]
+    """Retired groups by reason."""
+    failed: dict[str, Counter[int]]
+    """Responses that failed since this learner began, by kind and by `length_bucket`."""
+    retired_whole: dict[str, Counter[int]]
+    """Responses of the groups that came and were retired since this learner began, by reason and length."""
+    idle_s: float
+    """Seconds the training loop waited for batches."""
+    quiet_s: float
+    """Seconds since a group came in or a batch was trained."""
+    replaced: Tally
+    """Responses of all groups that this learner replaced for their outcome."""
