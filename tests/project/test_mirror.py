@@ -131,6 +131,7 @@ WITHOUT_A_MODULE = {
     "isentrope/report/test_report.py": "the whole page, which all modules of the package make together",
     "kernels/test_compiled.py": "what needs a process of its own: torch.compile, bare imports, code for other GPUs",
     "kernels/test_golden_policy.py": "published numbers, through the fused kernels and their plain twins alike",
+    "learner/intake/test_bad_links.py": "the feeder and an actor behind links that are cut, half open, late or slow",
     "learner/intake/test_feeder_faults.py": "the feeder while processes die; without faults it is in test_feeder.py",
     "learner/objective/test_contract.py": "what holds for every preset, through the whole objective",
     "learner/objective/test_failures.py": "that a failed response has no part in any preset, from actor to gradient",
