@@ -9,10 +9,12 @@ nothing runs, and the key-value cache is computed anew with the new weights.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import math
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
@@ -44,6 +46,10 @@ PROBE_S = 10.0
 SILENT_S = 60.0
 """Silence after which an engine counts as dead."""
 
+LOAD_S, LOAD_BYTES_PER_S = 120.0, 50e6
+"""Longest load of a version, and the bytes of its weights that give it a second more: while it lasts, the engine is not
+asked whether it answers."""
+
 WARM_UP_TOKENS = 97
 """Tokens of the canary at start: vLLM compiles for each length, and canaries of a run are this long."""
 
@@ -70,6 +76,7 @@ class Engine:
         self._host = host
         self._names = itertools.count()
         self._load_lock = asyncio.Lock()
+        self._load_ends = math.inf  # by the loop's clock
         self._manifest: Manifest | None = None
         self._proof: Proof | None = None
         self._judge = judge
@@ -83,8 +90,23 @@ class Engine:
 
         Raises:
             ConfigError: vLLM refuses the model or the options.
-            EngineDiedError: its processes did not start.
+            EngineDiedError: its processes did not start, or not in time.
         """
+        limit = asyncio.timeout(options.start_timeout_s)
+        try:
+            async with limit:
+                return await cls._started(options)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise EngineDiedError(
+                f"the engine has not started for {options.start_timeout_s:.0f} s",
+                where=f"model {options.model_dir}",
+                fix="see the log above; raise actors.start_timeout_s if it only needs more time",
+            ) from None
+
+    @classmethod
+    async def _started(cls, options: EngineOptions) -> Self:
         host = EngineHost(options)
         llm = await host.llm()
         engine = cls(llm, host, Judge(options.dtype, options.canary_limit))
@@ -182,26 +204,43 @@ class Engine:
 
     async def _load(self, manifest: Manifest) -> None:
         async with self._load_lock:
+            problem: StorageError | None = None
+            paths: list[Path] = []
             try:
                 paths = await asyncio.to_thread(verify, manifest)
-            except StorageError:
+            except StorageError as error:
+                problem = error
+            with self._limited(LOAD_S + sum(shard.size_bytes for shard in manifest.shards) / LOAD_BYTES_PER_S):
                 await self._pause()
-                raise
-            await self._pause()
-            files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths], **_table_of(manifest)})
-            try:
-                await self._call(self._llm.start_weight_update())
-                await self._call(self._llm.update_weights(files))
-                await self._call(self._llm.finish_weight_update(str(manifest.version)))
-                proof = await self._prove(manifest)
-            except (EngineDiedError, StorageError):
-                raise
-            except Exception as error:  # vLLM passes on any error of its processes as a bare Exception
-                raise StorageError(
-                    f"version {manifest.version} cannot be loaded: {last_line(error)}", where=manifest.folder
-                ) from error
-            await self._call(self._llm.resume_generation())
+                if problem is not None:
+                    raise problem
+                proof = await self._update(manifest, paths)
+                await self._call(self._llm.resume_generation())
             self._manifest, self._proof = manifest, proof
+
+    @contextlib.contextmanager
+    def _limited(self, seconds: float) -> Iterator[None]:
+        """Let the engine count as dead if the block lasts longer."""
+        self._load_ends = asyncio.get_running_loop().time() + seconds
+        try:
+            yield
+        finally:
+            self._load_ends = math.inf
+
+    async def _update(self, manifest: Manifest, paths: Sequence[Path]) -> Proof | None:
+        """Load verified files into the paused engine; return the proof of what it serves then."""
+        files = WeightTransferUpdateRequest({"paths": [str(path) for path in paths], **_table_of(manifest)})
+        try:
+            await self._call(self._llm.start_weight_update())
+            await self._call(self._llm.update_weights(files))
+            await self._call(self._llm.finish_weight_update(str(manifest.version)))
+            return await self._prove(manifest)
+        except (EngineDiedError, StorageError):
+            raise
+        except Exception as error:  # vLLM passes on any error of its processes as a bare Exception
+            raise StorageError(
+                f"version {manifest.version} cannot be loaded: {last_line(error)}", where=manifest.folder
+            ) from error
 
     async def _prove(self, manifest: Manifest) -> Proof | None:
         """Return what shows that the loaded weights are those of `manifest`; StorageError if they are not, None if no
@@ -266,6 +305,10 @@ class Engine:
         loop = asyncio.get_running_loop()
         probe_at = loop.time() + PROBE_S
         while not self._llm.errored:
+            if loop.time() > self._load_ends:
+                logger.error("the engine does not end a load: ending it")
+                await asyncio.to_thread(self._host.close)
+                return
             if loop.time() >= probe_at and not self._load_lock.locked():
                 self._asked_at = time.monotonic()
                 try:

@@ -1,9 +1,11 @@
 """The thread and the processes that an engine runs in: its options, its start, its end. Used by `engine.py` alone."""
 
 import asyncio
+import logging
 import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -21,6 +23,9 @@ from isentrope.rollout.data.model_place import require_here
 POLL_S = 0.25
 """Interval of checks that the engine's processes run."""
 
+CLOSE_S = 60.0
+"""Longest end of an engine, also of one that is still starting."""
+
 CPU_MAX_REQUESTS = 256
 """Requests computed together on a CPU; vLLM's own default of 128 makes small models a fifth slower."""
 
@@ -28,6 +33,8 @@ EXTENSION = "isentrope.actors.worker_canary.WorkerCanary"
 """Class that is mixed into vLLM's workers."""
 
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 
 class EngineDiedError(UnreachableError):
@@ -39,8 +46,8 @@ class EngineOptions:
     """Options of an engine.
 
     model_dir: folder or id of configuration and tokenizer; weights come by manifest. max_model_len: None: the model's
-    own limit. gpu_memory_utilization, kv_cache_gib: size of the key-value cache on a GPU and on a CPU. canary_limit: as
-    in `ActorsConfig`.
+    own limit. gpu_memory_utilization, kv_cache_gib: size of the key-value cache on a GPU and on a CPU. canary_limit,
+    start_timeout_s: as in `ActorsConfig`.
     """
 
     model_dir: str
@@ -50,6 +57,7 @@ class EngineOptions:
     gpu_memory_utilization: float = 0.9
     kv_cache_gib: float = 1.0
     canary_limit: float | None = None
+    start_timeout_s: float = 600.0
 
 
 class EngineHost(threading.Thread):
@@ -80,10 +88,14 @@ class EngineHost(threading.Thread):
             raise
 
     def close(self) -> None:
-        """End the engine's processes at once; blocks."""
+        """End the engine's processes at once; blocks, for at most `CLOSE_S`: the thread ends with this process."""
         self._closed.set()
         with waiting_for(f"the engine of {self._options.model_dir} to end"):
-            self.join()
+            self.join(CLOSE_S)
+        if self.is_alive():
+            logger.error("vLLM does not end its processes; they are killed")
+            for child in set(multiprocessing.active_children()) - self._others:
+                child.kill()
 
     def run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the engine inherits it: Ctrl-C is for us to handle
@@ -97,7 +109,8 @@ class EngineHost(threading.Thread):
         llm.shutdown(timeout=0.0)  # by default it takes 4 s, and has nothing to save
 
     async def _stop_starting(self) -> None:
-        while self.is_alive():
+        given_up_at = time.monotonic() + CLOSE_S
+        while self.is_alive() and time.monotonic() < given_up_at:
             for child in set(multiprocessing.active_children()) - self._others:
                 if child.name == "EngineCore":
                     child.kill()  # vLLM then stops starting

@@ -199,6 +199,7 @@ async def equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> T
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_gib=config.kv_cache_gib,
         canary_limit=config.canary_limit,
+        start_timeout_s=config.start_timeout_s,
     )
     scorer = Scorer(spec.data, spec.run_folder, workers=config.reward_workers)
     try:

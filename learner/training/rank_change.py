@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,9 @@ RANDOM = re.compile(r"random-\d+\.safetensors")
 _ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _POLL_S = 0.2
 
+CONVERT_S = 3600.0
+"""Longest conversion of a checkpoint: it copies each tensor once."""
+
 
 def ranks_of(files: Iterable[str]) -> int:
     """Return how many ranks wrote a checkpoint of these files."""
@@ -37,7 +41,7 @@ def convert(checkpoint: Path, idle: Callable[[], None]) -> Path:
     """Return the folder of the universal form of a verified checkpoint; `idle` is called while it is made.
 
     Raises:
-        StorageError: it cannot be made, with the last line of the reason.
+        StorageError: it cannot be made, with the last line of the reason, or not within `CONVERT_S`.
     """
     discard(checkpoint.parent)
     folder = checkpoint.parent / CONVERTED / checkpoint.name
@@ -68,11 +72,15 @@ def convert(checkpoint: Path, idle: Callable[[], None]) -> Path:
 
 
 def _errors(process: "subprocess.Popen[str]", idle: Callable[[], None]) -> str:
-    """Return what a process has written as its errors, once it has ended; call `idle` meanwhile."""
-    while True:
+    """Return what a process has written as its errors, once it has ended or was ended as late; call `idle`
+    meanwhile."""
+    late_at = time.monotonic() + CONVERT_S
+    while time.monotonic() <= late_at:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.communicate(timeout=_POLL_S)[1]
         idle()
+    process.kill()
+    return f"not done within {CONVERT_S:.0f} s"
 
 
 def discard(checkpoints: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tiny_model import VOCABULARY, Version, publish
 from waits import DEADLINE_S, is_alive, until
 
-from isentrope.errors import ConfigError, StorageError
+from isentrope.errors import ConfigError, StorageError, UnreachableError
 from isentrope.rollout.wire.proof import TensorFacts
 from isentrope.rollout.wire.tensor_bits import bits_of
 from isentrope.rollout.wire.types import Int32
@@ -321,6 +321,48 @@ def test_an_engine_that_answers_no_more_is_ended(
             await stop()
 
     runner.run(beside_a_load())
+
+
+def test_an_engine_that_hangs_in_a_load_is_ended(
+    runner: asyncio.Runner,
+    engine: "Engine",
+    model_dir: Path,
+    versions: list[Version],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In training a version arrives before a probe is due: the load alone must find it out."""
+    from isentrope.actors import engine as module
+
+    before = _engines()
+
+    async def hang() -> None:
+        silent = await module.Engine.start(module.EngineOptions(str(model_dir), "float32", max_model_len=512))
+        await silent.load(versions[0].manifest)
+        (process,) = _engines() - before
+        process.suspend()
+        monkeypatch.setattr(module, "LOAD_S", 1.0)
+        with pytest.raises(module.EngineDiedError):
+            await silent.load(versions[1].manifest)
+        assert not silent.alive and silent.version == 0
+        await silent.close()
+        await until(lambda: not is_alive(process), "the end of its process")
+
+    runner.run(hang())
+    assert engine.alive
+
+
+def test_an_engine_that_does_not_start_in_time_is_ended_and_says_so(
+    runner: asyncio.Runner, engine: "Engine", model_dir: Path
+) -> None:
+    from isentrope.actors.engine import Engine, EngineOptions
+
+    before = set(psutil.Process().children())
+    options = EngineOptions(str(model_dir), "float32", max_model_len=512, start_timeout_s=0.5)
+    with pytest.raises(UnreachableError, match="has not started for 0 s") as caught:
+        runner.run(Engine.start(options))
+    assert "start_timeout_s" in caught.value.fix
+    assert set(psutil.Process().children()) <= before
+    assert engine.alive
 
 
 def test_a_model_that_vllm_refuses_is_the_users_mistake(runner: asyncio.Runner, tmp_path: Path) -> None:

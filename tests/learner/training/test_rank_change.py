@@ -9,6 +9,7 @@ import torch
 from toy_run import launch, make_model
 
 from isentrope.errors import StorageError
+from isentrope.learner.training import rank_change
 from isentrope.learner.training.rank_change import CONVERTED, convert, ranks_of
 
 pytestmark = pytest.mark.slow
@@ -88,3 +89,12 @@ def test_planted_code_is_refused_by_the_conversion(
         convert(checkpoint, lambda: None)
     assert not (tmp_path / "planted").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved"]
+
+
+def test_a_conversion_that_takes_too_long_is_ended_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_change, "CONVERT_S", -0.01)
+    checkpoint = tmp_path / "saved"
+    checkpoint.mkdir()
+    with pytest.raises(StorageError, match="not done within"):
+        convert(checkpoint, lambda: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
