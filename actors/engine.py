@@ -177,8 +177,10 @@ class Engine:
                 computes another policy with them than the learner.
             EngineDiedError: the engine died meanwhile, or is dead.
         """
+        loading = asyncio.create_task(self._load(manifest))
+        loading.add_done_callback(_retrieve)
         with waiting_for(f"the engine of {self._llm.model_config.model} to load version {manifest.version}"):
-            await asyncio.shield(self._load(manifest))  # a cancelled caller must not leave half a load
+            await asyncio.shield(loading)  # a cancelled caller must not leave half a load
 
     async def wait_dead(self) -> NoReturn:
         """Wait until the engine has died, and raise EngineDiedError."""
@@ -336,6 +338,12 @@ class Engine:
             where=f"model {self._llm.model_config.model}",
             fix="see the log above; another process may have killed it, or the kernel because memory ran out",
         )
+
+
+def _retrieve(task: "asyncio.Task[None]") -> None:
+    """Take a task's error, which asyncio reports otherwise when the caller was cancelled and nobody awaits it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _table_of(manifest: Manifest) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """The engine on a real vLLM with a tiny model: labels, log-probabilities, determinism, swaps, damage, death."""
 
 import asyncio
+import gc
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock, create_autospec
 
 import numpy as np
 import psutil
@@ -69,6 +71,24 @@ class _Supply:
         while not self._stopped:
             self.samples += await _generate(self._engine, PROMPT, [seed], self._max_tokens)
             seed += together
+
+
+class _Stuck:
+    """What an engine calls of vLLM, which never answers a pause."""
+
+    errored = False
+
+    def __init__(self) -> None:
+        from vllm.v1.engine.utils import CoreEngineProcManager
+
+        self.asked = asyncio.Event()
+        self.engine_core = Mock()
+        self.engine_core.resources.engine_manager = create_autospec(CoreEngineProcManager, instance=True)
+        self.engine_core.resources.engine_manager.finished_procs.return_value = {}
+
+    async def pause_generation(self, **_: object) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
 
 
 async def _answers(engine: "Engine", count: int) -> None:
@@ -382,3 +402,26 @@ def test_nothing_listens_beyond_this_machine(engine: "Engine") -> None:
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening <= {"127.0.0.1", "::1"}
+
+
+async def _end_during_a_load(version: Version) -> list[object]:
+    """Return what asyncio reports when an actor leaves while it loads a version."""
+    from isentrope.actors.engine import Engine
+
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    llm = _Stuck()
+    engine = Engine(cast("Any", llm), Mock(), Mock())
+    loading = asyncio.create_task(engine.load(version.manifest))
+    await llm.asked.wait()
+    loading.cancel()
+    await asyncio.wait({loading})
+    await engine.close()
+    while len(asyncio.all_tasks()) > 1:
+        await asyncio.sleep(0)
+    gc.collect()
+    return reported
+
+
+def test_an_end_during_a_load_reports_no_death(versions: list[Version]) -> None:
+    assert asyncio.run(_end_during_a_load(versions[0])) == []
