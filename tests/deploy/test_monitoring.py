@@ -3,30 +3,20 @@ holds a recorded run answers every query of the board."""
 
 import gzip
 import importlib.util
-import json
-import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from monitoring import BOARD, CASES, CONFIG, FOLDER, RULES, Prometheus, panels, program_of_prometheus
 from source_files import ROOT
-from waits import wait_until
 
 from isentrope.exporter.quantities import QUANTITIES
-
-FOLDER = ROOT / "deploy" / "monitoring"
-CONFIG, RULES, CASES = FOLDER / "prometheus.yaml", FOLDER / "alerts.yaml", FOLDER / "alerts_test.yaml"
-
-BOARD = FOLDER / "board.json"
 
 RECORDED = Path(__file__).parent / "data" / "demo_run.txt.gz"
 """Every scrape of the exporter over a demo of 12 batches, as OpenMetrics with times."""
@@ -40,21 +30,15 @@ ABSENT = {
 """Metrics that the recorded run has not: it has no reference model, was not scaled, and nothing of it failed."""
 
 
-def _program(name: str) -> str:
-    """Return promtool or prometheus, of PATH or of the folder ISENTROPE_PROMETHEUS; Debian's package has both."""
-    found = shutil.which(name, path=os.environ.get("ISENTROPE_PROMETHEUS")) or shutil.which(name)
-    if not found:
-        pytest.skip(f"{name} is not here: put it on PATH, or set ISENTROPE_PROMETHEUS to its folder")
-    return found
-
-
 @pytest.mark.parametrize(
     "arguments",
     [("check", "config", CONFIG), ("check", "rules", RULES), ("test", "rules", CASES)],
     ids=["config", "rules", "cases"],
 )
 def test_promtool_accepts_the_configuration_the_rules_and_their_cases(arguments: tuple[str, str, Path]) -> None:
-    done = subprocess.run([_program("promtool"), *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True)
+    done = subprocess.run(
+        [program_of_prometheus("promtool"), *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -65,7 +49,9 @@ def test_promtool_finds_a_mistake_in_the_configuration(tmp_path: Path, given: st
     assert given in CONFIG.read_text()
     shutil.copy(RULES, tmp_path)
     (tmp_path / CONFIG.name).write_text(CONFIG.read_text().replace(given, planted))
-    done = subprocess.run([_program("promtool"), "check", "config", tmp_path / CONFIG.name], capture_output=True)
+    done = subprocess.run(
+        [program_of_prometheus("promtool"), "check", "config", tmp_path / CONFIG.name], capture_output=True
+    )
     assert done.returncode == 1
 
 
@@ -81,7 +67,9 @@ def test_a_changed_threshold_fails_a_case(tmp_path: Path) -> None:
     """The cases are near the thresholds, or would hold of any."""
     shutil.copy(CASES, tmp_path)
     (tmp_path / RULES.name).write_text(RULES.read_text().replace("> 0.85", "> 0.95"))
-    done = subprocess.run([_program("promtool"), "test", "rules", CASES.name], cwd=tmp_path, capture_output=True)
+    done = subprocess.run(
+        [program_of_prometheus("promtool"), "test", "rules", CASES.name], cwd=tmp_path, capture_output=True
+    )
     assert done.returncode == 1
 
 
@@ -95,14 +83,6 @@ def test_alerts_and_cases_name_metrics_of_the_exporter() -> None:
     assert named <= {each.name for each in QUANTITIES}
 
 
-def _expressions() -> dict[str, str]:
-    """Return each query of the board by panel and legend."""
-    panels = [panel for panel in json.loads(BOARD.read_text())["panels"] if "targets" in panel]
-    return {
-        f"{panel['title']}: {target['legendFormat']}": target["expr"] for panel in panels for target in panel["targets"]
-    }
-
-
 def test_the_board_is_what_its_program_makes() -> None:
     if importlib.util.find_spec("grafana_foundation_sdk") is None:
         pytest.skip("grafana-foundation-sdk is not installed: pip install -r requirements/board.txt")
@@ -112,7 +92,7 @@ def test_the_board_is_what_its_program_makes() -> None:
 
 def test_the_board_names_metrics_of_the_exporter() -> None:
     named = set(re.findall(r"\bisentrope_\w+", BOARD.read_text()))
-    assert named <= {each.name for each in QUANTITIES} and len(_expressions()) > 20
+    assert named <= {each.name for each in QUANTITIES} and sum(len(panel.queries) for panel in panels()) > 20
 
 
 def test_the_recorded_run_has_every_metric() -> None:
@@ -123,14 +103,14 @@ def test_the_recorded_run_has_every_metric() -> None:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, float]]:
-    """URL of a Prometheus that holds the recorded run, and the time of its last scrape."""
-    server, folder = _program("prometheus"), tmp_path_factory.mktemp("prometheus")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, float]]:
+    """A Prometheus that holds the recorded run, and the time of its last scrape."""
+    program, folder = program_of_prometheus("prometheus"), tmp_path_factory.mktemp("prometheus")
     text = gzip.decompress(RECORDED.read_bytes())
     (folder / "run.txt").write_bytes(text)
     (folder / "prometheus.yml").write_text("")
     blocks = ["tsdb", "create-blocks-from", "openmetrics", "run.txt", "data"]
-    subprocess.run([_program("promtool"), *blocks], cwd=folder, check=True, capture_output=True)
+    subprocess.run([program_of_prometheus("promtool"), *blocks], cwd=folder, check=True, capture_output=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     kept = [
@@ -139,32 +119,16 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
         "--storage.tsdb.path=data",
         f"--web.listen-address={address}",
     ]
-    with subprocess.Popen([server, *kept], cwd=folder, stderr=subprocess.DEVNULL) as process:
+    last = max(float(line.split()[-1]) for line in text.decode().splitlines() if line[0] != "#")
+    with subprocess.Popen([program, *kept], cwd=folder, stderr=subprocess.DEVNULL) as process:
         try:
-            wait_until(lambda: process.poll() is not None or _answers(f"http://{address}/-/ready"), "prometheus")
-            yield (
-                f"http://{address}",
-                max(float(line.split()[-1]) for line in text.decode().splitlines() if line[0] != "#"),
-            )
+            server = Prometheus(f"http://{address}")
+            server.wait(process)
+            yield server, last
         finally:
             process.terminate()
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def test_prometheus_answers_every_query_of_the_board(prometheus: tuple[str, float]) -> None:
-    url, end = prometheus
-    empty = []
-    for name, query in _expressions().items():
-        asked = query.replace("$__rate_interval", "20s").replace("$run", "demo")
-        facts = {"query": asked, "start": end - 600, "end": end, "step": 2}
-        with urllib.request.urlopen(f"{url}/api/v1/query_range?{urllib.parse.urlencode(facts)}") as reply:
-            if not json.load(reply)["data"]["result"]:
-                empty.append(name)
-    assert empty == []
+def test_prometheus_answers_every_query_of_the_board(prometheus: tuple[Prometheus, float]) -> None:
+    server, end = prometheus
+    assert server.unanswered("demo", end - 600, end) == set()

@@ -27,17 +27,15 @@ END_S = 120.0
 """Longest end of what a command has started, on a busy machine, once the command has ended."""
 
 
-class Command:
-    """One `isentrope ...`, in a session of its own."""
+class Process:
+    """One program, in a session of its own."""
 
-    def __init__(
-        self, *arguments: str, folder: Path, env: dict[str, str] | None = None, hidden: Path | None = None
-    ) -> None:
-        """Start it. hidden: folder that it finds empty."""
+    def __init__(self, *words: str, folder: Path, env: dict[str, str] | None = None) -> None:
+        """Start it."""
         self._log = folder / f"command-{time.monotonic_ns()}.log"
         self._file = self._log.open("wb")
         self._process = subprocess.Popen(
-            [*(without(hidden) if hidden is not None else ()), sys.executable, "-m", "isentrope.cli", *arguments],
+            words,
             cwd=folder,
             stdout=self._file,
             stderr=subprocess.STDOUT,
@@ -107,6 +105,17 @@ class Command:
             self._process.kill()
             self._process.wait()
         self._file.close()
+
+
+class Command(Process):
+    """One `isentrope ...`."""
+
+    def __init__(
+        self, *arguments: str, folder: Path, env: dict[str, str] | None = None, hidden: Path | None = None
+    ) -> None:
+        """Start it. hidden: folder that it finds empty."""
+        before = without(hidden) if hidden is not None else ()
+        super().__init__(*before, sys.executable, "-m", "isentrope.cli", *arguments, folder=folder, env=env)
 
 
 def without(hidden: Path) -> list[str]:
