@@ -78,6 +78,7 @@ QUIET = {
     "src/isentrope/launch/per_gpu.py: Members.run": LIFE,
     "src/isentrope/launch/ray_ground.py: PlacedActor.end": SHORT,
     "src/isentrope/launch/ray_ground.py: RayGround.start": SHORT,
+    "src/isentrope/launch/ray_watch.py: RayWatch._watch": LIFE,
     "src/isentrope/launch/supervisor.py: Supervisor.watch": LOGGED,
     "src/isentrope/log_lines.py: show_logs": LIFE,
     "src/isentrope/redis_server.py: RedisServer._end": SHORT,

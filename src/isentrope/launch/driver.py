@@ -26,6 +26,7 @@ from isentrope.launch.placement import Bundle, Deaths, able
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
 from isentrope.launch.rank_files import put_model, with_fixed_methods
 from isentrope.launch.ray_ground import RayGround, live_nodes
+from isentrope.launch.ray_watch import RayWatch, ask_ray
 from isentrope.launch.scaler import Scaler
 from isentrope.launch.scaling import OWN_ID
 from isentrope.launch.supervisor import StartedRun, Supervisor
@@ -87,6 +88,7 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
             scaler=Scaler(actors, view, config.actors, Journal(folder, ScaleRow), _number_since(run)),
             learner=learner,
             model=Making(run.model, folder / "logs" / "model.log") if run.model is not None else None,
+            ray=stack.enter_context(RayWatch(ask_ray, f"Ray at {address or 'this machine'}")),
             revive_broker=broker.revive,
         )
         return Supervisor(started, interrupts, progress).watch()

@@ -4,8 +4,8 @@ Ray Train is driven by a task of Ray, not by a thread of the command: a thread t
 it makes Ray end the whole process, without a word.
 """
 
-import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from isentrope.errors import FencedError, InternalError, IsentropeError, UnreachableError
 from isentrope.launch import logs, placement
 from isentrope.launch.placement import NODE_ID, Avoided, Bundle, Deaths
-from isentrope.launch.rank_deaths import RankDeath
+from isentrope.launch.rank_deaths import NODES, RankDeath, RankLogs, nodes_of
 from isentrope.launch.rank_files import with_files
 from isentrope.launch.ray_ground import live_nodes
 from isentrope.launch.restarts import Restarts
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from isentrope.actors.run_files import Places
     from isentrope.learner.training.job import LearnerJob
-
-NODES = "ranks.json"
-"""File of the logs that says on which node each rank is."""
 
 WISH_S = 5.0
 """Time in which ranks must have room without the nodes that are better left out."""
@@ -64,7 +61,9 @@ def rank_main(config: dict[str, Any]) -> None:
     from ray.train import get_context
 
     plan: LearnerPlan = config["plan"]
-    logs.to_file(plan.log_folder / f"learner-{get_context().get_world_rank()}.log")
+    log = plan.log_folder / f"learner-{get_context().get_world_rank()}.log"
+    logs.to_file(log)
+    os.utime(log)  # the command sees that this rank has come up
     try:
         _train(plan)
     except Exception:
@@ -106,8 +105,7 @@ def lead(plan: LearnerPlan, selectors: Sequence[Mapping[str, str]]) -> RankDeath
     plan.surroundings.enter(alone=False)
     from ray.train import PreemptionError, WorkerGroupError
 
-    nodes = plan.log_folder / NODES
-    nodes.unlink(missing_ok=True)
+    (plan.log_folder / NODES).unlink(missing_ok=True)
     try:
         _trainer(plan, _with_room(plan, selectors)).fit()
     except (WorkerGroupError, PreemptionError) as error:
@@ -115,7 +113,7 @@ def lead(plan: LearnerPlan, selectors: Sequence[Mapping[str, str]]) -> RankDeath
         for fenced in (each for each in failures.values() if isinstance(each, FencedError)):
             raise fenced from None
         logger.warning("%s", error)
-        return RankDeath.of(error, json.loads(nodes.read_bytes()) if nodes.exists() else [])
+        return RankDeath.of(error, nodes_of(plan.log_folder))
     return None
 
 
@@ -164,6 +162,14 @@ def _trainer(plan: LearnerPlan, selector: Mapping[str, str]) -> "TorchTrainer":
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """Ranks that were started again and have not opened the run. since: by the monotonic clock."""
+
+    since: float
+    ranks: RankLogs
+
+
 class Learner:
     """The group of ranks, from its start to its end."""
 
@@ -175,6 +181,8 @@ class Learner:
         self._restarts = Restarts(Path(plan.job.spec.output_dir), plan.restart_limit)
         self._hosts: dict[str, str] = {}
         self._last: RankDeath | None = None
+        self._incarnation = 0
+        self._awaited: _Awaited | None = None
         self._future = self._start(self._selectors())
 
     @property
@@ -182,9 +190,18 @@ class Learner:
         """True if all ranks have returned, or are not started again."""
         return self._last is not None or (self._wait(0.0) and self._death() is None)
 
+    def opened(self, incarnation: int) -> None:
+        """Record which learner holds the run: ranks that were started again are awaited until it is theirs."""
+        if incarnation > self._incarnation:
+            self._incarnation, self._awaited = incarnation, None
+
     def tend(self) -> Iterator[str]:
-        """Start all ranks again if one has died; yield one event line each."""
-        if self.has_ended or not self._wait(0.0) or (death := self._death()) is None:
+        """Start all ranks again if one has died, or if they have not opened the run in time after such a death; yield
+        one event line each."""
+        if self.has_ended:
+            return
+        death = self._death() if self._wait(0.0) else self._late()
+        if death is None:
             return
         where = ", ".join(self._hosts.get(node, node) for node in death.nodes)
         for node in death.nodes:
@@ -194,8 +211,11 @@ class Learner:
             self._last = death
             return
         count = f"death {self._restarts.count} of {self._plan.restart_limit} without a checkpoint"
-        yield f"a rank has died{' on ' + where if where else ''}, and all start again: {count}"
+        what = death.last_line if death.late else f"a rank has died{' on ' + where if where else ''}"
+        yield f"{what}, and all start again: {count}"
+        ranks = RankLogs.now(self._plan.log_folder, self._plan.job.config.ranks)
         self._future = self._start(self._selectors())
+        self._awaited = _Awaited(time.monotonic(), ranks)
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end."""
@@ -203,25 +223,32 @@ class Learner:
 
     def stop(self) -> None:
         """End the ranks at once, if they still run."""
-        import ray
-
         if not self._wait(0.0):
-            ray.cancel(self._future, force=True)
-            with waiting_for("the ranks to end"):
-                self._wait(STOP_S)
+            self._cancel()
 
     def failure(self) -> IsentropeError | None:
         """Return the error by which a learner that has ended did so; None: its ranks have returned."""
         import ray
         from ray.exceptions import RayError
 
+        if self._last is not None:
+            return self._last_error(self._last)
         try:
             ray.get(self._future)
         except RayError as error:
             if isinstance(cause := getattr(error, "cause", None), FencedError):
                 return cause
             return self.without_outcome(RankDeath(str(error)).last_line)
-        return None if self._last is None else self.without_outcome(self._last.last_line)
+        return None
+
+    def _last_error(self, death: RankDeath) -> IsentropeError:
+        if not death.late:
+            return self.without_outcome(death.last_line)
+        return UnreachableError(
+            f"the learner does not come up again: {death.last_line}",
+            where=str(self._plan.log_folder),
+            fix="see learner-0.log; raise learner.start_timeout_s if it only needs more time",
+        )
 
     def without_outcome(self, why: str = "its ranks returned without one") -> InternalError:
         """Return the error of a learner that has left no outcome."""
@@ -236,6 +263,21 @@ class Learner:
         remote: Any = ray.remote(num_cpus=0, max_retries=0, label_selector=here)(lead)
         return remote.remote(self._plan, selectors)
 
+    def _late(self) -> RankDeath | None:
+        """End ranks that were started again and have not opened the run in time, and return that as a death."""
+        limit_s = self._plan.job.config.start_timeout_s
+        if self._awaited is None or time.monotonic() - self._awaited.since <= limit_s:
+            return None
+        self._cancel()
+        return self._awaited.ranks.late_death(limit_s, self._hosts)
+
+    def _cancel(self) -> None:
+        import ray
+
+        ray.cancel(self._future, force=True)
+        with waiting_for("the ranks to end"):
+            self._wait(STOP_S)
+
     def _selectors(self) -> list[dict[str, str]]:
         """Return the labels of the nodes on which ranks may be, by what is known now; the best first."""
         nodes, now = live_nodes(), time.monotonic()
@@ -246,12 +288,14 @@ class Learner:
     def _death(self) -> RankDeath | None:
         """Return the death by which the ranks have ended; None: they have returned, or failed for good."""
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             death: RankDeath | None = ray.get(self._future)
-        except RayError:
+        except RayTaskError:
             return None
+        except RayError as error:  # the process of the task is gone, and the ranks with it
+            return RankDeath(str(error))
         return death
 
     def _wait(self, timeout_s: float) -> bool:

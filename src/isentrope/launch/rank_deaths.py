@@ -1,7 +1,13 @@
 """Deaths of ranks: how a group of ranks has ended before its time, and on which nodes that began."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+NODES = "ranks.json"
+"""File of the logs that says on which node each rank is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +17,8 @@ class RankDeath:
     why: str
     nodes: tuple[str, ...] = ()
     """Ids of the nodes that it began on; empty: it cannot be told."""
+    late: bool = False
+    """True: the ranks had not opened the run in time, and were ended."""
 
     @classmethod
     def of(cls, error: BaseException, nodes: Sequence[str]) -> "RankDeath":
@@ -35,3 +43,43 @@ def blamed(failures: Mapping[int, BaseException], nodes: Sequence[str]) -> set[s
     gone = {nodes[rank] for rank, error in known.items() if isinstance(error, RayActorError)}
     raised = {nodes[rank] for rank in known}
     return gone or (raised if len(raised) == 1 else set())
+
+
+def nodes_of(log_folder: Path) -> list[str]:
+    """Return the id of each rank's node; none: the ranks have no processes yet."""
+    path = log_folder / NODES
+    return list(json.loads(path.read_bytes())) if path.exists() else []
+
+
+@dataclass(frozen=True, slots=True)
+class RankLogs:
+    """The logs of ranks, by which those that have come up since are told from those that have not."""
+
+    folder: Path
+    touched: tuple[int, ...]
+    """Time at which each was last written, by the clock of its disk; 0: it was not there."""
+
+    @classmethod
+    def now(cls, folder: Path, ranks: int) -> Self:
+        """Return the logs as they are now."""
+        return cls(folder, tuple(_touched(folder, rank) for rank in range(ranks)))
+
+    def late_death(self, limit_s: float, hosts: Mapping[str, str]) -> RankDeath:
+        """Return the death of ranks that were awaited for `limit_s`. hosts: host of each node."""
+        nodes = nodes_of(self.folder)
+        if not nodes:
+            return RankDeath(f"no rank has got a process for {limit_s:.0f} s", late=True)
+        up = {rank for rank, before in enumerate(self.touched) if _touched(self.folder, rank) != before}
+        missing = [rank for rank in range(len(nodes)) if rank not in up]
+        late = missing or list(range(len(nodes)))
+        names = ", ".join(f"rank {rank} ({hosts.get(nodes[rank], nodes[rank])})" for rank in late)
+        what = "not come up" if missing else "come up, but not opened the run"
+        why = f"{names} {'has' if len(late) == 1 else 'have'} {what} for {limit_s:.0f} s"
+        return RankDeath(why, tuple(sorted({nodes[rank] for rank in missing})), late=True)
+
+
+def _touched(folder: Path, rank: int) -> int:
+    try:
+        return (folder / f"learner-{rank}.log").stat().st_mtime_ns
+    except OSError:
+        return 0

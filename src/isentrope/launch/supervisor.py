@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from isentrope.config import Config
 from isentrope.errors import FencedError, IsentropeError, UnreachableError
@@ -16,6 +17,7 @@ from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
 from isentrope.launch.model import Making
 from isentrope.launch.outages import Outages
+from isentrope.launch.ray_watch import RayWatch
 from isentrope.launch.scaler import Scaler
 from isentrope.learner import json_files
 from isentrope.learner.outage_record import OutageRow
@@ -38,6 +40,9 @@ ROOM_S = 5.0
 STOP_S = 60.0
 """Time limit of the learner's stop when the run cannot go on without its actors."""
 
+STOP_WITHOUT_RAY_S = 15.0
+"""The same when Ray is lost, which soon ends this process and the ranks."""
+
 
 @dataclass(frozen=True, slots=True)
 class StartedRun:
@@ -51,6 +56,7 @@ class StartedRun:
     learner: Learner
     model: Making | None
     """None: the model existed."""
+    ray: RayWatch
     revive_broker: Callable[[], bool]
     """Starts a private broker again if it has died; returns True if it had."""
 
@@ -77,6 +83,8 @@ class Supervisor:
         """Wait until the learner has ended and the actors have left; raise an error that makes going on useless."""
         run = self._run
         while not run.learner.has_ended:
+            if run.ray.is_lost:
+                self._end_without_ray()
             for event in run.learner.tend():
                 self._progress.note(event)
             shown = self._look()
@@ -103,6 +111,24 @@ class Supervisor:
             run.actors.leave(run.config.actors.drain_s + LEAVE_EXTRA_S if obedient else 0.0)
         return outcome
 
+    def _end_without_ray(self) -> NoReturn:
+        """End the run, whose processes Ray will end: with a last checkpoint, if the learner still writes one."""
+        error = UnreachableError(
+            "Ray's control store (GCS) or this machine's part of Ray (raylet) is gone, and the run's processes with it",
+            where=self._run.ray.place,
+            fix="start the same command again: it goes on from the last checkpoint",
+        )
+        folder = Path(self._run.spec.output_dir)
+        record_error(folder, error)  # first, as this process may be ended
+        self._progress.note(error.what)
+        self._stop()
+        deadline = time.monotonic() + STOP_WITHOUT_RAY_S
+        with waiting_for("the learner to write a checkpoint", self._progress.note):
+            while time.monotonic() < deadline and ((shown := self._look()) is None or not shown.is_over):
+                time.sleep(INTERVAL_S)
+        record_error(folder, error)  # the learner's own outcome says that it was stopped
+        raise error
+
     def _look(self) -> "_Shown | None":
         """Return the broker's state; None: it does not answer. The learner decides how long that may last."""
         view = self._run.view
@@ -122,6 +148,7 @@ class Supervisor:
             if 0 < self._incarnation < shown.incarnation:
                 self._progress.note("the learner's ranks were started again, from the last checkpoint")
             self._incarnation = shown.incarnation
+            run.learner.opened(shown.incarnation)
             self._outages.learner(shown.incarnation)
         elif time.monotonic() - self._started > run.config.learner.start_timeout_s:
             raise UnreachableError(

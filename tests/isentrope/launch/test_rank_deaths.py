@@ -1,11 +1,14 @@
 """Which node a death of ranks counts on."""
 
+import os
+from pathlib import Path
+
 import pytest
 from ray.exceptions import RayActorError
 
-from isentrope.launch.rank_deaths import RankDeath, blamed
+from isentrope.launch.rank_deaths import NODES, RankDeath, RankLogs, blamed
 
-NODES = ["a", "a", "b", "c"]
+PLACES = ["a", "a", "b", "c"]
 GONE = RayActorError()
 MISSED = RuntimeError("Connection closed by peer")
 
@@ -25,7 +28,7 @@ MISSED = RuntimeError("Connection closed by peer")
 def test_a_death_counts_where_a_process_is_gone_or_where_alone_one_failed(
     failures: dict[int, BaseException], nodes: set[str]
 ) -> None:
-    assert blamed(failures, NODES) == nodes
+    assert blamed(failures, PLACES) == nodes
 
 
 def test_ranks_whose_nodes_are_not_known_count_nowhere() -> None:
@@ -33,5 +36,27 @@ def test_ranks_whose_nodes_are_not_known_count_nowhere() -> None:
 
 
 def test_an_error_without_ranks_counts_nowhere_and_names_its_last_line() -> None:
-    death = RankDeath.of(ValueError("it failed:\n  File x\nValueError: no"), NODES)
+    death = RankDeath.of(ValueError("it failed:\n  File x\nValueError: no"), PLACES)
     assert death.nodes == () and death.last_line == "ValueError: no"
+
+
+@pytest.mark.parametrize(
+    ("up", "nodes", "why", "blamed_nodes"),
+    [
+        ({0, 1}, "", "no rank has got a process for 60 s", ()),
+        ({0}, '["a", "b"]', "rank 1 (host-b) has not come up for 60 s", ("b",)),
+        (set(), '["a", "c"]', "rank 0 (host-a), rank 1 (c) have not come up for 60 s", ("a", "c")),
+        ({0, 1}, '["a", "b"]', "rank 0 (host-a), rank 1 (host-b) have come up, but not opened the run for 60 s", ()),
+    ],
+)
+def test_late_ranks_are_named_by_what_each_has_written_since(
+    tmp_path: Path, up: set[int], nodes: str, why: str, blamed_nodes: tuple[str, ...]
+) -> None:
+    (tmp_path / "learner-0.log").write_text("of an earlier start\n")
+    os.utime(tmp_path / "learner-0.log", (0, 1))
+    logs = RankLogs.now(tmp_path, 2)
+    for rank in up:
+        (tmp_path / f"learner-{rank}.log").write_text("up\n")
+    if nodes:
+        (tmp_path / NODES).write_text(nodes)
+    assert logs.late_death(60.0, {"a": "host-a", "b": "host-b"}) == RankDeath(why, blamed_nodes, late=True)

@@ -11,8 +11,9 @@ from isentrope.config import load
 from isentrope.errors import FencedError, UnreachableError
 from isentrope.launch.supervisor import Supervisor
 from isentrope.learner import json_files
-from isentrope.learner.records import BatchRow, Notice
+from isentrope.learner.records import BatchRow, Notice, Outcome
 from isentrope.learner.training.journal import Journal
+from isentrope.rollout.wire.control import RunState
 
 
 def test_lines_of_the_learner_are_shown_once_and_its_warnings_below_their_batch(run_file: Path) -> None:
@@ -62,9 +63,40 @@ def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_a
         config=config,
         view=SimpleNamespace(control=lambda: None, weights=lambda: None, actors=list[object], incarnation=lambda: 0),
         learner=SimpleNamespace(has_ended=False, tend=list[str]),
+        ray=SimpleNamespace(is_lost=False),
     )
     interrupts: Any = SimpleNamespace(asked=False)
     progress: Any = SimpleNamespace()
     with pytest.raises(UnreachableError, match="learner has not opened the run") as raised:
         Supervisor(started, interrupts, progress).watch()
     assert "raise learner.start_timeout_s" in raised.value.fix and "learner-0.log" in raised.value.fix
+
+
+def test_a_lost_ray_ends_the_run_with_an_outcome_after_the_learner_has_stopped(run_file: Path) -> None:
+    config, _ = load(run_file)
+    folder, asked = run_file.parent, list[str]()
+    control = SimpleNamespace(state=RunState.RUN)
+
+    def request(verb: str) -> None:
+        outcome = json_files.read(folder, Outcome)
+        assert outcome is not None and outcome.exit_code == 69, "recorded first: Ray may end the command meanwhile"
+        asked.append(verb)
+        control.state = RunState.STOP
+        json_files.write(folder, make_outcome(status="stopped", batches=7))
+
+    view: Any = SimpleNamespace(
+        control=lambda: control, weights=lambda: None, actors=list[object], incarnation=lambda: 1, request=request
+    )
+    started: Any = SimpleNamespace(
+        spec=SimpleNamespace(output_dir=str(folder)),
+        config=config,
+        view=view,
+        learner=SimpleNamespace(has_ended=False),
+        ray=SimpleNamespace(is_lost=True, place="Ray at this machine"),
+    )
+    progress: Any = SimpleNamespace(note=lambda line: None)
+    with pytest.raises(UnreachableError, match="control store") as raised:
+        Supervisor(started, SimpleNamespace(asked=False), progress).watch()  # type: ignore[arg-type]
+    outcome = json_files.read(folder, Outcome)
+    assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 69, 7)
+    assert "same command" in raised.value.fix and asked == ["stop"]
