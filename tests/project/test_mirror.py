@@ -135,6 +135,7 @@ WITHOUT_A_MODULE = {
     "learner/intake/test_feeder_faults.py": "the feeder while processes die; without faults it is in test_feeder.py",
     "learner/objective/test_contract.py": "what holds for every preset, through the whole objective",
     "learner/objective/test_failures.py": "that a failed response has no part in any preset, from actor to gradient",
+    "learner/training/test_bad_disks.py": "all that a learner writes, on a disk that is full or stalls",
     "learner/training/test_every_method.py": "every preset through model, statistics, updates and metrics",
     "rollout/broker/test_hostile_actor.py": "what everybody makes of whatever an actor may write",
     "rollout/broker/test_protocol_machine.py": "the protocol: all ports against each other, under faults",
