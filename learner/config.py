@@ -136,8 +136,9 @@ class LearnerConfig(Section):
     """Batches between two evaluations on held-out prompts, during which training waits; 0: only before and after the
     run, and only if there is held-out data."""
     start_timeout_s: Seconds = 600.0
-    """Seconds the command waits for the learner to open the run, and the ranks for a model that is still being made.
-    Too low ends the run while a large model still loads; too high shows late a learner that never comes up."""
+    """Seconds the command waits for the learner to open the run, also when its ranks were started again, and the ranks
+    for a model that is still being made. Too low ends the run while a large model still loads; too high shows late a
+    learner that never comes up."""
     stall_timeout_s: Seconds = 1800.0
     """Seconds without progress after which the run ends with exit code 78 and names what was waited for. Too low ends
     runs whose groups simply take long; too high keeps machines waiting for a process that is gone."""
