@@ -16,6 +16,7 @@ from isentrope.errors import RecordError
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.outcomes import ANY_DIFFERENCE, OutcomeRule, Tally
 from isentrope.learner.intake.plan_record import PlannedGroup, PlanRecord
+from isentrope.learner.intake.quarantine import Quarantine
 from isentrope.learner.intake.retirement import (
     FAILURES,
     INVALID,
@@ -27,17 +28,14 @@ from isentrope.learner.intake.retirement import (
     Retired,
     RetirementLimits,
     Retirements,
+    detail_of,
 )
 from isentrope.learner.intake.run_check import RunCheck
 from isentrope.rollout.broker.learner_port import Entry
 from isentrope.rollout.wire.codec import decode_group, decode_missing
 from isentrope.rollout.wire.control import Mode
-from isentrope.rollout.wire.plain_text import printable
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import Group, Missing, batch_of, version_of
-
-MAX_DETAIL = 500
-"""Characters of an actor's text that are kept."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +100,7 @@ class Buffer:
         """Responses of all groups that were replaced for their outcome."""
         self.in_hand: ReadyBatch | None = None
         """The batch that is being trained."""
+        self.quarantine = Quarantine()
         self.retirements = Retirements(rules.retirement_limits(spec.prompts_per_batch))
         self.failed = LengthCounts()
         """Responses that failed, by kind, of every group that came or was given up."""
@@ -133,15 +132,17 @@ class Buffer:
     # --- admission
 
     def add(self, entry: Entry) -> bool:
-        """Add an entry. False: a duplicate, which the caller must delete."""
+        """Add an entry. False: a duplicate, or of an actor in quarantine; the caller must delete it."""
         held = self._held.get(entry.seq)
         if entry.id in self._uncommitted or (held is not None and held.entry == entry.id):
             return True  # read again after the broker changed
         if entry.seq >= self.cursor or self.ledger.known(entry.seq) or held is not None:
             return False
+        if self.quarantine.turns_away(entry.actor):
+            return False
         if entry.kind == "tombstone":
             reason = entry.reason if entry.reason in FAILURES else INVALID
-            detail = _printable(f"{entry.detail}, by {entry.actor}")
+            detail = detail_of(f"{entry.detail}, by {entry.actor}")
             logger.warning("seq %d abandoned (%s): %s", entry.seq, reason, detail)
             self._count(entry.id, decode_missing(entry.header))
             self._retire(Retired(entry.seq, reason, detail), entry.id)
@@ -149,15 +150,17 @@ class Buffer:
         try:
             group = self._decode(entry)
         except RecordError as error:
-            detail = _printable(f"{error.what} ({error.where}), by {entry.actor}")
+            detail = detail_of(f"{error.what} ({error.where}), by {entry.actor}")
             logger.warning("group %d is invalid: %s", entry.seq, detail)
+            if self.quarantine.refused(entry.actor, detail):
+                logger.warning("%s is in quarantine: no record of it is taken", detail_of(entry.actor))
             self._retire(Retired(entry.seq, INVALID, detail), entry.id)
             return True
         self._count(entry.id, group.missing)
         sampling = self._spec.sampling
         if len(group.responses) < min(sampling.min_group, sampling.group_size):
             (commonest, count), *_ = Counter(each.reason for each in group.missing).most_common(1)
-            detail = _printable(f"{count} of its responses failed, by {entry.actor}")
+            detail = detail_of(f"{count} of its responses failed, by {entry.actor}")
             logger.warning("group %d is too small (%s): %s", entry.seq, commonest.word, detail)
             self._retire(Retired(entry.seq, commonest.word, detail), entry.id)
             return True
@@ -393,8 +396,3 @@ def _trainable(group: Group) -> dict[int, int]:
         for version in np.unique(versions):
             tokens[int(version)] += int(response.mask[versions == version].sum())
     return dict(tokens)
-
-
-def _printable(text: str) -> str:
-    """Return a text of an actor as one line for people, not too long."""
-    return printable(text[:MAX_DETAIL])

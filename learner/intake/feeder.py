@@ -293,8 +293,10 @@ class Feeder:
             ):
                 self._reconcile()
         if self._clocks.due("reap", self._port.spec.heartbeat_s):
-            self._port.reap()
-            self._port.heartbeat(self._options.state())
+            with self._changed:
+                quarantined, told = [*self._buffer.quarantine.reasons], self._buffer.quarantine.told()
+            self._port.reap(quarantined)
+            self._port.heartbeat(self._options.state().model_copy(update={"quarantined": told}))
         self._report()
 
     def _meet_again(self) -> None:
@@ -343,7 +345,9 @@ class Feeder:
     def _take_in(self, entries: list[Entry]) -> None:
         duplicates = [entry for entry in entries if not self._buffer.add(entry)]
         self._port.drop(duplicates)
-        if entries:
+        if self._buffer.quarantine.take_turned_away():
+            self._reconcile()
+        elif entries:
             self._clocks.progress()
 
     def _collect(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from isentrope.errors import DataError, InternalError, IsentropeError
 from isentrope.learner.intake.outcomes import ALL_CORRECT, NONE_CORRECT, SAME_REWARD
+from isentrope.rollout.wire.plain_text import printable
 from isentrope.rollout.wire.types import MissingReason
 
 STALE = "stale"
@@ -51,6 +52,10 @@ _FIXES = {
 }
 
 
+MAX_DETAIL = 500
+"""Characters of an actor's text that are kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retired:
     """One retired group: its seq, the reason as one word, and more of it for people."""
@@ -58,6 +63,11 @@ class Retired:
     seq: int
     reason: str
     detail: str = ""
+
+
+def detail_of(text: str) -> str:
+    """Return a text of an actor as one line for people, not too long."""
+    return printable(text[:MAX_DETAIL])
 
 
 def length_bucket(tokens: int) -> int:

@@ -21,7 +21,7 @@ from isentrope.errors import StorageError
 from isentrope.learner.intake.buffer import ReadyBatch
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.plan_record import PlanRecord
-from isentrope.learner.training.kept_groups import KeptGroup, encoded, groups_in, opened, packed
+from isentrope.learner.training.kept_groups import KeptGroup, encoded, groups_in, opened, packed, record_in
 from isentrope.rollout.wire.files import sync, write_whole
 
 FOLDER = "dead_letters"
@@ -101,6 +101,9 @@ class DeadLetters:
     def __init__(self, output_dir: Path) -> None:
         self._folder = output_dir / FOLDER
 
+    def __len__(self) -> int:
+        return len(self._names())
+
     def write(self, batch: ReadyBatch, incarnation: int, deaths: int) -> str:
         """Keep a batch, and return the letter's name; OSError if it cannot be written."""
         groups, payloads = encoded(batch.groups)
@@ -113,7 +116,7 @@ class DeadLetters:
         """Yield the letters, the oldest first; one that is damaged is left out, with a warning."""
         for name in self._names():
             try:
-                yield opened(self._folder / name, LetterRecord)[0]
+                yield record_in(self._folder / name, LetterRecord)
             except StorageError as error:
                 logger.warning("%s (%s)", error.what, error.where)
 

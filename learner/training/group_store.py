@@ -21,7 +21,7 @@ from isentrope.learner.intake.buffer import ReadyBatch
 from isentrope.learner.intake.plan_record import PlanRecord
 from isentrope.learner.training.checkpoint_store import FileFacts
 from isentrope.learner.training.circumstances import Circumstances
-from isentrope.learner.training.kept_groups import RESTORE, KeptGroup, encoded, groups_in, opened, packed
+from isentrope.learner.training.kept_groups import RESTORE, KeptGroup, encoded, groups_in, opened, packed, record_in
 from isentrope.rollout.wire.files import write_whole
 from isentrope.rollout.wire.types import Group
 
@@ -142,7 +142,7 @@ def encode(batch: ReadyBatch, circumstances: Circumstances) -> bytes:
 
 def read_record(path: Path) -> BatchRecord:
     """Return the record of a kept batch; StorageError if it is damaged."""
-    return opened(path, BatchRecord)[0]
+    return record_in(path, BatchRecord)
 
 
 def read_batch(path: Path) -> KeptBatch:

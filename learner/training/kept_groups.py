@@ -51,15 +51,12 @@ def packed(record: BaseModel, payloads: Sequence[bytes]) -> bytes:
 
 def opened(path: Path, kind: type[R]) -> tuple[R, bytes]:
     """Return the record of a file, and all behind it; StorageError if the record is damaged."""
-    try:
-        digest, line, content = [*path.read_bytes().split(b"\n", 2), b"", b""][:3]
-        if digest != digest_bytes(line).encode():
-            raise _damaged(path, "plan", "it does not have its digest")
-        return kind.model_validate_json(line), content
-    except StorageError:
-        raise
-    except (OSError, ValidationError) as error:
-        raise _damaged(path, "plan", str(error)) from None
+    return _read(path, kind, -1)
+
+
+def record_in(path: Path, kind: type[R]) -> R:
+    """Return the record of a file alone; StorageError if it is damaged."""
+    return _read(path, kind, 0)[0]
 
 
 def groups_in(path: Path, groups: Iterable[KeptGroup], content: bytes) -> Iterator[Group]:
@@ -81,6 +78,20 @@ def groups_in(path: Path, groups: Iterable[KeptGroup], content: bytes) -> Iterat
 def batch_number(path: Path) -> int:
     """Return the number of the batch that a file holds."""
     return int(path.name.partition("-")[0])
+
+
+def _read(path: Path, kind: type[R], size: int) -> tuple[R, bytes]:
+    """Return the record of a file, and `size` bytes behind it; -1: all."""
+    try:
+        with path.open("rb") as file:
+            digest, line, content = file.readline(), file.readline(), file.read(size)
+        if digest != digest_bytes(line.removesuffix(b"\n")).encode() + b"\n" or not line.endswith(b"\n"):
+            raise _damaged(path, "plan", "it does not have its digest")
+        return kind.model_validate_json(line), content
+    except StorageError:
+        raise
+    except (OSError, ValidationError) as error:
+        raise _damaged(path, "plan", str(error)) from None
 
 
 def _kept(header: HeaderFields, payload: bytes) -> KeptGroup:

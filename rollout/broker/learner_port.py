@@ -287,12 +287,12 @@ class LearnerPort:
 
     # --- actors
 
-    def reap(self) -> int:
-        """Revoke the leases of actors that are gone; return the number. Call it once per heartbeat interval: it is the
-        learner's heartbeat too, without which an actor reaps."""
+    def reap(self, quarantined: Collection[str] = ()) -> int:
+        """Revoke the leases of actors that are gone, or in quarantine; return the number. Call it once per heartbeat
+        interval: it is the learner's heartbeat too, without which an actor reaps."""
         self._beat += 1
         self.broker.call("reaper", f"learner {self.incarnation} {self._beat}", "*")
-        return self._reaper.reap()
+        return self._reaper.reap() + sum(map(self._reaper.revoke, quarantined))
 
     def heartbeat(self, state: LearnerState) -> None:
         """Send a sign of life, for those who watch the run. Call it once per heartbeat interval."""

@@ -30,6 +30,8 @@ class LearnerState(BaseModel):
     """Seconds since that order was given."""
     ranks: tuple[RankState, ...] = ()
     """All ranks, by number."""
+    quarantined: dict[str, str] = {}
+    """Reasons for which actors are in quarantine, by their ids; the newest."""
     beat: int = 0
     """Heartbeat counter; set by the port."""
     at_ms: int = 0

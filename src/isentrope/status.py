@@ -15,6 +15,7 @@ from isentrope.learner.measures import AlarmFigures
 from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, Outcome
 from isentrope.learner.training.alarms import figures, sentences
+from isentrope.learner.training.dead_letters import DeadLetters
 from isentrope.report import REPORT
 from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.run_view import ActorState, RunView
@@ -38,6 +39,8 @@ class Live(BaseModel):
     counters: dict[str, int]
     queues: dict[str, int]
     actors: list[ActorState]
+    quarantined: dict[str, str] = {}
+    """Reasons for which actors are in quarantine, by their ids; the newest."""
 
 
 class Status(BaseModel):
@@ -63,6 +66,8 @@ class Status(BaseModel):
     """Reason why the broker cannot be reached; empty: it can."""
     report: str
     """Path of the report; empty: there is none yet."""
+    dead_letters: int
+    """Batches that killed the ranks and were retired; `isentrope dlq` lists them."""
 
 
 def read_status(folder: Path) -> Status:
@@ -88,6 +93,7 @@ def read_status(folder: Path) -> Status:
         live=live,
         unreachable=unreachable,
         report=str(report.resolve()) if (report := folder / REPORT).exists() else "",
+        dead_letters=len(DeadLetters(folder)),
     )
 
 
@@ -104,6 +110,8 @@ def show(status: Status, console: Console) -> None:
         )
     for sentence in sentences(status.alarms):
         say(console, sentence, "yellow")
+    if status.dead_letters:
+        say(console, f"dead letters: {status.dead_letters}; see `isentrope dlq list`", "yellow")
     if status.outcome is not None and not status.command_alive:
         if status.report:
             say(console, f"report: {status.report}")
@@ -120,6 +128,8 @@ def show(status: Status, console: Console) -> None:
     say(console, f"groups: {', '.join(counted)}{f' ({retired})' if retired else ''}")
     if failed := _by_reason(counters, "failed"):
         say(console, f"failed responses: {failed}")
+    for actor, why in status.live.quarantined.items():
+        say(console, f"{actor} is in quarantine: {why}", "yellow")
     console.print(_actors(status.live.actors))
 
 
@@ -168,4 +178,5 @@ def _read_live(view: RunView) -> Live | None:
         counters=view.counters(),
         queues=view.queues(),
         actors=view.actors(),
+        quarantined=learner.quarantined if (learner := view.learner()) is not None else {},
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kept_batches import make_batch
 from rich.console import Console
 from run_records import make_outcome, make_row, make_run_record
 from run_states import run_in
@@ -21,6 +22,7 @@ from isentrope.learner import json_files
 from isentrope.learner.measures import RaisedAlarm
 from isentrope.learner.placement_record import PlacedRecord, PlacementRecord
 from isentrope.learner.records import BatchRow
+from isentrope.learner.training.dead_letters import DeadLetters
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState, RankState
@@ -100,6 +102,15 @@ def test_whatever_a_run_and_its_actors_say_is_shown_as_text(
     text = _text(read_status(folder))
     assert text.count("[red]x[/red]") >= 4
     assert not set(text) & {"\x1b", "\x07"}
+
+
+def test_dead_letters_and_actors_in_quarantine_are_shown(folder: Path, learner: LearnerPort) -> None:
+    learner.announce(make_weights())
+    learner.heartbeat(LearnerState(quarantined={"a7": "3 of its records were refused, the last for crc (payload)"}))
+    DeadLetters(folder).write(make_batch(3), incarnation=1, deaths=2)
+    text = _text(read_status(folder))
+    assert "a7 is in quarantine: 3 of its records were refused, the last for crc (payload)" in text
+    assert "dead letters: 1; see `isentrope dlq list`" in text
 
 
 def test_a_silent_learner_is_named(folder: Path, learner: LearnerPort) -> None:

@@ -1,5 +1,6 @@
 """The rules of the buffer, without a broker: which groups are chosen, which are too old, what is known."""
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -32,10 +33,11 @@ def entry(
     version: int = version_of(1, 0),
     name: str = "",
     missing: tuple[Missing, ...] = (),
+    actor: str = "a1",
 ) -> Entry:
     given_ones = {"responses": responses} if responses else {}
-    header, payload = encode_group(make_group(seq, version=version, **given_ones, missing=missing))
-    return Entry(name or f"{seq}-0", seq, 0, "group", header, payload)
+    header, payload = encode_group(make_group(seq, version=version, actor=actor, **given_ones, missing=missing))
+    return Entry(name or f"{seq}-0", seq, 0, "group", header, payload, actor=actor)
 
 
 def rewarded(seq: int, *rewards: float) -> Entry:
@@ -74,6 +76,20 @@ def test_async_takes_the_oldest_of_whatever_is_here(arrived: list[int]) -> None:
     assert all(buffer.add(entry(seq)) for seq in arrived)
     assert taken(buffer) == sorted(arrived)[:P]
     assert buffer.ready == len(arrived) - P
+
+
+def test_nothing_is_taken_of_an_actor_whose_records_are_refused_but_what_came_before() -> None:
+    buffer = make_buffer()
+    assert buffer.add(entry(0)) and not buffer.quarantine.reasons
+    wrong = [replace(entry(seq), payload=b"x") for seq in range(1, 4)]
+    assert all(buffer.add(each) for each in wrong)
+    (why,) = buffer.quarantine.told().values()
+    assert why.startswith("3 of its records were refused, the last for") and buffer.ledger.reasons == {"invalid": 3}
+    assert buffer.ready == 1 and not buffer.quarantine.take_turned_away()
+    assert not buffer.add(entry(5)) and not buffer.ledger.known(5)
+    assert buffer.quarantine.take_turned_away() and not buffer.quarantine.take_turned_away()
+    assert buffer.add(entry(0)), "it is here already"
+    assert buffer.add(entry(5, actor="another")) and buffer.ready == 2
 
 
 @few
