@@ -192,7 +192,7 @@ class Learner:
         assert self.cursor >= needed, "I6: the byte budget holds back the next batch"
 
     def reconcile(self) -> None:
-        known = {*self.trained, *self.retired, *self._buffer}
+        known = {*self.trained, *self.retired, *self._buffer} - self.requeued | self._buffer.keys()
         lost = self.requeued - self._buffer.keys()
         self.port.reconcile({seq for seq in known if seq >= self.durable.lwm}, lost)
 
@@ -228,7 +228,8 @@ class Learner:
         return entry.id in self._uncommitted
 
     def knows(self, seq: int) -> bool:
-        return seq in self.trained or seq in self.retired or seq in self._buffer
+        done = seq in self.trained or seq in self.retired
+        return (done and seq not in self.requeued) or seq in self._buffer
 
     def _buffer_group(self, entry: Entry) -> None:
         try:
