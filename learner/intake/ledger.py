@@ -123,9 +123,7 @@ class Ledger:
         self._requeues.add(requeue)
         self._poisoned.remove(seq)
         self.requeued.add(seq)
-        self.reasons[POISON] -= 1
-        if not self.reasons[POISON]:
-            del self.reasons[POISON]
+        self.reasons[POISON] -= 1  # 0 is told too: the broker's counter is of the learner before
         return True
 
     def _add(self, seq: int) -> None:

@@ -311,7 +311,7 @@ def _leave_report(folder: Path, progress: Progress) -> None:
 
 
 def _sentence(outcome: Outcome) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.retired.items()))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.retired.items()) if count)
     retired = f"{sum(outcome.retired.values())} retired" + (f" ({reasons})" if reasons else "")
     end = f"{outcome.status} after {outcome.batches} batches: "
     return end + f"{outcome.issued} groups issued = {outcome.trained} trained + {retired}"

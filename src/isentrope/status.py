@@ -135,7 +135,7 @@ def show(status: Status, console: Console) -> None:
 
 def _by_reason(counters: dict[str, int], what: str) -> str:
     """Return the counters of `what` by reason, the largest first; "" if there are none."""
-    found = {name.partition(":")[2]: count for name, count in counters.items() if name.startswith(f"{what}:")}
+    found = {name.partition(":")[2]: count for name, count in counters.items() if count and name.startswith(f"{what}:")}
     most = sorted(found.items(), key=lambda each: -each[1])
     return ", ".join(f"{count:,} {reason}" for reason, count in most)
 

@@ -156,6 +156,18 @@ def test_a_requeued_group_is_trained_once(
     assert [seq for batch in poisoned.learner.lineage for seq in batch].count(2) == 1
 
 
+def test_a_counter_falls_to_nothing_when_all_groups_are_requeued(poisoned: PoisonedRun, actor: Actor) -> None:
+    name = dead(poisoned, actor)
+    counters = poisoned.learner.port.counters
+    wait_until(lambda: counters().get("retired:poison") == P, "the learner's report")
+    for seq in range(P):
+        DeadLetters(poisoned.folder).requeue(requeue_name(name, seq))
+    poisoned.restart()
+    wait_until(lambda: counters().get("retired:poison") == 0, "the next learner's report")
+    finish(poisoned.learner, actor, poisoned.run.batches)
+    assert_exactly_once(poisoned.run, poisoned.learner)
+
+
 def test_a_requeue_of_a_letter_that_is_not_there_is_answered(poisoned: PoisonedRun, actor: Actor) -> None:
     view = poisoned.learner.port.view
     view.requeue(["1-1-00000000.2", "\x1b[2J"])
