@@ -13,6 +13,7 @@ interrupted=
 
 warn() {
   warned=1
+  cancelled || go_on_later # first: the actors of other jobs leave as soon as the program stops
   interrupted=1
   if [ -n "$child" ]; then
     kill -TERM "$child" 2>/dev/null || true
@@ -21,10 +22,18 @@ warn() {
   fi
 }
 
+cancelled() {
+  case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in CANCELLED | COMPLETING) ;; *) false ;; esac
+}
+
+# Let the actors of other jobs know that the run goes on in another start of this one; `train.sbatch` sets `later`.
+go_on_later() {
+  [ -z "${later:-}" ] || echo "$SLURM_JOB_ID" >"$later"
+}
+
 requeue() {
-  case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
-    CANCELLED | COMPLETING) exit "${code:-0}" ;; # Slurm would put it back into the queue all the same
-  esac
+  if cancelled; then exit "${code:-0}"; fi # Slurm would put it back into the queue all the same
+  go_on_later
   echo "requeued after exit code ${code:-0}, restart ${SLURM_RESTART_COUNT:-0}"
   scontrol requeue "$SLURM_JOB_ID"
   exit 0

@@ -32,7 +32,8 @@ STUBS = {
     "redis-server": 'trap "exit 0" TERM; sleep 1000 &>/dev/null & wait $!',
     "isentrope": (
         'env | grep -E "^(ISENTROPE|RAY)_" >"$NOTES/environment"; trap "echo term >>$NOTES/calls; exit $AFTER" TERM; '
-        'touch "$NOTES/started"; [ -n "$CODE" ] && exit "$CODE"; sleep 1000 &>/dev/null & wait $!'
+        'echo $$ >"$NOTES/pid"; touch "$NOTES/started"; [ -n "$CODE" ] && exit "$CODE"; '
+        "sleep 1000 &>/dev/null & wait $!"
     ),
 }
 """What each program does after it has noted its arguments."""
@@ -50,6 +51,8 @@ class Job:
     state: str = "RUNNING"
     """What Slurm says of it."""
     url: str = ""
+    environment: dict[str, str] = field(default_factory=lambda: {"LEAVE_TIMEOUT": "0"})
+    """More variables."""
     deploy: Path = DEPLOY
     told: str = ""
     started: "list[subprocess.Popen[str]]" = field(default_factory=list)
@@ -63,21 +66,25 @@ class Job:
             path.write_text(f'#!/bin/bash\necho "{program} $*" >>"$NOTES/calls"\n{action}\n')
             path.chmod(0o755)
         shutil.copy(SLURM / name, self.folder / "slurm_script")
-        environment = {
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "HOME": str(self.folder),
-            "NOTES": str(self.folder),
-            "HOSTS": self.hosts,
-            "CODE": self.code,
-            "AFTER": str(self.after),
-            "STATE": self.state,
-            "SLURM_JOB_ID": "7",
-            "SLURM_JOB_NODELIST": "n[1-9]",
-            "SLURM_SUBMIT_DIR": str(self.folder),
-            "SLURM_RESTART_COUNT": str(self.restarts),
-            "ISENTROPE_DEPLOY": str(self.deploy),
-            "PYTHONPATH": str(DEPLOY.parent / "src"),
-        } | ({"ISENTROPE_REDIS_URL": self.url} if self.url else {})
+        environment = (
+            {
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "HOME": str(self.folder),
+                "NOTES": str(self.folder),
+                "HOSTS": self.hosts,
+                "CODE": self.code,
+                "AFTER": str(self.after),
+                "STATE": self.state,
+                "SLURM_JOB_ID": "7",
+                "SLURM_JOB_NODELIST": "n[1-9]",
+                "SLURM_SUBMIT_DIR": str(self.folder),
+                "SLURM_RESTART_COUNT": str(self.restarts),
+                "ISENTROPE_DEPLOY": str(self.deploy),
+                "PYTHONPATH": str(DEPLOY.parent / "src"),
+            }
+            | self.environment
+            | ({"ISENTROPE_REDIS_URL": self.url} if self.url else {})
+        )
         job = subprocess.Popen(
             ["bash", "slurm_script", *arguments],
             cwd=self.folder,
@@ -117,6 +124,11 @@ def job(tmp_path: Path) -> Iterator[Job]:
         each.communicate()
 
 
+def _program(job: Job) -> int:
+    """Return the number of the process that stands for isentrope."""
+    return int((job.folder / "pid").read_text())
+
+
 ARGUMENTS = {"train.sbatch": ("run.toml", "learner.batches=3"), "actors.sbatch": ("mine",)}
 
 
@@ -151,6 +163,44 @@ def test_what_another_start_may_cure_is_requeued(job: Job, name: str, code: int,
     job.code, job.url = str(code), "redis://learner@elsewhere:6379"
     assert job.run(name, *ARGUMENTS[name]) == (0 if requeued else code), job.told
     assert ("scontrol requeue 7" in job.calls("scontrol")) is requeued
+
+
+def test_a_run_that_goes_on_later_tells_its_actors_until_it_does(job: Job) -> None:
+    later = job.folder / "broker-mine" / "later"
+    later.write_text("6\n")
+    job.code = ""
+    running = job.start("train.sbatch", *ARGUMENTS["train.sbatch"])
+    wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
+    assert not later.exists()
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.communicate(timeout=30) and later.read_text() == "7\n"
+
+
+def test_actors_of_a_run_that_goes_on_later_are_put_back_with_it(job: Job) -> None:
+    """Although they were told that the run has ended; they wait for its next start."""
+    later = job.folder / "broker-mine" / "later"
+    job.code = ""
+    running = job.start("actors.sbatch", "mine")
+    wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
+    later.write_text("7\n")
+    os.kill(_program(job), signal.SIGTERM)
+    told = running.communicate(timeout=30)[0]
+    assert running.returncode == 0 and job.calls("scontrol") == ["scontrol requeue 7"], told
+    job.code, job.environment = "0", {"LEAVE_TIMEOUT": "0"}
+    again = job.start("actors.sbatch", "mine")
+    wait_until(lambda: len(job.calls("squeue")) > 3, "it did not ask for the job")
+    assert len(job.calls("isentrope")) == 1
+    later.unlink()
+    assert again.wait(30) == 0 and len(job.calls("isentrope")) == 2
+
+
+@pytest.mark.parametrize("state", ["", "COMPLETING"])
+def test_actors_of_a_run_that_was_cancelled_end(job: Job, state: str) -> None:
+    """The job that trains is not in the queue any more, or has told nothing."""
+    if not state:
+        (job.folder / "broker-mine" / "later").write_text("7\n")
+    job.state, job.environment = state, {"LEAVE_TIMEOUT": "0"}
+    assert job.run("actors.sbatch", "mine") == 0 and job.calls("scontrol") == [], job.told
 
 
 def test_it_is_not_requeued_for_ever(job: Job) -> None:
