@@ -93,9 +93,9 @@ def serve_depot(run: Path, options: DepotOptions, console: Console) -> int:
     from isentrope.launch.interrupts import Interrupts
     from isentrope.rollout.depot.server import Address
 
+    address = Address.parse(options.bind, options.cert_file, options.key_file)
     folder = runfolder.find(run)
     record = runfolder.read_record(folder)
-    address = Address.parse(options.bind, options.cert_file, options.key_file)
     token = depot_token(url_for(Role.ACTOR, record), record.run)
     with Interrupts() as interrupts, served(folder, address, token, insecure=options.insecure) as server:
         say(console, f"{folder} is offered at {server.url}")

@@ -226,6 +226,8 @@ def find(place: Path) -> Path:
         RunFolderError: there is no run.
         ConfigError: the run file cannot be read.
     """
+    if not place.exists():
+        raise RunFolderError(f"there is no {place.absolute()}", fix="give a run's folder, or its run file")
     if place.is_file():
         folder = _folder_of(place)
         if not (folder / RunRecord.FILE).exists():

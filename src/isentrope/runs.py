@@ -11,7 +11,7 @@ from rich.table import Table
 
 from isentrope import runfolder
 from isentrope.console import say
-from isentrope.errors import IsentropeError
+from isentrope.errors import IsentropeError, RunFolderError
 from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, Outcome, RunRecord
 
@@ -48,7 +48,11 @@ class ListedRun:
 
 
 def list_runs(place: Path, as_json: bool, console: Console) -> int:
-    """Print every run in a folder, and in its `runs`, the newest first."""
+    """Print every run in a folder, and in its `runs`, the newest first; RunFolderError if there is no folder."""
+    if not place.is_dir():
+        raise RunFolderError(
+            f"there is no folder {place.absolute()}", fix="give one that holds run folders, or a run's"
+        )
     found = sorted((read_run(folder) for folder in _folders(place)), key=lambda run: -run.started)
     if as_json:
         console.print_json(json.dumps([asdict(run) for run in found]))

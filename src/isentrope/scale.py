@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from isentrope import runfolder
-from isentrope.broker_url import requested
+from isentrope.broker_url import requested, require_run
 from isentrope.console import say
 from isentrope.errors import ConfigError
 from isentrope.launch.scaling import OWN_ID, Seat, next_to_leave
@@ -57,6 +57,7 @@ class Scaled:
 
 def scale(request: Scaling, as_json: bool, console: Console) -> int:
     """Write the wanted number into the broker, where the run's command reads it, or ask external actors to leave."""
+    _parsed(request.change)
     view = _view(request)
     with contextlib.closing(view.broker):
         spec = view.spec(DEADLINE_S)
@@ -75,14 +76,18 @@ def scale(request: Scaling, as_json: bool, console: Console) -> int:
 
 def changed(change: str, before: int) -> int:
     """Return the number of actors after a change; ConfigError if it is not one."""
-    found = _CHANGE.fullmatch(change.replace(" ", ""))
-    if found is None:
-        raise ConfigError(f"{change!r} is not a number of actors", fix="write actors=4, actors=+1 or actors=-1")
-    by = int(found[2])
-    wanted = {"": by, "+": before + by, "-": before - by}[found[1]]
+    sign, by = _parsed(change)
+    wanted = {"": by, "+": before + by, "-": before - by}[sign]
     if wanted < 0:
         raise ConfigError(f"{change} of {before} actors leaves fewer than none", fix=f"write actors=-{before} at most")
     return wanted
+
+
+def _parsed(change: str) -> tuple[str, int]:
+    found = _CHANGE.fullmatch(change.replace(" ", ""))
+    if found is None:
+        raise ConfigError(f"{change!r} is not a number of actors", fix="write actors=4, actors=+1 or actors=-1")
+    return found[1], int(found[2])
 
 
 def _want(request: Scaling, view: RunView, spec: RunSpec, guests: list[ActorState]) -> Scaled:
@@ -115,6 +120,7 @@ def _ask_guests(request: Scaling, view: RunView, spec: RunSpec, guests: list[Act
 
 
 def _view(request: Scaling) -> RunView:
+    require_run(request.url, request.name)
     if not request.name:
         record = runfolder.read_record(runfolder.find(request.folder))
         return runfolder.open_view(record, Role.OPERATOR, deadline_s=DEADLINE_S)

@@ -90,3 +90,36 @@ def test_an_example_is_written_and_told_as_json(
     told = json.loads(capsys.readouterr().out)
     assert told["folder"] == str(tmp_path / "mine") and told["name"] == "chat"
     assert (tmp_path / "mine" / "run.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ("status nowhere", 73, "there is no "),
+        ("runs nowhere", 73, "there is no folder "),
+        ("scale 2", 64, "'2' is not a number of actors"),
+        ("depot . --bind nonsense", 64, "'nonsense' is not ADDR:PORT"),
+        ("exporter --bind 9464", 64, "'9464' is not ADDR:PORT"),
+        ("exporter --redis redis://127.0.0.1:1", 64, "fix: give the run's name by --run"),
+        ("scale actors=2 --redis redis://127.0.0.1:1", 64, "fix: give the run's name by --run"),
+        ("mode fast", 64, "one of async, on_policy"),
+        ("train run.toml", 64, "cannot read run file run.toml"),
+        ("init nothing", 64, "there are: chat"),
+        ("logs", 73, "is not a run folder"),
+        ("actor --run x --redis redis://:word@h:1", 64, "--password-file FILE"),
+    ],
+)
+def test_the_first_mistake_of_a_command_is_told(
+    arguments: str,
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In an empty folder, before anything is looked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ISENTROPE_REDIS_URL", raising=False)
+    assert _run(monkeypatch, *arguments.split()) == code
+    told = capsys.readouterr().err
+    assert says in told and told.startswith("error: ") and told.count("\n") <= 3

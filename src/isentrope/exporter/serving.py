@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 
 from isentrope import runfolder
-from isentrope.broker_url import requested
+from isentrope.broker_url import requested, require_run
 from isentrope.console import say
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.exporter.collector import DEADLINE_S, RunCollector
@@ -55,12 +55,12 @@ def offered(options: ExporterOptions, console: Console) -> Iterator[str]:
         AccessError: the broker refuses the user or the password.
         RunFolderError: there is no run.
     """
+    address, registry = Address.parse(options.bind), CollectorRegistry()
     collector = _collector(options)
     try:
         collector.require_access()
     except UnreachableError as error:
-        say(console, f"{error.what}; it is tried again at each scrape")
-    registry, address = CollectorRegistry(), Address.parse(options.bind)
+        say(console, f"{error.what.rstrip('.')}; it is tried again at each scrape")
     registry.register(collector)
     try:
         server, thread = start_http_server(address.port, addr=address.host, registry=registry)
@@ -79,6 +79,7 @@ def offered(options: ExporterOptions, console: Console) -> Iterator[str]:
 
 
 def _collector(options: ExporterOptions) -> RunCollector:
+    require_run(options.redis, options.run)
     if not options.run:
         record = runfolder.read_record(runfolder.find(options.folder))
         return RunCollector(record.run, lambda: runfolder.open_view(record, Role.VIEWER, deadline_s=DEADLINE_S))
