@@ -9,61 +9,33 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from pydantic import ValidationError
 
 from isentrope.errors import RecordError
+from isentrope.learner.intake.admission import AdmissionRules, Held
 from isentrope.learner.intake.ledger import Ledger
-from isentrope.learner.intake.outcomes import ANY_DIFFERENCE, OutcomeRule, Tally
+from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.plan_record import PlannedGroup, PlanRecord
 from isentrope.learner.intake.quarantine import Quarantine
 from isentrope.learner.intake.retirement import (
+    EARLIER,
     FAILURES,
     INVALID,
-    MAX_BATCHES,
-    MIN_PASS_BATCHES,
+    OTHER_WEIGHTS,
     STALE,
     SURPLUS,
     LengthCounts,
     Retired,
-    RetirementLimits,
     Retirements,
     detail_of,
 )
-from isentrope.learner.intake.run_check import RunCheck
 from isentrope.rollout.broker.learner_port import Entry
 from isentrope.rollout.wire.codec import decode_group, decode_missing
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import Group, Missing, batch_of, version_of
+from isentrope.rollout.wire.types import Group, Missing, version_of
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionRules:
-    """Rules by which groups are not trained; lags are in batches."""
-
-    token_max_lag: int
-    """`async`: tokens with a larger lag are masked."""
-    min_kept: float
-    """A group with a smaller share of its tokens left is stale."""
-    max_replaced: int = 0
-    """Maximum number of groups of one outcome replaced per batch; further ones are trained."""
-    outcome: OutcomeRule = ANY_DIFFERENCE
-    check: RunCheck | None = None
-    """Comparison of groups with the run's orders; None: they are compared with nothing."""
-    data_rows: int | None = None
-    """Prompts of one pass over the data; None: they never end."""
-
-    def retirement_limits(self, prompts_per_batch: int) -> RetirementLimits:
-        """Return the numbers of retired groups that end a run; `MAX_BATCHES` and `MIN_PASS_BATCHES` say why."""
-        most = MAX_BATCHES * prompts_per_batch
-        rows = most if self.data_rows is None else min(self.data_rows, most)
-        return RetirementLimits(
-            between_batches=most + (self.token_max_lag + 1) * prompts_per_batch + self.max_replaced,
-            failed=max(rows, MIN_PASS_BATCHES * prompts_per_batch),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +47,6 @@ class ReadyBatch:
     groups: tuple[Group, ...]
     replayed: bool
     """True if the plan is that of a learner which died after it; it starts from the present weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """Facts of a group besides its record."""
-
-    entry: str
-    tokens: Mapping[int, int]
-    """By version: trainable tokens that it generated."""
 
 
 class Buffer:
@@ -98,6 +61,8 @@ class Buffer:
         self._newest_version = 0
         self.replaced = Tally()
         """Responses of all groups that were replaced for their outcome."""
+        self.outdated: list[str] = []
+        """Entries of dropped groups, which the caller must delete: their seqs are lost, and must be made again."""
         self.in_hand: ReadyBatch | None = None
         """The batch that is being trained."""
         self.quarantine = Quarantine()
@@ -110,10 +75,10 @@ class Buffer:
         self._incarnation = incarnation
         self._rules = rules
         self._strict_from = 0
-        self._replaced = 0  # for the next batch
         self._groups: dict[int, Group] = {}
         self._replays: list[ReadyBatch] = []
-        self._held: dict[int, _Held] = {}  # of every group here, also those in a batch
+        self._held: dict[int, Held] = {}  # of every group here, also those in a batch
+        self._replaced = 0  # for the current batch
         self._uncommitted: set[str] = set()
         self._retired: set[str] = set()  # those of them whose groups were retired
         self._counted: set[str] = set()  # entries whose failures are in `failed`
@@ -166,7 +131,7 @@ class Buffer:
             return True
         self.retirements.came_in()
         self._groups[entry.seq] = group
-        self._held[entry.seq] = _Held(entry.id, _trainable(group))
+        self._held[entry.seq] = Held.of(entry.id, group)
         return True
 
     def clear(self) -> None:
@@ -174,6 +139,7 @@ class Buffer:
         not be repeated."""
         self._groups.clear()
         self._replays.clear()
+        self.outdated.clear()
         training = () if self.in_hand is None else self.in_hand.groups
         self._held = {group.seq: self._held[group.seq] for group in training}
 
@@ -191,22 +157,21 @@ class Buffer:
                 break
             batch, chain = batch + 1, groups.record.after
             self._replays.append(groups)
+            self._retire_skipped(groups.record)
         return len(self._replays)
 
     def retire_unfit(self) -> int:
         """Retire the groups that will not be trained: stale ones, and those whose outcome has no signal; return their
-        number. Planned groups are not judged again."""
-        held = len(self._groups)
-        for seq, group in sorted(self._groups.items()):
-            if self._is_stale(seq):
+        number. Planned groups are not judged again. On-policy groups of other weights are dropped, and not retired:
+        `outdated` names their entries."""
+        held = len(self._groups) + len(self.outdated)
+        for seq in sorted(self._groups):
+            if self._is_outdated(seq):
+                self._drop_outdated(seq)
+            elif not self._is_strict(seq) and self._held[seq].is_stale(self.ledger.batches, self._rules):
                 self._retire_held(seq, STALE)
-            elif self._replaced < self._rules.max_replaced and (reason := self._rules.outcome.reason(group)):
-                self._retire_held(seq, reason)
-                self.replaced += self._rules.outcome.tally(group)
-                self._replaced += 1
-                if self._replaced == self._rules.max_replaced:
-                    logger.warning("%d groups had one outcome each: the batch takes further ones", self._replaced)
-        return held - len(self._groups)
+        self._retire_one_outcome()
+        return held - len(self._groups) - len(self.outdated)
 
     # --- modes
 
@@ -228,12 +193,14 @@ class Buffer:
             groups = tuple(self._groups.pop(seq) for seq in seqs)
             self.in_hand = ReadyBatch(self._record(mode, groups), groups, replayed=False)
             self._plans.add(self.in_hand.record.batch)
-            self._replaced = 0
+        if self.in_hand is not None:
+            self._replaced, self.ledger.replaced = self.ledger.replaced, 0
         return self.in_hand
 
     def put_back(self) -> None:
         """Release the current batch, and stored ones that follow from it, without training; their groups are free."""
         assert self.in_hand is not None
+        self.ledger.replaced = self._replaced
         released, self._replays, self.in_hand = [self.in_hand, *self._replays], [], None
         self._groups.update({group.seq: group for batch in released for group in batch.groups})
 
@@ -328,14 +295,57 @@ class Buffer:
         self.retired_whole.add(reason, (len(response.tokens) for response in group.responses))
         self._retire(Retired(seq, reason, f"by {group.actor}"), self._held.pop(seq).entry)
 
-    def _is_stale(self, seq: int) -> bool:
-        batches, tokens = self.ledger.batches, self._held[seq].tokens
-        if self.mode is Mode.ON_POLICY and seq >= self._strict_from:
-            return tokens.keys() != {version_of(self._incarnation, batches)}
-        kept = sum(
-            count for version, count in tokens.items() if batches - batch_of(version) <= self._rules.token_max_lag
-        )
-        return kept < self._rules.min_kept * sum(tokens.values())
+    def _retire_skipped(self, plan: PlanRecord) -> None:
+        """Retire what the learner before had retired when it made an on-policy plan: that takes the oldest groups, so
+        it skips no others."""
+        if plan.mode is Mode.ASYNC:
+            return
+        for seq in sorted(set(self.outstanding()) - self.ledger.requeued):
+            if seq in self._groups and seq < plan.groups[-1].seq:
+                self._retire_held(seq, self._rules.outcome.reason(self._groups[seq]) or EARLIER)
+            elif seq not in self._held and seq < plan.groups[-1].seq:
+                self.ledger.retire(seq, EARLIER)
+
+    def _is_outdated(self, seq: int) -> bool:
+        """Return True if an on-policy group has tokens of other weights than the present ones, or may have: another
+        learner's version of the same batch is another version."""
+        present = version_of(self._incarnation, self.ledger.batches)
+        return self._is_strict(seq) and not self._held[seq].is_made_by(present)
+
+    def _is_strict(self, seq: int) -> bool:
+        return self.mode is Mode.ON_POLICY and seq >= self._strict_from
+
+    def _drop_outdated(self, seq: int) -> None:
+        """Drop a group that must be made again."""
+        group = self._groups.pop(seq)
+        self.outdated.append(self._held.pop(seq).entry)
+        self.retirements.retired(Retired(seq, OTHER_WEIGHTS, f"by {group.actor}"))
+
+    def _retire_one_outcome(self) -> None:
+        """Retire the groups of one outcome, as many as a batch may replace.
+
+        On-policy, which ones they are must not depend on the order of arrival: a group is judged as if all smaller seqs
+        had been, so it waits for those whose outcome could still take its place. Nor must it depend on what an earlier
+        learner had issued: a group of a later batch is not judged.
+        """
+        limit, undecided, strict = self._rules.max_replaced, 0, self.mode is Mode.ON_POLICY
+        if strict and self._replays:
+            return
+        for seq in self.outstanding() if strict else sorted(self._groups):
+            if strict and seq >= (self.ledger.batches + 1) * self._spec.prompts_per_batch + self.ledger.retired:
+                return
+            group = self._groups.get(seq)
+            if group is None:
+                undecided += seq not in self._held
+            elif self.ledger.replaced < limit and (reason := self._rules.outcome.reason(group)):
+                if self.ledger.replaced + undecided >= limit:
+                    undecided += 1
+                    continue
+                self._retire_held(seq, reason)
+                self.replaced += self._rules.outcome.tally(group)
+                self.ledger.replaced += 1
+                if self.ledger.replaced == limit:
+                    logger.warning("%d groups had one outcome each: the batch takes further ones", limit)
 
     def _choose(self) -> tuple[Mode, list[int]] | None:
         """Return the seqs of the next batch, and the mode it is trained by.
@@ -386,13 +396,3 @@ class Buffer:
             return None
         taken = tuple(self._groups.pop(planned.seq) for planned in record.groups)
         return ReadyBatch(record, taken, replayed=True)
-
-
-def _trainable(group: Group) -> dict[int, int]:
-    """Return, by version, the number of tokens it generated (without those of tools and environment)."""
-    tokens: Counter[int] = Counter()
-    for response in group.responses:
-        versions = response.versions()
-        for version in np.unique(versions):
-            tokens[int(version)] += int(response.mask[versions == version].sum())
-    return dict(tokens)

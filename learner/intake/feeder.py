@@ -11,16 +11,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from isentrope.errors import BrokerChangedError
-from isentrope.learner.intake.buffer import AdmissionRules, Buffer, ReadyBatch
+from isentrope.learner.intake.buffer import Buffer, ReadyBatch
 from isentrope.learner.intake.clocks import Clocks
-from isentrope.learner.intake.intake_facts import CommitFacts, FeederStatus
+from isentrope.learner.intake.intake_facts import CommitFacts, FeederOptions, FeederStatus
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.rollout.broker.learner_port import Entry, LearnerPort
-from isentrope.rollout.broker.learner_state import LearnerState
 from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.control import Control, Mode
@@ -29,28 +27,10 @@ from isentrope.rollout.wire.weights import Manifest
 T = TypeVar("T")
 
 ADMIT_COUNT = 64
-ADMIT_BLOCK_S = 0.2
 PENDING_EVERY_S = 3.0
 """Interval of the search for entries whose reply was lost."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class FeederOptions:
-    """Facts of the run that the feeder needs, besides its `RunSpec`."""
-
-    batches: int
-    """Batches of the whole run; no more groups are issued than they and the replacements need."""
-    rules: AdmissionRules
-    mode: Mode
-    """Mode at the start."""
-    newest_claim: Callable[[], int]
-    """Reads the newest incarnation claimed on the checkpoint storage."""
-    state: Callable[[], LearnerState] = LearnerState
-    """Tells what the ranks do, for the learner's heartbeat."""
-    reconcile_after_s: float = 60.0
-    """Time without progress after which lost groups are searched for."""
 
 
 class Feeder:
@@ -68,6 +48,7 @@ class Feeder:
         self._published = 0
         self._durable_lwm = ledger.lwm
         self._failure: Exception | None = None
+        self._held_back: int | None = None  # least lost seq whose turn has not come; None: none is known of
         self._lost = False  # the broker changed, and this learner has not fenced it again yet
         self._calls = 0  # of the training loop and of the thread that publishes; they must end before that
         self._idle_s = 0.0
@@ -140,6 +121,7 @@ class Feeder:
         with self._changed:
             self._buffer.put_back()
             self._buffer.retire(seqs, reason)
+            self._ledger.replaced = 0  # as of a learner that repeats the batch, and gives it up again
 
     def requeue(self, wanted: Mapping[str, int]) -> bool:
         """Order groups again that were retired as poison, by the name of the requeue, each name once; return False if
@@ -279,12 +261,13 @@ class Feeder:
     def _round(self) -> None:
         with self._changed:
             self._issue()
-        entries = self._port.admit(ADMIT_COUNT, ADMIT_BLOCK_S)
+        entries = self._port.admit(ADMIT_COUNT, self._options.admit_s)
         if self._clocks.due("pending", PENDING_EVERY_S):
             entries += self._port.pending()
         with self._changed:
             self._take_in(entries)
             self._buffer.retire_unfit()
+            self._make_again()
             if (error := self._buffer.retirements.error()) is not None:
                 raise error
             self._changed.notify_all()
@@ -341,6 +324,8 @@ class Feeder:
             limit=self._options.batches * size + retired,
             needed=(self._ledger.batches + 1) * size + retired,
         )
+        if self._held_back is not None and self._held_back < self._bound():
+            self._reconcile()
 
     def _take_in(self, entries: list[Entry]) -> None:
         duplicates = [entry for entry in entries if not self._buffer.add(entry)]
@@ -362,14 +347,34 @@ class Feeder:
         if replays := self._buffer.queue_replays(self._port.plans()):
             logger.info("%d stored plans fit the checkpoint and are trained again", replays)
         self._buffer.retire_unfit()
+        self._port.discard(self._buffer.outdated)
+        self._buffer.outdated.clear()
         # A tombstone stays in the broker until a checkpoint covers it: those of many batches may be read at once here,
         # before any of these batches is trained again.
         self._buffer.retirements.restart()
         self._reconcile()
 
+    def _make_again(self) -> None:
+        """Delete the groups that other weights than the present ones have made, and order them again."""
+        if outdated := self._buffer.outdated:
+            self._port.discard(outdated)
+            self._reconcile()
+            self._buffer.outdated.clear()
+
     def _reconcile(self) -> None:
-        known = self._buffer.known_from(self._durable_lwm)
-        self._port.reconcile(known, requeued=self._ledger.requeued - known)
+        """Order lost groups again; on-policy those of later batches only when these are admitted, as at first: until
+        then other weights would generate them."""
+        known, bound = self._buffer.known_from(self._durable_lwm), self._bound()
+        self._held_back = bound if bound < self._buffer.cursor else None
+        again = self._port.reconcile(known, requeued=self._ledger.requeued - known, held_from=self._held_back)
+        if again:
+            logger.warning("%d groups were not here any more, or of other weights, and are made again", again)
+
+    def _bound(self) -> int:
+        """Return the seq that the newest version does not admit any more, as ISSUE computes it."""
+        if self._buffer.mode is Mode.ASYNC:
+            return self._buffer.cursor
+        return (self._published + 1) * self._port.spec.prompts_per_batch + self._ledger.retired
 
     def _refence(self) -> None:
         claim = self._options.newest_claim()

@@ -27,6 +27,8 @@ class LedgerState(BaseModel):
     """Number of trained seqs."""
     retired: dict[str, Count] = {}
     """Number of retired seqs, by reason."""
+    replaced: Count = 0
+    """Number of those that count against what the next batch may replace for their outcome."""
     batches: Count = 0
     """Number of trained batches."""
     chain: str = ""
@@ -47,6 +49,7 @@ class Ledger:
         self.lwm = state.lwm
         self.trained = state.trained
         self.reasons = dict(state.retired)
+        self.replaced = state.replaced
         self.batches = state.batches
         self.chain = state.chain
         self._above = set(state.above)
@@ -64,6 +67,7 @@ class Ledger:
             above=tuple(sorted(self._above)),
             trained=self.trained,
             retired=dict(self.reasons),
+            replaced=self.replaced,
             batches=self.batches,
             chain=self.chain,
             poisoned=tuple(sorted(self._poisoned)),

@@ -18,11 +18,18 @@ TRIES = "tries"
 NONFINITE = "nonfinite"
 POISON = "poison"
 """Reason of the groups of a plan that has killed the ranks as often as `learner.poison_after` says."""
+EARLIER = "earlier"
+"""Reason of groups that a learner before this one had retired; why is not known any more."""
+OTHER_WEIGHTS = "other weights"
+"""Reason of on-policy groups that are made again: they stay in work, and are counted here alone."""
 SURPLUS = "surplus"
 """Reason of groups still missing after the last batch: a restart may find fewer groups retired than before."""
 
 FAILURES = frozenset({*(reason.word for reason in MissingReason), TRIES, INVALID})
 """Reasons for which a group never came, or could not be read; another word of an actor counts as `INVALID`."""
+
+MAX_DETAIL = 500
+"""Characters of an actor's text that are kept."""
 
 MAX_BATCHES = 20
 """Batches' worth of groups that may be retired between two trained batches, beside those that may become stale at once
@@ -45,15 +52,12 @@ _FIXES = {
     INVALID: "see the learner's log: what actors publish does not fit the run",
     TRIES: "see the actors' logs: they die with these groups in work",
     POISON: "see the learner's log, and `isentrope dlq`: the ranks die while they train these groups",
+    OTHER_WEIGHTS: "see the actors' logs: on-policy groups come with other weights than the newest",
     STALE: "raise learner.staleness.max_lag or token_max_lag, or lower min_kept",
     ALL_CORRECT: "take harder prompts",
     SAME_REWARD: "take a reward that tells more responses apart, or other prompts",
     NONE_CORRECT: "take easier prompts, or a reward that tells more responses apart",
 }
-
-
-MAX_DETAIL = 500
-"""Characters of an actor's text that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class RetirementLimits:
     """Numbers of groups in a row whose retirement ends the run."""
 
     between_batches: int
-    """Retired groups, for any reason, since the last trained batch."""
+    """Groups retired, for any reason, or made again since the last trained batch."""
     failed: int
     """Failed groups without one in between that came in whole: a pass over the data, or `MIN_PASS_BATCHES`."""
 
@@ -130,7 +134,7 @@ class Retirements:
         if self._failed.total() >= self._limits.failed:
             return self._error(self._failed, "failed")
         if self._since_batch.total() >= self._limits.between_batches:
-            return self._error(self._since_batch, "were retired")
+            return self._error(self._since_batch, "were retired or made again")
         return None
 
     def _error(self, counts: Counter[str], happened: str) -> IsentropeError:

@@ -23,8 +23,10 @@ from pathlib import Path
 
 from isentrope.errors import AlarmError, FencedError, InternalError, IsentropeError
 from isentrope.learner import json_files
-from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
-from isentrope.learner.intake.feeder import Feeder, FeederOptions
+from isentrope.learner.intake.admission import AdmissionRules
+from isentrope.learner.intake.buffer import ReadyBatch
+from isentrope.learner.intake.feeder import Feeder
+from isentrope.learner.intake.intake_facts import FeederOptions
 from isentrope.learner.intake.ledger import Ledger, LedgerState
 from isentrope.learner.intake.outcomes import OutcomeRule
 from isentrope.learner.objective.objective import Objective
@@ -360,15 +362,9 @@ class _Run:
         return refresh
 
     def _save(self) -> None:
-        start = self._parts.start.state
         facts = self._parts.feeder.commit_facts()
-        state = start.model_copy(
-            update={
-                "mode": self._mode,
-                "ledger": facts.ledger,
-                "controllers": self._controllers,
-            }
-        )
+        changed = {"mode": self._mode, "ledger": facts.ledger, "controllers": self._controllers}
+        state = self._parts.start.state.model_copy(update=changed)
         with self._watch("checkpoint_s"):
             self._parts.checkpointer.save(state, facts, self._parts.feeder)
 

@@ -37,6 +37,7 @@ ISSUE_CHUNK = 256
 DROP_CHUNK = 500
 FETCH_CHUNK = 64
 PENDING_CHUNK = 1000
+MAX_SEQ = 1 << 53  # Lua counts in doubles
 
 logger = logging.getLogger(__name__)
 
@@ -169,17 +170,17 @@ class LearnerPort:
             if issued < ISSUE_CHUNK:
                 return cursor
 
-    def reconcile(self, known: Collection[int], requeued: Collection[int] = ()) -> int:
+    def reconcile(self, known: Collection[int], requeued: Collection[int] = (), held_from: int | None = None) -> int:
         """Re-issue every lost seq; return the number of them.
 
-        `known` are the seqs from the low watermark on that are trained, retired, or buffered by the learner, and
-        `requeued` those that are open although they may be below it.
+        Args:
+            known: the seqs from the low watermark on that are trained, retired, or buffered by the learner.
+            requeued: those that are open although they may be below it.
+            held_from: seq from which on orders are withdrawn until a later call, and nothing is taken in for them.
         """
         version = 0 if self._manifest is None else self._manifest.version
-        again = int(self._call("reconcile", version, len(requeued), *sorted(requeued), *sorted(known)))
-        if again:
-            logger.warning("broker lost state: %d groups re-issued", again)
-        return again
+        held = MAX_SEQ if held_from is None else held_from
+        return int(self._call("reconcile", version, held, len(requeued), *sorted(requeued), *sorted(known)))
 
     # --- groups
 

@@ -8,9 +8,10 @@ from typing import Any
 from waits import DEADLINE_S, wait_until
 from wire_records import answer, make_actor_port, make_spec
 
-from isentrope.learner.intake.buffer import AdmissionRules, ReadyBatch
-from isentrope.learner.intake.feeder import Feeder, FeederOptions
-from isentrope.learner.intake.intake_facts import CommitFacts, FeederStatus
+from isentrope.learner.intake.admission import AdmissionRules
+from isentrope.learner.intake.buffer import ReadyBatch
+from isentrope.learner.intake.feeder import Feeder
+from isentrope.learner.intake.intake_facts import CommitFacts, FeederOptions, FeederStatus
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_records import make_group, make_response, make_spec
 
-from isentrope.learner.intake.buffer import AdmissionRules, Buffer
+from isentrope.learner.intake.admission import AdmissionRules
+from isentrope.learner.intake.buffer import Buffer
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.outcomes import OutcomeRule
 from isentrope.learner.intake.run_check import Asked, RunCheck
@@ -279,7 +280,7 @@ def test_replays_come_first_and_are_not_judged_again() -> None:
     for seq in range(2 * P):
         again.add(entry(seq))
     assert again.queue_replays({1: batch.record.encode(), 3: b"not a record"}) == 1
-    assert again.retire_unfit() == P
+    assert again.retire_unfit() == 0 and len(again.outdated) == P
     replayed = again.take()
     assert replayed is not None and replayed.replayed and replayed.record == batch.record
 
@@ -337,3 +338,85 @@ def test_a_group_with_too_few_responses_is_retired_for_their_commonest_reason(
     else:
         ((reason, count),) = buffer.ledger.reasons.items()
         assert count == 1 and lost.count(MissingReason[reason.upper()]) == max(map(lost.count, MissingReason))
+
+
+def of_one_outcome_in_turn(outcomes: list[bool], limit: int) -> tuple[list[int], list[int]]:
+    """The batch and the replaced groups of a run in which every group is judged when its turn comes."""
+    batch, replaced = list[int](), list[int]()
+    for seq, same in enumerate(outcomes):
+        if len(batch) < P:
+            (replaced if same and len(replaced) < limit else batch).append(seq)
+    return batch, replaced
+
+
+@few
+@given(st.lists(st.booleans(), min_size=20, max_size=20), st.integers(0, 12), st.randoms(use_true_random=False))
+def test_which_groups_an_on_policy_batch_replaces_does_not_depend_on_the_order_of_arrival(
+    outcomes: list[bool], limit: int, random: Random
+) -> None:
+    """Also where more groups have one outcome than may be replaced."""
+    buffer = make_buffer(Mode.ON_POLICY, cursor=P, max_replaced=limit)
+    out = list(range(P))
+    while (batch := buffer.take()) is None:
+        seq = out.pop(random.randrange(len(out)))
+        buffer.add(rewarded(seq, 1.0, float(outcomes[seq])))
+        buffer.retire_unfit()
+        out += range(buffer.cursor, P + buffer.ledger.retired)
+        buffer.cursor = P + buffer.ledger.retired
+    planned, replaced = of_one_outcome_in_turn(outcomes, limit)
+    assert [group.seq for group in batch.record.groups] == planned
+    assert buffer.ledger.known_from(0) == set(replaced)
+
+
+def test_what_a_batch_has_replaced_is_remembered_by_its_checkpoint() -> None:
+    buffer = make_buffer(Mode.ON_POLICY, max_replaced=2)
+    buffer.add(rewarded(0, 1.0, 1.0))
+    buffer.retire_unfit()
+    again = Buffer(Ledger(buffer.ledger.state()), buffer._spec, 1, buffer._rules, Mode.ON_POLICY)
+    again.cursor, again.newest_version = 100, version_of(1, 0)
+    for seq in range(1, P + 2):
+        again.add(rewarded(seq, 1.0, 1.0))
+    again.retire_unfit()
+    assert taken(again) == [2, 3, 4, 5]
+
+
+def test_on_policy_groups_of_other_weights_are_dropped_and_come_again() -> None:
+    buffer = make_buffer(Mode.ON_POLICY, cursor=P, batches=1)
+    for seq in range(P):
+        buffer.add(entry(seq, version=version_of(1, 1 if seq else 0)))
+    assert buffer.retire_unfit() == 0 and buffer.outdated == ["0-0"]
+    assert buffer.known_from(0) == {1, 2, 3} and buffer.take() is None
+    buffer.outdated.clear()
+    assert buffer.add(entry(0, version=version_of(1, 1), name="9-0"))
+    assert buffer.retire_unfit() == 0 and buffer.outdated == []
+    assert taken(buffer) == [0, 1, 2, 3] and buffer.ledger.retired == 0
+
+
+def test_what_an_on_policy_plan_has_skipped_was_retired_by_the_learner_that_made_it() -> None:
+    first = make_buffer(Mode.ON_POLICY, cursor=P + 3, max_replaced=9)
+    for seq in range(P + 3):
+        first.add(rewarded(seq, 1.0, float(seq < 2)))
+    first.retire(first.known_from(0) & {4}, "nonfinite")
+    first.retire_unfit()
+    batch = first.take()
+    assert batch is not None and [group.seq for group in batch.groups] == [2, 3, 5, 6]
+    again = Buffer(Ledger(), first._spec, 2, first._rules, Mode.ON_POLICY)
+    again.cursor, again.newest_version = P + 3, version_of(2, 0)
+    for seq in range(P + 3):
+        if seq != 1:  # shed before
+            again.add(rewarded(seq, 1.0, float(seq < 2)))
+    assert again.queue_replays({1: batch.record.encode()}) == 1
+    assert again.ledger.reasons == {"all_correct": 1, "earlier": 2}
+    assert again.retire_unfit() == 0 and not again.outdated
+    assert taken(again) == [2, 3, 5, 6]
+
+
+def test_a_batch_that_is_chosen_again_replaces_no_more_groups() -> None:
+    buffer = make_buffer(Mode.ON_POLICY, cursor=P + 2, max_replaced=2)
+    for seq in range(P + 2):
+        buffer.add(rewarded(seq, 1.0, 1.0))
+    buffer.retire_unfit()
+    assert taken(buffer) == [2, 3, 4, 5]
+    buffer.put_back()
+    assert buffer.retire_unfit() == 0
+    assert taken(buffer) == [2, 3, 4, 5]

@@ -213,7 +213,7 @@ def test_what_was_retired_after_the_checkpoint_is_judged_again(run: Run) -> None
     assert_exactly_once(run, after)
 
 
-def test_on_policy_does_not_train_groups_of_an_abandoned_lineage_unless_they_were_planned(run: Run) -> None:
+def test_on_policy_has_groups_of_an_abandoned_lineage_made_again_unless_they_were_planned(run: Run) -> None:
     learner, actor = run.learner(Mode.ON_POLICY), run.actor()
     actor.work(P, V0)
     learner.train(learner.next())
@@ -224,8 +224,9 @@ def test_on_policy_does_not_train_groups_of_an_abandoned_lineage_unless_they_wer
     batch = after.next()
     assert batch.replayed
     after.train(batch)
-    after.retired(stale=2)
     finish(after, actor, run.batches)
+    assert after.lineage == [list(range(batch * P, (batch + 1) * P)) for batch in range(run.batches)]
+    assert after.feeder.status().retired == {}
     assert_exactly_once(run, after)
 
 

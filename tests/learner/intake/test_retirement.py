@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from waits import wait_until
 
 from isentrope.errors import DataError, InternalError, IsentropeError
-from isentrope.learner.intake.buffer import AdmissionRules
+from isentrope.learner.intake.admission import AdmissionRules
 from isentrope.learner.intake.retirement import (
     FAILURES,
     MAX_BATCHES,

@@ -92,6 +92,17 @@ def test_a_duplicate_is_dropped(learner: LearnerPort, actor: ActorPort) -> None:
     assert learner.pending() == [] and learner.view.queues()["uncommitted"] == 0
 
 
+def test_orders_that_are_held_back_are_withdrawn_and_come_in_their_turn(learner: LearnerPort, actor: ActorPort) -> None:
+    issue(learner, 5)
+    orders = actor.take(4, 0.0)
+    assert learner.reconcile([], held_from=2) == 0
+    done, duplicate = PublishResult.DONE, PublishResult.DUPLICATE
+    assert [actor.publish(answer(order), order) for order in orders] == [done, done, duplicate, duplicate]
+    assert work(actor, 9) == []
+    assert learner.reconcile([0, 1]) == 3
+    assert work(actor, 9) == [2, 3, 4]
+
+
 # --- plans and commits
 
 

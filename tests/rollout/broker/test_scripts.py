@@ -117,7 +117,7 @@ CALLS: dict[str, Callable[[Scene], Call]] = {
     "drop": lambda s: ((s.entry.id,), []),
     "set": lambda s: (("control", "1", b"record"), [s.broker.keys.plans]),
     "commit": lambda s: ((2, "step 1", 1), []),
-    "reconcile": lambda s: ((VERSION, 0, 1), []),
+    "reconcile": lambda s: ((VERSION, 1 << 53, 0, 1), []),
     "heartbeat": lambda s: (("a1", ActorState(id="a1", beat=7).model_dump_json(), "", ""), []),
     "issue_eval": lambda s: (((1 << 20) + 9, "held-out", 5, VERSION, 2), []),
     "turn": lambda s: ((VERSION, "a1"), []),
