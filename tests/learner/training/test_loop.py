@@ -125,7 +125,8 @@ def test_groups_of_one_outcome_are_replaced_the_same_way_every_time(new_run: Cal
         assert all(row["kept"] == 1 and row["groups"] == 4 for row in run.rows)
         assert any(row["process"]["pass_rate_drawn"] != row["pass_rate"] for row in run.rows)
     first, again = runs
-    assert [repeated(row) for row in first.rows[:2]] == [repeated(row) for row in again.rows[:2]]
+    assert [repeated(row) for row in first.rows] == [repeated(row) for row in again.rows]
+    assert first.weights == again.weights
 
 
 def test_a_graded_run_judges_groups_by_their_rewards_and_has_no_pass_rate(new_run: Callable[..., Run]) -> None:
@@ -156,6 +157,24 @@ def test_a_run_that_was_killed_before_its_checkpoint_counts_repeats_the_same_bat
     coefficients = [row["objective"]["control"]["entropy_step"] for row in run.rows]
     assert coefficients == [row["objective"]["control"]["entropy_step"] for row in on_policy.rows]
     assert len(set(coefficients)) == len(coefficients)
+
+
+def test_an_on_policy_run_with_kills_ends_with_the_weights_of_the_undisturbed_one(
+    on_policy: Run, new_run: Callable[..., Run]
+) -> None:
+    """The ranks die in the middle of a batch that has no plan yet, and before a checkpoint."""
+    run = new_run(**STEERED)
+    run.actor.last = run.job.config.prompts_per_batch + 2
+    ranks = run.start()
+    wait_until(lambda: run.actor.served == run.actor.last, ranks.text)
+    ranks.kill()
+    run.actor.last = None
+    assert run.start(**{VARIABLE: "commit.before_manifest:4"}).wait() != 0
+    run.to_the_end()
+    assert run.accounts_for_every_group()
+    assert (run.outcome["incarnation"], run.outcome["retired"]) == (3, {})
+    assert [repeated(row) for row in run.rows] == [repeated(row) for row in on_policy.rows]
+    assert run.weights == on_policy.weights
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,8 @@ class ToyActor(threading.Thread):
         """Set: it answers evaluations."""
         self.follows = threading.Event()
         """Set: it loads newer weights than its first."""
+        self.last: int | None = None
+        """It takes no more groups once it has served so many."""
         self.answers.set()
         self.follows.set()
         self._broker = Broker.connect(url, run)
@@ -79,7 +81,7 @@ class ToyActor(threading.Thread):
     def _turn(self, spec: RunSpec) -> None:
         newest = self._port.view.weights()
         wanted = newest is not None and (self._manifest is None or self.follows.is_set())
-        if newest is not None and wanted and (self._manifest is None or newest.digest != self._manifest.digest):
+        if newest is not None and wanted and (self._manifest is None or newest.version != self._manifest.version):
             self._load(newest.model_copy(update={"folder": str(version_folder(spec.output_dir, newest.version))}))
         if self._manifest is None or self._is_over():
             self._heartbeat(ActorStage.JOINING)
@@ -88,7 +90,8 @@ class ToyActor(threading.Thread):
         self._heartbeat(ActorStage.SERVING)
         for order in self._port.take_eval(1, 0.0, self._manifest.version) if self.answers.is_set() else ():
             self._port.publish_eval(self._evaluate(order, spec), order)
-        self._waiting += self._port.take(1, 0.02) if not self._waiting else []
+        if not self._waiting and self.served != self.last:
+            self._waiting += self._port.take(1, 0.02)
         ready = [order for order in self._waiting if order.min_version <= self._manifest.version]
         self._waiting = [order for order in self._waiting if order not in ready]
         for order in ready:
