@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class LeasesLost(Exception):
-    """The broker has revoked this actor's leases, because it was silent for too long. Only a new id may go on."""
+    """The broker has revoked this actor's leases, or shows another process under its id. Only a new id may go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,10 @@ class Actor:
             try:
                 if not await self._call(self._port.heartbeat, self._state()):
                     raise LeasesLost
-            except NameTakenError:
+            except NameTakenError as error:  # by a process that found this one silent, or by one that lies
+                logger.warning("%s", error.what)
                 self._entered = False  # the leases and the record are another's
-                raise
+                raise LeasesLost from None
             await self._call(self._port.reap)
             beats += 1
             if beats % STRAY_BEATS == 0:

@@ -154,7 +154,7 @@ async def _serve_run(broker: Broker, files: RunFiles, actor_id: str, drain: asyn
                 try:
                     return await Actor(ActorPort(broker, name, spec), run, tools, drain).serve()
                 except LeasesLost:
-                    logger.warning("%s was silent for too long; its leases are gone, it starts under a new id", name)
+                    logger.warning("%s has lost its leases, or its id; it starts under a new one", name)
         finally:
             tools.cancel()
             await asyncio.gather(tools, return_exceptions=True)

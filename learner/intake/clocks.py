@@ -10,6 +10,8 @@ class Clocks:
 
     progressed_at: float = field(default_factory=time.monotonic)
     done_at: dict[str, float] = field(default_factory=dict)
+    lwm: int = -1
+    lwm_since: float = 0.0
 
     def progress(self) -> None:
         """Record that there is progress now."""
@@ -26,3 +28,11 @@ class Clocks:
             return False
         self.done_at[what] = now
         return True
+
+    def stands_still(self, lwm: int, limit_s: float) -> bool:
+        """Return True, once in `limit_s`, if there was no progress for longer than that, or if every call since then
+        was given the same low watermark: a group that is lost holds it back while others come."""
+        now = time.monotonic()
+        if lwm != self.lwm:
+            self.lwm, self.lwm_since = lwm, now
+        return max(self.quiet_s(), now - self.lwm_since) > limit_s and self.due("still", limit_s)

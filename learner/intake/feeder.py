@@ -271,9 +271,8 @@ class Feeder:
             if (error := self._buffer.retirements.error()) is not None:
                 raise error
             self._changed.notify_all()
-            if self._clocks.quiet_s() > self._options.reconcile_after_s and self._clocks.due(
-                "reconcile", self._options.reconcile_after_s
-            ):
+            if self._clocks.stands_still(self._ledger.lwm, self._options.reconcile_after_s):
+                self._read_all()
                 self._reconcile()
         if self._clocks.due("reap", self._port.spec.heartbeat_s):
             with self._changed:
@@ -328,8 +327,9 @@ class Feeder:
             self._reconcile()
 
     def _take_in(self, entries: list[Entry]) -> None:
-        duplicates = [entry for entry in entries if not self._buffer.add(entry)]
-        self._port.drop(duplicates)
+        if any(entry.seq >= self._buffer.cursor for entry in entries):  # issued by a call whose reply was lost
+            self._buffer.cursor = max(self._buffer.cursor, self._port.view.cursor())
+        self._port.drop([entry for entry in entries if not self._buffer.add(entry)])
         if self._buffer.quarantine.take_turned_away():
             self._reconcile()
         elif entries:
@@ -339,11 +339,7 @@ class Feeder:
         """Read everything the broker holds, queue stored plans, and re-issue lost seqs."""
         self._buffer.clear()
         self._buffer.cursor = max(self._buffer.cursor, self._port.view.cursor())
-        sized = self._port.sized()  # before all that is read: what is published meanwhile may not come yet
-        self._take_in(self._port.pending())
-        while entries := self._port.admit(ADMIT_COUNT, 0.0):
-            self._take_in(entries)
-        self._port.discard(sorted(sized - self._buffer.entries))  # they are gone, and their bytes would stay
+        self._read_all()
         if replays := self._buffer.queue_replays(self._port.plans()):
             logger.info("%d stored plans fit the checkpoint and are trained again", replays)
         self._buffer.retire_unfit()
@@ -375,6 +371,14 @@ class Feeder:
         if self._buffer.mode is Mode.ASYNC:
             return self._buffer.cursor
         return (self._published + 1) * self._port.spec.prompts_per_batch + self._ledger.retired
+
+    def _read_all(self) -> None:
+        """Read every entry that is not here; of those that do not come, delete what would pass them for published."""
+        sized = self._port.sized()  # before all that is read: what is published meanwhile may not come yet
+        self._take_in(self._port.pending())
+        while entries := self._port.admit(ADMIT_COUNT, 0.0):
+            self._take_in(entries)
+        self._port.discard(sorted(sized - self._buffer.entries))  # they are gone, and their bytes would stay
 
     def _refence(self) -> None:
         claim = self._options.newest_claim()

@@ -28,7 +28,7 @@ class FeederOptions:
     admit_s: float = 0.2
     """Time for which a round of the feeder waits for groups."""
     reconcile_after_s: float = 60.0
-    """Time without progress after which lost groups are searched for."""
+    """Time without progress, or with the same low watermark, after which lost groups are searched for."""
 
 
 @dataclass(frozen=True, slots=True)

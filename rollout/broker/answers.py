@@ -24,6 +24,13 @@ PASSING = {
 }
 """Words that begin errors which another moment or another connection would not give, with what they mean."""
 
+SPOILED = {
+    "WRONGTYPE": "a key of another type than the run's processes give it",
+    "exhausted": "a stream whose last possible id was used",
+    "invalid start ID": "a stream whose last possible id was used",
+}
+"""Words of errors that a learner's next fence ends, with what it deletes."""
+
 _KINDS: dict[type[redis.RedisError], str] = {
     exceptions.BusyLoadingError: "LOADING",
     exceptions.ReadOnlyError: "READONLY",
@@ -33,7 +40,7 @@ _KINDS: dict[type[redis.RedisError], str] = {
 }
 """Errors from whose text the client takes the word."""
 
-_WORDS = re.compile(rf"(?:^|[\s-])({'|'.join(PASSING)})\s")
+_WORDS = re.compile(rf"(?:^|[\s-])({'|'.join([*PASSING, *SPOILED])})\s")
 
 
 class BrokerFullError(StorageError):
@@ -59,6 +66,11 @@ def passing(error: redis.RedisError) -> bool:
     return isinstance(error, redis.ConnectionError | redis.TimeoutError) or bool(_word(error))
 
 
+def spoiled_by(error: redis.RedisError) -> str:
+    """Return what an actor has made unusable, if that is the error; empty: it is not."""
+    return SPOILED.get(_word(error), "")
+
+
 def translate(error: redis.RedisError, place: str, run: str, deadline_s: float) -> IsentropeError:
     """Return our error for one of the client at `place`, which has lasted for `deadline_s` if it is a passing one."""
     text = str(error)
@@ -71,6 +83,10 @@ def translate(error: redis.RedisError, place: str, run: str, deadline_s: float) 
     if _certificate_error(error):
         return AccessError(
             f"TLS to the broker at {place} failed: {text}", fix="name its authority by redis.ca_file or --ca"
+        )
+    if spoiled := spoiled_by(error):
+        return UnreachableError(
+            f"redis at {place} has had {spoiled} for {deadline_s:.0f} s: {text}", where=run, fix="start the learner"
         )
     if word := _word(error):
         return UnreachableError(
@@ -91,7 +107,7 @@ def translate(error: redis.RedisError, place: str, run: str, deadline_s: float) 
 
 
 def _word(error: redis.RedisError) -> str:
-    """Return the word of `PASSING` by which an error begins; empty: another one."""
+    """Return the word of `PASSING` or `SPOILED` that an error has; empty: none."""
     for kind, word in _KINDS.items():
         if isinstance(error, kind):
             return word

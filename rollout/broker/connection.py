@@ -25,7 +25,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from isentrope.errors import AccessError, BrokerChangedError, ConfigError, InternalError, UnreachableError
-from isentrope.rollout.broker.answers import MissingScript, passing, translate
+from isentrope.rollout.broker.answers import MissingScript, passing, spoiled_by, translate
 from isentrope.rollout.broker.keys import Keys
 from isentrope.rollout.broker.slow_links import KINDS
 
@@ -38,8 +38,16 @@ BLOCK_S = 5.0
 """Longest wait inside one command: below the socket's time-out, which would break the connection; shorter ones cost the
 broker more calls of idle actors."""
 
+FOR_ACTORS = (
+    "meta ctl weights cursor",
+    "pub sizes n actors leave turns reaper relays",
+    "work work_hi eval evald traj news",
+)
+"""Keys that actors may write, as attributes of `Keys`: strings, hashes, streams, to which those of `wake` are added."""
+
 SCRIPT_KEYS = {
-    "fence": "incarnation lwm cursor meta ctl weights ckpt pub work work_hi eval evald traj turns news holder sizes n",
+    "fence": f"incarnation holder ckpt lwm {' '.join(FOR_ACTORS)}",
+    "mend": f"incarnation {' '.join(FOR_ACTORS)}",
     "issue": "incarnation cursor ctl n pub work",
     "check": "pub cursor work work_hi",
     "publish": "pub cursor traj sizes n",
@@ -51,7 +59,7 @@ SCRIPT_KEYS = {
     "commit": "incarnation lwm ckpt pub plans",
     "reconcile": "incarnation lwm cursor pub sizes work work_hi n",
     "heartbeat": "actors reaper",
-    "issue_eval": "incarnation eval n news",
+    "issue_eval": "incarnation eval metrics news",
     "turn": "turns actors",
     "reaper": "reaper",
     "relay": "relays",
@@ -155,6 +163,8 @@ class Broker:
                 if not isinstance(error, redis.RedisError):
                     raise
                 failures += 1
+                if self._pinned is not None and (spoiled := spoiled_by(error)):
+                    raise BrokerChangedError(f"the broker at {self.place} has {spoiled}", where=self.keys.run) from None
                 if not passing(error) or time.monotonic() > deadline:
                     raise translate(error, self.place, self.keys.run, self.deadline_s) from None
                 if failures == 1:
@@ -225,7 +235,8 @@ class _Script:
 
     def __init__(self, name: str) -> None:
         folder = Path(__file__).parent / "scripts"
-        self.text = "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("counting", name))
+        parts = ("counting", "mending", name)
+        self.text = "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -7,6 +7,7 @@ from isentrope.errors import BrokerChangedError, FencedError
 from isentrope.rollout.broker.answers import FencedReply
 from isentrope.rollout.broker.connection import Argument, Broker, Client
 from isentrope.rollout.broker.keys import LEARNER
+from isentrope.rollout.broker.news import PARTS
 
 RawFields: TypeAlias = dict[bytes, bytes]
 RawEntries: TypeAlias = list[tuple[str, RawFields]]
@@ -23,6 +24,7 @@ class FencedBroker:
     def __init__(self, broker: Broker, incarnation: int) -> None:
         self.broker = broker
         self.incarnation = incarnation
+        self.wakes = [broker.keys.wake(part) for part in range(PARTS)]
 
     def call(self, script: str, *args: Argument, keys: Sequence[str] = ()) -> Any:
         """Return the reply of a script that compares the incarnation first."""
@@ -32,6 +34,12 @@ class FencedBroker:
             if reply.held > self.incarnation:
                 raise self.fenced_by(reply.held) from None
             raise self.lost(f"holds incarnation {reply.held}, older than {self.incarnation}") from None
+
+    def mend(self) -> None:
+        """Delete keys that an actor has made unusable; BrokerChangedError if there were any: the fence makes them."""
+        if mended := self.call("mend", keys=self.wakes):
+            names = ", ".join(name.decode() for name in mended)
+            raise self.lost(f"had keys that an actor made unusable, and they are deleted: {names}")
 
     def read(self, stream: str, start: str, count: int, block_s: float) -> RawEntries:
         """Return the entries of a stream for the learner: new ones (`start` is `>`), or pending ones after an id."""

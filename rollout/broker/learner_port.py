@@ -12,17 +12,19 @@ At start: claim the incarnation on the checkpoint storage, `fence`, `announce` t
 pending list where `admit` does not see them.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from isentrope.errors import FencedError, InternalError, RecordError, RunFolderError
+from isentrope.errors import BrokerChangedError, FencedError, InternalError, RecordError, RunFolderError
 from isentrope.rollout.broker.answers import BrokerFullError
 from isentrope.rollout.broker.connection import BLOCK_S, Broker
 from isentrope.rollout.broker.evaluations import Evaluations
 from isentrope.rollout.broker.fenced import FencedBroker, RawEntries, RawFields
+from isentrope.rollout.broker.intervals import MAX_SEQ, bounds
 from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState
 from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.broker.reaper import Reaper
@@ -37,7 +39,6 @@ ISSUE_CHUNK = 256
 DROP_CHUNK = 500
 FETCH_CHUNK = 64
 PENDING_CHUNK = 1000
-MAX_SEQ = 1 << 53  # Lua counts in doubles
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,7 @@ logger = logging.getLogger(__name__)
 class Entry:
     """One entry of `traj`: a published group, still encoded, or the `tombstone` of an order that failed for good.
 
-    `reason` is empty for a group; for a `tombstone` it is one word (`too_long`, `reward`, `tries`), explained by
-    `detail`.
+    `reason` is empty for a group; for a `tombstone` it is one word (`too_long`, `reward`), explained by `detail`.
     """
 
     id: str
@@ -180,7 +180,7 @@ class LearnerPort:
         """
         version = 0 if self._manifest is None else self._manifest.version
         held = MAX_SEQ if held_from is None else held_from
-        return int(self._call("reconcile", version, held, len(requeued), *sorted(requeued), *sorted(known)))
+        return int(self._call("reconcile", version, held, len(requeued), *sorted(requeued), *bounds(known)))
 
     # --- groups
 
@@ -290,8 +290,9 @@ class LearnerPort:
 
     def reap(self, quarantined: Collection[str] = ()) -> int:
         """Revoke the leases of actors that are gone, or in quarantine; return the number. Call it once per heartbeat
-        interval: it is the learner's heartbeat too, without which an actor reaps."""
+        interval: it is the learner's heartbeat too, without which an actor reaps. Unusable keys are deleted then."""
         self._beat += 1
+        self._fenced.mend()
         self.broker.call("reaper", f"learner {self.incarnation} {self._beat}", "*")
         return self._reaper.reap() + sum(map(self._reaper.revoke, quarantined))
 
@@ -340,13 +341,14 @@ class LearnerPort:
         assert self._control is not None
         self.broker.pin()
         self.broker.load_scripts()
-        before = self.view.control()
-        if before is not None and not self._control.served:
-            self._control = self._control.model_copy(update={"served": before.served})  # a stop asks only once
+        with contextlib.suppress(BrokerChangedError):  # an actor has made a key unusable: the fence deletes it
+            before = self.view.control()
+            if before is not None and not self._control.served:
+                self._control = self._control.model_copy(update={"served": before.served})  # a stop asks only once
         digest = self.spec.config_digest
         texts = (self.spec.model_dump_json(), self._control.model_dump_json(), digest, self._nonce)
         try:
-            self._cursor = int(self._call("fence", lwm, cursor, *texts))
+            self._cursor = int(self._call("fence", lwm, cursor, *texts, keys=self._fenced.wakes))
         except InternalError as error:
             if "CLAIMED " in error.what:
                 raise FencedError(

@@ -96,6 +96,9 @@ class News:
         self._read = last
         if len(entries) >= KEPT or now - self._looked_at >= self._look_every_s:
             self._looked_at = now
+            if not entries:  # none since, or the stream is another: a learner deletes one whose ids are used up
+                self._read = self._last(self._broker.keys.news, FIRST, None)[0]
+                self._woken = FIRST
             return EVERYTHING
         return frozenset[Topic]().union(*map(_topics, entries))
 

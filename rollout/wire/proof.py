@@ -56,9 +56,9 @@ class Canary(CanaryTokens):
 class Proof(BaseModel):
     """Finding of an engine about the version that it serves."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    tensors: int
+    tensors: Annotated[int, Field(ge=0, lt=1 << 63)]
     """Tensors whose bits were those of the learner's memory."""
     gap_mean: float | None = None
     """Mean absolute difference between the engine's log-probabilities of the canary and the learner's, nats; None: the

@@ -14,7 +14,7 @@ from isentrope.actors.actor import LeasesLost
 from isentrope.actors.config import ActorsConfig
 from isentrope.errors import RewardError, StorageError
 from isentrope.redis_server import RedisServer
-from isentrope.rollout.broker.run_view import ActorStage
+from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.data.prompts import PromptTooLongError
 from isentrope.rollout.wire.control import RunState
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
@@ -265,6 +265,27 @@ def test_an_actor_whose_leases_were_taken_does_not_go_on(start: Start, play: Pla
     with pytest.raises(LeasesLost):
         play(scenario())
     assert (run.leases(), run.states()) == (0, {})  # nor does it keep what it was taking just then
+
+
+def test_an_actor_whose_id_another_process_has_taken_goes_on_under_a_new_one(
+    start: Start, play: Play, versions: list[Version]
+) -> None:
+    """One that was stopped for too long, or any record that a hostile actor has written: it ends nobody."""
+    run = start()
+    keys, broker = run.learner.broker.keys, run.learner.broker
+    record = ActorState(id="a1", boot="another", beat=9).model_dump_json()
+
+    async def scenario() -> None:
+        run.learner.announce(versions[0].manifest)
+        async with run.actor() as life:
+            await run.until(lambda states: "a1" in states)
+            broker.run(lambda client: client.hset(keys.actors, "a1", record))
+            await asyncio.wait({life}, timeout=DEADLINE_S)
+        assert life.done()
+
+    with pytest.raises(LeasesLost):
+        play(scenario())
+    assert run.states().keys() == {"a1"}, "the record is another's, and stays"
 
 
 def test_a_full_broker_is_waited_for_and_nothing_is_lost(

@@ -277,6 +277,30 @@ def test_a_group_that_is_nowhere_is_issued_again(run: Run) -> None:
     assert actor.take(1)[0].seq == order.seq
 
 
+def test_a_group_that_is_lost_is_issued_again_while_others_come(run: Run) -> None:
+    run.batches = 10_000
+    learner, actor = run.learner(reconcile_after_s=0.3), run.actor()
+    order = actor.take(1)[0]
+    actor.port.broker.run(lambda client: client.xdel(order.stream, order.entry_id))
+
+    def found() -> bool:
+        finish(learner, actor, learner.ledger.batches + 1)
+        return order.seq in [seq for batch in learner.lineage for seq in batch]
+
+    wait_until(found, "the lost group in a batch")
+
+
+def test_a_group_of_an_order_whose_issue_was_never_answered_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply was lost and the repetition refused, by a broker that was full then."""
+    learner, actor = run.learner(), run.actor()
+    actor.work(2 * P, V0)
+    learner.settle(2 * P)
+    monkeypatch.setattr(learner.port, "issue", lambda **_: 2 * P)
+    learner.port._call("issue", 9, 0, 3 * P, P, 1 << 30, V0, 256, 0)
+    assert actor.work(P, V0) == [8, 9, 10, 11]
+    learner.settle(3 * P)
+
+
 def test_counters_for_those_who_watch(run: Run) -> None:
     learner, actor = run.learner(), run.actor()
     actor.port.fail(actor.take(1)[0], "reward", "raised")

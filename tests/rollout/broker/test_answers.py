@@ -137,7 +137,7 @@ def test_the_clients_own_kinds_are_known_without_their_word(kind: type[redis.Red
     ("error", "kind"),
     [
         (redis.ResponseError("BUSYGROUP Consumer Group name already exists"), InternalError),
-        (redis.ResponseError("WRONGTYPE Operation against a key"), InternalError),
+        (redis.ResponseError("ERR value is not an integer or out of range"), InternalError),
         (redis.ResponseError(WRAPPED.format("OOM command not allowed when")), BrokerFullError),
         (exceptions.OutOfMemoryError("command not allowed"), BrokerFullError),
         (redis.ResponseError("MISCONF Errors writing to the AOF file"), BrokerFullError),

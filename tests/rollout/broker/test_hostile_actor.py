@@ -34,7 +34,17 @@ MANY = {f"field-{number}": "x" for number in range(9000)}
 ATTACKS: dict[str, Attack] = {
     **{
         f"{name} is {value}": lambda client, keys, name=name, value=value: client.hset(keys.n, name, value)
-        for name in ("bytes", "published", "issued", "trained", "reissued", "reaped", "deaths", "duplicates")
+        for name in [
+            "bytes",
+            "published",
+            "issued",
+            "trained",
+            "reissued",
+            "reaped",
+            "deaths",
+            "duplicates",
+            "eval_serial",
+        ]
         for value in ("abc", "1.5", "9223372036854775807", "")
     },
     "a mark that is garbage": lambda client, keys: client.hset(keys.pub, "1", "garbage"),
@@ -47,6 +57,7 @@ ATTACKS: dict[str, Attack] = {
     "a size that is huge": lambda client, keys: [
         client.hset(keys.sizes, name, "9" * 30) for name in client.hkeys(keys.sizes)
     ],
+    "a size of what is no entry": lambda client, keys: client.hset(keys.sizes, b"\xff x", "1"),
     "an actor whose name is no text": lambda client, keys: client.hset(keys.actors, b"\xff\xfe", b"\xff"),
     "an actor of huge numbers": lambda client, keys: client.hset(
         keys.actors, "big", '{"id": "big", "at_ms": 1' + "0" * 400 + ', "version": 1' + "0" * 40 + "}"
@@ -110,6 +121,8 @@ def everybody(broker: Broker, learner: LearnerPort) -> None:
     actor.refresh([])
     learner.report({"trained": 1, "retired": 0})
     learner.issue(trained_batches=1, retired=0, limit=100)
+    learner.issue_eval([EvalOrder("held-out", 0, VERSION, 2, "")])
+    learner.discard(sorted(learner.sized()))
     entries = [*learner.pending(), *learner.admit(64, 0.0)]
     learner.drop(entries)
     learner.reconcile([])

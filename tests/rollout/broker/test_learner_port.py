@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from wire_records import ASYNC, VOCABULARY, answer, make_actor_port, make_group, make_spec, make_weights
 
-from isentrope.errors import BrokerChangedError, FencedError
+from isentrope.errors import BrokerChangedError, FencedError, UnreachableError
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.wire.control import Control, Mode, RunState
@@ -284,3 +285,50 @@ def test_a_run_that_was_deleted_is_a_loss_not_a_bug(learner: LearnerPort) -> Non
     for call in (lambda: learner.admit(1, 0.0), lambda: issue(learner, 1), learner.pending, learner.control):
         with pytest.raises(BrokerChangedError):
             call()
+
+
+def test_an_order_that_an_actor_took_out_of_anothers_leases_is_issued_again(
+    learner: LearnerPort, actor: ActorPort
+) -> None:
+    """It is in the stream and nobody will ever be given it; one that is leased, or waits, stays as it is."""
+    issue(learner, 4)
+    orders = actor.take(3, 0.0)
+    actor.broker.run(lambda client: client.xack(actor.broker.keys.work, ACTORS, orders[1].entry_id))
+    assert learner.reconcile([]) == 1 and learner.reconcile([]) == 0
+    assert [order.seq for order in actor.take(9, 0.0)] == [1, 3]
+
+
+def test_lost_groups_are_found_among_a_million_that_are_known(broker: Broker) -> None:
+    learner = LearnerPort.fence(broker, 1, 0, 1_000_000, make_spec(broker.keys.run), ASYNC)
+    assert learner.reconcile(set(range(1_000_000)) - {7, 999_999}) == 2
+    assert [order.seq for order in make_actor_port(broker, "a1").take(9, 0.0)] == [7, 999_999]
+
+
+def test_keys_that_an_actor_made_unusable_are_deleted_at_the_next_beat(learner: LearnerPort, actor: ActorPort) -> None:
+    keys, last = learner.broker.keys, f"{2**64 - 1}-{2**64 - 1}"
+    issue(learner, 4)
+    actor.broker.run(lambda client: client.xadd(keys.turns, {"x": "y"}))
+    actor.broker.run(lambda client: client.xadd(keys.traj, {"x": "y"}, id=last))
+    with pytest.raises(BrokerChangedError, match=f"an actor made unusable.*{keys.turns}, {keys.traj}"):
+        learner.reap()
+    learner.refence(newest_claim=1, lwm=0, cursor=4)
+    assert learner.reap() == 0
+    assert learner.reconcile([]) == 0 and work(actor, 4) == [0, 1, 2, 3]
+
+
+def test_a_learner_fences_again_as_soon_as_a_key_is_unusable_and_others_wait_for_it(server: RedisServer) -> None:
+    learner = LearnerPort.fence(Broker.connect(server.url, "r"), 1, 0, 0, make_spec("r"), ASYNC)
+    issue(learner, 4)
+    actor = make_actor_port(Broker.connect(server.url, "r", deadline_s=0.2), "a1")
+    keys, orders = actor.broker.keys, actor.take(4, 0.0)
+    for key in (keys.sizes, keys.turns):
+        actor.broker.run(lambda client, key=key: client.xadd(key, {"x": "y"}))
+    with pytest.raises(UnreachableError, match="another type than the run's processes give it"):
+        actor.my_turn(version_of(1, 0))
+    assert actor.publish(answer(orders[0]), orders[0]) == "duplicate", "the second call finds what the first has added"
+    with pytest.raises(BrokerChangedError, match="another type"):
+        learner.sized()
+    learner.refence(newest_claim=1, lwm=0, cursor=4)
+    assert actor.my_turn(version_of(1, 0))
+    assert [actor.publish(answer(order), order) for order in orders[1:]] == ["done", "done", "done"]
+    assert [entry.seq for entry in learner.admit(9, 0.0)] == [0, 1, 2, 3]

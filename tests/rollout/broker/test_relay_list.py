@@ -72,3 +72,17 @@ def test_what_another_has_written_there_stops_nobody(broker: Broker, listed: Rel
     broker.run(lambda client: client.hset(broker.keys.relays, "http://liar:1", record))
     assert set(listed.enter("http://m1:1", "0a")) <= {"http://liar:1"}
     assert set(listed.enter("", "0a")) <= {"http://liar:1", "http://m1:1"}
+
+
+@pytest.mark.parametrize("kept", [0, -1, KEPT])
+def test_the_script_ends_for_any_number_of_versions(broker: Broker, listed: RelayList, kept: int) -> None:
+    """Any actor may call the script with its own values; a script that goes on for ever stops everybody."""
+    assert broker.call("relay", "http://m1:1", "0a", kept, 9, 60) == []
+    assert broker.call("relay", "http://m1:1", "0b", kept, 9, 60) == []
+
+
+def test_a_record_that_is_no_record_is_deleted_and_not_searched(broker: Broker, listed: RelayList) -> None:
+    """A pattern that begins anew at every character of a million would keep the server busy for many minutes."""
+    broker.run(lambda client: client.hset(broker.keys.relays, "http://m2:1", "a" * 1_000_000))
+    assert listed.enter("http://m1:1", "0a") == []
+    assert not broker.run(lambda client: client.hexists(broker.keys.relays, "http://m2:1"))

@@ -1,0 +1,67 @@
+"""Whatever an actor may write, honest parties go on: every batch is trained, of groups that honest actors made."""
+
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+import redis
+import totals
+from hostile import KEYS, VERBS, Scene, scene, trained
+from servers import BOTH
+
+from isentrope.redis_server import RedisServer
+from isentrope.rollout.broker.access import Role
+
+VERBS_BEFORE_A_BATCH = 3
+COMMANDS = 500
+
+
+@pytest.mark.parametrize("program", BOTH)
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.partition(":")[2])
+def test_whatever_an_actor_does_to_a_key_the_run_goes_on(program: str, key: str, tmp_path: Path) -> None:
+    with scene(program, tmp_path) as playing:
+        for number, verb in enumerate(VERBS, 1):
+            for _ in range(3):
+                playing.hostile.give(verb, key)
+            if number % VERBS_BEFORE_A_BATCH == 0:
+                playing.go_on()
+        playing.succeed(saved=True)
+        playing.go_on()
+        assert len(trained(playing.learner)) == len(set(trained(playing.learner)))
+
+
+@pytest.mark.parametrize("kind", ["hash", "stream", "full"])
+def test_a_run_opens_on_keys_that_an_actor_made_before(kind: str, tmp_path: Path) -> None:
+    """The broker was empty: nothing had a type yet."""
+    with RedisServer(run="hostile") as server:
+        server.start(tmp_path)
+        client = redis.Redis.from_url(server.url_of(Role.ACTOR))
+        for key in KEYS:
+            if kind == "hash":
+                client.hset(key, "x", "y")
+            else:
+                client.xadd(key, {"x": "y"}, id="*" if kind == "stream" else f"{2**64 - 1}-{2**64 - 1}")
+        client.close()
+        with contextlib.closing(Scene(server)) as playing:
+            playing.go_on()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("program", BOTH)
+@pytest.mark.parametrize("seed", range(100))
+def test_random_commands_end_nobody(program: str, seed: int, tmp_path: Path) -> None:
+    with scene(program, tmp_path) as playing:
+        dice = playing.hostile.dice = random.Random(seed)
+        batches = 0
+        while playing.hostile.given < COMMANDS:
+            for _ in range(dice.randint(1, 60)):
+                playing.hostile.give_any()
+            playing.go_on()
+            batches += 1
+            if dice.random() < 0.15:
+                playing.succeed(saved=dice.random() < 0.5)
+        server = "Redis 7" if program else "Redis 6.2"
+        counts = {"commands": playing.hostile.given, "refused": playing.hostile.refused, "batches trained": batches}
+        counts |= {"processes ended": 0, "groups accepted that the checker refuses": 0}
+        totals.add(f"hostile commands, {server}", str(seed), counts)
