@@ -93,12 +93,15 @@ def read_lines(folder: Path, kind: type[F]) -> Iterator[F]:
 
     StorageError if a line is not of this kind.
     """
+    for number, line in enumerate(whole_lines(folder, kind), 1):
+        yield _parsed(f"{folder / kind.FILE}:{number}", line, kind)
+
+
+def whole_lines(folder: Path, kind: type[FileRecord]) -> list[bytes]:
+    """Return the lines of a file of a run folder, without a last one that was cut off."""
     path = folder / kind.FILE
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        if line.endswith(b"\n"):
-            yield _parsed(f"{path}:{number}", line, kind)
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    return lines[:-1]
 
 
 def read_lines_with(folder: Path, kind: type[F], key: str) -> Iterator[F]:
@@ -139,9 +142,21 @@ def parse(line: bytes, kind: type[F]) -> F:
 
 
 def write(folder: Path, record: FileRecord) -> None:
-    """Write a file of a run folder; a reader finds all of it or what was there before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / record.FILE, json.dumps(record.to_json(), indent=1) + "\n", durable=False)
+    """Write a file of a run folder; a reader finds all of it or what was there before.
+
+    Raises:
+        StorageError: the disk refuses it.
+    """
+    path = folder / record.FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(record.to_json(), indent=1) + "\n", durable=False)
+    except OSError as error:
+        raise StorageError(
+            f"{record.FILE} cannot be written: {error.strerror}",
+            where=str(path),
+            fix="free the disk; the same command goes on from the last checkpoint",
+        ) from None
 
 
 def remove(folder: Path, kind: type[FileRecord]) -> None:

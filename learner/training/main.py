@@ -6,7 +6,7 @@
 import logging
 from pathlib import Path
 
-from isentrope.errors import FencedError, IsentropeError
+from isentrope.errors import FencedError, IsentropeError, OutcomeError
 from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.job import LearnerJob
@@ -20,11 +20,12 @@ def train(job: LearnerJob) -> None:
     """Continue or start the run and train it to its end; every rank calls this.
 
     It returns when the run has finished, was stopped, or ended with an error that a restart cannot fix (see
-    `outcome.json`). After any error it raises but FencedError, a restart may help.
+    `outcome.json`). After any error it raises but FencedError and OutcomeError, a restart may help.
 
     Raises:
         FencedError: on rank 0, if the run belongs to another learner; nothing is written then, since the folder may be
             that one's too, and the other ranks return.
+        OutcomeError: on rank 0, if the run has ended and the disk refuses the outcome; the other ranks return.
     """
     collectives = Collectives(job.config.collective_timeout_s)
     run_folder = Path(job.local.run_folder)
@@ -37,7 +38,7 @@ def train(job: LearnerJob) -> None:
         else:
             conduct(job, objective, rank_group)
             rank_group.end()
-    except FencedError as error:
+    except (FencedError, OutcomeError) as error:
         logger.error("%s", error)
         rank_group.end()
         raise

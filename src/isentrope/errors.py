@@ -12,6 +12,7 @@ IsentropeError                    exit code
   │    └─ ArgumentError (ValueError)     70  tensors that do not fit a kernel
   ├─ RunFolderError (FileExistsError)    73  run folder or run name belongs to another configuration
   ├─ StorageError (OSError)              74  disk full, checkpoint or weights unreadable
+  │    └─ OutcomeError                   74  a run has ended, and the disk refuses its outcome
   ├─ FencedError (RuntimeError)          75  a newer learner took over; do not restart
   ├─ AccessError (PermissionError)       77  password, access rules, TLS
   ├─ StalledError (TimeoutError)         78  a wait passed its deadline; names the cause
@@ -117,6 +118,10 @@ class StorageError(IsentropeError, OSError):
     """Storage that fails, or a checkpoint or weight file that differs from its manifest."""
 
     exit_code = 74
+
+
+class OutcomeError(StorageError):
+    """The outcome of a run that has ended, which the disk refuses."""
 
 
 class FencedError(IsentropeError, RuntimeError):

@@ -102,11 +102,18 @@ class RunFolder:
         return outcome is not None and outcome.status == "finished" and outcome.batches >= batches
 
     def begin(self, record: RunRecord) -> None:
-        """Write `run.json` and the run's settings, and delete the outcome of an earlier command."""
+        """Write `run.json` and the run's settings, and delete the outcome of an earlier command.
+
+        Raises:
+            StorageError: the disk refuses that.
+        """
         json_files.write(self.path, record)
-        if self._resolved is not None:
-            self._resolved.write(self.path)
-        json_files.remove(self.path, Outcome)
+        try:
+            if self._resolved is not None:
+                self._resolved.write(self.path)
+            json_files.remove(self.path, Outcome)
+        except OSError as error:
+            raise StorageError(f"the run folder cannot be written: {error.strerror}", where=str(self.path)) from None
         self.has_begun = True
 
     def _require(self, config_digest: str, data_digest: str) -> None:
@@ -204,7 +211,10 @@ def _program(versions: Mapping[str, object]) -> str:
 def record_error(path: Path, error: IsentropeError) -> None:
     """Record that the run in this folder ended by an error outside the learner; the learner's counts stay, and so does
     an error that is recorded already."""
-    outcome = json_files.read(path, Outcome) or _without_outcome(path)
+    try:
+        outcome = json_files.read(path, Outcome) or _without_outcome(path)
+    except StorageError:  # damaged: that must not hide the error that is recorded
+        outcome = _without_outcome(path)
     if outcome.status != "error":
         json_files.write(path, outcome.ended_by(error))
 

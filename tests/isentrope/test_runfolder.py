@@ -12,10 +12,11 @@ from run_records import make_outcome, make_row, make_run_record
 from wire_records import ASYNC, make_spec
 
 from isentrope import runfolder
-from isentrope.errors import AccessError, ConfigError, RewardError, RunFolderError, UnreachableError
+from isentrope.errors import AccessError, ConfigError, RewardError, RunFolderError, StorageError, UnreachableError
 from isentrope.learner import json_files
 from isentrope.learner.records import RUN_SCHEMA, BatchRow, Outcome, RunRecord
 from isentrope.redis_server import BESIDE_SOCKET, RedisServer
+from isentrope.resolved import OBJECTIVE, RUN_FILE, ResolvedRun
 from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -92,6 +93,35 @@ def test_an_error_is_added_to_what_the_learner_wrote(tmp_path: Path) -> None:
     assert after == before.model_copy(update=why)
     runfolder.record_error(tmp_path, RewardError("another, which followed from it"))
     assert json_files.read(tmp_path, Outcome) == after
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\ufffd", '{"status": "asleep", "exit_code": 0}'])
+def test_an_error_is_recorded_over_an_outcome_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / Outcome.FILE).write_text(text)
+    runfolder.record_error(tmp_path, RewardError("broke"))
+    outcome = json_files.read(tmp_path, Outcome)
+    assert outcome is not None and (outcome.status, outcome.what) == ("error", "broke")
+
+
+def test_a_full_disk_is_told_by_the_file_it_refuses_and_changes_nothing(tmp_path: Path) -> None:
+    """Writes to /dev/full end as those to a full disk do."""
+    json_files.write(tmp_path, make_outcome(batches=3))
+    before = (tmp_path / Outcome.FILE).read_bytes()
+    (tmp_path / f"{Outcome.FILE}.tmp").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"outcome\.json cannot be written: No space left on device") as caught:
+        runfolder.record_error(tmp_path, RewardError("broke"))
+    assert caught.value.exit_code == 74 and caught.value.where == str(tmp_path / Outcome.FILE)
+    assert "free the disk" in caught.value.fix and (tmp_path / Outcome.FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("file", [RunRecord.FILE, RUN_FILE, OBJECTIVE])
+def test_a_run_does_not_begin_in_a_folder_that_takes_no_file(tmp_path: Path, file: str) -> None:
+    resolved = ResolvedRun("a = 1", "b = 2")
+    with RunFolder.claim(tmp_path / "run", config_digest="c", data_digest="d", resolved=resolved) as folder:
+        (tmp_path / "run" / f"{file}.tmp").symlink_to("/dev/full")
+        with pytest.raises(StorageError, match="No space left on device"):
+            folder.begin(_record())
+        assert not folder.has_begun
 
 
 def test_an_error_is_recorded_without_a_learner(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isentrope.errors import FencedError, InternalError, IsentropeError, UnreachableError
+from isentrope.errors import FencedError, InternalError, IsentropeError, OutcomeError, UnreachableError
 from isentrope.launch import logs, placement
 from isentrope.launch.placement import NODE_ID, Avoided, Bundle, Deaths
 from isentrope.launch.rank_deaths import NODES, RankDeath, RankLogs, nodes_of
@@ -54,6 +54,10 @@ class LearnerPlan:
     restart_limit: int
     places: "Places | None" = None
     """Places of files for ranks on other machines; None: all ranks are on this one."""
+
+
+LAST = (FencedError, OutcomeError)
+"""Errors of ranks after which none is started again: they have ended the run, or may not go on."""
 
 
 def rank_main(config: dict[str, Any]) -> None:
@@ -100,6 +104,7 @@ def lead(plan: LearnerPlan, selectors: Sequence[Mapping[str, str]]) -> RankDeath
 
     Raises:
         FencedError: another learner has the run.
+        OutcomeError: the run has ended, and its outcome cannot be written.
     """
     logs.to_file(plan.log_folder / "learner.log")
     plan.surroundings.enter(alone=False)
@@ -110,8 +115,8 @@ def lead(plan: LearnerPlan, selectors: Sequence[Mapping[str, str]]) -> RankDeath
         _trainer(plan, _with_room(plan, selectors)).fit()
     except (WorkerGroupError, PreemptionError) as error:
         failures = getattr(error, "worker_failures", {})
-        for fenced in (each for each in failures.values() if isinstance(each, FencedError)):
-            raise fenced from None
+        for last in (each for each in failures.values() if isinstance(each, LAST)):
+            raise last from None
         logger.warning("%s", error)
         return RankDeath.of(error, nodes_of(plan.log_folder))
     return None
@@ -236,7 +241,7 @@ class Learner:
         try:
             ray.get(self._future)
         except RayError as error:
-            if isinstance(cause := getattr(error, "cause", None), FencedError):
+            if isinstance(cause := getattr(error, "cause", None), LAST):
                 return cause
             return self.without_outcome(RankDeath(str(error)).last_line)
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from isentrope.config import Config
-from isentrope.errors import FencedError, IsentropeError, UnreachableError
+from isentrope.errors import FencedError, IsentropeError, StorageError, UnreachableError
 from isentrope.launch.actors import LEAVE_EXTRA_S, Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
@@ -163,7 +163,10 @@ class Supervisor:
         self._outages.actors(placed)
         if placed != self._placed:
             self._placed = placed
-            json_files.write(Path(run.spec.output_dir), placed)
+            try:
+                json_files.write(Path(run.spec.output_dir), placed)
+            except StorageError as error:  # for people; the next change writes all of it
+                self._progress.note(error.what)
         self._report_room(placed.waits)
         waits = [shown.why] if shown.why else self._late(shown)
         self._progress.waiting([*waits, placed.waits] if placed.waits else waits)

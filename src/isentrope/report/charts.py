@@ -1,8 +1,10 @@
 """The charts of the report with their texts. A text describes this run and claims no more than it shows."""
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from isentrope.learner.measures import EntropyHistogram, EntropyLaw
 from isentrope.learner.records import BatchRow, EvalRow
@@ -14,6 +16,8 @@ from isentrope.report.words import percent
 
 FORCED_BELOW = 0.1
 """Entropy in nats below which a token counts as forced: only one continuation is likely."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +31,28 @@ class Chart:
 
 def charts(contents: RunContents) -> list[Chart]:
     """Return all charts, in the order of the page."""
-    return [
-        _learning(contents),
-        _entropy(contents.batches),
-        _exchange(contents.batches, contents.law),
-        _tries(contents.before, contents.after),
-        _tokens(contents.batches),
-        _lags(contents.batches),
-    ]
+    made: dict[str, Callable[[str], Chart]] = {
+        "Does it learn?": partial(_learning, contents),
+        "How open are its choices?": partial(_entropy, contents.batches),
+        "What does entropy buy?": partial(_exchange, contents.batches, contents.law),
+        "Did it lose variety?": partial(_tries, contents.before, contents.after),
+        "Where are its choices?": partial(_tokens, contents.batches),
+        "How fresh is what it learns from?": partial(_lags, contents.batches),
+    }
+    return [_drawn(title, make) for title, make in made.items()]
 
 
-def _learning(contents: RunContents) -> Chart:
-    title = "Does it learn?"
+def _drawn(title: str, make: Callable[[str], Chart]) -> Chart:
+    """Return a chart, or why it is left out: numbers that are not finite, or another version's, must not cost the
+    page."""
+    try:
+        return make(title)
+    except Exception as error:  # whatever the numbers do to a fit, a scale or a format
+        logger.warning("the chart %r is left out", title, exc_info=True)
+        return Chart(title, "", f"This chart is left out: its numbers cannot be drawn ({type(error).__name__}).")
+
+
+def _learning(contents: RunContents, title: str) -> Chart:
     if not contents.batches:
         return Chart(title, "", "No batch has been trained yet.")
     first, last = _ends([line.reward for line in contents.batches])
@@ -58,8 +72,7 @@ def _held_out(before: EvalRow | None, after: EvalRow | None) -> str:
     return f"{whole} the mean reward went from {before.reward:.2f} to {after.reward:.2f}."
 
 
-def _entropy(batches: Sequence[BatchRow]) -> Chart:
-    title = "How open are its choices?"
+def _entropy(batches: Sequence[BatchRow], title: str) -> Chart:
     if not batches:
         return Chart(title, "", "No batch has been trained yet.")
     first, last = _ends([line.entropy for line in batches])
@@ -70,8 +83,7 @@ def _entropy(batches: Sequence[BatchRow]) -> Chart:
     return Chart(title, figures.entropy(batches), text)
 
 
-def _exchange(batches: Sequence[BatchRow], law: EntropyLaw | None) -> Chart:
-    title = "What does entropy buy?"
+def _exchange(batches: Sequence[BatchRow], law: EntropyLaw | None, title: str) -> Chart:
     if len(batches) < FEWEST:
         return Chart(title, "", f"Reward over entropy is shown from {FEWEST} batches on.")
     return Chart(title, figures.reward_over_entropy(batches, law), _law_text(law))
@@ -93,8 +105,7 @@ def _law_text(law: EntropyLaw | None) -> str:
     )
 
 
-def _tries(before: EvalRow | None, after: EvalRow | None) -> Chart:
-    title = "Did it lose variety?"
+def _tries(before: EvalRow | None, after: EvalRow | None, title: str) -> Chart:
     if before is None and after is None:
         return Chart(title, "", "The model was not evaluated on held-out prompts.")
     if not any(row.pass_at for row in (before, after) if row is not None):
@@ -115,8 +126,7 @@ def _tries(before: EvalRow | None, after: EvalRow | None) -> Chart:
     return Chart(title, picture, text)
 
 
-def _tokens(batches: Sequence[BatchRow]) -> Chart:
-    title = "Where are its choices?"
+def _tokens(batches: Sequence[BatchRow], title: str) -> Chart:
     if not batches or batches[0].entropy_hist is None or batches[-1].entropy_hist is None:
         return Chart(title, "", "The entropies of single tokens were not recorded.")
     first, last = batches[0].entropy_hist, batches[-1].entropy_hist
@@ -129,8 +139,7 @@ def _tokens(batches: Sequence[BatchRow]) -> Chart:
     return Chart(title, figures.token_entropy(first, last), text)
 
 
-def _lags(batches: Sequence[BatchRow]) -> Chart:
-    title = "How fresh is what it learns from?"
+def _lags(batches: Sequence[BatchRow], title: str) -> Chart:
     tokens: Counter[int] = Counter()
     for line in batches:
         tokens.update(line.lag_hist)

@@ -1,18 +1,24 @@
 """The records of a run's folder, for the report.
 
 A run that was killed, or is still going, leaves files incomplete or absent: missing values are None or empty here,
-and the page says so. A last line that a crash has truncated is dropped.
+and the page says so. A last line that a crash has truncated is dropped. What is no record, by a fault of the disk or
+of an editor, is left out and named: the report of all other lines is worth having.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from isentrope.errors import StorageError
 from isentrope.learner import json_files
+from isentrope.learner.json_files import FileRecord
 from isentrope.learner.measures import EntropyLaw
 from isentrope.learner.outage_record import OutageRow
 from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, SampleRow
 from isentrope.resolved import OBJECTIVE, RUN_FILE
+
+F = TypeVar("F", bound=FileRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,8 @@ class RunContents:
     outages: tuple[OutageRow, ...]
     settings: Mapping[str, str]
     """Texts of the files with the run's settings, by name; without those that the run did not leave."""
+    left_out: tuple[str, ...] = ()
+    """What could not be read, a sentence for each file."""
 
     @property
     def before(self) -> EvalRow | None:
@@ -46,17 +54,54 @@ class RunContents:
 
 
 def read_contents(folder: Path) -> RunContents:
-    """Read a run folder. StorageError if a file holds what this program does not write."""
+    """Read a run folder, without what it cannot read."""
+    reader = _Reader(folder)
     return RunContents(
-        run=json_files.read(folder, RunRecord),
-        outcome=json_files.read(folder, Outcome),
-        batches=tuple(json_files.read_lines(folder, BatchRow)),
-        evaluations=tuple(row for row in json_files.read_lines(folder, EvalRow) if row.prompts),
-        samples=tuple(json_files.read_lines(folder, SampleRow)),
-        outages=tuple(json_files.read_lines(folder, OutageRow)),
+        run=reader.whole(RunRecord),
+        outcome=reader.whole(Outcome),
+        batches=reader.lines(BatchRow),
+        evaluations=tuple(row for row in reader.lines(EvalRow) if row.prompts),
+        samples=reader.lines(SampleRow),
+        outages=reader.lines(OutageRow),
+        left_out=tuple(reader.left_out),
         settings={
             name: (folder / name).read_text(encoding="utf-8", errors="replace")
             for name in (RUN_FILE, OBJECTIVE)
             if (folder / name).is_file()
         },
     )
+
+
+class _Reader:
+    """Reads the records of one folder, and notes what it leaves out."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.left_out: list[str] = []
+
+    def whole(self, kind: type[F]) -> F | None:
+        try:
+            return json_files.read(self._folder, kind)
+        except (StorageError, OSError) as error:
+            self.left_out.append(f"{kind.FILE} is left out: {_why(error)}")
+            return None
+
+    def lines(self, kind: type[F]) -> tuple[F, ...]:
+        found: list[F] = []
+        errors: list[str] = []
+        try:
+            for number, line in enumerate(json_files.whole_lines(self._folder, kind), 1):
+                try:
+                    found.append(json_files.parse(line, kind))
+                except StorageError as error:
+                    errors.append(f"line {number} ({_why(error)})")
+        except OSError as error:
+            errors.append(_why(error))
+        if errors:
+            more = f" and {len(errors) - 1:,} more" if len(errors) > 1 else ""
+            self.left_out.append(f"{kind.FILE}: {errors[0]}{more} left out")
+        return tuple(found)
+
+
+def _why(error: StorageError | OSError) -> str:
+    return error.what if isinstance(error, StorageError) else error.strerror or str(error)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from statistics import fmean
 
 import jinja2
 
@@ -14,7 +13,7 @@ from isentrope.report.contents import RunContents
 from isentrope.report.recovery import sentences
 from isentrope.report.responses import SHADE_FULL_AT, pairs
 from isentrope.report.reward_table import reward_lines
-from isentrope.report.windows import WINDOW
+from isentrope.report.windows import WINDOW, mean
 from isentrope.report.words import duration, percent, several
 
 
@@ -40,7 +39,7 @@ def render(contents: RunContents, summary: Summary) -> str:
         name=contents.run.run if contents.run else "run",
         settings=_settings(summary),
         headline=_headline(summary),
-        trouble=[*_trouble(contents), *alarms.sentences(summary.alarms)],
+        trouble=[*_trouble(contents), *contents.left_out, *alarms.sentences(summary.alarms)],
         tiles=list(_tiles(contents, summary)),
         charts=charts(contents),
         rewards=reward_lines(contents.batches),
@@ -132,8 +131,8 @@ def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
         return
     yield "tokens trained", f"{summary.tokens_trained:,}"
     yield "learner's time", _shares(contents.batches)
-    low = fmean(line.clip_low for line in contents.batches)
-    high = fmean(line.clip_high for line in contents.batches)
+    low = mean(line.clip_low for line in contents.batches)
+    high = mean(line.clip_high for line in contents.batches)
     yield "tokens clipped", f"{percent(low)} at the low bound, {percent(high)} at the high one"
     first = contents.batches[0]
     gap = f"differ by {first.logp_gap_mean:.1e} nats on average in the first batch, by {first.logp_gap_max:.1e} at most"

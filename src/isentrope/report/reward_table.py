@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from isentrope.learner.measures import FunctionReward
 from isentrope.learner.records import BatchRow
-from isentrope.report.windows import WINDOW
+from isentrope.report.windows import WINDOW, mean
 from isentrope.report.words import percent
 
 
@@ -38,10 +37,10 @@ def _line(name: str, values: Sequence[FunctionReward]) -> RewardLine:
         first=_mean(value.mean for value in first),
         last=_mean(value.mean for value in last),
         std=_mean(value.std for value in last),
-        missing=percent(fmean(value.missing for value in values)),
+        missing=percent(mean(value.missing for value in values)),
     )
 
 
 def _mean(values: Iterator[float | None]) -> str:
     given = [value for value in values if value is not None]
-    return f"{fmean(given):.3f}" if given else "\u2013"
+    return f"{mean(given):.3f}" if given else "\u2013"

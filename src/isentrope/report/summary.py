@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from statistics import fmean, median
+from statistics import median
 from typing import Any, NamedTuple
 
 from isentrope.learner.records import BatchRow, EvalRow, Summary
 from isentrope.learner.training.alarms import figures
 from isentrope.report.contents import RunContents
 from isentrope.report.recovery import recovery
-from isentrope.report.windows import WINDOW
+from isentrope.report.windows import WINDOW, mean
 
 
 def summarise(contents: RunContents) -> Summary:
@@ -91,7 +91,7 @@ def clocked(contents: RunContents) -> Clocked:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+    return mean(values) if values else None
 
 
 def _pass_at_1(evaluation: EvalRow | None) -> float | None:

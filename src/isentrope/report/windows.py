@@ -2,13 +2,23 @@
 much to be believed alone. Numbers in, numbers out.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 WINDOW = 10
 """Batches in one mean."""
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean; NaN if there is none: of nothing, or of numbers whose sum is not finite."""
+    try:
+        return fmean(values)
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 def window_means(values: Sequence[float]) -> NDArray[np.float64]:

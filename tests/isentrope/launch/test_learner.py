@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError, WorkerCrashedError
 
-from isentrope.errors import FencedError, UnreachableError
+from isentrope.errors import FencedError, IsentropeError, OutcomeError, UnreachableError
 from isentrope.launch import learner
 from isentrope.launch.learner import Learner, LearnerPlan, await_model, lead
 from isentrope.launch.placement import NODE_ID, Bundle, Deaths, Node, matches
@@ -44,14 +44,18 @@ def test_a_model_that_is_there_is_not_waited_for(tmp_path: Path) -> None:
     await_model(plan_for(tmp_path))
 
 
-def test_ranks_that_were_fenced_are_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else they would take the run back, and the other learner would do the same."""
+@pytest.mark.parametrize("kind", [FencedError, OutcomeError])
+def test_ranks_that_may_not_go_on_are_not_started_again(
+    kind: type[IsentropeError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fenced ones would take the run back, and the other learner would do the same; a run that has ended, and cannot
+    say so on a full disk, would end again and again."""
     from ray.train import WorkerGroupError
 
     started: list[LearnerPlan] = []
 
     def fit() -> None:
-        raise WorkerGroupError("rank 0 failed", {0: FencedError("fenced: learner 3 took over from 2")})
+        raise WorkerGroupError("rank 0 failed", {0: kind("fenced: learner 3 took over from 2")})
 
     def trainer(plan: LearnerPlan, selector: Mapping[str, str]) -> SimpleNamespace:
         started.append(plan)
@@ -62,7 +66,7 @@ def test_ranks_that_were_fenced_are_not_started_again(tmp_path: Path, monkeypatc
     job: Any = SimpleNamespace(spec=SimpleNamespace(output_dir=str(tmp_path)))
     surroundings: Any = SimpleNamespace(enter=lambda alone: None)
     plan = dataclasses.replace(plan_for(None), job=job, surroundings=surroundings, restart_limit=3)
-    with pytest.raises(FencedError, match="learner 3 took over"):
+    with pytest.raises(kind, match="learner 3 took over"):
         lead(plan, [{}])
     assert started == [plan]
 

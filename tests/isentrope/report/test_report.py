@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import pytest
 
 from isentrope import report
-from isentrope.errors import StorageError
 from isentrope.learner import json_files
 from isentrope.learner.measures import RaisedAlarm
 from isentrope.learner.records import BatchRow, RunRecord, SampleRow, Summary
@@ -211,12 +210,40 @@ def test_a_line_cut_off_by_a_crash_is_left_out(make_run: MakeRun) -> None:
     assert "80 batches" in text_of(report.write(folder).read_text(encoding="utf-8"))
 
 
-def test_a_foreign_line_is_named(make_run: MakeRun) -> None:
+NO_RECORDS = (
+    b'{"batch": 4, "mode": "async", "reward": "high", "entropy": 1, "tokens": 1}',
+    *(b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"batch": 1e999}', b'{"batch": "\xff"}'),
+)
+
+
+def test_lines_that_are_no_records_are_named_and_left_out(make_run: MakeRun) -> None:
+    folder, named = make_run(batches=3), list[str]()
+    for file in ("metrics.jsonl", "eval.jsonl", "samples.jsonl", "outages.jsonl"):
+        lines = (folder / file).read_bytes().splitlines() if (folder / file).exists() else []
+        (folder / file).write_bytes(b"".join(each + b"\n" for each in [*lines, *NO_RECORDS]))
+        named.append(f"{file}: line {len(lines) + 1} (")
+    page = text_of(report.write(folder).read_text(encoding="utf-8"))
+    assert all(each in page for each in named) and page.count("and 7 more left out") == 4 and "3 batches" in page
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff"])
+def test_files_that_are_no_records_are_named_and_left_out(make_run: MakeRun, text: bytes) -> None:
     folder = make_run(batches=3)
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"batch": 4, "mode": "async", "reward": "high", "entropy": 1, "tokens": 1}\n')
-    with pytest.raises(StorageError, match=r"metrics\.jsonl:4"):
-        report.write(folder)
+    for file in ("run.json", "outcome.json"):
+        (folder / file).write_bytes(text)
+    page = text_of(report.write(folder).read_text(encoding="utf-8"))
+    assert "run.json is left out: " in page and "outcome.json is left out: " in page
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, -1e308])
+def test_numbers_of_any_kind_leave_a_page(make_run: MakeRun, value: float) -> None:
+    folder = make_run(batches=30)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in (rows[7], rows[29]):
+        row |= dict.fromkeys(("reward", "entropy", "logp_gap_mean", "clip_low", "lag_mean"), value)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = text_of(report.write(folder).read_text(encoding="utf-8"))
+    assert "30 batches" in page and "How fresh is what it learns from?" in page
 
 
 @pytest.mark.parametrize(("status", "said"), [("stopped", "was stopped before its end"), ("error", "the disk is full")])
