@@ -149,6 +149,12 @@ class Alarms:
         self._recent = deque[BatchRow](maxlen=window)
         self._last_on: dict[str, int] = {}
 
+    @property
+    def memory(self) -> int:
+        """Number of last batches that decide, beside the first one, whether the next is an alarm."""
+        in_a_row = [int(self.bounds.get(name, 0)) for name in ("no_signal", "at_bound")]
+        return REARM_AFTER + 1 + max(self._recent.maxlen or 0, *in_a_row)
+
     def add(self, row: BatchRow) -> Verdict:
         """Return the alarms of the next batch."""
         measured = self._measure(row)

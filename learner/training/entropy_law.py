@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from pydantic import BaseModel
 
 from isentrope.learner.measures import EntropyLaw
 from isentrope.learner.records import BatchRow
@@ -18,10 +19,26 @@ FEWEST = 10
 """Batches before anything is said: a single one has a standard error of its own."""
 
 
+class MeasuredProcess(BaseModel):
+    """What a measured batch has of its process."""
+
+    reward_drawn: float | None = None
+    pass_rate_drawn: float | None = None
+
+
+class MeasuredBatch(BaseModel):
+    """What the law needs of a `BatchRow`."""
+
+    batch: int
+    entropy: float
+    reward: float
+    process: MeasuredProcess = MeasuredProcess()
+
+
 class RunningFit:
     """The fit through every batch since the reference was last refreshed, as a run goes on."""
 
-    def __init__(self, rows: Iterable[BatchRow], refreshed_at: int | None) -> None:
+    def __init__(self, rows: Iterable[BatchRow | MeasuredBatch], refreshed_at: int | None) -> None:
         """Go on behind `rows`; what lies before the batch `refreshed_at` followed another reference."""
         self._pairs = [pair_of(row) for row in rows if row.batch > (refreshed_at or 0)]
 
@@ -37,7 +54,7 @@ class RunningFit:
         return fit([entropy for entropy, _ in self._pairs], [reward for _, reward in self._pairs])
 
 
-def pair_of(row: BatchRow) -> tuple[float, float]:
+def pair_of(row: BatchRow | MeasuredBatch) -> tuple[float, float]:
     """Return entropy and mean reward of a batch. Where groups are replaced for their outcome, those left have a mean of
     their own; then that of all that were drawn says how good the policy is. Older rows have its pass rate instead."""
     process = row.process

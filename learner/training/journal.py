@@ -1,10 +1,14 @@
 """Files of JSON lines that can be taken back: each line is about one batch, and batches may be trained again."""
 
+import contextlib
 import json
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from isentrope.errors import StorageError
 from isentrope.learner import json_files
@@ -12,8 +16,15 @@ from isentrope.learner.json_files import FileRecord
 from isentrope.rollout.wire.files import write_whole
 
 F = TypeVar("F", bound=FileRecord)
+P = TypeVar("P", bound=BaseModel)
 
 logger = logging.getLogger(__name__)
+
+
+class _Numbered(BaseModel):
+    """The number of any line: the rest is read, and not kept."""
+
+    batch: int
 
 
 class Journal(Generic[F]):
@@ -44,8 +55,25 @@ class Journal(Generic[F]):
 
     def rows(self) -> list[F]:
         """Return every line that can be read, oldest first."""
+        return self._parsed(self._lines())
+
+    def ends(self, count: int) -> list[F]:
+        """Return the first line and the last `count`, without those that cannot be read."""
+        lines = self._lines()
+        return self._parsed([*lines[: min(1, max(0, len(lines) - count))], *lines[-count:]])
+
+    def parts(self, kind: type[P]) -> Iterator[P]:
+        """Yield of each line what `kind`, with some of its keys, has: whole records take a hundred times as long."""
+        for line in self._lines():
+            with contextlib.suppress(ValidationError):
+                yield kind.model_validate_json(line)
+
+    def _lines(self) -> list[bytes]:
+        return self._path.read_bytes().splitlines() if self._path.exists() else []
+
+    def _parsed(self, lines: Iterable[bytes]) -> list[F]:
         found: list[F] = []
-        for line in self._path.read_bytes().splitlines() if self._path.exists() else ():
+        for line in lines:
             try:
                 found.append(json_files.parse(line, self._kind))
             except StorageError as error:
@@ -80,6 +108,6 @@ class Journal(Generic[F]):
 def _batch(line: bytes) -> int:
     """Return the batch of a line; one that was cut off, or is not a record, counts as later than all."""
     try:
-        return int(json.loads(line)["batch"])
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return _Numbered.model_validate_json(line).batch
+    except ValidationError:
         return 1 << 62

@@ -17,7 +17,7 @@ from isentrope.learner.objective.monitors import batch_metrics, update_metrics
 from isentrope.learner.records import BatchRow
 from isentrope.learner.training.alarms import Alarms, Verdict
 from isentrope.learner.training.deepspeed_engine import UpdateFacts
-from isentrope.learner.training.entropy_law import RunningFit
+from isentrope.learner.training.entropy_law import MeasuredBatch, RunningFit
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.sinks import Sink
 from isentrope.learner.training.stopwatch import Stopwatch
@@ -72,9 +72,8 @@ class BatchLog:
     def rewind(self, batch: int, refreshed_at: int | None) -> None:
         """Remove lines of later batches, -1: all; the reference was last refreshed after batch `refreshed_at`."""
         self._journal.rewind(batch)
-        rows = self._journal.rows()
-        self._law = RunningFit(rows, refreshed_at)
-        for row in rows:
+        self._law = RunningFit(self._journal.parts(MeasuredBatch), refreshed_at)
+        for row in self._journal.ends(self._accounts.alarms.memory):
             self._accounts.alarms.add(row)
 
     def restart_law(self) -> None:

@@ -135,6 +135,7 @@ WITHOUT_A_MODULE = {
     "learner/intake/test_bad_links.py": "the feeder and an actor behind links that are cut, half open, late or slow",
     "learner/intake/test_on_policy_kills.py": "the feeder of an on-policy run while its learners die",
     "learner/intake/test_feeder_faults.py": "the feeder while processes die; without faults it is in test_feeder.py",
+    "learner/intake/test_feeder_long.py": "the feeder for an hour: what grows",
     "learner/intake/test_feeder_hostile.py": "the feeder beside an actor that writes whatever it may",
     "learner/objective/test_contract.py": "what holds for every preset, through the whole objective",
     "learner/objective/test_failures.py": "that a failed response has no part in any preset, from actor to gradient",

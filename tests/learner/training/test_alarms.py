@@ -1,6 +1,7 @@
 """Alarms are a function of a run's lines: on beyond a bound and nowhere else, said once until they have been off."""
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,22 @@ def test_a_sound_run_has_no_alarm(dtype: str) -> None:
     rows = list(json_files.read_lines(RECORDED / "demo_200_batches", BatchRow))
     assert len(rows) == 200
     assert said(rows, dtype=dtype) == []
+
+
+def test_the_last_lines_and_the_first_say_what_all_of_them_would() -> None:
+    """A run of many batches is resumed from them alone."""
+    dice = random.Random(0)
+    rows, state = [], 0.0
+    for batch in range(1, 400):
+        state = dice.random() if dice.random() < 0.2 else state  # the same for some batches
+        truncated, entropy = float(state > 0.7), 1.0 if state < 0.4 else 0.01
+        rows.append(row(batch, {"advantage_abs": 0.0 if state > 0.5 else 1.0}, truncated=truncated, entropy=entropy))
+    for count in (3, 30, 150, 250, 398):
+        straight, resumed = make_alarms(), make_alarms()
+        for each in rows[:count]:
+            straight.add(each)
+        for each in [*rows[: min(1, max(0, count - resumed.memory))], *rows[:count][-resumed.memory :]]:
+            resumed.add(each)
+        for each in rows[count:]:
+            expected, found = straight.add(each), resumed.add(each)
+            assert (found.raised.keys(), len(found.said)) == (expected.raised.keys(), len(expected.said))

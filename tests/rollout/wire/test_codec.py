@@ -9,12 +9,14 @@ import pickle
 import random
 import tracemalloc
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
+import totals
 from hypothesis import given, settings
 from wire_records import VOCABULARY, full_group, groups, make_group, make_response
 
@@ -451,8 +453,8 @@ def replaced(table: Any, rng: random.Random) -> Any:
     return rng.choice(NASTY)
 
 
-def forgeries(count: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-    rng = random.Random(0)
+def forgeries(count: int, seed: int = 0) -> Iterator[tuple[dict[str, Any], bytes]]:
+    rng = random.Random(seed)
     records = [encode_group(make_group(seq, responses=group)) for seq, group in enumerate(sample_responses())]
     records += [encode_group(full_group(seq)) for seq in range(2)]
     for _ in range(count):
@@ -495,3 +497,25 @@ def test_a_record_whose_checksum_was_recomputed_is_refused_or_still_consistent()
         again, repacked = encode_group(group)
         assert_equal(decode(again, repacked), group)
     assert accepted > 0, "the forgeries are too easy"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_a_million_damaged_records_end_nothing(seed: int) -> None:
+    """Half of them with the checksum as it was, half with one made anew."""
+    counts = Counter(refused=0)
+    for header, payload in forgeries(50_000, seed):
+        for made_anew in (False, True):
+            counts["records, checksum made anew" if made_anew else "records, checksum kept"] += 1
+            try:
+                said = sealed(header, payload) if made_anew else header
+                group = decode(said, payload, newest_version=version_of(2, 3))
+            except RecordError:
+                counts["refused"] += 1
+                continue
+            counts["accepted, checksum made anew" if made_anew else "accepted, and not changed"] += 1
+            if made_anew:
+                assert_holds(group, version_of(2, 3))
+            else:
+                assert (header["bytes"], header["crc"]) == (len(payload), zlib.crc32(payload)), "accepted, yet damaged"
+    totals.add("corrupted records", str(seed), counts | {"other errors": 0, "accepted that the checker refuses": 0})
