@@ -20,14 +20,14 @@ FEWEST = 10
 
 
 class MeasuredProcess(BaseModel):
-    """What a measured batch has of its process."""
+    """Part of a `BatchProcess` that the law needs."""
 
     reward_drawn: float | None = None
     pass_rate_drawn: float | None = None
 
 
 class MeasuredBatch(BaseModel):
-    """What the law needs of a `BatchRow`."""
+    """Part of a `BatchRow` that the law needs."""
 
     batch: int
     entropy: float

@@ -1,4 +1,5 @@
-"""Every test that the page of faults names exists and runs where it says; every place to be killed at is there."""
+"""Every test that the pages of faults and of bad input name exists and runs where they say; every place to be killed at
+is there."""
 
 import ast
 import re
@@ -6,8 +7,8 @@ import re
 import pytest
 from source_files import FOLDERS, ROOT
 
-PAGE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`( \(soak\))?", PAGE)
+PAGE, BAD_INPUT = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("faults.md", "bad_input.md"))
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`( \(soak\))?", PAGE + BAD_INPUT)
 
 
 @pytest.mark.parametrize(("file", "test", "soak"), NAMED)
@@ -20,7 +21,8 @@ def test_a_test_that_is_named_exists(file: str, test: str, soak: str) -> None:
 
 
 def test_every_row_has_a_test() -> None:
-    rows = [line for line in PAGE.partition("## Points")[0].splitlines() if line.startswith("| ") and "---" not in line]
+    lines = [*PAGE.partition("## Points")[0].splitlines(), *BAD_INPUT.splitlines()]
+    rows = [line for line in lines if line.startswith("| ") and "---" not in line]
     without = [row for row in rows if "`tests/" not in row and "| test |" not in row]
     assert without == []
 

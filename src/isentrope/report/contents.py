@@ -1,8 +1,8 @@
 """The records of a run's folder, for the report.
 
 A run that was killed, or is still going, leaves files incomplete or absent: missing values are None or empty here,
-and the page says so. A last line that a crash has truncated is dropped. What is no record, by a fault of the disk or
-of an editor, is left out and named: the report of all other lines is worth having.
+and the page says so. A last line that a crash has truncated is dropped. What is not a record, by a fault of the
+disk or of an editor, is left out and named: the report of all other lines is worth having.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class RunContents:
     settings: Mapping[str, str]
     """Texts of the files with the run's settings, by name; without those that the run did not leave."""
     left_out: tuple[str, ...] = ()
-    """What could not be read, a sentence for each file."""
+    """A sentence for each file of which something could not be read."""
 
     @property
     def before(self) -> EvalRow | None:
