@@ -1,9 +1,11 @@
 """The files of a run's folder: for each its name, and the type of the file or of its lines. Writers and readers share
 these types. The docstring below a key states its meaning and unit."""
 
+from pathlib import Path
 from typing import Literal, Self
 
-from isentrope.errors import IsentropeError
+from isentrope.errors import IsentropeError, OutcomeError, StorageError
+from isentrope.learner import json_files
 from isentrope.learner.json_files import FileRecord
 from isentrope.learner.measures import (
     AlarmFigures,
@@ -82,6 +84,14 @@ class Outcome(FileRecord):
         """Return the same counts of a run that this error has ended."""
         why = {"what": error.what, "where": error.where, "fix": error.fix}
         return self.model_copy(update={"status": "error", "exit_code": error.exit_code, **why})
+
+    def write(self, folder: Path) -> None:
+        """Write the file; OutcomeError if the disk refuses it."""
+        try:
+            json_files.write(folder, self)
+        except StorageError as error:
+            how = f"the run has ended after {self.batches} batches ({self.what or self.status}), and"
+            raise OutcomeError(f"{how} {error.what}", where=error.where, fix=error.fix) from None
 
 
 RUN_SCHEMA = 2

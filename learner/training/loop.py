@@ -21,7 +21,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from isentrope.errors import AlarmError, FencedError, InternalError, IsentropeError, OutcomeError, StorageError
+from isentrope.errors import AlarmError, FencedError, InternalError, IsentropeError
 from isentrope.learner import json_files
 from isentrope.learner.intake.admission import AdmissionRules
 from isentrope.learner.intake.buffer import ReadyBatch
@@ -67,8 +67,7 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
     """Open the run, train it to its end, and write its outcome. Errors that a user can fix end it too.
 
     Raises:
-        FencedError: a newer learner has the run, and this one must not write its outcome.
-        OutcomeError: the disk refuses the outcome.
+        FencedError: a newer learner has the run, and this one must not write its outcome. OutcomeError: nor the disk.
     """
     run: _Run | None = None
     try:
@@ -83,11 +82,7 @@ def conduct(job: LearnerJob, objective: Objective, rank_group: RankGroup) -> Non
     except IsentropeError as error:
         logger.error("%s", error)
         ended = (Outcome.of_nothing() if run is None else run.outcome()).ended_by(error)
-    try:
-        json_files.write(Path(job.spec.output_dir), ended)
-    except StorageError as error:
-        how = f"the run has ended after {ended.batches} batches ({ended.what or ended.status}), and"
-        raise OutcomeError(f"{how} {error.what}", where=error.where, fix=error.fix) from None
+    ended.write(Path(job.spec.output_dir))
 
 
 @dataclass(frozen=True, slots=True)

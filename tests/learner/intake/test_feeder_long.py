@@ -90,7 +90,8 @@ def test_nothing_grows(tmp_path: Path) -> None:
         view = RunView(Broker.connect(server.url_of(Role.VIEWER), NAME))
         with actors(server.url_of(Role.ACTOR)) as stubs:
             started = looked_at = time.monotonic()
-            while time.monotonic() - started < SECONDS:
+            ends_at = started + SECONDS
+            while not time.monotonic() >= ends_at:  # a time to end, which bounds nothing
                 batch = learner.next()
                 learner.feeder.trained()
                 del batch
@@ -124,10 +125,11 @@ def test_nothing_grows(tmp_path: Path) -> None:
         run.close()
     table = np.array([sample for sample in samples if sample[0] > WARM_SHARE * SECONDS])
     slopes = [float(np.polyfit(table[:, 0], table[:, column], 1)[0]) * 600 for column in (1, 2, 3)]
-    spread = [int(np.ptp(table[:, column])) for column in (4, 5, 6)]
+    third = len(table) // 3  # a file or a process comes for a moment when the server writes its log anew
+    growth = np.median(table[-third:, 4:], axis=0) - np.median(table[:third, 4:], axis=0)
     names = ("own memory, MB in 10 min", "server's memory, MB in 10 min", "server's data, MB in 10 min")
     found = dict(zip(names, (round(each, 3) for each in slopes), strict=True))
-    found |= dict(zip(("files, largest less smallest", "threads", "processes"), spread, strict=True))
+    found |= dict(zip(("files, growth", "threads, growth", "processes, growth"), growth.tolist(), strict=True))
     found |= {"seconds": round(SECONDS), "batches": batches, "orders again": reissued}
     totals.add("a run without an engine", "1", found)
-    assert max(slopes) < 1.0 and max(spread[1:]) == 0 and spread[0] <= 2 and reissued == 0
+    assert max(slopes) < 1.0 and growth[0] <= 2 and max(growth[1:]) <= 0 and reissued == 0
