@@ -10,9 +10,8 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
-from whole_commands import BOOT_S, Command, Start, batches, left, lines
+from whole_commands import BOOT_S, Command, Start, batches, left, lines, writes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first test waits for the whole story
 
@@ -57,7 +56,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Story:
     command = demo(NEVER)
     command.until(lambda: len(batches(run)) >= CHECKPOINT_EVERY + 1)
     (actor,) = command.processes("ray::RolloutActor")
-    (rank,) = [process for process in command.processes("ray::RayTrainWorker") if _writes(process, "learner-0.log")]
+    (rank,) = [process for process in command.processes("ray::RayTrainWorker") if writes(process, "learner-0.log")]
     actor.kill()
     rank.kill()
     trained = max(batches(run))
@@ -81,10 +80,6 @@ def story(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Story:
     seen.finished_code = command.wait(2 * BOOT_S)
     seen.output = command.output
     return seen
-
-
-def _writes(process: psutil.Process, name: str) -> bool:
-    return any(Path(file.path).name == name for file in process.open_files())
 
 
 def test_killed_actor_is_replaced_under_a_new_name(story: Story) -> None:

@@ -168,6 +168,11 @@ def serving(run: Path) -> int:
     return sum(actor.state == "serving" for actor in record.actors.values()) if record is not None else 0
 
 
+def writes(process: psutil.Process, name: str) -> bool:
+    """Whether a process has a file of this name open."""
+    return any(Path(file.path).name == name for file in process.open_files())
+
+
 def left(processes: list[psutil.Process]) -> list[str]:
     """Which of these do not end by themselves."""
     _, alive = psutil.wait_procs(processes, timeout=END_S)
