@@ -195,6 +195,11 @@ class Learner:
         """True if all ranks have returned, or are not started again."""
         return self._last is not None or (self._wait(0.0) and self._death() is None)
 
+    @property
+    def starts_again(self) -> bool:
+        """True if the ranks were started again and have not opened the run."""
+        return self._awaited is not None
+
     def opened(self, incarnation: int) -> None:
         """Record which learner holds the run: ranks that were started again are awaited until it is theirs."""
         if incarnation > self._incarnation:

@@ -168,7 +168,8 @@ class Supervisor:
             except StorageError as error:  # for people; the next change writes all of it
                 self._progress.note(error.what)
         self._report_room(placed.waits)
-        waits = [shown.why] if shown.why else self._late(shown)
+        why = "the learner's ranks start again" if run.learner.starts_again else shown.why
+        waits = [why] if why else self._late(shown)
         self._progress.waiting([*waits, placed.waits] if placed.waits else waits)
 
     def _report_room(self, waits: str) -> None:

@@ -155,7 +155,9 @@ def test_ranks_that_do_not_come_up_again_are_named_and_started_once_more(
     (said,) = ranks.learner.tend()
     assert said == ("rank 1 (host-b) has not come up for 60 s, and all start again: death 2 of 2 without a checkpoint")
     assert ranks.cancelled == [True] and not ranks.learner.has_ended
+    assert ranks.learner.starts_again
     ranks.learner.opened(2)
+    assert not ranks.learner.starts_again
     ranks.now += 1000
     assert list(ranks.learner.tend()) == []
 

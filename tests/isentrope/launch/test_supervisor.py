@@ -9,8 +9,10 @@ from run_records import make_outcome, make_row
 
 from isentrope.config import load
 from isentrope.errors import FencedError, UnreachableError
+from isentrope.launch import supervisor
 from isentrope.launch.supervisor import Supervisor
 from isentrope.learner import json_files
+from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, Notice, Outcome
 from isentrope.learner.training.journal import Journal
 from isentrope.rollout.wire.control import RunState
@@ -100,3 +102,52 @@ def test_a_lost_ray_ends_the_run_with_an_outcome_after_the_learner_has_stopped(r
     outcome = json_files.read(folder, Outcome)
     assert outcome is not None and (outcome.status, outcome.exit_code, outcome.batches) == ("error", 69, 7)
     assert "same command" in raised.value.fix and asked == ["stop"]
+
+
+@pytest.mark.parametrize(
+    ("starts_again", "line"), [(True, "the learner's ranks start again"), (False, "learner is silent for 84 s")]
+)
+def test_ranks_that_start_again_are_what_is_waited_for_and_not_the_silence_of_the_dead(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, starts_again: bool, line: str
+) -> None:
+    config, _ = load(run_file)
+    folder, shown, ends = run_file.parent, list[list[str]](), iter([False, True])
+    monkeypatch.setattr(supervisor, "why_waiting", lambda view, spec: "learner is silent for 84 s")
+
+    class Learner:
+        """Ranks whose end is seen at the second look."""
+
+        has_ended = property(lambda self: next(ends))
+
+        def __init__(self) -> None:
+            self.starts_again = starts_again
+
+        def opened(self, incarnation: int) -> None: ...
+
+        def tend(self) -> list[str]:
+            return []
+
+        def failure(self) -> None: ...
+
+    started: Any = SimpleNamespace(
+        spec=SimpleNamespace(output_dir=str(folder)),
+        config=config,
+        view=SimpleNamespace(
+            control=lambda: SimpleNamespace(state=RunState.RUN),
+            weights=lambda: object(),
+            actors=list[object],
+            incarnation=lambda: 1,
+        ),
+        actors=SimpleNamespace(
+            leave=lambda within_s: None,
+            tend=lambda states: [],
+            record=lambda: PlacementRecord(wanted=1, waits="", actors={}),
+        ),
+        scaler=SimpleNamespace(note=lambda line: None, look=lambda states: []),
+        learner=Learner(),
+        ray=SimpleNamespace(is_lost=False),
+    )
+    json_files.write(folder, make_outcome())
+    progress: Any = SimpleNamespace(note=lambda line: None, waiting=shown.append)
+    Supervisor(started, SimpleNamespace(asked=False), progress).watch()  # type: ignore[arg-type]
+    assert shown[0] == [line]
