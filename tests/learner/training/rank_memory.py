@@ -78,11 +78,12 @@ def main(model: str, small: str, results: str) -> None:
     TrainingEngine(load(small), 1.0, config, CPU)
     dist.barrier()
     with HighWater() as mark:
-        policy = load(model)
+        with HighWater() as loading:
+            policy = load(model)
         divide(policy, _settings(config, torch.float32, BUCKET_ELEMENTS))
         dist.barrier()
     seen: list[dict[str, object]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(seen, {**mark.taken, "whole": is_whole(policy, model)})
+    dist.all_gather_object(seen, {**mark.taken, "copied": loading.taken["Anonymous"], "whole": is_whole(policy, model)})
     if dist.get_rank() == 0:
         Path(results).write_text(json.dumps(seen))
     dist.destroy_process_group()

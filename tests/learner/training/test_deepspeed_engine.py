@@ -138,8 +138,13 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, float
         assert ranks.wait() == 0, ranks.text()
         seen = json.loads(results.read_text())
         assert all(each["whole"] for each in seen)
-        found[count] = {kind: sum(each[kind] for each in seen) / size for kind in ("Pss", "Anonymous")}
+        found[count] = {kind: sum(each[kind] for each in seen) / size for kind in ("Pss", "Anonymous", "copied")}
     return found
+
+
+def test_a_model_in_the_format_of_its_files_is_mapped_and_not_copied(taken: dict[int, dict[str, float]]) -> None:
+    """By all ranks of a machine together, whatever ZeRO's stage; until it is divided, or goes to their devices."""
+    assert max(each["copied"] for each in taken.values()) < 0.5
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
