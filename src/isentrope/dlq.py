@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from isentrope import runfolder
-from isentrope.broker_url import requested
+from isentrope.broker_url import requested, require_run
 from isentrope.console import say
 from isentrope.errors import ConfigError, StorageError
 from isentrope.learner.training.dead_letters import LETTERS, DeadLetter, DeadLetters, requeue_name
@@ -112,6 +112,7 @@ def requeue(where: Where, name: str, seqs: Sequence[int], as_json: bool, console
 
 
 def _letters(where: Where) -> tuple[DeadLetter, ...]:
+    require_run(where.url, where.name)
     if not where.name:
         return DeadLetters(runfolder.find(where.folder)).letters()
     with _view(where) as view:

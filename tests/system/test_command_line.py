@@ -102,6 +102,7 @@ def test_an_example_is_written_and_told_as_json(
         ("exporter --bind 9464", 64, "'9464' is not ADDR:PORT"),
         ("exporter --redis redis://127.0.0.1:1", 64, "fix: give the run's name by --run"),
         ("scale actors=2 --redis redis://127.0.0.1:1", 64, "fix: give the run's name by --run"),
+        ("dlq list --redis redis://127.0.0.1:1", 64, "fix: give the run's name by --run"),
         ("mode fast", 64, "one of async, on_policy"),
         ("train run.toml", 64, "cannot read run file run.toml"),
         ("init nothing", 64, "there are: chat"),
