@@ -75,7 +75,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "publish does not ask whether the order is open": script("publish", "== 'open:' .. attempt", "~= ''"),
     "dead letters are not read at the start": method(Learner, "restore", nothing),
     "a requeue is carried out at every start": method(Learner, "may_open", lambda learner, seq, name: True),
-    "reconcile passes over what is requeued": script("reconcile", "if tonumber(ARGV[i]) < low then", "if false then"),
+    "reconcile passes over what is requeued": script("reconcile", "ARGV[i]) < number", "ARGV[i]) < 0"),
     "drop forgets the bytes": script("drop", "count(n, 'bytes',", "tostring("),
     "the byte budget holds back the next batch": script("issue", "math.min(bound, needed)", "first"),
     "issue is not fenced": script("issue", CHECK, ""),
