@@ -35,6 +35,8 @@ def orders_of(
 
 def work_order(stream: str, entry_id: str, fields: Mapping[str, str]) -> WorkOrder:
     """Return the training order of an entry; KeyError or ValueError if it is none."""
+    if _whole(fields["attempt"]) != 0:
+        raise ValueError("the learner orders no other attempt than 0, and refuses its group")
     return WorkOrder(
         seq=_whole(fields["seq"]),
         attempt=_whole(fields["attempt"]),

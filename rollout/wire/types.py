@@ -89,8 +89,8 @@ class Missing:
 class WorkOrder:
     """Order to generate one prompt group, as leased from the broker.
 
-    `seq` is the dense number of the order; the prompt is a pure function of it. `attempt` would rise if
-    the learner handed a group back, and enters the sampling seeds; a reaped lease keeps it. `tries` counts leases that
+    `seq` is the dense number of the order; the prompt is a pure function of it. `attempt` enters
+    the sampling seeds and is 0: the learner orders no other, and a reaped lease keeps it. `tries` counts leases that
     died. `min_version` is the newest version announced when the order was issued.
     """
 

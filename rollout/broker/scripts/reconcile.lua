@@ -45,7 +45,7 @@ local function search(number)
   local seq = string.format('%d', number)
   local mark = redis.call('HGET', pub, seq) or 'open:0'
   local state, attempt, id = string.match(mark, '^(%a+):(%d+):?(.*)$')
-  if not state or #attempt > 9 then state, attempt = 'open', '0' end -- an actor may write anything here
+  if attempt ~= '0' then state, attempt = 'open', '0' end -- no order has another: an actor may write anything here
   if number >= from then
     if state == 'open' then redis.call('HSET', pub, seq, 'held:' .. attempt) end
   elseif state == 'open' or redis.call('HEXISTS', sizes, id) == 0 then

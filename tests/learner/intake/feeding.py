@@ -13,6 +13,7 @@ from isentrope.learner.intake.buffer import ReadyBatch
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.intake.intake_facts import CommitFacts, FeederOptions, FeederStatus
 from isentrope.learner.intake.ledger import Ledger
+from isentrope.learner.intake.run_check import RunCheck
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -108,6 +109,7 @@ class Run:
     max_lag: int = 1
     max_replaced: int = 0
     spec: dict[str, Any] = field(default_factory=dict)
+    check: RunCheck | None = None
     claims: int = 0
     checkpoint: Checkpoint | None = None
     brokers: list[Broker] = field(default_factory=list)
@@ -133,7 +135,9 @@ class Run:
         before(ledger)
         spec = make_spec(self.name, prompts_per_batch=P, **self.spec)
         port = WatchedPort.fence(self.broker(), number, ledger.lwm, ledger.cursor, spec, self.control(mode))
-        rules = AdmissionRules(token_max_lag=self.max_lag, min_kept=0.5, max_replaced=self.max_replaced)
+        rules = AdmissionRules(
+            token_max_lag=self.max_lag, min_kept=0.5, max_replaced=self.max_replaced, check=self.check
+        )
         facts = FeederOptions(self.batches, rules, mode, newest_claim=lambda: self.claims, **options)
         lineage = list(self.checkpoint.lineage) if self.checkpoint else []
         feeder = Feeder(port, ledger, facts)

@@ -10,16 +10,18 @@ import numpy as np
 import redis
 from feeding import Actor, Learner, P, Run
 from waits import DEADLINE_S, wait_until
-from wire_records import answer, make_actor_port
+from wire_records import answer, make_actor_port, make_response
 
 from isentrope.errors import NameTakenError
 from isentrope.learner.intake.buffer import ReadyBatch
+from isentrope.learner.intake.run_check import Asked, RunCheck
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.access import RIGHTS, Role
 from isentrope.rollout.broker.connection import SCRIPT_KEYS, Broker
 from isentrope.rollout.broker.keys import ACTORS, LEARNER
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
+from isentrope.rollout.wire.seeds import sampling_seed
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, WorkOrder, version_of
 
 NAME = "hostile"
@@ -32,6 +34,7 @@ IDS = ["*", "*", f"{LAST}-{LAST}", f"{LAST}-{LAST - 3}", "5-1"]
 VALUES = [
     *(b"", b"0", b"1", b"-1", b"1.5", b"nan", b"inf", b"9223372036854775807", b"9" * 40, b"abc", b"\xff\xfe", b"!"),
     *(b"open:0", b"open:" + b"9" * 40, b"open:", b"done:0:1-1", b'{"id": "honest", "boot": "other"}', b"group", b"all"),
+    *(b"open:7", b"done:7:1-1"),
     *(b"tombstone", b"held-out", b"\x1b[2J\x1b]0;x\x07", b"a=" * 9000, b"a" * 30_000, b"[" * 20_000, b"\x81" * 500),
 ]
 FIELDS = [
@@ -133,13 +136,23 @@ FOR_HASHES = ("set", "count", "empty", "become_a_stream")
 VERBS = [name for name in vars(Hostile) if not name.startswith("_") and name not in ("give", "give_any", "close")]
 
 
+def asked(_: int) -> Asked:
+    """The prompt of every order."""
+    made = answer(WorkOrder(0, 0, 1, 0, 0, "", ""))
+    return Asked(made.prompt, made.source)
+
+
+SEED = 1
+CHECK = RunCheck(SEED, asked, asked)
+
+
 class Scene:
     """A run on a server with the users of roles: honest learner, actor and viewer, and the hostile actor."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
         spec = {"heartbeat_s": 0.1, "max_bytes": 1 << 20}
-        self.run = Run(server.url_of(Role.LEARNER), NAME, batches=100_000, spec=spec)
+        self.run = Run(server.url_of(Role.LEARNER), NAME, batches=100_000, spec=spec, check=CHECK)
         self.view = RunView(Broker.connect(server.url_of(Role.VIEWER), NAME, deadline_s=DEADLINE_S))
         self.hostile = Hostile(server.url_of(Role.ACTOR))
         self._number = 0
@@ -206,7 +219,9 @@ class Scene:
 
 
 def honest(order: WorkOrder, version: int) -> Group:
-    return answer(order, version=version, actor="honest")
+    seeds = [sampling_seed(SEED, order.seq, order.attempt, place) for place in range(2)]
+    responses = tuple(make_response(version, seed=seed) for seed in seeds)
+    return answer(order, version=version, actor="honest", responses=responses)
 
 
 def check(group: Group) -> None:

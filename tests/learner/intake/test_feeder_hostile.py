@@ -31,6 +31,22 @@ def test_whatever_an_actor_does_to_a_key_the_run_goes_on(program: str, key: str,
         assert len(trained(playing.learner)) == len(set(trained(playing.learner)))
 
 
+@pytest.mark.parametrize("with_orders", [False, True], ids=["marks", "marks and orders"])
+def test_an_attempt_that_was_never_ordered_makes_no_honest_group_invalid(with_orders: bool, tmp_path: Path) -> None:
+    with scene("", tmp_path) as playing:
+        playing.go_on()
+        client = playing.hostile.client
+        marks = client.hgetall("{hostile}:pub")
+        for seq in (seq for seq, mark in marks.items() if mark.startswith(b"open")):
+            client.hset("{hostile}:pub", seq, "open:7")
+            if with_orders:
+                order = {"seq": seq, "attempt": 7, "incarnation": 1, "min_version": 0, "tries": 0}
+                client.xadd("{hostile}:work:hi", order)
+        for _ in range(3):
+            playing.go_on()
+        assert playing.learner.feeder.status().retired == {}
+
+
 @pytest.mark.parametrize("kind", ["hash", "stream", "full"])
 def test_a_run_opens_on_keys_that_an_actor_made_before(kind: str, tmp_path: Path) -> None:
     """The broker was empty: nothing had a type yet."""
