@@ -27,6 +27,8 @@ from isentrope.rollout.wire.weights import Manifest
 T = TypeVar("T")
 
 ADMIT_COUNT = 64
+MAX_UNREAD = 1024
+"""Entries that are read at one stretch while a run goes on; of more, each round reads some."""
 PENDING_EVERY_S = 3.0
 """Interval of the search for entries whose reply was lost."""
 
@@ -272,7 +274,8 @@ class Feeder:
                 raise error
             self._changed.notify_all()
             if self._clocks.stands_still(self._ledger.lwm, self._options.reconcile_after_s):
-                self._read_all()
+                if self._port.view.queues()["unread"] <= MAX_UNREAD:
+                    self._read_all()
                 self._reconcile()
         if self._clocks.due("reap", self._port.spec.heartbeat_s):
             with self._changed:
@@ -375,9 +378,11 @@ class Feeder:
     def _read_all(self) -> None:
         """Read every entry that is not here; of those that do not come, delete what would pass them for published."""
         sized = self._port.sized()  # before all that is read: what is published meanwhile may not come yet
+        left = self._port.view.queues()["uncommitted"]  # what comes after these is for later rounds: it may never end
         self._take_in(self._port.pending())
-        while entries := self._port.admit(ADMIT_COUNT, 0.0):
+        while left > 0 and (entries := self._port.admit(ADMIT_COUNT, 0.0)):
             self._take_in(entries)
+            left -= len(entries)
         self._port.discard(sorted(sized - self._buffer.entries))  # they are gone, and their bytes would stay
 
     def _refence(self) -> None:

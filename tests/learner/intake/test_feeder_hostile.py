@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 import redis
 import totals
+from feeding import WatchedPort, running
 from hostile import KEYS, VERBS, Scene, scene, trained
 from servers import BOTH
 
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.access import Role
+from isentrope.rollout.broker.learner_port import Entry
 
 VERBS_BEFORE_A_BATCH = 3
 COMMANDS = 5000
+FLOODS = 10
 
 
 @pytest.mark.parametrize("program", BOTH)
@@ -45,6 +48,34 @@ def test_an_attempt_that_was_never_ordered_makes_no_honest_group_invalid(with_or
         for _ in range(3):
             playing.go_on()
         assert playing.learner.feeder.status().retired == {}
+
+
+def test_a_flood_of_entries_does_not_keep_a_learner_from_its_next_step(
+    redis_server: str, run_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it reads what is there, as much as it reads comes."""
+    admit, floods = WatchedPort.admit, 0
+
+    def flooded(port: WatchedPort, count: int, block_s: float) -> list[Entry]:
+        nonlocal floods
+        if block_s == 0.0 and floods < FLOODS:
+            floods += 1
+            flood(port, count)
+        return admit(port, count, block_s)
+
+    monkeypatch.setattr(WatchedPort, "admit", flooded)
+    with running(redis_server, run_name) as run:
+        first = run.learner()
+        run.kill(first)
+        flood(first.port, 1)
+        run.learner(reconcile_after_s=1e9)
+        assert floods < FLOODS
+
+
+def flood(port: WatchedPort, count: int) -> None:
+    junk = {"kind": "tombstone", "seq": 1000, "attempt": 0, "actor": "x", "reason": "reward", "detail": ""}
+    for _ in range(count):
+        port.broker.run(lambda client: client.xadd(port.broker.keys.traj, junk))
 
 
 @pytest.mark.parametrize("kind", ["hash", "stream", "full"])
