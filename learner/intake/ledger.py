@@ -4,6 +4,7 @@ Seqs below the low watermark are all done; above it a set holds the ones that ar
 be requeued: it is open again, wherever it is, until it is trained or retired a second time.
 """
 
+import re
 from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,7 +39,7 @@ class LedgerState(BaseModel):
     requeued: tuple[Count, ...] = ()
     """Seqs that were retired as poison and are open again, ascending."""
     requeues: tuple[str, ...] = ()
-    """Every requeue that was carried out, by its name."""
+    """Every requeue that was carried out, by its name without the number of the learner that wrote the letter."""
 
 
 class Ledger:
@@ -56,7 +57,7 @@ class Ledger:
         self._poisoned = set(state.poisoned)
         self.requeued = set(state.requeued)
         """Seqs that were retired as poison and are open again."""
-        self._requeues = set(state.requeues)
+        self._requeues = set(map(_of_plan, state.requeues))
         done = self.lwm + len(self._above) - len(self.requeued)
         assert done == self.trained + self.retired, "every seq is done once"
 
@@ -116,15 +117,15 @@ class Ledger:
 
     def retire_poison(self, seq: int, requeue: str) -> None:
         """Record what a dead letter says of `seq`, unless the ledger has it already: that it is trained, or that it was
-        requeued from this letter, by a requeue of that name."""
-        if not self.known(seq) and requeue not in self._requeues:
+        requeued from a letter of the same plan, as a requeue of that name would have it."""
+        if not self.known(seq) and _of_plan(requeue) not in self._requeues:
             self.retire(seq, POISON)
 
     def requeue(self, seq: int, requeue: str) -> bool:
         """Open a seq again that is retired as poison; False: it is not, or this requeue was carried out before."""
-        if requeue in self._requeues or seq not in self._poisoned:
+        if _of_plan(requeue) in self._requeues or seq not in self._poisoned:
             return False
-        self._requeues.add(requeue)
+        self._requeues.add(_of_plan(requeue))
         self._poisoned.remove(seq)
         self.requeued.add(seq)
         self.reasons[POISON] -= 1  # 0 is told too: the broker's counter is of the learner before
@@ -139,3 +140,9 @@ class Ledger:
         while self.lwm in self._above:
             self._above.remove(self.lwm)
             self.lwm += 1
+
+
+def _of_plan(requeue: str) -> str:
+    """Return the name of a requeue without its learner's number: a plan has a second letter if the learner that retired
+    it was stopped before a checkpoint covered that, and both tell of the same groups."""
+    return re.sub(r"^(\d+)-\d+-", r"\1-", requeue)

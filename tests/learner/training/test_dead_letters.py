@@ -67,6 +67,19 @@ def test_what_dies_again_is_requeued_by_its_new_letter(letters: DeadLetters) -> 
     assert restored(letters, ledger.state()).requeued == restored(letters).requeued == {30}
 
 
+@pytest.mark.parametrize("requeued", [0, 1])
+def test_a_requeue_from_either_of_two_letters_of_a_plan_counts_at_every_start(
+    letters: DeadLetters, requeued: int
+) -> None:
+    batch = make_batch(3)
+    names = [letters.write(batch, incarnation, deaths=2) for incarnation in (1, 2)]
+    letters.requeue(requeue_name(names[requeued], 30))
+    ledger = restored(letters)
+    assert ledger.requeued == {30} and ledger.reasons == {"poison": 1}
+    assert restored(letters, ledger.state()).state() == ledger.state()
+    assert not ledger.requeue(30, requeue_name(names[1 - requeued], 30))
+
+
 def test_the_letter_of_a_learner_that_was_replaced_never_has_a_trained_group_trained_again(
     letters: DeadLetters,
 ) -> None:
