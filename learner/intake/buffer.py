@@ -22,6 +22,7 @@ from isentrope.learner.intake.retirement import (
     FAILURES,
     INVALID,
     OTHER_WEIGHTS,
+    QUARANTINE,
     STALE,
     SURPLUS,
     LengthCounts,
@@ -104,6 +105,7 @@ class Buffer:
         if entry.seq >= self.cursor or self.ledger.known(entry.seq) or held is not None:
             return False
         if self.quarantine.turns_away(entry.actor):
+            self.retirements.retired(Retired(entry.seq, QUARANTINE, f"by {detail_of(entry.actor)}"))
             return False
         if entry.kind == "tombstone":
             reason = entry.reason if entry.reason in FAILURES else INVALID

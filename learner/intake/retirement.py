@@ -22,6 +22,8 @@ EARLIER = "earlier"
 """Reason of groups that a learner before this one had retired; why is not known any more."""
 OTHER_WEIGHTS = "other weights"
 """Reason of on-policy groups that are made again: they stay in work, and are counted here alone."""
+QUARANTINE = "quarantine"
+"""Reason of groups that are made again because an actor in quarantine made them; they are counted here alone."""
 SURPLUS = "surplus"
 """Reason of groups still missing after the last batch: a restart may find fewer groups retired than before."""
 
@@ -50,6 +52,7 @@ _FIXES = {
     MissingReason.ENGINE.word: "see the actors' logs: the engine fails its requests",
     MissingReason.RECORD.word: "see the actors' logs: groups are not valid records, or above redis.max_record_bytes",
     INVALID: "see the learner's log: what actors publish does not fit the run",
+    QUARANTINE: "see the learner's log, and `isentrope status`: what actors publish does not fit the run",
     TRIES: "see the actors' logs: they die with these groups in work",
     POISON: "see the learner's log, and `isentrope dlq`: the ranks die while they train these groups",
     OTHER_WEIGHTS: "see the actors' logs: on-policy groups come with other weights than the newest",

@@ -93,6 +93,17 @@ def test_nothing_is_taken_of_an_actor_whose_records_are_refused_but_what_came_be
     assert buffer.add(entry(5, actor="another")) and buffer.ready == 2
 
 
+def test_a_run_whose_actors_are_all_in_quarantine_ends() -> None:
+    buffer = make_buffer(cursor=1000)
+    for seq in range(3):
+        buffer.add(replace(entry(seq), payload=b"x"))
+    turned_away = 0
+    while (error := buffer.retirements.error()) is None:
+        assert turned_away < 1000 - 3 and not buffer.add(entry(3 + turned_away))
+        turned_away += 1
+    assert error.what.endswith("quarantine") and buffer.ledger.reasons == {"invalid": 3}
+
+
 @few
 @given(st.randoms(use_true_random=False))
 def test_on_policy_batches_do_not_depend_on_the_order_of_arrival(random: Random) -> None:

@@ -42,3 +42,20 @@ def test_an_actor_whose_records_are_refused_is_in_quarantine_and_its_orders_go_t
         assert learner.feeder.status().retired == {"invalid": 3}
         trained = [seq for batch in learner.lineage for seq in batch]
         assert {order.seq for order in orders[3:]} <= set(trained)
+
+
+def test_a_process_whose_second_id_is_in_quarantine_costs_no_group_more(redis_server: str, run_name: str) -> None:
+    with running(redis_server, run_name, batches=4, max_lag=3) as run:
+        learner, refused = run.learner(), 0
+        for name in ("bad", "bad.2", "bad.3", "bad.17"):
+            bad = run.actor(name)
+            for order in bad.take(3):
+                header, payload = encode_group(answer(order, version=V0, actor=name))
+                bad.port._publish(order, "published", {**header, "crc": 1, "payload": payload}, 1)
+                refused += name in ("bad", "bad.2")
+            wait_until(lambda: learner.port.view.queues()["unread"] == 0, "what it has published")
+        learner.retired(invalid=refused)
+        assert learner.feeder.status().ready == 0
+        finish(learner, run.actor("badger.2"), run.batches)
+        assert_exactly_once(run, learner)
+        assert learner.feeder.status().retired == {"invalid": 6}
