@@ -105,23 +105,23 @@ class Buffer:
         if entry.seq >= self.cursor or self.ledger.known(entry.seq) or held is not None:
             return False
         if self.quarantine.turns_away(entry.actor):
-            self.retirements.retired(Retired(entry.seq, QUARANTINE, f"by {detail_of(entry.actor)}"))
+            self.retirements.retired(Retired(entry.seq, QUARANTINE, actor=entry.actor))
             return False
         if entry.kind == "tombstone":
             reason = entry.reason if entry.reason in FAILURES else INVALID
-            detail = detail_of(f"{entry.detail}, by {entry.actor}")
+            detail = f"{detail_of(entry.detail)}, by {detail_of(entry.actor)}"
             logger.warning("seq %d abandoned (%s): %s", entry.seq, reason, detail)
             self._count(entry.id, decode_missing(entry.header))
-            self._retire(Retired(entry.seq, reason, detail), entry.id)
+            self._retire(Retired(entry.seq, reason, detail, entry.actor), entry.id)
             return True
         try:
             group = self._decode(entry)
         except RecordError as error:
-            detail = detail_of(f"{error.what} ({error.where}), by {entry.actor}")
+            detail = f"{detail_of(f'{error.what} ({error.where})')}, by {detail_of(entry.actor)}"
             logger.warning("group %d is invalid: %s", entry.seq, detail)
             if self.quarantine.refused(entry.actor, detail):
                 logger.warning("%s is in quarantine: no record of it is taken", detail_of(entry.actor))
-            self._retire(Retired(entry.seq, INVALID, detail), entry.id)
+            self._retire(Retired(entry.seq, INVALID, detail, entry.actor), entry.id)
             return True
         self._count(entry.id, group.missing)
         sampling = self._spec.sampling
@@ -129,7 +129,7 @@ class Buffer:
             (commonest, count), *_ = Counter(each.reason for each in group.missing).most_common(1)
             detail = detail_of(f"{count} of its responses failed, by {entry.actor}")
             logger.warning("group %d is too small (%s): %s", entry.seq, commonest.word, detail)
-            self._retire(Retired(entry.seq, commonest.word, detail), entry.id)
+            self._retire(Retired(entry.seq, commonest.word, detail, entry.actor), entry.id)
             return True
         self.retirements.came_in()
         self._groups[entry.seq] = group
@@ -295,7 +295,7 @@ class Buffer:
         """Retire a group that waits for training."""
         group = self._groups.pop(seq)
         self.retired_whole.add(reason, (len(response.tokens) for response in group.responses))
-        self._retire(Retired(seq, reason, f"by {group.actor}"), self._held.pop(seq).entry)
+        self._retire(Retired(seq, reason, actor=group.actor), self._held.pop(seq).entry)
 
     def _retire_skipped(self, plan: PlanRecord) -> None:
         """Retire what the learner before had retired when it made an on-policy plan: that takes the oldest groups, so
@@ -321,7 +321,7 @@ class Buffer:
         """Drop a group that must be made again."""
         group = self._groups.pop(seq)
         self.outdated.append(self._held.pop(seq).entry)
-        self.retirements.retired(Retired(seq, OTHER_WEIGHTS, f"by {group.actor}"))
+        self.retirements.retired(Retired(seq, OTHER_WEIGHTS, actor=group.actor))
 
     def _retire_one_outcome(self) -> None:
         """Retire the groups of one outcome, as many as a batch may replace.

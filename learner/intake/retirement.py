@@ -33,6 +33,9 @@ FAILURES = frozenset({*(reason.word for reason in MissingReason), TRIES, INVALID
 MAX_DETAIL = 500
 """Characters of an actor's text that are kept."""
 
+MAX_NAMED = 3
+"""Actors that an error names."""
+
 MAX_BATCHES = 20
 """Batches' worth of groups that may be retired between two trained batches, beside those that may become stale at once
 and those that are replaced for their outcome."""
@@ -65,11 +68,12 @@ _FIXES = {
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """One retired group: its seq, the reason as one word, and more of it for people."""
+    """One retired group: its seq, the reason as one word, more of it for people, and the actor that it names."""
 
     seq: int
     reason: str
     detail: str = ""
+    actor: str = ""
 
 
 def detail_of(text: str) -> str:
@@ -115,11 +119,14 @@ class Retirements:
         self._since_batch: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._examples: dict[str, Retired] = {}
+        self._actors: dict[str, Counter[str]] = {}  # of all groups since a batch was trained, by reason
 
     def retired(self, group: Retired) -> None:
         """Count one more retired group."""
         self._since_batch[group.reason] += 1
         self._examples[group.reason] = group
+        if group.actor:
+            self._actors.setdefault(group.reason, Counter())[group.actor] += 1
         if group.reason in FAILURES:
             self._failed[group.reason] += 1
 
@@ -131,6 +138,7 @@ class Retirements:
         """Count anew: a batch was trained, or what the broker holds was read again."""
         self._failed.clear()
         self._since_batch.clear()
+        self._actors.clear()
 
     def error(self) -> IsentropeError | None:
         """Return the error that ends the run; None: it may go on."""
@@ -147,6 +155,16 @@ class Retirements:
         kind = DataError if reason in _OF_DATA else InternalError
         return kind(
             f"{counts.total()} groups in a row {happened}, and none was trained; reason of {of_them}: {reason}",
-            where=f"group {example.seq}: {example.detail}" if example.detail else f"group {example.seq}",
+            where=(f"group {example.seq}: {example.detail}" if example.detail else f"group {example.seq}")
+            + _senders(self._actors.get(reason, Counter())),
             fix=_FIXES.get(reason, ""),
         )
+
+
+def _senders(counts: Counter[str]) -> str:
+    """Return the actors that most groups of a reason came from: where it is one of many, that one is to be mended."""
+    named = [f"{detail_of(actor)} ({count})" for actor, count in counts.most_common(MAX_NAMED)]
+    others = len(counts) - len(named)
+    if others > 0:
+        named.append(f"{others} more")
+    return f"; those since the last batch are by {', '.join(named)}" if named else ""

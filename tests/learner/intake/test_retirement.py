@@ -57,6 +57,21 @@ def test_a_run_ends_after_so_many_failures_without_a_whole_group_or_retirements_
             return
 
 
+@pytest.mark.parametrize("actors", [["a1"], ["a1", "a2\x1b", "a3"], ["a1", *"bcdefg"]])
+def test_the_error_names_the_actors_that_most_of_these_groups_came_from(actors: list[str]) -> None:
+    retirements = Retirements(LIMITS)
+    retirements.retired(Retired(0, "reward", "no number", "of the batch before"))
+    retirements.restart()
+    for seq in range(LIMITS.failed):
+        retirements.retired(Retired(seq, "reward", "no number", actors[seq] if seq < len(actors) else "a1"))
+    error = retirements.error()
+    assert error is not None and error.where.isprintable()
+    start, _, named = error.where.partition("; those since the last batch are by ")
+    assert start == f"group {LIMITS.failed - 1}: no number"
+    assert named.startswith(f"a1 ({LIMITS.failed + 1 - len(actors)})")
+    assert named.count("(1)") == min(len(actors) - 1, 2) and ("4 more" in named) == (len(actors) == 7)
+
+
 @pytest.mark.parametrize(
     ("rows", "failed"), [(None, 20 * P), (3, 2 * P), (50, 50), (10_000, 20 * P)], ids=["endless", "few", "some", "many"]
 )
@@ -90,11 +105,12 @@ def test_orders_that_are_given_up_for_ever_end_the_run(run: Run, reason: str, ki
     with pytest.raises(kind) as caught:
         while failed < 100 * P:
             for order in actor.port.take(P, 0.05):
-                actor.port.fail(order, reason, "163 tokens\x1b[2J train.jsonl:4")
+                actor.port.fail(order, reason, "163 tokens\x1b[2J train.jsonl:4" + "!" * 1000)
                 failed += 1
             learner.feeder.next_batch(0.0)
     known = reason if reason in FAILURES else "invalid"
-    assert caught.value.what.endswith(f"reason of all: {known}") and "train.jsonl:4, by a1" in caught.value.where
+    assert caught.value.what.endswith(f"reason of all: {known}") and "train.jsonl:4!" in caught.value.where
+    assert "!, by a1; those since the last batch are by a1 (" in caught.value.where
     assert caught.value.where.isprintable()
     status = learner.feeder.status()
     assert set(status.retired) == {known} and 20 * P <= status.issued <= 22 * P + 2 * P
