@@ -91,9 +91,9 @@ class Supervisor:
             self._outages.broker(answers=shown is not None)
             self._show_lines()
             if shown is not None:
-                if self._interrupts.asked and shown.control is None:
+                if self._interrupts.asked and shown.control is None and not self._incarnation:
                     return Outcome.of_nothing("nothing was trained yet")
-                if self._interrupts.asked and not self._stop_sent:
+                if self._interrupts.asked and shown.control is not None and not self._stop_sent:
                     self._stop()
                 self._tend(shown)
             time.sleep(INTERVAL_S)
@@ -150,7 +150,7 @@ class Supervisor:
             self._incarnation = shown.incarnation
             run.learner.opened(shown.incarnation)
             self._outages.learner(shown.incarnation)
-        elif time.monotonic() - self._started > run.config.learner.start_timeout_s:
+        elif self._is_late():
             raise UnreachableError(
                 f"the learner has not opened the run for {run.config.learner.start_timeout_s:.0f} s",
                 where=str(Path(run.spec.output_dir) / "logs"),
@@ -171,6 +171,13 @@ class Supervisor:
         why = "the learner's ranks start again" if run.learner.starts_again else shown.why
         waits = [why] if why else self._late(shown)
         self._progress.waiting([*waits, placed.waits] if placed.waits else waits)
+
+    def _is_late(self) -> bool:
+        """Return True if the first ranks have not opened the run in time. Those that start again have a limit in
+        `Learner`, and a broker that came back empty is filled by a learner that runs."""
+        if self._incarnation or self._run.learner.starts_again:
+            return False
+        return time.monotonic() - self._started > self._run.config.learner.start_timeout_s
 
     def _report_room(self, waits: str) -> None:
         """Report, once each time, that actors wait for room: the line of what is waited for may not be seen."""

@@ -64,7 +64,7 @@ def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_a
         spec=SimpleNamespace(output_dir=str(run_file.parent)),
         config=config,
         view=SimpleNamespace(control=lambda: None, weights=lambda: None, actors=list[object], incarnation=lambda: 0),
-        learner=SimpleNamespace(has_ended=False, tend=list[str]),
+        learner=SimpleNamespace(has_ended=False, tend=list[str], starts_again=False),
         ray=SimpleNamespace(is_lost=False),
     )
     interrupts: Any = SimpleNamespace(asked=False)
@@ -72,6 +72,84 @@ def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_a
     with pytest.raises(UnreachableError, match="learner has not opened the run") as raised:
         Supervisor(started, interrupts, progress).watch()
     assert "raise learner.start_timeout_s" in raised.value.fix and "learner-0.log" in raised.value.fix
+
+
+class Looks:
+    """What the command sees of a run, look after look; also its learner, which ends after the last one."""
+
+    def __init__(self, run_file: Path, *controls: object, starts_again: bool = False) -> None:
+        config, _ = load(run_file, ["learner.start_timeout_s=1e-9"])
+        self._controls, self._left = [*controls, controls[-1]], len(controls)
+        self.asked, self.asks_when_empty, self.requests = False, False, list[str]()
+        self.starts_again = starts_again
+        self.run: Any = SimpleNamespace(
+            spec=SimpleNamespace(output_dir=str(run_file.parent)),
+            config=config,
+            view=SimpleNamespace(
+                control=self._control,
+                weights=lambda: None,
+                actors=list[object],
+                incarnation=lambda: 1,
+                request=self.requests.append,
+            ),
+            actors=SimpleNamespace(
+                leave=lambda within_s: None,
+                tend=lambda states: [],
+                unready=lambda states: [],
+                record=lambda: PlacementRecord(wanted=1, waits="", actors={}),
+            ),
+            scaler=SimpleNamespace(note=lambda line: None, look=lambda states: []),
+            learner=self,
+            model=None,
+            ray=SimpleNamespace(is_lost=False),
+        )
+
+    def opened(self, incarnation: int) -> None: ...
+
+    def tend(self) -> list[str]:
+        return []
+
+    def failure(self) -> None: ...
+
+    @property
+    def has_ended(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    def _control(self) -> object:
+        shown = self._controls.pop(0)
+        self.asked |= self.asks_when_empty and shown is None
+        return shown
+
+    def watch(self) -> Outcome:
+        progress: Any = SimpleNamespace(note=lambda line: None, waiting=lambda waits: None)
+        return Supervisor(self.run, self, progress).watch()  # type: ignore[arg-type]
+
+
+OPEN = SimpleNamespace(state=RunState.RUN)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_broker_that_comes_back_empty_is_not_a_run_that_was_never_opened(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
+) -> None:
+    """Neither is the run late, however long the command is up, nor was nothing trained."""
+    monkeypatch.setattr(supervisor, "INTERVAL_S", 0.0)
+    looks = Looks(run_file, OPEN, None, OPEN)
+    looks.asks_when_empty = asks
+    outcome = make_outcome(batches=7)
+    json_files.write(run_file.parent, outcome)
+    assert looks.watch() == outcome
+    assert looks.requests == ["stop"] * asks, "once there is a learner that reads it"
+
+
+def test_ranks_that_die_before_they_open_the_run_have_a_limit_of_their_own(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "INTERVAL_S", 0.0)
+    looks = Looks(run_file, None, starts_again=True)
+    json_files.write(run_file.parent, make_outcome())
+    assert looks.watch() == make_outcome()
 
 
 def test_a_lost_ray_ends_the_run_with_an_outcome_after_the_learner_has_stopped(run_file: Path) -> None:
