@@ -143,7 +143,11 @@ class DeadLetters:
         return {name: int(found[4]) for name in marks if (found := _REQUEUE.fullmatch(name))}
 
     def requeue(self, name: str) -> bool:
-        """Mark a group, by the name of its requeue; False: there is no such letter. Marked again, nothing changes."""
+        """Mark a group, by the name of its requeue; False: there is no such letter. Marked again, nothing changes.
+
+        Raises:
+            OSError: the disk refuses it.
+        """
         found = _REQUEUE.fullmatch(name)
         if found is None or not (self._folder / found[1]).is_file():
             return False
@@ -172,10 +176,14 @@ class DeadLetters:
         for record in covered:
             if len(sizes) <= MAX_LETTERS and sum(sizes.values()) <= MAX_BYTES:
                 return
+            try:
+                for path in [self._folder / record.name, *self._folder.glob(f"{record.name}.*")]:
+                    path.unlink()
+            except OSError as error:
+                logger.warning("dead letter %s of too many cannot be deleted: %s", record.name, error)
+                return
             logger.warning("dead letter %s is deleted: there are too many", record.name)
             del sizes[record.name]
-            for path in [self._folder / record.name, *self._folder.glob(f"{record.name}.*")]:
-                path.unlink()
 
 
 def requeue_name(letter: str, seq: int) -> str:

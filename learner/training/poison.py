@@ -53,6 +53,7 @@ class Poison:
         self._limit = limit
         self._letters = DeadLetters(output_dir)
         self._step = after_death(_read(self._file))
+        self._refused: set[str] = set()  # requeues of which it was said that they cannot be marked
 
     def restore(self, ledger: Ledger) -> None:
         """Record in the ledger of a checkpoint what was retired as poison, or requeued, after it.
@@ -68,7 +69,10 @@ class Poison:
         self._write(self._step.model_copy(update={"plan": plan.after}))
         crash_point("train.begun", plan.batch)
         yield
-        self._file.unlink(missing_ok=True)
+        try:
+            self._file.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s cannot be removed: %s", self._file, error)
 
     def retire(self, batch: ReadyBatch, feeder: Feeder) -> bool:
         """Retire a batch, which is the current one, if the ranks have died in its step too often."""
@@ -91,14 +95,12 @@ class Poison:
         return True
 
     def requeue(self, feeder: Feeder) -> None:
-        """Order groups again that an operator wants trained."""
+        """Order groups again that an operator wants trained. What the disk refuses stays asked for."""
         asked = feeder.call(lambda port: port.view.requeues())
-        for name in asked:
-            if not self._letters.requeue(name):
-                logger.warning("%s cannot be requeued: there is no such dead letter", name)
+        answered = [name for name in asked if self._answer(name)]
         wanted = self._letters.requeues()
-        if (wanted and feeder.requeue(wanted)) or asked:
-            feeder.call(lambda port: port.requeued(asked))
+        if (wanted and feeder.requeue(wanted)) or answered:
+            feeder.call(lambda port: port.requeued(answered))
             self.show(feeder)
 
     def show(self, feeder: Feeder) -> None:
@@ -106,6 +108,18 @@ class Poison:
         if letters := self._letters.letters():
             text = LETTERS.dump_json(letters).decode()
             feeder.call(lambda port: port.show_dead_letters(text))
+
+    def _answer(self, name: str) -> bool:
+        """Mark a group that an operator wants trained; return False if the disk refuses it."""
+        try:
+            if not self._letters.requeue(name):
+                logger.warning("%s cannot be requeued: there is no such dead letter", name)
+        except OSError as error:
+            if name not in self._refused:  # it is tried again at every look for requests
+                self._refused.add(name)
+                logger.warning("%s cannot be requeued yet: %s", name, error)
+            return False
+        return True
 
     def _write(self, step: Step) -> None:
         try:

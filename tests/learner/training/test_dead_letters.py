@@ -1,5 +1,7 @@
 """Dead letters outlive every process: what they hold is dead until it is requeued, and each requeue counts once."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -121,5 +123,13 @@ def test_of_too_many_the_oldest_that_a_checkpoint_covers_are_deleted(
     assert [letter.name for letter in letters.letters()] == names, "no checkpoint covers them"
     ledger = Ledger(state)
     ledger.retire(90, "stale")
+    with monkeypatch.context() as patched:
+
+        def refuse(path: Path) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        patched.setattr(Path, "unlink", refuse)
+        restored(letters, ledger.state())
+    assert [letter.name for letter in letters.letters()] == names, "the disk refuses it, which ends nothing"
     restored(letters, ledger.state())
     assert [letter.name for letter in letters.letters()] == names[1:] and letters.requeues() == {}

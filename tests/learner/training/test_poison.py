@@ -1,7 +1,9 @@
 """Which deaths count, and what becomes of a plan that has killed the ranks: real broker and feeder, once real
 ranks."""
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from waits import wait_until
 from whole_run import Run as WholeRun
 
 from isentrope.learner.intake.buffer import ReadyBatch
+from isentrope.learner.training import dead_letters
 from isentrope.learner.training.dead_letters import LETTERS, DeadLetters, requeue_name
 from isentrope.learner.training.fault_points import VARIABLE
 from isentrope.learner.training.poison import STEP, Poison, Step, after_death
@@ -173,6 +176,41 @@ def test_a_requeue_of_a_letter_that_is_not_there_is_answered(poisoned: PoisonedR
     view.requeue(["1-1-00000000.2", "\x1b[2J"])
     poisoned.poison.requeue(poisoned.learner.feeder)
     assert view.requeues() == [] and poisoned.learner.ledger.requeued == set()
+
+
+@pytest.mark.parametrize("refused", [(Path, "touch"), (dead_letters, "sync")])
+def test_a_requeue_that_the_disk_refuses_ends_nothing_and_stays_asked_for(
+    poisoned: PoisonedRun,
+    actor: Actor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    refused: tuple[object, str],
+) -> None:
+    name = requeue_name(dead(poisoned, actor), 0)
+    view = poisoned.learner.port.view
+    view.requeue([name, "1-1-00000000.2"])
+    with monkeypatch.context() as full:
+        full.setattr(*refused, full_disk)
+        for _ in range(3):
+            poisoned.poison.requeue(poisoned.learner.feeder)
+        assert view.requeues() == [name] and caplog.text.count("cannot be requeued yet") == 1
+    poisoned.poison.requeue(poisoned.learner.feeder)
+    assert view.requeues() == [] and poisoned.learner.ledger.requeued == {0}
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_note_of_a_step_that_cannot_be_removed_ends_nothing(
+    poisoned: PoisonedRun, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor.work(P, version_of(1, 0))
+    batch = poisoned.learner.next()
+    with monkeypatch.context() as full:
+        full.setattr(Path, "unlink", full_disk)
+        poisoned.train(batch)
+    assert poisoned.learner.ledger.batches == 1
 
 
 def test_stored_plans_that_follow_a_retired_one_are_trained_as_other_batches(
