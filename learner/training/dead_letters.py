@@ -104,6 +104,11 @@ class DeadLetters:
     def __len__(self) -> int:
         return len(self._names())
 
+    @property
+    def newest(self) -> str:
+        """Name of the newest letter; empty: there is none."""
+        return next(reversed(self._names()), "")
+
     def write(self, batch: ReadyBatch, incarnation: int, deaths: int) -> str:
         """Keep a batch, and return the letter's name; OSError if it cannot be written."""
         groups, payloads = encoded(batch.groups)

@@ -38,6 +38,7 @@ class ClusterConfig(Section):
     long as other nodes have room. Too low and a few unlucky deaths empty a good node; too high and a bad one takes
     actor after actor."""
     restart_limit: Annotated[int, Field(ge=0)] = 3
-    """Deaths of ranks without a new checkpoint in between after which the run ends; that they do not open the run again
-    within `learner.start_timeout_s` is one. Too low ends a run on machines that are taken away often; too high repeats
+    """Deaths of ranks without a new checkpoint or dead letter in between after which the run ends; that they do not
+    open the run again within `learner.start_timeout_s` is one. Between two checkpoints as many dead letters count. Too
+    low ends a run on machines that are taken away often; too high repeats
     for hours what cannot succeed."""

@@ -220,7 +220,7 @@ class Learner:
         if not self._restarts.may_go_on():
             self._last = death
             return
-        count = f"death {self._restarts.count} of {self._plan.restart_limit} without a checkpoint"
+        count = f"death {self._restarts.count} of {self._plan.restart_limit} without a checkpoint or dead letter"
         what = death.last_line if death.late else f"a rank has died{' on ' + where if where else ''}"
         yield f"{what}, and all start again: {count}"
         ranks = RankLogs.now(self._plan.log_folder, self._plan.job.config.ranks)

@@ -1,24 +1,38 @@
-"""Limit of the deaths of ranks: they are started again as long as new checkpoints come in between."""
+"""Limit of the deaths of ranks: they are started again as long as new checkpoints or dead letters come in between."""
 
 from pathlib import Path
 
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, newest_batch
+from isentrope.learner.training.dead_letters import DeadLetters
 
 
 class Restarts:
-    """Count of the deaths of ranks without a new checkpoint in between."""
+    """Count of the deaths of ranks without a new checkpoint or dead letter in between.
+
+    A dead letter says that a plan which killed them is out of the way. But where every plan kills them, there is one
+    after the other, so only `limit` of them count between two checkpoints.
+    """
 
     def __init__(self, output_dir: Path, limit: int) -> None:
-        """Count from now on: at most `limit` deaths in a row; checkpoints are those in `output_dir`."""
-        self._folder = output_dir / CHECKPOINTS
+        """Count from now on: at most `limit` deaths in a row; checkpoints and dead letters are those in
+        `output_dir`."""
+        self._checkpoints = output_dir / CHECKPOINTS
+        self._letters = DeadLetters(output_dir)
         self._limit = limit
-        self._newest = newest_batch(self._folder)
+        self._batch = newest_batch(self._checkpoints)
+        self._letter = self._letters.newest
+        self._retirements = 0
         self.count = 0
-        """Deaths since the newest checkpoint."""
+        """Deaths since the newest checkpoint or dead letter."""
 
     def may_go_on(self) -> bool:
         """Count a death; return False if it was one more than allowed."""
-        there = newest_batch(self._folder)
-        self.count = 1 if there > self._newest else self.count + 1
-        self._newest = there
+        batch, letter = newest_batch(self._checkpoints), self._letters.newest
+        if batch > self._batch:
+            self.count = self._retirements = 0
+        elif letter != self._letter and self._retirements < self._limit:
+            self.count = 0
+            self._retirements += 1
+        self._batch, self._letter = batch, letter
+        self.count += 1
         return self.count <= self._limit

@@ -110,7 +110,7 @@ def test_a_node_on_which_ranks_die_is_left_out_for_ranks_and_actors(
     ranks = Ranks(monkeypatch, tmp_path, restart_limit=3)
     assert list(ranks.learner.tend()) == []
     (first,) = ranks.die("a")
-    assert first == "a rank has died on host-a, and all start again: death 1 of 3 without a checkpoint"
+    assert first == "a rank has died on host-a, and all start again: death 1 of 3 without a checkpoint or dead letter"
     notice, _ = ranks.die("a")
     assert notice == "host-a has had 2 deaths of actors or ranks: others are placed elsewhere"
     assert ranks.allowed == [[{"a", "b"}], [{"b"}, {"a", "b"}], [{"b"}]]
@@ -153,7 +153,8 @@ def test_ranks_that_do_not_come_up_again_are_named_and_started_once_more(
     assert list(ranks.learner.tend()) == []
     ranks.now += 1
     (said,) = ranks.learner.tend()
-    assert said == ("rank 1 (host-b) has not come up for 60 s, and all start again: death 2 of 2 without a checkpoint")
+    late = "rank 1 (host-b) has not come up for 60 s"
+    assert said == f"{late}, and all start again: death 2 of 2 without a checkpoint or dead letter"
     assert ranks.cancelled == [True] and not ranks.learner.has_ended
     assert ranks.learner.starts_again
     ranks.learner.opened(2)
