@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 from deploy_files import DEPLOY
 from waits import wait_until
@@ -192,6 +193,23 @@ def test_actors_of_a_run_that_goes_on_later_are_put_back_with_it(job: Job) -> No
     assert len(job.calls("isentrope")) == 1
     later.unlink()
     assert again.wait(30) == 0 and len(job.calls("isentrope")) == 2
+
+
+@pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("COMPLETING", False)])
+def test_actors_that_wait_for_word_of_their_run_heed_a_warning(job: Job, state: str, requeued: bool) -> None:
+    """The program has ended by itself: no other wait sees the signal."""
+    job.state, job.environment = state, {"LEAVE_TIMEOUT": "1000"}
+    running = job.start("actors.sbatch", "mine")
+
+    def waits() -> bool:
+        children = psutil.Process(running.pid).children()
+        return any(child.name() == "sleep" for child in children) and (job.folder / "started").exists()
+
+    wait_until(waits, "it does not wait")
+    os.kill(running.pid, signal.SIGTERM)
+    told = running.communicate(timeout=30)[0]
+    assert running.returncode == 0, told
+    assert ("scontrol requeue 7" in job.calls("scontrol")) is requeued
 
 
 @pytest.mark.parametrize("state", ["", "COMPLETING"])
