@@ -28,6 +28,9 @@ from isentrope.rollout.wire.types import Group
 GROUPS = "groups"
 """Folder of the kept batches in that of the run."""
 
+MAX_UNWRITTEN_BYTES = 1 << 30
+"""Bytes of batches in memory, which the disk has refused, above which the run ends."""
+
 _NAME = re.compile(r"(\d+)-(\d+)")
 
 logger = logging.getLogger(__name__)
@@ -68,11 +71,18 @@ class GroupKeeper:
         self._unwritten: dict[Path, bytes] = {}
 
     def keep(self, batch: ReadyBatch, circumstances: Circumstances) -> None:
-        """Write a batch that was trained. One that cannot be written is tried again before the next checkpoint."""
+        """Write a batch that was trained. One that cannot be written is tried again before the next checkpoint.
+
+        Raises:
+            StorageError: those that wait are too large for memory; the next learner trains them again.
+        """
         self._unwritten[self._folder / f"{batch.record.batch}-{self._incarnation}"] = encode(batch, circumstances)
         try:
             self._write()
         except OSError as error:
+            waiting = sum(map(len, self._unwritten.values()))
+            if len(self._unwritten) > 1 and waiting > MAX_UNWRITTEN_BYTES:
+                raise self._refused(error) from None
             logger.warning("the groups of batch %d are not kept yet: %s", batch.record.batch, error)
 
     def save(self, folder: Path, batch: int) -> dict[str, FileFacts]:
@@ -84,8 +94,15 @@ class GroupKeeper:
         try:
             self._write()
         except OSError as error:
-            raise StorageError(f"the groups of the run cannot be kept: {error}", where=str(self._folder)) from None
+            raise self._refused(error) from None
         return self._writer.save(folder, batch)
+
+    def _refused(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"the groups of {len(self._unwritten)} batches cannot be kept: {error}",
+            where=str(self._folder),
+            fix="free the disk; the same command goes on from the last checkpoint",
+        )
 
     def _write(self) -> None:
         self._folder.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kept_batches import AROUND, Disk, make_batch
 
 from isentrope.errors import StorageError
+from isentrope.learner.training import group_store
 from isentrope.learner.training.group_store import (
     GROUPS,
     GroupKeeper,
@@ -72,6 +73,19 @@ def test_a_batch_is_on_the_disk_before_a_checkpoint_covers_it(tmp_path: Path) ->
     keeper.save(tmp_path, 2)
     assert disk.saved == [2]
     assert sizes(tmp_path) == {batch: len(encode(make_batch(batch), AROUND)) for batch in (1, 2)}
+
+
+def test_a_disk_that_stays_full_ends_the_run_before_memory_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(encode(make_batch(1), AROUND))
+    monkeypatch.setattr(group_store, "MAX_UNWRITTEN_BYTES", size // 2)
+    keeper = GroupKeeper(tmp_path, 1, Disk())
+    (tmp_path / GROUPS).write_text("in the way")
+    keeper.keep(make_batch(1), AROUND)  # however large a batch is, it may wait for the next one
+    with pytest.raises(StorageError, match="groups of 2 batches cannot be kept") as raised:
+        keeper.keep(make_batch(2), AROUND)
+    assert raised.value.exit_code == 74 and "last checkpoint" in raised.value.fix
 
 
 def test_the_chain_of_plans_tells_which_of_several_learners_led_to_a_checkpoint(tmp_path: Path) -> None:
