@@ -18,7 +18,7 @@
 
 import logging
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isentrope.errors import AlarmError, FencedError, InternalError, IsentropeError
@@ -37,6 +37,7 @@ from isentrope.learner.training.alarms import Alarms, bounds_in_force
 from isentrope.learner.training.canary import tokens_of
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, stored, trace_elsewhere
+from isentrope.learner.training.chosen_mode import in_chosen_mode, keep_mode
 from isentrope.learner.training.circumstances import Circumstances
 from isentrope.learner.training.evaluator import Evaluator
 from isentrope.learner.training.function_rewards import of_groups
@@ -119,6 +120,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         controllers=stored(objective.start()),
     )
     start = choose_start(store, rank_group, new, trace)
+    start = replace(start, state=in_chosen_mode(start.state, output_dir))
     ledger, poison = Ledger(start.state.ledger), Poison(output_dir, claim.incarnation, config.poison_after)
     poison.restore(ledger)
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
@@ -392,5 +394,6 @@ class _Run:
             logger.info("mode is now %s", mode)
             if mode is Mode.ON_POLICY:
                 self._publish()
+            keep_mode(Path(self._parts.job.spec.output_dir), mode, self._batch)
         answer = {"mode": self._mode, "note": refusal, "requested_mode": None}
         self._parts.feeder.set_control(control.model_copy(update=answer))

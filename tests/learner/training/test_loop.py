@@ -243,6 +243,9 @@ def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., R
     await_rows(run, lambda rows: len(rows) >= 2, ranks)
     run.view.request("on_policy")
     await_rows(run, lambda rows: rows[-1]["mode"] == "on_policy", ranks)
+    ranks.kill()  # no checkpoint has the mode
+    ranks = run.start()
+    await_rows(run, lambda rows: (rows[-1]["mode"], rows[-1]["version"] >> 20) == ("on_policy", 2), ranks)
     run.view.request("stop")
     assert ranks.wait() == 0, ranks.text()
     switched = [row for row in run.rows if row["mode"] == "on_policy"]
@@ -251,7 +254,7 @@ def test_an_operator_changes_the_mode_and_stops_the_run(new_run: Callable[..., R
     assert run.outcome["status"] == "stopped"
     stopped_at = run.outcome["batches"]
     assert stopped_at == run.rows[-1]["batch"]
-    assert (run.folder / "checkpoints" / f"step-{stopped_at}-1").is_dir()
+    assert (run.folder / "checkpoints" / f"step-{stopped_at}-2").is_dir()
 
     run.job = replace(run.job, config=run.job.config.model_copy(update={"ranks": 1}))
     ranks = run.start()
