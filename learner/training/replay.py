@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from isentrope.errors import ConfigError, StorageError
-from isentrope.learner import json_files
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.presets import build, load_objective
@@ -23,6 +22,7 @@ from isentrope.learner.training.circumstances import Circumstances
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.group_store import KeptBatch, KeptBatches, read_batch, read_record
 from isentrope.learner.training.job import LearnerJob
+from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.kept_groups import batch_number
 from isentrope.learner.training.metrics import measure
 from isentrope.learner.training.rank_change import ranks_of
@@ -175,8 +175,8 @@ class _Repetition:
         self._ranks = ranks
         self._objective = objective
         self._store = CheckpointStore(route.run / CHECKPOINTS)
-        self._rows = {row.batch: row for row in json_files.read_lines(route.run, BatchRow)}
-        self._scores = {row.batch: row for row in json_files.read_lines(route.run, EvalRow)}
+        self._rows = {row.batch: row for row in Journal(route.run, BatchRow).rows()}
+        self._scores = {row.batch: row for row in Journal(route.run, EvalRow).rows()}
         self._controllers: ControllerStates = objective.start()
 
     def run(self) -> Parting | None:

@@ -106,7 +106,7 @@ def requeue(where: Where, name: str, seqs: Sequence[int], as_json: bool, console
     if as_json:
         console.print_json(json.dumps(asdict(Requeued(letter.name, wanted, before))))
         return 0
-    told = f"{len(wanted)} groups of {letter.name} are requeued: the learner has them made again and trains each once"
+    told = f"{len(wanted)} groups of {letter.name} are requeued: where batches are left, each is trained once"
     say(console, told + (f"; {len(before)} were requeued before" if before else ""))
     return 0
 

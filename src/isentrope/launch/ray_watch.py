@@ -29,7 +29,8 @@ RAY_GIVES_UP_S = "RAY_gcs_rpc_server_reconnect_timeout_s"
 
 def allowed_tries() -> int:
     """Return the number of questions in a row without an answer after which the store counts as lost: they take a
-    third of the time that Ray leaves, and the rest is for an orderly end."""
+    third of the time that Ray leaves if each waits for its answer to the end, and the pauses alone if each is refused
+    at once. The rest is for an orderly end."""
     return max(1, int(float(variable(RAY_GIVES_UP_S) or 60) / 3 / (ASK_S + ANSWER_S)))
 
 

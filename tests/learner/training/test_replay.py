@@ -114,6 +114,16 @@ def test_a_damaged_checkpoint_is_not_compared_with(folder: Path, replayed: Repla
         replayed(find_route(folder, None, ""))
 
 
+def test_a_damaged_line_of_the_metrics_costs_only_the_comparison_of_its_batch(
+    folder: Path, replayed: Replayed, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = folder / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:2], lines[2][:40] + b"\n", *lines[3:]]))
+    assert replayed(find_route(folder, None, "")) is None
+    assert "a line of" in caplog.text and "is left out" in caplog.text
+
+
 def test_what_cannot_be_replayed_says_why(run: Run, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no checkpoint 5 in") as raised:
         find_route(run.folder, 5, "")
