@@ -73,9 +73,12 @@ def test_a_flood_of_entries_does_not_keep_a_learner_from_its_next_step(
 
 
 def flood(port: WatchedPort, count: int) -> None:
-    junk = {"kind": "tombstone", "seq": 1000, "attempt": 0, "actor": "x", "reason": "reward", "detail": ""}
+    def junk(client: redis.Redis) -> object:
+        entry = {"kind": "tombstone", "seq": "1000", "attempt": "0", "actor": "x", "reason": "reward", "detail": ""}
+        return client.xadd(port.broker.keys.traj, {**entry})
+
     for _ in range(count):
-        port.broker.run(lambda client: client.xadd(port.broker.keys.traj, junk))
+        port.broker.run(junk)
 
 
 @pytest.mark.parametrize("kind", ["hash", "stream", "full"])
