@@ -30,7 +30,7 @@ OPTIONS = (
     "actors.autoscale=lag",
     "learner.ranks=1",
     "learner.batches=100000",
-    "learner.updates_per_batch=64",  # the learner takes longer than one actor whose reward is free, on few cores too
+    "learner.updates_per_batch=32",  # the learner takes longer than one actor whose reward is free, on few cores too
     "learner.learning_rate=1e-6",
     "data.eval=",
 )

@@ -24,7 +24,10 @@ from isentrope.learner.training.deepspeed_engine import BUCKET_ELEMENTS, Trainin
 from isentrope.learner.training.model import Policy, load_policy  # noqa: E402
 
 CPU = torch.device("cpu")
-KINDS = ("Pss", "Anonymous")
+KINDS = ("Pss_Anon", "Pss_Shmem")
+"""Pages that no file holds. Those of mapped files are left out: the machine has them once, and the process that maps
+them first is told all of them as its share, so that the sum of all high-water marks counts them several times."""
+
 LOOK_S = 0.002
 
 
@@ -45,7 +48,7 @@ class HighWater:
 
     @property
     def taken(self) -> dict[str, int]:
-        """By kind: the share of shared pages that is this process's, and pages that are its own alone."""
+        """By kind: pages that no file holds; of those that it shares with others, its share."""
         return {kind: self._most[kind] - self._before[kind] for kind in KINDS}
 
     def _watch(self) -> None:
@@ -83,7 +86,7 @@ def main(model: str, small: str, results: str) -> None:
         divide(policy, _settings(config, torch.float32, BUCKET_ELEMENTS))
         dist.barrier()
     seen: list[dict[str, object]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(seen, {**mark.taken, "copied": loading.taken["Anonymous"], "whole": is_whole(policy, model)})
+    dist.all_gather_object(seen, {**mark.taken, "copied": loading.taken["Pss_Anon"], "whole": is_whole(policy, model)})
     if dist.get_rank() == 0:
         Path(results).write_text(json.dumps(seen))
     dist.destroy_process_group()
