@@ -83,12 +83,6 @@ def requested(argument: str, password_file: str = "", ca_file: str = "") -> str:
     return url
 
 
-def require_run(argument: str, run: str) -> None:
-    """Raise ConfigError if `--redis` names a broker, and nothing a run on it."""
-    if argument and not run:
-        raise ConfigError("--redis names a broker, and nothing names a run on it", fix="give the run's name by --run")
-
-
 def _read(password_file: str) -> str:
     try:
         password = Path(password_file).expanduser().read_text(encoding="utf-8").strip()

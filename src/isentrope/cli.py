@@ -205,11 +205,11 @@ def scale(
     insecure: Insecure = False,
 ) -> None:
     """Set the number of actors of a running run; it stays, also for the next command of the run."""
-    from isentrope.scale import Scaling
-    from isentrope.scale import scale as scale_run
+    from isentrope import scale as scaling
+    from isentrope.run_place import RunPlace
 
-    request = Scaling(change, run or Path(), redis, name, insecure, external, password_file, ca)
-    raise typer.Exit(scale_run(request, as_json, _console()))
+    request = scaling.Scaling(RunPlace(run or Path(), redis, name, password_file, ca, insecure), change, external)
+    raise typer.Exit(scaling.scale(request, as_json, _console()))
 
 
 @app.command()
@@ -304,10 +304,10 @@ def exporter(
     insecure: Insecure = False,
 ) -> None:
     """Offer a run's metrics to Prometheus, from any machine that reaches its broker."""
-    from isentrope.exporter.serving import ExporterOptions, export
+    from isentrope.exporter.serving import export
+    from isentrope.run_place import RunPlace
 
-    options = ExporterOptions(run or Path(), name, redis, bind, password_file, ca, insecure)
-    raise typer.Exit(export(options, _console()))
+    raise typer.Exit(export(RunPlace(run or Path(), redis, name, password_file, ca, insecure), bind, _console()))
 
 
 @methods_app.callback()

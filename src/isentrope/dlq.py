@@ -5,36 +5,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from isentrope import runfolder
-from isentrope.broker_url import requested, require_run
 from isentrope.console import say
 from isentrope.errors import ConfigError, StorageError
 from isentrope.learner.training.dead_letters import LETTERS, DeadLetter, DeadLetters, requeue_name
-from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.run_view import RunView
+from isentrope.run_place import RunPlace
 
 DEADLINE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """The run that is meant.
-
-    folder: its folder or run file, where no name is given. url, name, password_file, ca_file, insecure: its broker,
-    from a machine that does not see the folder.
-    """
-
-    folder: Path
-    url: str = ""
-    name: str = ""
-    password_file: str = ""
-    ca_file: str = ""
-    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +30,9 @@ class Requeued:
     """Seqs of the letter that were requeued before."""
 
 
-def list_letters(where: Where, as_json: bool, console: Console) -> int:
+def list_letters(place: RunPlace, as_json: bool, console: Console) -> int:
     """Print the dead letters of a run, the oldest first."""
-    letters = _letters(where)
+    letters = _letters(place)
     if as_json:
         console.print_json(LETTERS.dump_json(letters).decode())
         return 0
@@ -69,11 +51,11 @@ def list_letters(where: Where, as_json: bool, console: Console) -> int:
     return 0
 
 
-def show_letter(where: Where, name: str, as_json: bool, console: Console) -> int:
+def show_letter(place: RunPlace, name: str, as_json: bool, console: Console) -> int:
     """Print the groups of one dead letter; with their lengths, where the folder is seen."""
-    letter = _chosen(_letters(where), name)
-    if not where.name:
-        letter = DeadLetters(runfolder.find(where.folder)).letter(letter.name)
+    letter = _chosen(_letters(place), name)
+    if (folder := place.run_folder) is not None:
+        letter = DeadLetters(folder).letter(letter.name)
     if as_json:
         console.print_json(letter.model_dump_json())
         return 0
@@ -86,14 +68,14 @@ def show_letter(where: Where, name: str, as_json: bool, console: Console) -> int
     return 0
 
 
-def requeue(where: Where, name: str, seqs: Sequence[int], as_json: bool, console: Console) -> int:
+def requeue(place: RunPlace, name: str, seqs: Sequence[int], as_json: bool, console: Console) -> int:
     """Ask for groups of one dead letter to be made again: all, or those of `seqs`.
 
     Raises:
         ConfigError: there is no such letter, or no such group in it.
         StorageError: the run's folder cannot be written.
     """
-    letter = _chosen(_letters(where), name)
+    letter = _chosen(_letters(place), name)
     there = [group.seq for group in letter.groups]
     if strange := sorted(set(seqs) - set(there)):
         raise ConfigError(
@@ -102,7 +84,7 @@ def requeue(where: Where, name: str, seqs: Sequence[int], as_json: bool, console
         )
     before = [group.seq for group in letter.groups if group.requeued]
     wanted = [seq for seq in seqs or there if seq not in before]
-    _ask(where, [requeue_name(letter.name, seq) for seq in wanted])
+    _ask(place, [requeue_name(letter.name, seq) for seq in wanted])
     if as_json:
         console.print_json(json.dumps(asdict(Requeued(letter.name, wanted, before))))
         return 0
@@ -111,11 +93,10 @@ def requeue(where: Where, name: str, seqs: Sequence[int], as_json: bool, console
     return 0
 
 
-def _letters(where: Where) -> tuple[DeadLetter, ...]:
-    require_run(where.url, where.name)
-    if not where.name:
-        return DeadLetters(runfolder.find(where.folder)).letters()
-    with _view(where) as view:
+def _letters(place: RunPlace) -> tuple[DeadLetter, ...]:
+    if (folder := place.run_folder) is not None:
+        return DeadLetters(folder).letters()
+    with _view(place) as view:
         text = view.dead_letters()
     return LETTERS.validate_json(text) if text else ()
 
@@ -132,14 +113,14 @@ def _chosen(letters: Sequence[DeadLetter], name: str) -> DeadLetter:
     return found[0]
 
 
-def _ask(where: Where, names: Sequence[str]) -> None:
+def _ask(place: RunPlace, names: Sequence[str]) -> None:
     if not names:
         return
-    if where.name:
-        with _view(where) as view:
+    if (folder := place.run_folder) is None:
+        with _view(place) as view:
             view.requeue(names)
         return
-    letters = DeadLetters(runfolder.find(where.folder))
+    letters = DeadLetters(folder)
     try:
         for name in names:
             letters.requeue(name)
@@ -148,9 +129,8 @@ def _ask(where: Where, names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _view(where: Where) -> Iterator[RunView]:
-    url = requested(where.url, where.password_file, where.ca_file)
-    view = RunView(Broker.connect(url, where.name, deadline_s=DEADLINE_S, insecure=where.insecure))
+def _view(place: RunPlace) -> Iterator[RunView]:
+    view = place.way(Role.OPERATOR, deadline_s=DEADLINE_S).open()
     with contextlib.closing(view.broker):
         view.spec(DEADLINE_S)  # a wrong name has no dead letters
         yield view

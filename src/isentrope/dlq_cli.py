@@ -28,9 +28,10 @@ def list_(
 ) -> None:
     """List the dead letters of a run."""
     from isentrope import dlq
+    from isentrope.run_place import RunPlace
 
-    where = dlq.Where(run or Path(), redis, name, password_file, ca, insecure)
-    raise typer.Exit(dlq.list_letters(where, as_json, _console()))
+    place = RunPlace(run or Path(), redis, name, password_file, ca, insecure)
+    raise typer.Exit(dlq.list_letters(place, as_json, _console()))
 
 
 @dlq_app.command()
@@ -46,9 +47,10 @@ def show(
 ) -> None:
     """Show the groups of a dead letter."""
     from isentrope import dlq
+    from isentrope.run_place import RunPlace
 
-    where = dlq.Where(run or Path(), redis, name, password_file, ca, insecure)
-    raise typer.Exit(dlq.show_letter(where, letter, as_json, _console()))
+    place = RunPlace(run or Path(), redis, name, password_file, ca, insecure)
+    raise typer.Exit(dlq.show_letter(place, letter, as_json, _console()))
 
 
 @dlq_app.command()
@@ -65,9 +67,10 @@ def requeue(
 ) -> None:
     """Order groups of a dead letter again: at once, or when the same command continues the run."""
     from isentrope import dlq
+    from isentrope.run_place import RunPlace
 
-    where = dlq.Where(run or Path(), redis, name, password_file, ca, insecure)
-    raise typer.Exit(dlq.requeue(where, letter, seq or [], as_json, _console()))
+    place = RunPlace(run or Path(), redis, name, password_file, ca, insecure)
+    raise typer.Exit(dlq.requeue(place, letter, seq or [], as_json, _console()))
 
 
 def _console() -> "Console":

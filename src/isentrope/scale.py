@@ -4,19 +4,16 @@ import contextlib
 import json
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 
-from isentrope import runfolder
-from isentrope.broker_url import requested, require_run
 from isentrope.console import say
 from isentrope.errors import ConfigError
 from isentrope.launch.scaling import OWN_ID, Seat, next_to_leave
 from isentrope.rollout.broker.access import Role
-from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.wire.spec import RunSpec
+from isentrope.run_place import RunPlace
 
 DEADLINE_S = 10.0
 
@@ -27,19 +24,13 @@ _CHANGE = re.compile(r"actors=([+-]?)(\d+)")
 class Scaling:
     """Request of an operator.
 
-    change: `actors=N`, `actors=+K` or `actors=-K`. folder: the run's folder or run file, where no name is given. url,
-    name, insecure, password_file, ca_file: its broker, from a machine that does not see the folder. external: of the
-    actors that were joined by `isentrope actor`, of which some are asked to leave; none can be started.
+    change: `actors=N`, `actors=+K` or `actors=-K`. external: of the actors that were joined by `isentrope actor`, of
+    which some are asked to leave; none can be started.
     """
 
+    place: RunPlace
     change: str
-    folder: Path
-    url: str = ""
-    name: str = ""
-    insecure: bool = False
     external: bool = False
-    password_file: str = ""
-    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +49,7 @@ class Scaled:
 def scale(request: Scaling, as_json: bool, console: Console) -> int:
     """Write the wanted number into the broker, where the run's command reads it, or ask external actors to leave."""
     _parsed(request.change)
-    view = _view(request)
+    view = request.place.way(Role.OPERATOR, deadline_s=DEADLINE_S).open()
     with contextlib.closing(view.broker):
         spec = view.spec(DEADLINE_S)
         guests = [state for state in view.actors() if _is_external(state)]
@@ -117,15 +108,6 @@ def _ask_guests(request: Scaling, view: RunView, spec: RunSpec, guests: list[Act
         leaving.append(seats.pop(next_to_leave(seats)).id)
     view.ask_to_leave(leaving, float(str(spec.actors["drain_s"])))
     return Scaled(spec.run, len(guests), wanted, [state.id for state in guests], leaving)
-
-
-def _view(request: Scaling) -> RunView:
-    require_run(request.url, request.name)
-    if not request.name:
-        record = runfolder.read_record(runfolder.find(request.folder))
-        return runfolder.open_view(record, Role.OPERATOR, deadline_s=DEADLINE_S)
-    url = requested(request.url, request.password_file, request.ca_file)
-    return RunView(Broker.connect(url, request.name, deadline_s=DEADLINE_S, insecure=request.insecure))
 
 
 def _is_external(state: ActorState) -> bool:

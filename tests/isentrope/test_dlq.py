@@ -17,6 +17,7 @@ from isentrope.errors import ConfigError, RunFolderError, UnreachableError
 from isentrope.learner.training.dead_letters import LETTERS, DeadLetters
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.run_place import RunPlace
 
 
 @pytest.fixture
@@ -122,10 +123,10 @@ def test_a_damaged_letter_is_an_error_where_it_is_shown(
 def test_a_folder_in_any_state_has_a_list(tmp_path: Path, state: str) -> None:
     with run_in(state, tmp_path / "run") as folder:
         out = io.StringIO()
-        assert dlq.list_letters(dlq.Where(folder), True, Console(file=out)) == 0
+        assert dlq.list_letters(RunPlace(folder), True, Console(file=out)) == 0
         assert json.loads(out.getvalue()) == []
         with pytest.raises(ConfigError, match="no dead letter") as raised:
-            dlq.show_letter(dlq.Where(folder), "1", True, Console(file=out))
+            dlq.show_letter(RunPlace(folder), "1", True, Console(file=out))
         assert raised.value.fix == "the run has none"
 
 
@@ -134,6 +135,6 @@ def test_no_run_is_said(redis_server: str, run_name: str, tmp_path: Path, monkey
     monkeypatch.setenv("ISENTROPE_REDIS_URL", redis_server)
     console = Console(file=io.StringIO())
     with pytest.raises(UnreachableError, match="no learner has opened run"):
-        dlq.list_letters(dlq.Where(Path(), name=run_name), False, console)
+        dlq.list_letters(RunPlace(Path(), name=run_name), False, console)
     with pytest.raises(RunFolderError):
-        dlq.list_letters(dlq.Where(tmp_path), False, console)
+        dlq.list_letters(RunPlace(tmp_path), False, console)

@@ -14,6 +14,7 @@ from isentrope.errors import ConfigError
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.run_place import RunPlace
 from isentrope.scale import Scaling, changed, scale
 
 
@@ -27,7 +28,7 @@ def learner(redis_server: str, run_name: str) -> Iterator[LearnerPort]:
 
 def ask(learner: LearnerPort, url: str, change: str, *, external: bool = False) -> dict[str, object]:
     out = io.StringIO()
-    request = Scaling(change, Path(), name=learner.spec.run, external=external)
+    request = Scaling(RunPlace(Path(), name=learner.spec.run), change, external)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ISENTROPE_REDIS_URL", url)
         assert scale(request, True, Console(file=out, width=200)) == 0
