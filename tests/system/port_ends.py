@@ -19,6 +19,7 @@ from wire_records import answer, make_spec
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
+from isentrope.rollout.config import SamplingConfig
 from isentrope.rollout.wire.control import RunState
 from isentrope.rollout.wire.types import Finish, Response
 
@@ -28,6 +29,9 @@ NEVER = 10**6
 """Batches of a run that ends when it is told to."""
 LAST = 20
 """Batches of the second learner; more groups than are issued ahead."""
+
+MAX_TOKENS = 1_000_000
+"""Tokens that a response may have: more than one of any actor has here."""
 
 GENERATE_S = 0.05
 """Time in which an order is held, at least."""
@@ -39,7 +43,8 @@ def learn(url: str, run_name: str) -> None:
     """Train and tell every batch, until the file `finish` is there; then continue from a checkpoint for a few batches,
     and check that every order was done once."""
     finish = Path.home() / "finish"
-    with running(url, run_name, batches=NEVER, spec={"heartbeat_s": HEARTBEAT_S}) as run:
+    sampling = SamplingConfig(group_size=2, max_new_tokens=MAX_TOKENS)
+    with running(url, run_name, batches=NEVER, spec={"heartbeat_s": HEARTBEAT_S, "sampling": sampling}) as run:
         learner = run.learner()
         while not finish.exists():
             train(learner)

@@ -30,7 +30,8 @@ OPTIONS = (
     "actors.autoscale=lag",
     "learner.ranks=1",
     "learner.batches=100000",
-    "learner.updates_per_batch=32",  # the learner takes longer than one actor whose reward is free, on few cores too
+    "learner.updates_per_batch=32",
+    "learner.micro_batch_tokens=64",  # so many take longer than one actor whose reward is free, on few cores too
     "learner.learning_rate=1e-6",
     "data.eval=",
 )
