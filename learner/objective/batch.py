@@ -86,6 +86,8 @@ class Batch(Responses[Tensor]):
     """[N, T] each: of the learner's policy before the first update of this batch."""
     logp_ref: Tensor | None = None
     """[N, T]: from the reference model, which only `reset` changes."""
+    progress: float = 0.0
+    """Share of the run that is done when the batch is."""
     supplied: Mapping[str, Tensor] = field(default_factory=dict)
     """Some of `SUPPLIED`, by name."""
 
@@ -106,8 +108,8 @@ class Batch(Responses[Tensor]):
         return {name: value for name, value in own.items() if value is not None}
 
 
-BATCH_NAMES = frozenset({*COLUMNS, "valid", "logp_ref", *STATISTICS.values(), *SUPPLIED})
-"""Names of all tensors of a batch that a stage may read."""
+BATCH_NAMES = frozenset({*COLUMNS, "valid", "logp_ref", "progress", *STATISTICS.values(), *SUPPLIED})
+"""Names of everything of a batch that a stage may read: tensors, and the number `progress`."""
 
 
 @dataclass(frozen=True, slots=True)

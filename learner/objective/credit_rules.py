@@ -18,6 +18,7 @@ GROUP_BASELINES = (
     advantage.token_optimal,
     advantage.best_of_group,
     advantage.max_likelihood,
+    advantage.entropy_range,
 )
 WHOLE_GROUP_BASELINES = (advantage.best_of_group,)
 """Baselines whose objective is that of the number of responses: a group with fewer trains another one."""
@@ -34,6 +35,17 @@ def constant_baseline(objective: Objective, facts: RunFacts) -> Findings:
         )
     for key in _of_group_advantages(objective):
         yield Finding(key, "acts on group advantages, and the baseline is constant", "drop one of the two")
+
+
+def scaled_twice(objective: Objective, facts: RunFacts) -> Findings:
+    """Refuse a scale behind a baseline that has its own."""
+    baseline, scale = objective.baseline, objective.scale
+    if baseline.runs(advantage.entropy_range) and not scale.runs(advantage.unscaled):
+        yield Finding(
+            "advantage.scale",
+            f"{baseline.kind.name} has a scale of its own, and {scale.kind.name} would scale it again",
+            'set advantage.scale = "none"',
+        )
 
 
 def groups(objective: Objective, facts: RunFacts) -> Findings:

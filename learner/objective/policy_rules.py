@@ -13,8 +13,11 @@ SELECTIONS = (
     tokens.band_cov,
     tokens.entropy_change,
     tokens.entropy_change_exact,
+    tokens.discriminator,
 )
 SCORE_SURROGATES = (clip.mask, clip.score_function)
+TOKEN_CLIPS = (clip.truncated_ratio, clip.geometric_mean, clip.gamma_weight)
+"""Surrogates that take the ratios of tokens, and of a response only by themselves."""
 UNKNOWN_TO_ENGINE = frozenset({"entropy_old", "sum_p2", "sum_p2_logp"})
 """Statistics that only a pass of the learner gives."""
 OLD_STATS = 'set stats = "old"'
@@ -67,13 +70,14 @@ def sequence_ratio(objective: Objective, facts: RunFacts) -> Findings:
             "a ratio of whole responses no longer belongs to a loss whose weights differ between tokens",
             'set ratio.level = "token", or drop the token weights',
         )
-    if not objective.reduce.runs(reduce.seq_token_mean):
+    by_length = objective.level.runs(ratio.sequence) and objective.reduce.runs(reduce.seq_sum, reduce.seq_sum_constant)
+    if not by_length and not objective.reduce.runs(reduce.seq_token_mean):
         yield Finding(
             "reduce",
-            f"a ratio of whole responses needs the mean over their tokens, not {objective.reduce.kind.name}",
-            'set reduce = "seq_token_mean"',
+            f"a ratio of whole responses needs one weight for each, which {objective.reduce.kind.name} does not give",
+            'set reduce = "seq_token_mean", or "seq_sum" with ratio.level = "sequence"',
         )
-    if objective.clip.runs(clip.truncated_ratio, clip.geometric_mean) and objective.level.runs(ratio.sequence):
+    if objective.clip.runs(*TOKEN_CLIPS) and objective.level.runs(ratio.sequence):
         yield Finding(
             "ratio.level", f"clip {objective.clip.kind.name} is defined on tokens", 'set ratio.level = "token"'
         )

@@ -11,6 +11,7 @@ from isentrope.learner.objective.credit_rules import (
     groups,
     lengths,
     on_policy_definition,
+    scaled_twice,
     unread_critic,
     whole_groups,
 )
@@ -107,6 +108,7 @@ REFUSALS: tuple[Rule, ...] = (
     ratio_counted,
     statistics,
     constant_baseline,
+    scaled_twice,
     groups,
     whole_groups,
     unread_critic,

@@ -29,6 +29,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Line = tuple[NonNegative, NonNegative]
+"""Value at the start of a run and at its end, between which it is a line over progress."""
 
 
 class Form(Enum):

@@ -122,6 +122,7 @@ class Trainer:
         share = self._share(ragged, plan)
         statistics, logp_ref = self._statistics(share, plan), self._logp_ref(share, plan)
         batch = make_batch(share.ragged, statistics, seed=schedule.seed, logp_ref=logp_ref)
+        batch = replace(batch, progress=schedule.progress)
         measured = time.monotonic()
         prepared = self._prepared(share.ragged, batch, plan, state)
         updates: list[UpdateFacts] = []

@@ -110,6 +110,39 @@ def gspo(paper: Paper) -> Loss:
     return loss
 
 
+def luspo(paper: Paper) -> Loss:
+    """LUSPO (2602.05261), as TRL has it (`loss_type="luspo"`): GSPO's loss of a response times its length."""
+    a = per_group(paper, everyone(paper), standardized)
+
+    def loss(rows: Tensor, p: Tensor, _: Tensor) -> Tensor:
+        each = []
+        for i in rows.tolist():
+            if paper.mask[i].any():
+                s = (p[i] - paper.old[i])[paper.mask[i]].mean().exp()
+                each.append(int(paper.mask[i].sum()) * clipped(s, a[i], 2e-3, 2.5e-3, dual=3.0))
+        return torch.stack(each).mean() if each else p.sum() * 0.0
+
+    return loss
+
+
+def ce_gppo(paper: Paper) -> Loss:
+    """CE-GPPO (2509.20712), the three cases of its loss and its dual clip, on the groups that its recipe keeps."""
+    kept = mixed(paper)
+    a = per_group(paper, kept, standardized)[:, None].expand_as(paper.old)
+    m = trained(paper, kept)
+
+    def loss(rows: Tensor, p: Tensor, _: Tensor) -> Tensor:
+        r = ratio(p, paper.old)
+        objective = r * a
+        low, high = (r < 0.8) & (a < 0), (r > 1.2) & (a > 0)
+        objective = torch.where(low, 0.75 * 0.8 / r.detach() * r * a, objective)
+        objective = torch.where(high, 1.2 / r.detach() * r * a, objective)
+        objective = torch.where(a < 0, torch.maximum(objective, 10.0 * a), objective)
+        return token_mean(-objective, m, rows)
+
+    return loss
+
+
 def cispo(paper: Paper) -> Loss:
     """CISPO (2506.13585), equation 4: -sg[min(r, 5)] A log p; no lower bound."""
     a = per_group(paper, everyone(paper), standardized)[:, None]

@@ -48,6 +48,8 @@ class Paper:
     """[N, T]: of the policy before the first update."""
     chance: Tensor
     """[N, T]: uniform random numbers, for methods that draw tokens."""
+    progress: float = 0.25
+    """Share of the run that is done."""
 
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -114,6 +116,7 @@ def scene(seed: int) -> Scene:
         logp_rollout=rollout,
         valid=valid,
         seed=7,
+        progress=paper.progress,
         statistics=Moments(old, entropy, torch.zeros_like(old), torch.zeros_like(old)),
         logp_ref=ref,
     )

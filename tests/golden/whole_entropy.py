@@ -94,6 +94,34 @@ def steer(paper: Paper) -> Loss:
     )
 
 
+def clip_b(paper: Paper, deviations: float = 2.5) -> Loss:
+    """Clip_B (2602.03392), its code: negative tokens with S < mean - 2.5 deviations have no loss, S = p (log p + H);
+    the denominator stays all tokens."""
+    a = per_group(paper, everyone(paper), standardized)[:, None]
+    s = paper.old.exp() * (paper.entropy + paper.old)
+    values = s[paper.mask]
+    free = ~((a < 0) & (s - values.mean() < -deviations * values.std(unbiased=False)))
+    return lambda rows, p, _: token_mean(free * clipped(ratio(p, paper.old), a, 0.2, 0.2), paper.mask, rows)
+
+
+def entrocraft(
+    paper: Paper, low: tuple[float, float] = (0.6, 0.4), high: tuple[float, float] = (0.7, 0.5), share: float = 0.25
+) -> Loss:
+    """Entrocraft (2604.26326), its code `grpo_range_linear`: rewards 1 and -1; RAFT++ above the upper bound, NSR below
+    the lower one, GRPO between; 1e-3 k3 to the reference. share: of the way from the first bounds to the last."""
+    signed = torch.where(paper.correct, 1.0, -1.0).double()
+    h = float(paper.entropy[paper.mask].mean())
+    if h > high[0] + (high[1] - high[0]) * share:
+        a = signed.clamp_min(0.0)
+    elif h < low[0] + (low[1] - low[0]) * share:
+        a = signed.clamp_max(0.0)
+    else:
+        a = per_group(paper, everyone(paper), standardized, signed)
+    return lambda rows, p, _: token_mean(
+        clipped(ratio(p, paper.old), a[:, None], 0.2, 0.2) + 1e-3 * k3(p, paper.ref), paper.mask, rows
+    )
+
+
 def seed_grpo(paper: Paper) -> Loss:
     """SEED-GRPO (2505.12346): (r - mean)(1 - SE / (2 log G)), answers counted; PPO's clip."""
     a = (per_group(paper, everyone(paper), centred) * agreement(paper, 0.5))[:, None]

@@ -4,6 +4,7 @@ PYTHONPATH=src python tests/golden/whole_losses.py      # writes docs/results/wh
 """
 
 import datetime
+import math
 import os
 import platform
 import subprocess
@@ -29,16 +30,20 @@ class Whole:
     methods: tuple[str, ...]
     of: Reference
     own: dict[str, object] = field(default_factory=dict)
+    note: str = "more tokens chosen"
+    """Effect of the own keys."""
 
     @property
     def name(self) -> str:
         """Its name in the table."""
-        return ", ".join(self.methods) + (", more tokens chosen" if self.own else "")
+        return ", ".join(self.methods) + (f", {self.note}" if self.own else "")
 
 
 PRESETS: dict[str, Reference] = {
     "advanced": entropy.advanced,
+    "ce_gppo": base.ce_gppo,
     "cispo": base.cispo,
+    "clip_b": entropy.clip_b,
     "clip_cov": entropy.clip_cov,
     "dapo": base.dapo,
     "decoupled": stale.decoupled,
@@ -46,12 +51,14 @@ PRESETS: dict[str, Reference] = {
     "dppo": base.dppo,
     "dr_grpo": base.dr_grpo,
     "entropic": entropy.entropic,
+    "entrocraft": entropy.entrocraft,
     "gmpo": base.gmpo,
     "gpg": base.gpg,
     "grpo": base.grpo,
     "gspo": base.gspo,
     "icepop": stale.icepop,
     "kl_cov": entropy.kl_cov,
+    "luspo": base.luspo,
     "m2po": stale.m2po,
     "maxrl": base.maxrl,
     "minirl": stale.minirl,
@@ -73,6 +80,7 @@ PRESETS: dict[str, Reference] = {
     "tis": stale.tis,
     "top_entropy": entropy.top_entropy,
     "unlikely": base.unlikely,
+    "vespo": stale.vespo,
     "w_reinforce": base.signed(0.1, -1.0),
 }
 """References of presets as they are."""
@@ -102,6 +110,13 @@ OTHERS = (
                 {"kind": "k3", "anchor": "ref", "coef": 1e-3},
             ]
         },
+    ),
+    Whole(("clip_b",), partial(entropy.clip_b, deviations=0.5), {"tokens": {"discriminator": {"deviations": 0.5}}}),
+    Whole(
+        ("entrocraft",),
+        partial(entropy.entrocraft, low=(0.1, 0.0), high=(2.0, 0.4), share=0.5 - 0.5 * math.cos(math.pi / 4)),
+        {"advantage": {"baseline": {"low": [0.1, 0.0], "high": [2.0, 0.4], "shape": "cosine"}}},
+        "between its bounds",
     ),
     Whole(("m2po",), partial(stale.m2po, threshold=0.002), {"correction": {"second_moment": {"threshold": 0.002}}}),
 )

@@ -3,6 +3,7 @@
 w is the ratio of the policy before the batch to the policy that sampled.
 """
 
+import math
 from itertools import accumulate
 
 import torch
@@ -30,6 +31,23 @@ from whole_terms import (
 def tis(paper: Paper) -> Loss:
     """Truncated importance sampling (Yao et al., 2025): min(w, 2) times the clipped loss."""
     return _weighted(paper, ratio(paper.old, paper.rollout).clamp_max(2.0))
+
+
+def vespo(paper: Paper) -> Loss:
+    """VESPO (2602.10693), its code `compute_policy_loss_vespo`: -phi(W) A log p, phi(W) = W^k e^(lambda (1 - W)), W the
+    ratio of the response to the policy that sampled; k, lambda 2, 3 for A >= 0 and 3, 2 for A < 0."""
+    a = per_group(paper, everyone(paper), standardized)
+
+    def loss(rows: Tensor, p: Tensor, _: Tensor) -> Tensor:
+        phi = torch.zeros_like(a)
+        for i in rows.tolist():
+            log_w = float((p[i] - paper.rollout[i]).detach()[paper.mask[i]].clamp(-20.0, 20.0).sum())
+            log_w = min(max(log_w, math.log(1e-8)), 20.0)
+            k, rate = (2.0, 3.0) if a[i] >= 0 else (3.0, 2.0)
+            phi[i] = math.exp(k * log_w + rate * (1 - math.exp(log_w)))
+        return token_mean(-(phi * a)[:, None] * p, paper.mask, rows)
+
+    return loss
 
 
 def icepop(paper: Paper) -> Loss:

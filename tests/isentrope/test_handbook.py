@@ -177,7 +177,7 @@ def test_key_of_the_run_file_comes_whole_and_before_outputs_of_its_name() -> Non
 
 def test_many_entries_are_one_line_each() -> None:
     lines = _shown("low").splitlines()
-    assert len(lines) == len(find("low")) and lines[0].startswith("tokens.band_cov.low")
+    assert len(lines) == len(find("low")) and lines[0].startswith("advantage.baseline.entropy_range.low")
 
 
 def test_list_names_everything_but_the_keys_of_stages() -> None:

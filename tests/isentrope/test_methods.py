@@ -50,6 +50,11 @@ NAMES = [
     "pass_at_k",
     "starter",
     "advanced",
+    "ce_gppo",
+    "vespo",
+    "luspo",
+    "clip_b",
+    "entrocraft",
 ]
 
 

@@ -10,14 +10,15 @@ Shapes: reward, greedy_reward [N]; group [N] int64; correct [N] bool; advantage,
 penalties.
 """
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from isentrope.learner.objective import selection
-from isentrope.learner.objective.schema import Finite, Fraction, NonNegative
+from isentrope.learner.objective.schema import Finite, Fraction, Line, NonNegative
 
 Epsilon = Annotated[float, Field(ge=0, le=1e-2)]
 
@@ -91,6 +92,42 @@ def max_likelihood(reward: Tensor, group: Tensor, *, eps: Epsilon = 1e-6) -> Ten
     """
     mean = selection.group_sum(reward, group) / selection.group_size(group)
     return _zero_if_equal((reward - mean) / (mean + eps), reward, group)
+
+
+def entropy_range(
+    reward: Tensor,
+    group: Tensor,
+    mask: Tensor,
+    entropy_old: Tensor,
+    progress: float,
+    *,
+    low: Line = (0.6, 0.4),
+    high: Line = (0.7, 0.5),
+    shape: Literal["linear", "cosine"] = "linear",
+    eps: Epsilon = 1e-6,
+) -> Tensor:
+    """Credit by the mean entropy H of the batch: [N]. (R_i - mean) / (standard deviation + eps) of the group while H is
+    between `low` and `high`, max(R_i, 0) above, which lowers entropy, min(R_i, 0) below. With its own scale.
+
+    "Addressing Performance Saturation for LLM RL via Precise Entropy Curve Control" by Li et al.
+    (https://arxiv.org/abs/2604.26326), Entrocraft, as in their code. Both bounds move with progress x from their first
+    value to their second by x, or by (1 - cos pi x) / 2. It needs rewards of both signs.
+
+    Args:
+        low: lower bound at the start and the end of the run, in nats. Too high never learns from what is right; too low
+            gives up exploration.
+        high: upper bound at the start and the end of the run, in nats. Too low learns from successes alone; too high
+            never lets the policy settle.
+        shape: course of the bounds between start and end.
+        eps: added to the deviation, in units of reward. Too low blows up groups whose rewards hardly differ.
+    """
+    share = progress if shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
+    entropy = float(selection.mean(entropy_old, mask))
+    if entropy > high[0] + (high[1] - high[0]) * share:
+        return reward.clamp_min(0.0)
+    if entropy < low[0] + (low[1] - low[0]) * share:
+        return reward.clamp_max(0.0)
+    return group_std(group_mean(reward, group)[:, None], reward, group, eps=eps)[:, 0]
 
 
 def returns(token_reward: Tensor, mask: Tensor, *, gamma: Fraction = 1.0) -> Tensor:

@@ -7,15 +7,19 @@ log-probabilities in nats. Shapes: ratio (with gradient), logp (with gradient), 
 logp is -advantage.
 """
 
+import math
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from isentrope.kernels.limits import LOG_RATIO_CLAMP
 from isentrope.learner.objective.schema import Fraction, NonNegative, Positive
 
 Dual = Annotated[float, Field(gt=1)] | None
+LEAST_LOG_WEIGHT = math.log(1e-8)
+"""Least logarithm of a response's ratio that `gamma_weight` tells apart."""
 
 
 def ppo(ratio: Tensor, advantage: Tensor, *, low: Fraction = 0.2, high: NonNegative = 0.2, dual: Dual = None) -> Tensor:
@@ -33,14 +37,46 @@ def ppo(ratio: Tensor, advantage: Tensor, *, low: Fraction = 0.2, high: NonNegat
         dual: largest loss of a negative advantage, as a multiple of it; unset: none. Near 1 failures teach little.
     """
     loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high))
-    if dual is not None:
-        loss = torch.where(advantage < 0, torch.minimum(loss, -advantage * dual), loss)
-    return loss
+    return _dual_clipped(loss, advantage, dual)
 
 
 def none(ratio: Tensor, advantage: Tensor) -> Tensor:
     """-A r: [N, T]. Importance-weighted policy gradient; Cui et al. (https://arxiv.org/abs/2505.22617)."""
     return -advantage * ratio
+
+
+def preserving(
+    ratio: Tensor,
+    advantage: Tensor,
+    *,
+    low: Fraction = 0.2,
+    high: NonNegative = 0.2,
+    below: NonNegative = 0.75,
+    above: NonNegative = 1.0,
+    dual: Dual = None,
+) -> Tensor:
+    """-A r within bounds; what `ppo` would clip is -`below` (1 - low) A r / sg[r] or -`above` (1 + high) A r / sg[r],
+    and so keeps a bounded gradient: [N, T].
+
+    "CE-GPPO: Coordinating Entropy via Gradient-Preserving Clipping" by Su et al. (https://arxiv.org/abs/2509.20712),
+    their beta_1 and beta_2. `dual` as in `ppo`.
+
+    Args:
+        low: how far a ratio may fall below 1 before its gradient is bounded, if A < 0. Too low
+            bounds nearly every token; too high bounds nothing.
+        high: how far a ratio may rise above 1 before its gradient is bounded, if A > 0. Too low
+            bounds nearly every token; too high bounds nothing.
+        below: weight of gradients below the bound, 0: none. They lower entropy where they punish what is already
+            improbable: too high loses it, too low lets it grow.
+        above: weight of gradients above the bound, 0: none. They raise what was improbable, and entropy with it: too
+            high makes the policy write noise, too low loses entropy.
+        dual: largest loss of a negative advantage, as a multiple of it; unset: none. Near 1 failures teach little.
+    """
+    fallen = (advantage < 0) & (ratio < 1 - low)
+    risen = (advantage > 0) & (ratio > 1 + high)
+    slope = ratio / ratio.detach()
+    kept = torch.where(fallen, below * (1 - low) * slope, torch.where(risen, above * (1 + high) * slope, ratio))
+    return _dual_clipped(-advantage * kept, advantage, dual)
 
 
 def mask(ratio: Tensor, logp: Tensor, advantage: Tensor, *, low: Fraction = 0.2, high: NonNegative = 0.2) -> Tensor:
@@ -165,6 +201,43 @@ def divergence(
     return -advantage * ratio.detach().clamp_max(cap) * logp * kept
 
 
+def gamma_weight(
+    log_ratio: Tensor,
+    logp: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    positive_power: NonNegative = 2.0,
+    positive_rate: NonNegative = 3.0,
+    negative_power: NonNegative = 3.0,
+    negative_rate: NonNegative = 2.0,
+) -> Tensor:
+    """-sg[W^k exp(lambda (1 - W))] A log p, W the product of the response's ratios, k and lambda by the sign of A:
+    [N, T].
+
+    "VESPO: Variational Sequence-Level Soft Policy Optimization" (https://arxiv.org/abs/2602.10693). The factor on the
+    gradient is 1 for W = 1, largest for W = k / lambda, and fades on both sides of it. The logarithm of W is kept
+    within log 1e-8 and 20, as in the released code.
+
+    Args:
+        positive_power: k of advantages >= 0. Too low learns from what the policy has left; too high only from what it
+            has come to prefer.
+        positive_rate: lambda of advantages >= 0. Too low lets responses that have become likely dominate; too high
+            stops learning from them at once.
+        negative_power: k of negative advantages. Too low goes on punishing what is already improbable.
+        negative_rate: lambda of negative advantages. Too low lets responses that have become likely dominate.
+    """
+    total = (log_ratio.detach() * mask).sum(1, keepdim=True).clamp(LEAST_LOG_WEIGHT, LOG_RATIO_CLAMP)
+    positive = (positive_power * total + positive_rate * (1 - total.exp())).exp()
+    negative = (negative_power * total + negative_rate * (1 - total.exp())).exp()
+    return -torch.where(advantage >= 0, positive, negative) * advantage * logp
+
+
 def score_function(logp: Tensor, advantage: Tensor) -> Tensor:
     """-A log p: [N, T]. Williams (1992)."""
     return -advantage * logp
+
+
+def _dual_clipped(loss: Tensor, advantage: Tensor, dual: float | None) -> Tensor:
+    """Return the loss [N, T], that of a negative advantage at most -A `dual`."""
+    return loss if dual is None else torch.where(advantage < 0, torch.minimum(loss, -advantage * dual), loss)

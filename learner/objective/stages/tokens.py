@@ -128,6 +128,27 @@ def entropy_change_exact(
     return damp(score, mask, map=map, min=min, max=max, floor=floor)
 
 
+def discriminator(
+    logp: Tensor, entropy: Tensor, advantage: Tensor, mask: Tensor, *, deviations: NonNegative = 2.5
+) -> Tensor:
+    """0 for tokens with A < 0 whose S = p (log p + H) is more than `deviations` standard deviations below the mean of
+    the batch, else 1: [N, T].
+
+    To first order a step up on a token changes its entropy by -S, so that punishing one of small S sharpens the
+    distribution. "On the Entropy Dynamics in Reinforcement Fine-Tuning of Large Language Models" by Wang et al.
+    (https://arxiv.org/abs/2602.03392), Clip_B; their code takes dropped tokens out of the denominator as well.
+
+    Args:
+        deviations: distance from the mean beyond which a token is dropped. Too low drops what is learned from; too high
+            lets entropy fall.
+    """
+    score = logp.exp() * (logp + entropy)
+    centred = (score - selection.mean(score, mask)).masked_fill(~mask, 0.0)
+    deviation = selection.mean(centred.square(), mask).sqrt()
+    dropped = (advantage < 0) & (centred < -deviations * deviation) & (deviation > 1e-12)
+    return (~dropped).to(logp.dtype)
+
+
 def positive_weight(advantage: Tensor, *, value: NonNegative = 1.0) -> Tensor:
     """`value` where A > 0, else 1: [N, T]. "Revisiting Entropy in Reinforcement Learning for Large Reasoning Models"
     (https://arxiv.org/abs/2511.05993).

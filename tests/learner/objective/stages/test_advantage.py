@@ -1,6 +1,7 @@
 """Baselines and scales on small groups, worked out by hand."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -131,3 +132,31 @@ def test_equal_rewards_give_exactly_no_advantage(baseline, value: float, size: i
     reward, group = torch.full((size,), value), torch.zeros(size, dtype=torch.int64)
     scaled = advantage.group_std(baseline(reward, group)[:, None], reward, group)
     assert not scaled.any()
+
+
+@pytest.mark.parametrize(
+    ("entropy", "progress", "shape", "expected"),
+    [
+        (0.66, 0.0, "linear", "group"),
+        (0.71, 0.0, "linear", "right"),
+        (0.59, 0.0, "linear", "wrong"),
+        (0.61, 0.5, "linear", "right"),
+        (0.49, 0.5, "linear", "wrong"),
+        (0.51, 1.0, "linear", "right"),
+        # (1 - cos(pi / 4)) / 2 = 0.146 of the way: bounds 0.571 and 0.671; in a line they would be 0.55 and 0.65
+        (0.66, 0.25, "cosine", "group"),
+        (0.56, 0.25, "cosine", "wrong"),
+    ],
+)
+def test_entropy_range_takes_credit_by_the_entropy_of_the_batch(
+    entropy: float, progress: float, shape: Literal["linear", "cosine"], expected: str
+) -> None:
+    reward = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    group, mask = torch.tensor([0, 0, 0, 1]), torch.ones(4, 2, dtype=torch.bool)
+    mask[3, 1] = False
+    h = torch.full((4, 2), entropy, dtype=torch.float64)
+    h[3, 1] = 9.0
+    found = advantage.entropy_range(reward, group, mask, h, progress, shape=shape)
+    third = 1 / math.sqrt(3)  # mean 1/3, deviation 2 / sqrt(3)
+    by_name = {"group": [third, -2 * third, third, 0.0], "right": [1.0, 0, 1.0, 0], "wrong": [0, -1.0, 0, -1.0]}
+    assert found.tolist() == pytest.approx(by_name[expected], rel=1e-5)

@@ -26,6 +26,32 @@ def test_ppo_cuts_only_what_has_gone_where_the_advantage_pushes() -> None:
         assert value_and_gradient(loss, leaf) == (values, gradients)
 
 
+def test_preserving_bounds_a_gradient_instead_of_cutting_it() -> None:
+    for sign, values, gradients in (
+        # 1.28 / 2 of the slope is left above the bound, 0.5 * 0.8 / 0.5 below it
+        (1.0, [-0.5, -0.9, -1.1, -1.28], [-1.0, -1.0, -1.0, -0.64]),
+        (-1.0, [0.4, 0.9, 1.1, 1.5], [0.8, 1.0, 1.0, 0.0]),
+    ):
+        leaf = RATIO.clone().requires_grad_()
+        keys = {"low": 0.2, "high": 0.28, "below": 0.5, "above": 1.0, "dual": 1.5}
+        assert value_and_gradient(clip.preserving(leaf, torch.full_like(RATIO, sign), **keys), leaf) == (
+            values,
+            gradients,
+        )
+
+
+def test_gamma_weight_is_one_number_for_a_response_and_one_where_nothing_has_moved() -> None:
+    logp = torch.full((3, 2), -1.0, dtype=torch.float64, requires_grad=True)
+    log_ratio = torch.tensor([[0.0, 0.0], [math.log(2.0), 5.0], [math.log(2.0), 5.0]], dtype=torch.float64)
+    advantage = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True], [True, False], [True, False]])
+    loss = clip.gamma_weight(log_ratio, logp, advantage, mask)
+    (gradient,) = torch.autograd.grad(loss.sum(), logp)
+    # W = 2: 2^2 e^-3 for a right response, 2^3 e^-2 for a wrong one
+    assert gradient[:, 0].tolist() == pytest.approx([-1.0, -4 * math.exp(-3), 8 * math.exp(-2)])
+    assert gradient[1, 1] == gradient[1, 0], "its own ratio is off the mask"
+
+
 def test_dual_bounds_what_is_lost_on_a_negative_advantage() -> None:
     leaf = torch.tensor([[5.0, 2.0]], requires_grad=True)
     loss = clip.ppo(leaf, torch.tensor([[-1.0, -1.0]]), dual=3.0)

@@ -49,6 +49,17 @@ def test_band_covariance_draws_among_candidates_by_the_smallest_numbers() -> Non
     assert found.tolist() == [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
 
 
+def test_discriminator_drops_wrong_tokens_far_below_the_mean() -> None:
+    p = torch.tensor([[0.5, 0.1, 0.1], [0.5, 0.1, 0.9]], dtype=torch.float64)
+    # S = p (log p + H) with these H: 0.5, -0.1, -0.1; 0.5, -0.1 and one off the mask. Mean 0.14, deviation 0.294
+    score = torch.tensor([[0.5, -0.1, -0.1], [0.5, -0.1, -9.0]], dtype=torch.float64)
+    advantage = torch.tensor([[-1.0, -1.0, 1.0], [-1.0, 0.0, -1.0]], dtype=torch.float64)
+    arguments = (p.log(), score / p - p.log(), advantage, MASK)
+    assert tokens.discriminator(*arguments, deviations=0.8)[MASK].tolist() == [1.0, 0.0, 1.0, 1.0, 1.0]
+    assert tokens.discriminator(*arguments, deviations=0.9)[MASK].tolist() == [1.0] * 5
+    assert tokens.discriminator(p.log(), 0.1 / p - p.log(), advantage, MASK, deviations=0.0)[MASK].all()
+
+
 def test_positive_weight_and_step_labels() -> None:
     a = torch.tensor([[2.0, 0.0, -1.0]])
     assert tokens.positive_weight(a, value=0.25).tolist() == [[0.25, 1.0, 1.0]]
