@@ -1,10 +1,10 @@
 """A run by the batch files of `deploy/slurm` on a real Slurm: a job that is preempted writes a checkpoint, is requeued,
-and goes on to the run's end when there is room again; actors come by a job of their own."""
+and goes on to the run's end when there is room again; actors of another job leave, and come back with it."""
 
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(3600)]
 
 SLURM = ROOT / "deploy" / "slurm"
 
-CHANGES = ("actors.count=1", "learner.ranks=1", "learner.checkpoint_every=1000", *SMALL)
+CHANGES = ("learner.ranks=1", "learner.checkpoint_every=1000", *SMALL)
 """A checkpoint is written when the run is asked to stop, and at its end."""
 
 MORE = 3
 """Batches before the preemption, and after it."""
+
+REQUEUED = "requeued after exit code 0"
 
 WITHOUT_GPUS = """#!/bin/bash
 for word; do [ "$word" = --per-gpu ] || words+=("$word"); done
@@ -54,8 +56,10 @@ class Story:
     ended: str = ""
     """State of the job at the run's end."""
     log: str = ""
-    joined: str = ""
-    """Output of the actors' job."""
+    joined: list[str] = field(default_factory=list)
+    """Output of each start of the actors' job."""
+    back: str = ""
+    """How often the actors' job was started again, and its state at the run's end."""
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,7 @@ def _told(cluster: SlurmCluster, example: Path) -> Story:
     def newest() -> int:
         return max(batches(seen.run), default=0)
 
-    _end_at(example, 1_000_000)
+    _go_on(example, last=1_000_000, actors=1)
     train = submit("--nodes=2", "--nodelist=n1,n2", str(SLURM / "train.sbatch"), "run.toml", *CHANGES)
     until(lambda: newest() >= MORE, train)
     actors = submit("--array=1", "--nodelist=n3", str(SLURM / "actors.sbatch"), "digit-walk")
@@ -109,38 +113,46 @@ def _told(cluster: SlurmCluster, example: Path) -> Story:
     seen.warned_at = newest()
     urgent = submit("--partition=urgent", "--nodes=2", "--nodelist=n1,n2", "--exclusive", "--wrap=sleep 5")
     log = example / f"isentrope-{train}.log"
-    until(lambda: "requeued after exit code 0" in log.read_text(), train)
+    until(lambda: REQUEUED in log.read_text(), train)
     seen.kept = newest()
-    _end_at(example, seen.kept + MORE)
+    _go_on(example, last=seen.kept + MORE, actors=0)  # by the actors of the other job alone
     until(lambda: cluster.job(urgent)["JobState"] == "COMPLETED", train)
     seen.urgent = cluster.job(urgent)["JobState"]
-    cluster.ask("scontrol", "update", f"JobId={train}", "StartTime=now")  # Slurm waits two minutes by itself
+    until(lambda: REQUEUED in of_actors.read_text() and cluster.job(actors)["JobState"] == "PENDING", train)
+    for waiting in (actors, train):
+        if cluster.job(waiting)["JobState"] == "PENDING":
+            cluster.ask("scontrol", "update", f"JobId={waiting}", "StartTime=now")  # else Slurm waits two minutes
     until(lambda: cluster.job(train)["JobState"] == "COMPLETED", train)
-    job = cluster.job(train)
+    until(lambda: cluster.job(actors)["JobState"] == "COMPLETED", actors)
+    job, back = cluster.job(train), cluster.job(actors)
     seen.restarts, seen.ended = job["Restarts"], f"{job['JobState']} {job['ExitCode']}"
-    seen.log, seen.joined = log.read_text(), of_actors.read_text()
+    seen.log, seen.joined = log.read_text(), of_actors.read_text().split(REQUEUED)
+    seen.back = f"{back['Restarts']} {back['JobState']} {back['ExitCode']}"
     return seen
 
 
-def _end_at(example: Path, batch: int) -> None:
-    """Write the run's last batch into its run file, which each start of the job reads."""
-    changed, count = re.subn(r"(?m)^batches = \d+", f"batches = {batch}", (example / "run.toml").read_text())
+def _go_on(example: Path, last: int, actors: int) -> None:
+    """Write the run's last batch, and the number of its own actors, into its run file, which each start reads."""
+    text = (example / "run.toml").read_text().split("[actors]")[0]
+    changed, count = re.subn(r"(?m)^batches = \d+", f"batches = {last}", text)
     assert count == 1
-    (example / "run.toml").write_text(changed)
+    (example / "run.toml").write_text(f"{changed}[actors]\ncount = {actors}\n")
 
 
 def test_a_job_spans_the_nodes_that_it_asks_for(story: Story) -> None:
     assert story.hosts == "n[1-2]" and story.devices.endswith("gpu:8")
 
 
-def test_actors_join_by_a_job_of_their_own(story: Story) -> None:
-    assert "serves version" in story.joined
+def test_actors_join_by_a_job_of_their_own_and_come_back_with_the_run(story: Story) -> None:
+    """The run's last batches are theirs: its second start has no actors of its own."""
+    assert ["serves version" in start for start in story.joined] == [True, True]
+    assert story.back == "1 COMPLETED 0:0"
 
 
 def test_a_preempted_job_loses_no_batch(story: Story) -> None:
     """Though no checkpoint was due: the warning has it written before the nodes are given away."""
     assert story.urgent == "COMPLETED" and story.restarts == "1"
-    assert re.search(r"requeued after exit code 0, restart 0", story.log)
+    assert f"{REQUEUED}, restart 0" in story.log
     assert story.kept >= story.warned_at
     assert batches(story.run) == list(range(1, story.kept + MORE + 1))
 
