@@ -97,6 +97,16 @@ def read_lines(folder: Path, kind: type[F]) -> Iterator[F]:
         yield _parsed(f"{folder / kind.FILE}:{number}", line, kind)
 
 
+def sound_lines(folder: Path, kind: type[F]) -> Iterator[F]:
+    """Yield what the whole lines of a file hold; those that are not of this kind are left out."""
+    for line in whole_lines(folder, kind):
+        try:
+            found = parse(line, kind)
+        except StorageError:
+            continue
+        yield found
+
+
 def whole_lines(folder: Path, kind: type[FileRecord]) -> list[bytes]:
     """Return the lines of a file of a run folder, without a last one that was cut off."""
     path = folder / kind.FILE

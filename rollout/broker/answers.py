@@ -71,14 +71,18 @@ def spoiled_by(error: redis.RedisError) -> str:
     return SPOILED.get(_word(error), "")
 
 
-def translate(error: redis.RedisError, place: str, run: str, deadline_s: float) -> IsentropeError:
-    """Return our error for one of the client at `place`, which has lasted for `deadline_s` if it is a passing one."""
+def translate(error: redis.RedisError, place: str, run: str, deadline_s: float, user: str = "") -> IsentropeError:
+    """Return our error for one of the client at `place`, which has lasted for `deadline_s` if it is a passing one.
+
+    `user` is the one that the client's URL names; empty: none, so the server takes `default`.
+    """
     text = str(error)
     if isinstance(error, exceptions.NoScriptError):
         return MissingScript(text)
     if _refused(error):
         return AccessError(
-            f"the broker at {place} refuses the user or the password", fix="check the password in the broker's URL"
+            f"the broker at {place} refuses user {user or 'default'!r} or its password",
+            fix="compare the user of the URL, and the password of the URL or its file, with the broker's access rules",
         )
     if _certificate_error(error):
         return AccessError(
@@ -98,7 +102,11 @@ def translate(error: redis.RedisError, place: str, run: str, deadline_s: float) 
             f"cannot reach redis at {place} for {deadline_s:.0f} s: {text}", fix="is the server running?"
         )
     if "NOPERM" in text or isinstance(error, exceptions.NoPermissionError) or "The user executing" in text:
-        return AccessError(f"the broker at {place} does not allow: {text}", fix="see the access rules")
+        return AccessError(
+            f"the broker at {place} does not allow user {user or 'default'!r} what run {run!r} needs: {text}",
+            fix="take the user of the right role, with access rules for this run and of this version: "
+            "deploy/redis/make-acl.sh makes them",
+        )
     if isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in text or "MISCONF" in text:
         return BrokerFullError(f"the broker at {place} is full: {text}", fix="raise maxmemory, or free its disk")
     if text.startswith("FENCED "):

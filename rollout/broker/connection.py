@@ -166,7 +166,8 @@ class Broker:
                 if self._pinned is not None and (spoiled := spoiled_by(error)):
                     raise BrokerChangedError(f"the broker at {self.place} has {spoiled}", where=self.keys.run) from None
                 if not passing(error) or time.monotonic() > deadline:
-                    raise translate(error, self.place, self.keys.run, self.deadline_s) from None
+                    user = self._client.connection_pool.connection_kwargs.get("username") or ""
+                    raise translate(error, self.place, self.keys.run, self.deadline_s, user) from None
                 if failures == 1:
                     logger.warning("broker at %s: %s; trying again", self.place, type(error).__name__)
                 # Connections that nobody uses now lead to the same server, or to none: each would cost a time limit.

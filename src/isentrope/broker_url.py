@@ -9,6 +9,9 @@ from isentrope.errors import ConfigError
 from isentrope.rollout.broker.access import Role
 from isentrope.rollout.config import RedisConfig
 
+PASSWORDS = "deploy/redis/make-acl.sh RUN FOLDER makes a file of a password for each role"
+"""Advice where a password is missing."""
+
 
 class Parts(Protocol):
     """Places of the parts of a run's URL: `[redis]` of its run file, or `run.json`, which repeats it."""
@@ -88,7 +91,10 @@ def _read(password_file: str) -> str:
         password = Path(password_file).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(f"the password file {password_file} cannot be read: {reason}") from None
+        raise ConfigError(
+            f"the password file {password_file} cannot be read: {reason}",
+            fix=PASSWORDS,
+        ) from None
     if not password:
         raise ConfigError(f"the password file {password_file} is empty", fix="write the password into it")
     return password

@@ -23,6 +23,7 @@ pickled between processes.
 """
 
 import difflib
+import itertools
 from collections.abc import Callable, Iterable
 from typing import ClassVar
 
@@ -181,7 +182,15 @@ def collected(*checks: Callable[[], object]) -> list[Exception]:
 
 
 def nearest(given: str, names: Iterable[str]) -> str:
-    """Return the one of `names` that was probably meant by `given`, whatever the case; empty if none resembles it."""
-    by_lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=RESEMBLES)
-    return by_lower[close[0]] if close else ""
+    """Return the one of `names` that was probably meant by `given`, whatever the case; empty if none resembles it.
+
+    Of several that resemble it as much it is the one with most of the first letters, where slips are rare.
+    """
+    by_lower, sought = {name.lower(): name for name in names}, given.lower()
+
+    def likeness(name: str) -> tuple[float, int]:
+        alike = itertools.takewhile(lambda letters: letters[0] == letters[1], zip(name, sought, strict=False))
+        return difflib.SequenceMatcher(None, name, sought).ratio(), len(list(alike))
+
+    close = difflib.get_close_matches(sought, by_lower, cutoff=RESEMBLES)
+    return by_lower[max(close, key=likeness)] if close else ""

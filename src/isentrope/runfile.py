@@ -82,7 +82,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
             )
         text = content.decode("utf-8-sig").replace("\r\n", "\n")  # some editors write a byte order mark
     except OSError as error:
-        raise ConfigError(f"cannot read run file {path}: {error.strerror}", fix="check the path") from None
+        fix = "give a file in it" if path.is_dir() else "give its path, or begin with an example: isentrope init"
+        raise ConfigError(f"cannot read run file {path.absolute()}: {error.strerror}", fix=fix) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"run file {path} is not UTF-8: byte {error.start}", fix="save it as UTF-8") from None
     try:

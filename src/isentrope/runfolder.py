@@ -222,9 +222,8 @@ def record_error(path: Path, error: IsentropeError) -> None:
 def _without_outcome(path: Path) -> Outcome:
     """Return the outcome of a run whose learner left none: what its last row tells."""
     nothing = Outcome.of_nothing()
-    with contextlib.suppress(StorageError):  # a damaged row must not hide the error that is recorded
-        for row in json_files.read_lines(path, BatchRow):
-            nothing = nothing.model_copy(update={"batches": row.batch, "version": row.version})
+    for row in json_files.sound_lines(path, BatchRow):  # a damaged row must not hide the error that is recorded
+        nothing = nothing.model_copy(update={"batches": row.batch, "version": row.version})
     return nothing
 
 

@@ -284,6 +284,13 @@ def test_without_a_run_the_usage_is_told(job: Job, name: str) -> None:
     assert job.run(name) == 64 and "usage: sbatch" in job.told
 
 
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_job_that_was_given_elsewhere_says_where_to_give_it(job: Job, name: str) -> None:
+    job.deploy = job.folder / "deploy"
+    assert job.run(name, *ARGUMENTS[name]) == 64
+    assert job.told == f"{job.deploy}/slurm is not there: give sbatch in the checkout\n"
+
+
 def test_actors_without_a_run_that_was_started_are_refused(job: Job) -> None:
     assert job.run("actors.sbatch", "other") == 64 and "start train.sbatch first" in job.told
 

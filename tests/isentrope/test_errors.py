@@ -32,5 +32,9 @@ def test_every_method_is_itself_the_nearest(name: str) -> None:
     assert nearest(name, method_names()) == name
 
 
+def test_of_two_that_are_as_near_the_one_with_the_first_letters_is_offered() -> None:
+    assert nearest("dappo", ["dapo", "dppo"]) == nearest("dappo", ["dppo", "dapo"]) == "dapo"
+
+
 def test_nothing_is_offered_where_there_is_nothing() -> None:
     assert nearest("grpo", []) == ""

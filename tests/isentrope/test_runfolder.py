@@ -132,7 +132,7 @@ def test_an_error_is_recorded_without_a_learner(tmp_path: Path) -> None:
 
 def test_an_error_of_a_learner_that_died_has_the_batches_it_trained(tmp_path: Path) -> None:
     rows = [json.dumps(make_row(batch, version=batch).to_json()) + "\n" for batch in (1, 2)]
-    for text in "".join(rows), "".join(rows) + "damaged\n":
+    for text in "".join(rows), "damaged\n".join(rows), "".join(rows) + "damaged\n":
         (tmp_path / BatchRow.FILE).write_text(text)
         json_files.remove(tmp_path, Outcome)
         runfolder.record_error(tmp_path, RewardError("broke"))

@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import totals
 from packaging.requirements import Requirement
 from programs import program
 from source_files import ROOT
@@ -131,8 +133,10 @@ def test_the_gpus_lock_installs_and_imports_on_a_machine_without_a_gpu(tmp_path:
     _uv("venv", "--python", sys.executable, str(here))
     python = str(here / "bin" / "python")
     install = ("pip", "install", "-q", "--python", python, "--no-deps")
+    begin = time.monotonic()
     try:
         _uv(*install, "-r", str(CUDA.path))
+        spent = {"seconds": round(time.monotonic() - begin), "packages": len(CUDA.pins()), "GB": _gigabytes(here)}
         _uv(*install, str(ROOT))
         _uv("pip", "check", "--python", python)
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -143,6 +147,7 @@ def test_the_gpus_lock_installs_and_imports_on_a_machine_without_a_gpu(tmp_path:
         shutil.rmtree(here)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-1] == CUDA.pins()["cuda-bindings"]
+    totals.add("the lock for GPUs, installed by uv", ".".join(map(str, sys.version_info[:2])), spent)
 
 
 def test_the_gpus_install_is_beside_that_for_the_cpu() -> None:
@@ -181,6 +186,11 @@ def _uv(*arguments: str) -> None:
     if done.returncode and any(words in done.stderr for words in NO_NETWORK):
         pytest.skip(f"no package index answers: {done.stderr.strip().splitlines()[0]}")
     assert done.returncode == 0, done.stderr
+
+
+def _gigabytes(folder: Path) -> float:
+    """Return the size of a folder's files."""
+    return round(sum(path.lstat().st_size for path in folder.rglob("*")) / 1e9, 1)
 
 
 def _text(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kept_batches import make_batch
 from run_states import run_in
 from safetensors.numpy import save
 from tiny_model import publish, write_model
@@ -23,6 +24,7 @@ from isentrope.actors.config import ActorsConfig
 from isentrope.launch import interrupts
 from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, EvalRow, RunRecord, Summary
+from isentrope.learner.training.dead_letters import DeadLetters
 from isentrope.resolved import RUN_FILE
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
@@ -50,10 +52,13 @@ COMMANDS = {
     "eval": ("eval RUN --json", (0, 0, 0, 73)),
     "replay": ("replay RUN --json", (64, 64, 64, 73)),
     "dlq list": ("dlq list RUN --json", (0, 0, 0, 0)),
+    "dlq show": ("dlq show 3- RUN --json", (0, 0, 0, 0)),
+    "dlq requeue": ("dlq requeue 3- RUN --json", (0, 0, 0, 0)),
+    "plan": ("plan RUN/run.toml --measured RUN --json", (0, 0, 0, 0)),
     "depot": ("depot RUN --bind 127.0.0.1:0", (0, 0, 0, 73)),
     "exporter": ("exporter RUN --bind 127.0.0.1:0", (0, 0, 0, 73)),
 }
-"""By command: its arguments, and its exit codes by state."""
+"""By command: its arguments, and its exit codes by state. Dead letters and measures are read whatever `run.json` is."""
 
 
 class Asked:
@@ -89,6 +94,7 @@ def run_of(state: str, folder: Path, made: Path, redis_url: str, name: str) -> I
     with run_in(state, folder, **facts), pytest.MonkeyPatch.context() as patch:
         shutil.copytree(made, folder, dirs_exist_ok=True)
         (folder / "logs" / "learner-0.log").write_text("began\n")
+        DeadLetters(folder).write(make_batch(3), incarnation=2, deaths=2)
         if state != "running":
             yield folder
             return

@@ -28,7 +28,7 @@ class Measured:
 
 def measure(folder: Path) -> Measured:
     """Return what the run in `folder` measured; RunFolderError if it has trained fewer than two batches."""
-    rows = list(json_files.read_lines(folder, BatchRow))
+    rows = list(json_files.sound_lines(folder, BatchRow))
     if len(rows) < 2:
         raise RunFolderError(
             f"{folder} has {len(rows)} trained batches, at least 2 are needed",
@@ -40,7 +40,7 @@ def measure(folder: Path) -> Measured:
     waited = sum(row.time.wait_s for row in rows)
     busy = sum(row.time.stats_s + row.time.update_s + row.time.publish_s + row.time.checkpoint_s for row in rows)
     trained, retired = last.trained - first.trained, last.retired - first.retired
-    share = retired / trained
+    share = retired / max(trained, 1)
     actors = max(statistics.fmean(row.process.actors for row in rows), 1.0)
     return Measured(
         response_tokens=round(statistics.fmean(row.length_mean for row in rows)),

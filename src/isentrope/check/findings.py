@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from isentrope import config as run_config
 from isentrope.actors import reward_box
-from isentrope.broker_url import url_for
 from isentrope.check import broker, correctness, cuda, install, lengths, machine, rendering
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import has_own_code, probe
@@ -15,7 +13,6 @@ from isentrope.check.source import KEY, Source
 from isentrope.config import Config
 from isentrope.environment import variable
 from isentrope.errors import IsentropeError, RewardError, collected
-from isentrope.launch.broker import OF_A_COMMAND
 from isentrope.redis_server import find_binary
 from isentrope.rollout.data.prompts import Prompts, encode, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
@@ -144,13 +141,8 @@ class Findings:
         self._can_open = not install.lacks("learner")  # torch reads objectives, transformers reads models
         here = config.actors.count and not config.cluster.ray
         self._notes += [f"no report will be written: {lack} is not installed" for lack in install.lacks("report")]
-        raise_all([*install.missing("cluster", "learner", *(["actor"] if here else ())), *self._no_broker()])
-
-    def _no_broker(self) -> list[Exception]:
-        redis = self._config.redis
-        if not variable(redis.url_env):
-            return collected(find_binary)
-        return collected(*(partial(url_for, role, redis) for role in OF_A_COMMAND))
+        no_server = [] if variable(config.redis.url_env) else collected(find_binary)
+        raise_all([*install.missing("cluster", "learner", *(["actor"] if here else ())), *no_server])
 
     def _check_objective(self) -> None:
         from isentrope.learner.objective.needs import Need, needs

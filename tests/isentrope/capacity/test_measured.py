@@ -33,6 +33,13 @@ def test_rates_are_those_of_the_batches_after_the_first(tmp_path: Path) -> None:
     assert found.publish_s == 0.5
 
 
+def test_neither_a_damaged_line_nor_a_count_that_stands_ends_it(tmp_path: Path) -> None:
+    folder = write(tmp_path, *(make_row(n, length_mean=10.0, trained=32, retired=0) for n in (1, 2, 3)))
+    first, *others = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text(first + "{\n" + "".join(others))
+    assert (measure(folder).response_tokens, measure(folder).retired_share) == (10, 0.0)
+
+
 def test_a_run_without_batches_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="0 trained batches, at least 2") as refused:
         measure(tmp_path)

@@ -26,6 +26,6 @@ def test_a_password_that_no_role_has_is_missed_before_the_run(
     monkeypatch.setenv("ISENTROPE_REDIS_URL", "redis://127.0.0.1:1")
     (tmp_path / "learner.password").write_text("secret")
     findings = Findings(*load(run_file, (f"redis.passwords={tmp_path}",)))
-    (told,) = [errors for name, errors in findings.stages() if name == "install"]
+    (told,) = [errors for name, errors in findings.stages() if name == "machine"]
     missed = [error.what for error in told or [] if isinstance(error, ConfigError) and "password" in error.what]
     assert [Path(what.split()[3]).name for what in missed] == ["command.password", "actor.password"]

@@ -88,7 +88,7 @@ def test_a_url_that_cannot_be_parsed_is_refused_without_being_quoted(url: str) -
 def test_a_wrong_password_is_refused_at_once_and_never_shown(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(AccessError, match="refuses the user or the password") as caught:
+    with pytest.raises(AccessError, match="refuses user 'default' or its password") as caught:
         Broker.connect(f"unix://:wrongword@{server.socket}", "r", deadline_s=DEADLINE_S)
     assert "trying again" not in caplog.text
     assert "wrongword" not in str(caught.value)
