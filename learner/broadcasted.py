@@ -1,6 +1,8 @@
 """Metrics of the learner in the broker, for those who watch a run from elsewhere."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 EVALUATION = "eval/"
 """Beginning of the names of an evaluation's numbers."""
@@ -25,3 +27,11 @@ class Broadcasted(BaseModel):
     sums: dict[str, float] = {}
     """Sums over all batches that any learner of the run has trained, also those that were trained again; `batches` is
     their number. They never fall."""
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Return what a learner has written; nothing, if that is empty or cannot be read."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            return cls()

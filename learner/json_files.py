@@ -4,11 +4,15 @@ A record is strict: it has all its keys and no other, so that a key that is rena
 `read_lines` are lenient on purpose, because a folder may be of an older version: they drop keys that are unknown, and
 give an empty value (null, 0, "", {}) to a key that is missing. A key whose default is None is left out of the file
 where there is nothing to say.
+
+One line of many that is not a record, by a fault of the disk or of an editor, costs itself alone: it is left out, and
+named in the log. All other lines are worth having.
 """
 
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
@@ -19,6 +23,8 @@ from isentrope.errors import StorageError
 from isentrope.rollout.wire.files import write_whole
 
 BLOCK_BYTES = 1 << 16
+
+logger = logging.getLogger(__name__)
 
 LENIENT = {"lenient": True}
 """Validation context of files that another version may have written."""
@@ -88,62 +94,65 @@ def read(folder: Path, kind: type[F]) -> F | None:
         return None
 
 
-def read_lines(folder: Path, kind: type[F]) -> Iterator[F]:
-    """Return the whole lines of a file of a run folder: a last line without its end was cut off by a crash.
+def read_lines(folder: Path, kind: type[F], left_out: Callable[[str, StorageError], None] | None = None) -> Iterator[F]:
+    """Yield the records of a file of a run folder: a last line without its end was cut off by a crash.
 
-    StorageError if a line is not of this kind.
+    left_out: receives the place of each line that is not a record, and why; None: the log does.
     """
-    for number, line in enumerate(whole_lines(folder, kind), 1):
-        yield _parsed(f"{folder / kind.FILE}:{number}", line, kind)
-
-
-def sound_lines(folder: Path, kind: type[F]) -> Iterator[F]:
-    """Yield what the whole lines of a file hold; those that are not of this kind are left out."""
-    for line in whole_lines(folder, kind):
-        try:
-            found = parse(line, kind)
-        except StorageError:
-            continue
-        yield found
-
-
-def whole_lines(folder: Path, kind: type[FileRecord]) -> list[bytes]:
-    """Return the lines of a file of a run folder, without a last one that was cut off."""
     path = folder / kind.FILE
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    return lines[:-1]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    yield from records(kind, ((f"{path}:{number}", line) for number, line in enumerate(lines, 1)), left_out)
 
 
 def read_lines_with(folder: Path, kind: type[F], key: str) -> Iterator[F]:
-    """Return the whole lines that hold a key; the others are passed over, whatever they are.
-
-    StorageError if a line with it is not of this kind.
-    """
+    """Yield the records of a file of a run folder whose lines hold a key; the other lines are not parsed."""
     path, sought = folder / kind.FILE, json.dumps(key).encode()
     if not path.exists():
         return
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if sought in line and line.endswith(b"\n"):
-                yield _parsed(f"{path}:{number}", line, kind)
+        lines = ((f"{path}:{number}", line) for number, line in enumerate(file, 1) if line.endswith(b"\n"))
+        yield from records(kind, ((place, line) for place, line in lines if sought in line))
 
 
 def read_last(folder: Path, kind: type[F]) -> F | None:
-    """Return the last whole line of a file of a run folder, read from its end; None if there is none.
-
-    StorageError if it is not of this kind.
-    """
+    """Return the last record of a file of a run folder, read from its end; None if there is none."""
     path = folder / kind.FILE
     if not path.exists():
         return None
+    return next(records(kind, ((str(path), line) for line in _from_the_end(path))), None)
+
+
+def records(
+    kind: type[F], lines: Iterable[tuple[str, bytes]], left_out: Callable[[str, StorageError], None] | None = None
+) -> Iterator[F]:
+    """Yield the records of lines, each with its place; those that are not a record are left out, as in `read_lines`."""
+    for place, line in lines:
+        try:
+            yield _parsed(place, line, kind)
+        except StorageError as error:
+            (left_out or _warn)(place, error)
+
+
+def _warn(place: str, error: StorageError) -> None:
+    logger.warning("a line is left out: %s (%s)", error.what, place)
+
+
+def _from_the_end(path: Path) -> Iterator[bytes]:
+    """Yield the whole lines of a file, the last one first."""
+    begun, cut_off = b"", True
     with path.open("rb") as file:
-        end, tail = file.seek(0, os.SEEK_END), b""
-        while end and tail.count(b"\n") < 2:  # the end of the line before it, and its own
+        end = file.seek(0, os.SEEK_END)
+        while end:
             begin = max(0, end - BLOCK_BYTES)
             file.seek(begin)
-            tail, end = file.read(end - begin) + tail, begin
-    whole = tail[: tail.rfind(b"\n") + 1].splitlines(keepends=True)
-    return _parsed(str(path), whole[-1], kind) if whole else None
+            begun, *lines = (file.read(end - begin) + begun).split(b"\n")
+            if lines and cut_off:  # what follows the last end of a line: mostly nothing
+                lines.pop()
+                cut_off = False
+            yield from reversed(lines)
+            end = begin
+    if not cut_off:
+        yield begun
 
 
 def parse(line: bytes, kind: type[F]) -> F:

@@ -55,7 +55,7 @@ class Journal(Generic[F]):
 
     def rows(self) -> list[F]:
         """Return every line that can be read, oldest first."""
-        return self._parsed(self._lines())
+        return list(json_files.read_lines(self._folder, self._kind))
 
     def ends(self, count: int) -> list[F]:
         """Return the first line and the last `count`, without those that cannot be read."""
@@ -72,13 +72,7 @@ class Journal(Generic[F]):
         return self._path.read_bytes().splitlines() if self._path.exists() else []
 
     def _parsed(self, lines: Iterable[bytes]) -> list[F]:
-        found: list[F] = []
-        for line in lines:
-            try:
-                found.append(json_files.parse(line, self._kind))
-            except StorageError as error:
-                logger.warning("a line of %s is left out: %s", self._path, error.what)
-        return found
+        return list(json_files.records(self._kind, ((str(self._path), line) for line in lines)))
 
     def append(self, row: F) -> None:
         """Add a line; it is whole on the disk when this returns. A line that the disk refuses costs nothing else: it is

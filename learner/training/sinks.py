@@ -39,7 +39,7 @@ class Broadcast:
     def __init__(self, show: Callable[[str], None], before: str) -> None:
         """Write by `show`; the sums go on from `before`, what an earlier learner of the run has written."""
         self._show = show
-        self._shown = Broadcasted.model_validate_json(before) if before else Broadcasted()
+        self._shown = Broadcasted.of(before)
         self._elapsed_s = 0.0
 
     def write(self, batch: int, numbers: Mapping[str, float]) -> None:

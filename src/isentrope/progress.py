@@ -25,7 +25,6 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from isentrope.console import say
-from isentrope.errors import StorageError
 from isentrope.learner import json_files
 from isentrope.learner.json_files import FileRecord
 from isentrope.learner.records import BatchRow, EvalRow
@@ -62,10 +61,7 @@ class Tail(Generic[F]):
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                try:
-                    yield json_files.parse(line, self._kind)
-                except StorageError as error:
-                    logger.warning("a line of %s is left out: %s", self._path, error.what)
+                yield from json_files.records(self._kind, [(str(self._path), line)])
 
 
 class Progress(Protocol):

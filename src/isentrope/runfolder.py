@@ -6,6 +6,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -29,6 +30,8 @@ RUNS = Path("runs")
 
 LOCK = "run.lock"
 LOCK_TRIES = 20
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -98,7 +101,7 @@ class RunFolder:
 
     def is_finished(self, batches: int) -> bool:
         """Return True if the run has ended with at least `batches` batches."""
-        outcome = json_files.read(self.path, Outcome)
+        outcome = _outcome(self.path)
         return outcome is not None and outcome.status == "finished" and outcome.batches >= batches
 
     def begin(self, record: RunRecord) -> None:
@@ -142,7 +145,7 @@ class RunFolder:
 
 def has_ended(path: Path) -> bool:
     """Return True if this folder holds a finished run."""
-    outcome = json_files.read(path, Outcome)
+    outcome = _outcome(path)
     return outcome is not None and outcome.status == "finished"
 
 
@@ -211,20 +214,25 @@ def _program(versions: Mapping[str, object]) -> str:
 def record_error(path: Path, error: IsentropeError) -> None:
     """Record that the run in this folder ended by an error outside the learner; the learner's counts stay, and so does
     an error that is recorded already."""
-    try:
-        outcome = json_files.read(path, Outcome) or _without_outcome(path)
-    except StorageError:  # damaged: that must not hide the error that is recorded
-        outcome = _without_outcome(path)
+    outcome = _outcome(path) or _without_outcome(path)
     if outcome.status != "error":
         json_files.write(path, outcome.ended_by(error))
+
+
+def _outcome(path: Path) -> Outcome | None:
+    """Return how the run in a folder has ended; None: that is not told, or damaged, which must end no command."""
+    try:
+        return json_files.read(path, Outcome)
+    except StorageError as error:
+        logger.warning("%s (%s)", error.what, error.where)
+        return None
 
 
 def _without_outcome(path: Path) -> Outcome:
     """Return the outcome of a run whose learner left none: what its last row tells."""
     nothing = Outcome.of_nothing()
-    for row in json_files.sound_lines(path, BatchRow):  # a damaged row must not hide the error that is recorded
-        nothing = nothing.model_copy(update={"batches": row.batch, "version": row.version})
-    return nothing
+    last = json_files.read_last(path, BatchRow)
+    return nothing if last is None else nothing.model_copy(update={"batches": last.batch, "version": last.version})
 
 
 def find(place: Path) -> Path:

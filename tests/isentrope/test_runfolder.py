@@ -98,6 +98,7 @@ def test_an_error_is_added_to_what_the_learner_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "\ufffd", '{"status": "asleep", "exit_code": 0}'])
 def test_an_error_is_recorded_over_an_outcome_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / Outcome.FILE).write_text(text)
+    assert not runfolder.has_ended(tmp_path), "the same command goes on"
     runfolder.record_error(tmp_path, RewardError("broke"))
     outcome = json_files.read(tmp_path, Outcome)
     assert outcome is not None and (outcome.status, outcome.what) == ("error", "broke")

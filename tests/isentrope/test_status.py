@@ -154,6 +154,15 @@ def test_alarms_of_the_whole_run_are_shown(folder: Path) -> None:
     assert "Alarm in 1 batch, first in batch 2: at worst the largest ratio is 1.48e+03" in _text(status)
 
 
+def test_a_damaged_line_of_metrics_costs_itself_alone(folder: Path) -> None:
+    raised = {"ratio_max": RaisedAlarm(value=1476.0, bound=100.0)}
+    rows = [json.dumps(make_row(1, alarms=raised).to_json()), '{"alarms": 3}', json.dumps(make_row(3).to_json()), "{"]
+    (folder / BatchRow.FILE).write_text("".join(f"{row}\n" for row in rows))
+    status = read_status(folder)
+    assert status.last_batch is not None and status.last_batch.batch == 3
+    assert {name: each.batches for name, each in status.alarms.items()} == {"ratio_max": 1}
+
+
 def test_json_holds_the_same_as_the_record(folder: Path, learner: LearnerPort) -> None:
     out = io.StringIO()
     commands.show_status(folder, True, Console(file=out))

@@ -70,15 +70,19 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
         json_files.read(tmp_path, RunRecord)
 
 
-@given(st.lists(st.integers(0, 300), max_size=6), st.booleans(), st.integers(1, 700))
-def test_the_last_whole_line_is_found_from_the_end(lengths: list[int], cut: bool, block: int) -> None:
-    """Whatever the lines' lengths and the blocks that are read, and also where a crash has cut off one more line."""
-    lines = [json.dumps({"at": float(number), "text": "x" * length}) for number, length in enumerate(lengths)]
+@given(st.lists(st.integers(-3, 300), max_size=6), st.booleans(), st.integers(1, 700))
+def test_the_last_record_is_found_from_the_end(lengths: list[int], cut: bool, block: int) -> None:
+    """Whatever the lines' lengths and the blocks that are read; also where a crash has cut off one more line, and where
+    lines are no records (here those of a negative length)."""
+    lines = [
+        json.dumps({"at": float(number), "text": "x" * length}) if length >= 0 else "{"[: length + 2]
+        for number, length in enumerate(lengths)
+    ]
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_files, "BLOCK_BYTES", block)
         (Path(name) / Notice.FILE).write_text("".join(line + "\n" for line in lines) + ('{"at": 9' if cut else ""))
         whole = list(json_files.read_lines(Path(name), Notice))
-        assert len(whole) == len(lines)
+        assert [len(notice.text) for notice in whole] == [length for length in lengths if length >= 0]
         assert json_files.read_last(Path(name), Notice) == (whole[-1] if whole else None)
 
 

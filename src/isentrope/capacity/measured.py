@@ -28,7 +28,7 @@ class Measured:
 
 def measure(folder: Path) -> Measured:
     """Return what the run in `folder` measured; RunFolderError if it has trained fewer than two batches."""
-    rows = list(json_files.sound_lines(folder, BatchRow))
+    rows = list(json_files.read_lines(folder, BatchRow))
     if len(rows) < 2:
         raise RunFolderError(
             f"{folder} has {len(rows)} trained batches, at least 2 are needed",

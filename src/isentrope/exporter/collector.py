@@ -84,7 +84,7 @@ class RunCollector(Collector):
         control = view.control()
         if control is None:
             return False
-        shown = Broadcasted.model_validate_json(view.metrics() or "{}")
+        shown = Broadcasted.of(view.metrics())
         add = families.add
         for state in RunState:
             add(table.RUN["isentrope_state"], float(control.state is state), state.value)

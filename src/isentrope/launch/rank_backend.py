@@ -1,6 +1,7 @@
 """Ray Train's set-up of torch.distributed, after each rank's process has entered its surroundings."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
 from isentrope.launch.surroundings import Surroundings
+from isentrope.rollout.wire.files import write_whole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,9 +35,17 @@ class RankBackend(_TorchBackend):
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, RankConfig) and backend_config.surroundings is not None
         if backend_config.nodes is not None:
-            backend_config.nodes.write_text(json.dumps(worker_group.execute(_node_id)))
+            _note(backend_config.nodes, worker_group.execute(_node_id))
         worker_group.execute(backend_config.surroundings.enter, alone=False)
         super().on_start(worker_group, backend_config)
+
+
+def _note(file: Path, nodes: list[str]) -> None:
+    """Write the nodes; without them, a death blames none. The command may read meanwhile."""
+    try:
+        write_whole(file, json.dumps(nodes), durable=False)
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", file, error)
 
 
 def _node_id() -> str:

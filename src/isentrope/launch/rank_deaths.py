@@ -46,9 +46,12 @@ def blamed(failures: Mapping[int, BaseException], nodes: Sequence[str]) -> set[s
 
 
 def nodes_of(log_folder: Path) -> list[str]:
-    """Return the id of each rank's node; none: the ranks have no processes yet."""
-    path = log_folder / NODES
-    return list(json.loads(path.read_bytes())) if path.exists() else []
+    """Return the id of each rank's node; none: the ranks have no processes yet, or the file cannot be read."""
+    try:
+        found = json.loads((log_folder / NODES).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return list(map(str, found)) if isinstance(found, list) else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,20 +87,20 @@ class _Reader:
             return None
 
     def lines(self, kind: type[F]) -> tuple[F, ...]:
-        found: list[F] = []
         errors: list[str] = []
+
+        def note(place: str, error: StorageError) -> None:
+            errors.append(f"line {place.rpartition(':')[2]} ({_why(error)})")
+
+        found: tuple[F, ...] = ()
         try:
-            for number, line in enumerate(json_files.whole_lines(self._folder, kind), 1):
-                try:
-                    found.append(json_files.parse(line, kind))
-                except StorageError as error:
-                    errors.append(f"line {number} ({_why(error)})")
+            found = tuple(json_files.read_lines(self._folder, kind, note))
         except OSError as error:
             errors.append(_why(error))
         if errors:
             more = f" and {len(errors) - 1:,} more" if len(errors) > 1 else ""
             self.left_out.append(f"{kind.FILE}: {errors[0]}{more} left out")
-        return tuple(found)
+        return found
 
 
 def _why(error: StorageError | OSError) -> str:

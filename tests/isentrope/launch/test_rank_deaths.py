@@ -45,6 +45,7 @@ def test_an_error_without_ranks_counts_nowhere_and_names_its_last_line() -> None
     [
         ({0, 1}, "", "no rank has got a process for 60 s", ()),
         ({0}, '["a", "b"]', "rank 1 (host-b) has not come up for 60 s", ("b",)),
+        ({0, 1}, '["a", "b', "no rank has got a process for 60 s", ()),
         (set(), '["a", "c"]', "rank 0 (host-a), rank 1 (c) have not come up for 60 s", ("a", "c")),
         ({0, 1}, '["a", "b"]', "rank 0 (host-a), rank 1 (host-b) have come up, but not opened the run for 60 s", ()),
     ],
