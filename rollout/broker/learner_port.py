@@ -28,6 +28,7 @@ from isentrope.rollout.broker.intervals import MAX_SEQ, bounds
 from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState
 from isentrope.rollout.broker.news import Topic, wake
 from isentrope.rollout.broker.reaper import Reaper
+from isentrope.rollout.broker.repeats import Repeats
 from isentrope.rollout.broker.run_view import METRICS, ActorState, RunView
 from isentrope.rollout.wire.codec import RawHeader, header_int, header_text, split_fields
 from isentrope.rollout.wire.control import FILLED, PRESSING, Control
@@ -74,13 +75,13 @@ class LearnerPort:
         self._call = self._fenced.call
         self._evaluations = Evaluations(self._fenced, spec)
         self._reaper = Reaper(broker, spec)
+        self._repeats = Repeats(self._fenced, self.view)
         self._cursor = 0
         self._beat = 0
         self._handed: set[str] = set()
         self._manifest: Manifest | None = None
         self._control: Control | None = None
         self._nonce = ""
-        self._dead_letters = ""
 
     # --- fencing
 
@@ -109,6 +110,7 @@ class LearnerPort:
         port._control = control
         port._nonce = nonce
         port._fence(lwm, cursor)
+        port._repeats.note(broker.keys.ckpt, "", port.view.checkpoint())
         return port
 
     def refence(self, *, newest_claim: int, lwm: int, cursor: int) -> None:
@@ -120,8 +122,7 @@ class LearnerPort:
             lwm: the low watermark of the last durable checkpoint.
             cursor: one more than the largest seq this learner knows of.
 
-        Repeats what the broker may have lost: spec, control state, announced weights, dead letters, open evaluation
-        orders.
+        Repeats what the broker may have lost: spec, control state, weights, `Repeats`, open evaluation orders.
 
         Raises:
             FencedError: `newest_claim` or the broker shows a newer learner.
@@ -132,8 +133,7 @@ class LearnerPort:
         self._fence(lwm, cursor)
         if self._manifest is not None:
             self.announce(self._manifest)
-        if self._dead_letters:
-            self.show_dead_letters(self._dead_letters)
+        self._repeats.repeat()
         self._evaluations.repeat()
 
     # --- orders
@@ -150,16 +150,8 @@ class LearnerPort:
         A full broker refuses without a change; the cursor then stays where it is.
         """
         version = 0 if self._manifest is None else self._manifest.version
-        facts = (
-            trained_batches,
-            retired,
-            limit,
-            self.spec.prompts_per_batch,
-            self.spec.max_bytes,
-            version,
-            ISSUE_CHUNK,
-            needed,
-        )
+        size, budget = self.spec.prompts_per_batch, self.spec.max_bytes
+        facts = (trained_batches, retired, limit, size, budget, version, ISSUE_CHUNK, needed)
         while True:
             try:
                 cursor = int(self._call("issue", *facts))
@@ -246,6 +238,7 @@ class LearnerPort:
         """
         self.discard(entries)
         self._call("commit", lwm, ckpt, *plans)
+        self._repeats.note(self._keys.ckpt, "", ckpt)
 
     # --- weights and control
 
@@ -297,10 +290,11 @@ class LearnerPort:
         return self._reaper.reap() + sum(map(self._reaper.revoke, quarantined))
 
     def heartbeat(self, state: LearnerState) -> None:
-        """Send a sign of life, for those who watch the run. Call it once per heartbeat interval."""
+        """Send a sign of life, for those who watch, and note what operators ask for. Call it once per interval."""
         facts = {"incarnation": self.incarnation, "beat": self._beat, "at_ms": int(self.view.server_time_s() * 1000)}
         record = state.model_copy(update=facts).model_dump_json(exclude={"silent_s"})
         self._call("set", "", HEARTBEAT, record, keys=[self._keys.metrics])
+        self._repeats.note_requests()
 
     def actors(self) -> list[ActorState]:
         """Return all actors, with the seconds since each one's record changed."""
@@ -323,12 +317,11 @@ class LearnerPort:
 
     def show(self, metrics: str) -> None:
         """Write the learner's metrics, in place of those before, for those who watch the run."""
-        self._call("set", "", METRICS, metrics, keys=[self._keys.metrics])
+        self._repeats.show(self._keys.metrics, METRICS, metrics)
 
     def show_dead_letters(self, letters: str) -> None:
-        """Write the list of dead letters, in place of the one before; `refence` repeats it."""
-        self._dead_letters = letters
-        self._call("set", "", "", letters, keys=[self._keys.dlq])
+        """Write the list of dead letters, in place of the one before."""
+        self._repeats.show(self._keys.dlq, "", letters)
 
     def requeued(self, names: Sequence[str]) -> None:
         """Delete requests that are noted."""

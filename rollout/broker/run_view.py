@@ -20,7 +20,7 @@ from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS, LEARNER
 from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState, learner_state
 from isentrope.rollout.broker.news import Topic, wake
-from isentrope.rollout.wire.control import Control, Desired, Mode
+from isentrope.rollout.wire.control import Control, Desired, Mode, RunState
 from isentrope.rollout.wire.plain_text import printable
 from isentrope.rollout.wire.proof import Proof
 from isentrope.rollout.wire.spec import RunSpec
@@ -122,7 +122,7 @@ class RunView:
         control = self.control_state()
         if control is None:
             return None
-        asked = {name: _text(value) for name, value in self._hash(self._keys.request).items()}
+        asked = {name: _text(value) for name, value in self.fields(self._keys.request).items()}
         if asked.get("id", control.served) == control.served:
             return control
         verb = asked.get("verb", "")
@@ -136,9 +136,28 @@ class RunView:
         text = self.text(self._keys.ctl)
         return Control.model_validate_json(text) if text else None
 
-    def request(self, verb: Verb) -> None:
-        """Ask the learner to change the mode or to end the run at its next batch; a later request replaces this one."""
-        self._ask(Topic.REQUEST, self._keys.request, {"id": secrets.token_hex(8), "verb": verb})
+    def request(self, verb: Verb) -> str:
+        """Ask the learner to change the mode or to end the run at its next batch; return the request's id. A later
+        request replaces this one."""
+        asked = secrets.token_hex(8)
+        self._ask(Topic.REQUEST, self._keys.request, {"id": asked, "verb": verb})
+        return asked
+
+    def newest_request(self) -> str:
+        """Return the id of the last request, answered or not; empty: there was none, or the broker has lost it."""
+        return _text(self.fields(self._keys.request).get("id", b""))
+
+    def ask_to_stop(self) -> bool:
+        """Ask the learner to end the run, unless it is asked already, or has ended it; return True if this asks.
+
+        Whoever waits for the end calls it again: a broker that has lost the request is asked once more. Without a
+        learner that has opened the run nobody is asked.
+        """
+        control = self.control()
+        if control is None or control.requested_stop or control.state is RunState.STOP:
+            return False
+        self.request("stop")
+        return True
 
     def want(self, actors: int) -> Desired:
         """Ask for this number of actors, until another number is asked for; return what was written.
@@ -151,7 +170,7 @@ class RunView:
 
     def desired(self) -> Desired | None:
         """Return the number of actors that was asked for last; None: none was."""
-        record = {name: _text(value) for name, value in self._hash(self._keys.desired).items()}
+        record = {name: _text(value) for name, value in self.fields(self._keys.desired).items()}
         return Desired.model_validate(record) if record else None
 
     def ask_to_leave(self, actors: Sequence[str], grace_s: float) -> None:
@@ -166,7 +185,7 @@ class RunView:
 
     def leaving(self) -> dict[str, float]:
         """Return the actors that were asked to leave and are still there, with the seconds that each was given."""
-        return {name: seconds_of(value) for name, value in self._hash(self._keys.leave).items()}
+        return {name: seconds_of(value) for name, value in self.fields(self._keys.leave).items()}
 
     def dead_letters(self) -> str:
         """Return the list of the run's dead letters as the learner wrote it; empty: there are none."""
@@ -179,7 +198,7 @@ class RunView:
 
     def requeues(self) -> list[str]:
         """Return the names of the requeues that an operator has asked for and the learner has not noted."""
-        return sorted(self._hash(self._keys.requeue))
+        return sorted(self.fields(self._keys.requeue))
 
     def announcement(self) -> Announcement | None:
         """Return the newest announced weights and where they lie; None: none yet."""
@@ -206,7 +225,7 @@ class RunView:
     def actors(self) -> list[ActorState]:
         """Return all actors, by id, each with the seconds since this view last saw its record change."""
         now, server_s = time.monotonic(), self.server_time_s()
-        records = {name: _text(record) for name, record in self._hash(self._keys.actors).items()}
+        records = {name: _text(record) for name, record in self.fields(self._keys.actors).items()}
         states = {name: actor_state(name, record) for name, record in sorted(records.items())}
         before, self._seen = self._seen, {}
         for name, state in states.items():
@@ -218,16 +237,16 @@ class RunView:
     def counters(self) -> dict[str, int]:
         """Return the counters of the run: issued, published, duplicates, tombstones, reaped, deaths, reissued, bytes,
         and the learner's own; not those that an actor has made unreadable."""
-        return {name: int(value) for name, value in self._hash(self._keys.n).items() if COUNT.fullmatch(value)}
+        return {name: int(value) for name, value in self.fields(self._keys.n).items() if COUNT.fullmatch(value)}
 
     def metrics(self) -> str:
         """Return the learner's metrics as it described them last; empty: none yet."""
-        return _text(self._hash(self._keys.metrics).get(METRICS, b""))
+        return _text(self.fields(self._keys.metrics).get(METRICS, b""))
 
     def learner(self) -> LearnerState | None:
         """Return the state of the learner that holds the run, with the seconds since this view last saw its record
         change; None: it has sent no heartbeat."""
-        record = _text(self._hash(self._keys.metrics).get(HEARTBEAT, b""))
+        record = _text(self.fields(self._keys.metrics).get(HEARTBEAT, b""))
         state = learner_state(record)
         if state is None or state.incarnation != self.incarnation():
             return None
@@ -262,6 +281,11 @@ class RunView:
         value = self.broker.run(lambda client: client.get(key))
         return "" if value is None else _text(value)
 
+    def fields(self, key: str) -> dict[str, bytes]:
+        """Return what a hash holds, by field; empty if there is none."""
+        table = self.broker.run(lambda client: client.hgetall(key))
+        return {_text(name): value for name, value in table.items()}
+
     def _opened(self, deadline_s: float) -> str:
         """Return the text of the run's facts, once a learner has written it."""
         deadline = time.monotonic() + deadline_s
@@ -273,10 +297,6 @@ class RunView:
                 )
             time.sleep(min(0.2, deadline_s))
         return text
-
-    def _hash(self, key: str) -> dict[str, bytes]:
-        table = self.broker.run(lambda client: client.hgetall(key))
-        return {_text(name): value for name, value in table.items()}
 
     def _length(self, stream: str) -> int:
         return int(self.broker.run(lambda client: client.xlen(stream)))

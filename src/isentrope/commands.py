@@ -156,15 +156,20 @@ def switch_mode(mode: str, run: Path, console: Console, as_json: bool = False) -
         control = view.control()
         if control is None:
             raise UnreachableError(f"no learner has opened run {record.run!r} yet", fix="try again when it trains")
-        view.request(Mode(mode).value)
+        asked = view.request(Mode(mode).value)
         deadline = time.monotonic() + MODE_TIMEOUT_S
         with working(console, f"the learner of {record.run}, which answers at its next batch", quiet=as_json):
-            while (control := view.control()) is not None and control.request:
+            while (control := view.control()) is None or control.served != asked:
                 if time.monotonic() > deadline:
                     raise StalledError(f"the learner of {record.run!r} has not answered for {MODE_TIMEOUT_S:.0f} s")
+                newest = view.newest_request()
+                if control is not None and not newest:  # the broker came back empty
+                    asked = view.request(Mode(mode).value)
+                elif newest not in ("", asked):
+                    raise ConfigError("another request has replaced this one", fix="see `isentrope status`; try again")
                 time.sleep(0.2)
-        if control is None or control.mode != mode:
-            raise ConfigError(f"the learner refused: {control.note if control is not None else 'the run has ended'}")
+        if control.mode != mode:
+            raise ConfigError(f"the learner refused: {control.note}")
         facts = {"run": record.run, "mode": control.mode}
         return tell(console, as_json, f"{record.run} is {control.mode}", facts)
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from isentrope.errors import StalledError, UnreachableError
 from isentrope.learner.records import RunRecord
 from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.access import Role
+from isentrope.rollout.broker.run_view import RunView
 from isentrope.runs import State, read_run
 
 LOOK_S = 0.2
@@ -50,12 +52,12 @@ def stop(place: Path, timeout_s: float, as_json: bool, console: Console) -> int:
     record = runfolder.read_record(folder)
     was_running = runfolder.is_held(folder)
     if was_running:
-        asked = _ask(record)
-        line = f"{record.run}: {asked} was asked to end; the learner finishes its batch and writes a checkpoint"
-        if not as_json:
-            say(console, line)
-        with waiting_for(f"the end of {record.run} (process {record.pid} on {record.host})", say_beside):
-            _await_end(folder, record, timeout_s)
+        with _asked(record) as (asked, view):
+            line = f"{record.run}: {asked} was asked to end; the learner finishes its batch and writes a checkpoint"
+            if not as_json:
+                say(console, line)
+            with waiting_for(f"the end of {record.run} (process {record.pid} on {record.host})", say_beside):
+                _await_end(folder, record, view, timeout_s)
     run = read_run(folder)
     if as_json:
         console.print_json(json.dumps(asdict(Stopped(run.run, was_running, run.state, run.batch, str(folder)))))
@@ -66,11 +68,14 @@ def stop(place: Path, timeout_s: float, as_json: bool, console: Console) -> int:
     return 0
 
 
-def _ask(record: RunRecord) -> str:
-    """Send the command its signal, or ask the learner where the command is on another machine; return who was asked."""
+@contextlib.contextmanager
+def _asked(record: RunRecord) -> Iterator[tuple[str, RunView | None]]:
+    """Send the command its signal, or ask the learner where the command is on another machine; yield who was asked, and
+    the broker by which the learner was."""
     if record.host == runfolder.host() and _is_command(record):
         os.kill(record.pid, signal.SIGTERM)
-        return f"the command (process {record.pid})"
+        yield f"the command (process {record.pid})", None
+        return
     view = runfolder.open_view(record, Role.OPERATOR, deadline_s=DEADLINE_S)
     with contextlib.closing(view.broker):
         if view.control() is None:
@@ -78,8 +83,8 @@ def _ask(record: RunRecord) -> str:
                 f"no learner has opened run {record.run!r} yet, and its command is on {record.host}",
                 fix=f"end process {record.pid} there, or try again when it trains",
             )
-        view.request("stop")
-    return "the learner"
+        view.ask_to_stop()
+        yield "the learner", view
 
 
 def _is_command(record: RunRecord) -> bool:
@@ -91,7 +96,8 @@ def _is_command(record: RunRecord) -> bool:
     return began <= record.started + CLOCK_S
 
 
-def _await_end(folder: Path, record: RunRecord, timeout_s: float) -> None:
+def _await_end(folder: Path, record: RunRecord, view: RunView | None, timeout_s: float) -> None:
+    """Wait until nobody holds the folder; by `view`, a broker that has lost the request gets it again."""
     deadline = time.monotonic() + timeout_s
     while runfolder.is_held(folder):
         if time.monotonic() > deadline:
@@ -100,4 +106,7 @@ def _await_end(folder: Path, record: RunRecord, timeout_s: float) -> None:
                 where=str(folder),
                 fix="`isentrope status` names what it waits for; a second SIGTERM ends the command at once",
             )
+        if view is not None:
+            with contextlib.suppress(UnreachableError):  # it ends with the command, or comes back
+                view.ask_to_stop()
         time.sleep(LOOK_S)

@@ -26,7 +26,7 @@ from isentrope.learner.training.dead_letters import DeadLetters
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.learner_state import HEARTBEAT, LearnerState, RankState
-from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.types import version_of
 from isentrope.runfolder import RunFolder
@@ -241,6 +241,27 @@ def test_mode_waits_for_the_learner_to_apply_it(folder: Path, learner: LearnerPo
     with _Answering(learner):
         assert commands.switch_mode("on_policy", folder, Console(file=out, width=200)) == 0
     assert "is on_policy" in out.getvalue() and learner.control().mode is Mode.ON_POLICY
+
+
+def test_mode_is_asked_again_of_a_broker_that_has_lost_it(folder: Path, learner: LearnerPort) -> None:
+    broker = learner.broker
+    asking = threading.Thread(target=commands.switch_mode, args=("on_policy", folder, Console(file=io.StringIO())))
+    asking.start()
+    wait_until(lambda: learner.control().requested_mode, "a request")
+    broker.run(lambda client: client.delete(broker.keys.ctl, broker.keys.request))
+    learner.refence(newest_claim=1, lwm=0, cursor=0)
+    with _Answering(learner):
+        asking.join()
+    assert learner.control().mode is Mode.ON_POLICY
+
+
+def test_mode_that_another_operator_replaces_says_so(
+    folder: Path, learner: LearnerPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = learner.view.request
+    monkeypatch.setattr(RunView, "request", lambda view, verb: [request(verb), request("stop")][0])
+    with pytest.raises(ConfigError, match="another request has replaced this one"):
+        commands.switch_mode("on_policy", folder, Console(file=io.StringIO()))
 
 
 def test_refused_mode_says_why_and_changes_nothing(folder: Path, learner: LearnerPort) -> None:

@@ -85,5 +85,18 @@ def test_a_command_on_another_machine_is_reached_through_the_broker(
         learner = LearnerPort.fence(broker, 1, 0, 0, make_spec(run_name), ASYNC)
         with pytest.raises(StalledError, match="still runs after"):
             _stop(folder, timeout_s=0.0)
-    assert learner.control().requested_stop
+        assert learner.control().requested_stop
+        looks = 0
+
+        def is_held(path: Path) -> bool:
+            """The broker loses what it was asked between the first two looks; the run ends after the second."""
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                broker.run(lambda client: client.delete(broker.keys.request))
+            return looks <= 2
+
+        monkeypatch.setattr(runfolder, "is_held", is_held)
+        _stop(folder)
+    assert learner.control().requested_stop, "it is asked again"
     broker.close()

@@ -76,6 +76,7 @@ RUN_BY = {
     "rollout/broker/order_entries.py": "rollout/broker/test_hostile_actor.py",
     "rollout/broker/fenced.py": "rollout/broker/test_learner_port.py",
     "rollout/broker/learner_state.py": "rollout/broker/test_run_view.py",
+    "rollout/broker/repeats.py": "learner/intake/test_feeder_faults.py",
     "rollout/config.py": "isentrope/test_config.py",
     "rollout/data/arrow_table.py": "rollout/data/test_tables.py",
     "rollout/data/jsonl_table.py": "rollout/data/test_tables.py",

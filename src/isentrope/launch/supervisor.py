@@ -93,7 +93,7 @@ class Supervisor:
             if shown is not None:
                 if self._interrupts.asked and shown.control is None and not self._incarnation:
                     return Outcome.of_nothing("nothing was trained yet")
-                if self._interrupts.asked and shown.control is not None and not self._stop_sent:
+                if self._interrupts.asked:
                     self._stop()
                 self._tend(shown)
             time.sleep(INTERVAL_S)
@@ -125,6 +125,8 @@ class Supervisor:
         deadline = time.monotonic() + STOP_WITHOUT_RAY_S
         with waiting_for("the learner to write a checkpoint", self._progress.note):
             while time.monotonic() < deadline and ((shown := self._look()) is None or not shown.is_over):
+                if shown is not None:
+                    self._stop()
                 time.sleep(INTERVAL_S)
         record_error(folder, error)  # the learner's own outcome says that it was stopped
         raise error
@@ -218,14 +220,17 @@ class Supervisor:
         return late + run.actors.unready(shown.actors)
 
     def _stop(self) -> None:
-        """Ask for the end; once more at the next read if the broker does not answer."""
+        """Ask for the end, unless it is asked for; once more at the next look if the broker does not answer."""
         try:
-            self._run.view.request("stop")
+            asks = self._run.view.ask_to_stop()
         except UnreachableError as error:
             self._progress.note(error.what)
-        else:
+            return
+        if asks and not self._stop_sent:
             self._stop_sent = True
             self._progress.note("stopping: the learner writes a checkpoint; Ctrl-C again ends at once")
+        elif asks:
+            self._progress.note("the broker has lost the request to stop, and gets it again")
 
     def _show_lines(self) -> None:
         """Show what the learner has written since the last call."""

@@ -80,6 +80,7 @@ class Looks:
     def __init__(self, run_file: Path, *controls: object, starts_again: bool = False) -> None:
         config, _ = load(run_file, ["learner.start_timeout_s=1e-9"])
         self._controls, self._left = [*controls, controls[-1]], len(controls)
+        self._now: Any = None
         self.asked, self.asks_when_empty, self.requests = False, False, list[str]()
         self.starts_again = starts_again
         self.run: Any = SimpleNamespace(
@@ -90,7 +91,7 @@ class Looks:
                 weights=lambda: None,
                 actors=list[object],
                 incarnation=lambda: 1,
-                request=self.requests.append,
+                ask_to_stop=self._ask_to_stop,
             ),
             actors=SimpleNamespace(
                 leave=lambda within_s: None,
@@ -119,14 +120,21 @@ class Looks:
     def _control(self) -> object:
         shown = self._controls.pop(0)
         self.asked |= self.asks_when_empty and shown is None
+        self._now = shown
         return shown
+
+    def _ask_to_stop(self) -> bool:
+        """As `RunView` does."""
+        asks = self._now is not None and not self._now.requested_stop
+        self.requests += ["stop"] * asks
+        return asks
 
     def watch(self) -> Outcome:
         progress: Any = SimpleNamespace(note=lambda line: None, waiting=lambda waits: None)
         return Supervisor(self.run, self, progress).watch()  # type: ignore[arg-type]
 
 
-OPEN = SimpleNamespace(state=RunState.RUN)
+OPEN, ASKED = (SimpleNamespace(state=RunState.RUN, requested_stop=asked) for asked in (False, True))
 
 
 @pytest.mark.parametrize("asks", [False, True])
@@ -135,12 +143,21 @@ def test_a_broker_that_comes_back_empty_is_not_a_run_that_was_never_opened(
 ) -> None:
     """Neither is the run late, however long the command is up, nor was nothing trained."""
     monkeypatch.setattr(supervisor, "INTERVAL_S", 0.0)
-    looks = Looks(run_file, OPEN, None, OPEN)
+    looks = Looks(run_file, OPEN, None, OPEN, ASKED)
     looks.asks_when_empty = asks
     outcome = make_outcome(batches=7)
     json_files.write(run_file.parent, outcome)
     assert looks.watch() == outcome
     assert looks.requests == ["stop"] * asks, "once there is a learner that reads it"
+
+
+def test_a_stop_that_the_broker_has_lost_is_asked_again(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "INTERVAL_S", 0.0)
+    looks = Looks(run_file, OPEN, ASKED, None, OPEN, ASKED)
+    looks.asked = True
+    json_files.write(run_file.parent, make_outcome())
+    looks.watch()
+    assert looks.requests == ["stop"] * 2
 
 
 def test_ranks_that_die_before_they_open_the_run_have_a_limit_of_their_own(
@@ -157,15 +174,20 @@ def test_a_lost_ray_ends_the_run_with_an_outcome_after_the_learner_has_stopped(r
     folder, asked = run_file.parent, list[str]()
     control = SimpleNamespace(state=RunState.RUN)
 
-    def request(verb: str) -> None:
+    def ask_to_stop() -> bool:
         outcome = json_files.read(folder, Outcome)
         assert outcome is not None and outcome.exit_code == 69, "recorded first: Ray may end the command meanwhile"
-        asked.append(verb)
+        asked.append("stop")
         control.state = RunState.STOP
         json_files.write(folder, make_outcome(status="stopped", batches=7))
+        return True
 
     view: Any = SimpleNamespace(
-        control=lambda: control, weights=lambda: None, actors=list[object], incarnation=lambda: 1, request=request
+        control=lambda: control,
+        weights=lambda: None,
+        actors=list[object],
+        incarnation=lambda: 1,
+        ask_to_stop=ask_to_stop,
     )
     started: Any = SimpleNamespace(
         spec=SimpleNamespace(output_dir=str(folder)),

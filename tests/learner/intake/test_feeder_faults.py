@@ -321,6 +321,30 @@ def test_a_broker_that_lost_everything_is_filled_again(run: Run, server: Server,
     assert_exactly_once(run, learner)
 
 
+def test_what_is_asked_for_and_shown_is_repeated_to_a_broker_that_lost_everything(run: Run, server: Server) -> None:
+    """As of the learner's last heartbeat: whoever asks later has to wait for an answer."""
+    learner, actor = run.learner(), run.actor()
+    view = actor.port.view
+    actor.work(P, V0)
+    learner.train(learner.next())
+    run.save(learner)
+    learner.feeder.call(lambda port: port.show("numbers"))
+    wanted, asked = view.want(3), view.request("on_policy")
+    view.requeue(["1-1-00000000.5"])
+
+    def beats() -> int:
+        return state.beat if (state := view.learner()) is not None else 0
+
+    before = beats()
+    wait_until(lambda: beats() >= before + 2, "a heartbeat that began after this")
+    server.lose_all()
+    wait_until(lambda: view.desired() == wanted, "the wanted number")
+    control = learner.feeder.control()
+    assert (control.request, control.requested_mode) == (asked, Mode.ON_POLICY)
+    assert view.requeues() == ["1-1-00000000.5"]
+    assert (view.checkpoint(), view.metrics()) == ("batch 1", "numbers")
+
+
 def test_a_learner_that_was_replaced_does_not_trust_a_broker_that_forgot_its_successor(
     run: Run, server: Server
 ) -> None:
