@@ -1,6 +1,9 @@
 """The broker's files: a server starts on them, and their users are those of the protocol."""
 
+import contextlib
+import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +14,16 @@ from deploy_files import DEPLOY, checked
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
-from waits import wait_until
+from servers import REDIS_7
+from waits import DEADLINE_S, wait_until
+from whole_commands import free_port
 
+from isentrope.broker_url import complete
+from isentrope.errors import AccessError, UnreachableError
 from isentrope.redis_server import find_binary
 from isentrope.rollout.broker import access
 from isentrope.rollout.broker.access import Role
+from isentrope.rollout.broker.connection import Broker
 
 FOLDER = DEPLOY / "redis"
 RUN = "mine"
@@ -125,6 +133,54 @@ def test_the_tls_variant_differs_in_its_ports_alone(tmp_path: Path) -> None:
     )
     assert ended.returncode != 0
     assert "tls-" in ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def encrypted(private: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Address of a server on the TLS variant, and the file of its authority; the certificate's places are its own."""
+    program = os.environ.get(REDIS_7)
+    if not program or shutil.which("openssl") is None:
+        pytest.skip(f"a server with TLS is wanted, which {REDIS_7} names, and openssl for its certificate")
+    kind = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    whose = ("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1")
+    files = ("-keyout", str(tmp_path / "tls.key"), "-out", str(tmp_path / "tls.crt"))
+    subprocess.run(["openssl", *kind, *whose, *files], check=True, capture_output=True)
+    shutil.copy(tmp_path / "tls.crt", tmp_path / "ca.crt")
+    text = (FOLDER / "redis-tls.conf").read_text().replace("/etc/isentrope/tls/", f"{tmp_path}/")
+    (tmp_path / "redis-tls.conf").write_text(text)
+    port = str(free_port())
+    options = ["--dir", tmp_path, "--aclfile", private / "users.acl", "--tls-port", port, "--bind", "127.0.0.1"]
+    command = [program, tmp_path / "redis-tls.conf", *options, "--logfile", tmp_path / "log"]
+    server = subprocess.Popen([str(each) for each in command], cwd=DEPLOY.parent)
+    try:
+        wait_until(lambda: server.poll() is not None or "Ready to accept" in _text(tmp_path / "log"), "no server")
+        assert server.poll() is None, (tmp_path / "log").read_text()
+        yield f"127.0.0.1:{port}", tmp_path / "ca.crt"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_the_tls_variant_serves_who_knows_its_authority_and_has_a_password(
+    encrypted: tuple[str, Path], private: Path
+) -> None:
+    address, authority = encrypted
+
+    def enter(scheme: str, ca_file: str) -> None:
+        url = complete(f"{scheme}://actor@{address}", str(private / "actor.password"), ca_file)
+        with contextlib.closing(Broker.connect(url, RUN, deadline_s=DEADLINE_S if ca_file else 1.0)) as broker:
+            assert broker.run(lambda client: client.get(broker.keys.ctl)) is None
+
+    enter("rediss", str(authority))
+    with pytest.raises(AccessError, match="TLS to the broker") as refused:
+        enter("rediss", "")
+    assert "redis.ca_file" in refused.value.fix
+    with pytest.raises(UnreachableError):
+        enter("redis", "")
 
 
 def test_the_checker_of_shells_finds_nothing() -> None:
