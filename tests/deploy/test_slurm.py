@@ -172,7 +172,7 @@ def test_a_run_that_goes_on_later_tells_its_actors_until_it_does(job: Job) -> No
     job.code = ""
     running = job.start("train.sbatch", *ARGUMENTS["train.sbatch"])
     wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
-    assert not later.exists()
+    assert not later.exists() and later.with_name("job").read_text() == "7\n"
     os.kill(running.pid, signal.SIGTERM)
     assert running.communicate(timeout=30) and later.read_text() == "7\n"
 
@@ -198,6 +198,7 @@ def test_actors_of_a_run_that_goes_on_later_are_put_back_with_it(job: Job) -> No
 @pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("COMPLETING", False)])
 def test_actors_that_wait_for_word_of_their_run_heed_a_warning(job: Job, state: str, requeued: bool) -> None:
     """The program has ended by itself: no other wait sees the signal."""
+    (job.folder / "broker-mine" / "job").write_text("7\n")
     job.state, job.environment = state, {"LEAVE_TIMEOUT": "1000"}
     running = job.start("actors.sbatch", "mine")
 
@@ -210,6 +211,16 @@ def test_actors_that_wait_for_word_of_their_run_heed_a_warning(job: Job, state: 
     told = running.communicate(timeout=30)[0]
     assert running.returncode == 0, told
     assert ("scontrol requeue 7" in job.calls("scontrol")) is requeued
+
+
+def test_actors_that_were_told_of_an_earlier_stop_start_again(job: Job) -> None:
+    """The job that trains has started, and its command has not begun the run again."""
+    (job.folder / "broker-mine" / "job").write_text("7\n")
+    running = job.start("actors.sbatch", "mine")
+    wait_until(lambda: len(job.calls("isentrope")) > 1, "the program was not started again")
+    os.kill(running.pid, signal.SIGTERM)
+    told = running.communicate(timeout=30)[0]
+    assert running.returncode == 0 and "scontrol requeue 7" in job.calls("scontrol"), told
 
 
 @pytest.mark.parametrize("state", ["", "COMPLETING"])
@@ -275,6 +286,7 @@ def test_a_broker_that_is_given_is_taken(job: Job) -> None:
     job.url = "redis://learner@elsewhere:6379"
     assert job.run("train.sbatch", "run.toml") == 0, job.told
     assert job.calls("isentrope") == ["isentrope train run.toml --ray-address n1:16380"]
+    job.state = ""  # it has ended
     assert job.run("actors.sbatch", "mine", "--password-file", "/secret") == 0, job.told
     assert job.calls("isentrope")[-1] == "isentrope actor --run mine --per-gpu --password-file /secret"
 
