@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -80,6 +81,17 @@ def test_whoever_runs_a_command_exists(place: str) -> None:
 @pytest.mark.parametrize("command", sorted({each for each in commands() if each.startswith(PARSED)}))
 def test_its_own_program_accepts_a_command(command: str) -> None:
     assert refused_by(shlex.split(command)) == ""
+
+
+def test_what_its_commands_leave_in_a_checkout_is_never_committed() -> None:
+    """Passwords, above all: those of `secret.sh`, of `train.sbatch` and of `prepare.sh`."""
+    left = ["broker-gsm8k/actor.password", "broker-gsm8k/users.acl", "deploy/compose/secrets/actor.password"]
+    left += ["deploy/compose/.env", "deploy/compose/runs/pair/run.toml", "runs/gsm8k/run.json", "bench-gpu.json"]
+    left += ["isentrope-12.log", "isentrope-actors-12-1.log", "slurm-logs/gsm8k-12-0/redis.log"]
+    told = subprocess.run(["git", "check-ignore", *left], cwd=DEPLOY.parent, capture_output=True, text=True)
+    if told.returncode == 128:
+        pytest.skip(told.stderr)
+    assert told.stdout.split() == left
 
 
 @pytest.mark.parametrize(
