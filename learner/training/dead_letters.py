@@ -105,9 +105,9 @@ class DeadLetters:
         return len(self._names())
 
     @property
-    def newest(self) -> str:
-        """Name of the newest letter; empty: there is none."""
-        return next(reversed(self._names()), "")
+    def names(self) -> frozenset[str]:
+        """Names of all letters."""
+        return frozenset(self._names())
 
     def write(self, batch: ReadyBatch, incarnation: int, deaths: int) -> str:
         """Keep a batch, and return the letter's name; OSError if it cannot be written."""
@@ -162,17 +162,26 @@ class DeadLetters:
 
     def restore(self, ledger: Ledger) -> None:
         """Record in the ledger of a checkpoint what was retired and requeued after it, and delete the oldest letters
-        of too many."""
+        of too many.
+
+        A group can be in two letters of one batch and learner, whose names tell no order. Only what was requeued can
+        die again, so a letter that is not marked is the later one.
+        """
         marked, records = self.requeues(), list(self.records())
         self._prune([record for record in records if _is_covered(record, ledger)])
-        for record in records:
-            for seq, name in _requeue_names(record).items():
-                ledger.retire_poison(seq, name)
-                if name in marked:
-                    ledger.requeue(seq, name)
+        told = [
+            (record.incarnation, record.plan.batch, name not in marked, seq, name)
+            for record in records
+            for seq, name in _requeue_names(record).items()
+        ]
+        for _, _, is_dead, seq, name in sorted(told):
+            ledger.retire_poison(seq, name)
+            if not is_dead:
+                ledger.requeue(seq, name)
 
     def _names(self) -> list[str]:
-        """Return the names of all letters, the oldest first: learners follow each other, and batches of one learner."""
+        """Return the names of all letters, the oldest first: learners follow each other, and batches of one learner;
+        those of one batch in any order."""
         found = [match for path in self._folder.glob("*-*-*") if (match := _NAME.fullmatch(path.name))]
         return [match[0] for match in sorted(found, key=lambda match: (int(match[2]), int(match[1]), match[0]))]
 

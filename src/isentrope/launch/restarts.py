@@ -20,19 +20,19 @@ class Restarts:
         self._letters = DeadLetters(output_dir)
         self._limit = limit
         self._batch = newest_batch(self._checkpoints)
-        self._letter = self._letters.newest
+        self._seen = self._letters.names
         self._retirements = 0
         self.count = 0
         """Deaths since the newest checkpoint or dead letter."""
 
     def may_go_on(self) -> bool:
         """Count a death; return False if it was one more than allowed."""
-        batch, letter = newest_batch(self._checkpoints), self._letters.newest
+        batch, letters = newest_batch(self._checkpoints), self._letters.names
         if batch > self._batch:
             self.count = self._retirements = 0
-        elif letter != self._letter and self._retirements < self._limit:
+        elif letters - self._seen and self._retirements < self._limit:
             self.count = 0
             self._retirements += 1
-        self._batch, self._letter = batch, letter
+        self._batch, self._seen = batch, letters
         self.count += 1
         return self.count <= self._limit

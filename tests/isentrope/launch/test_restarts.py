@@ -53,6 +53,14 @@ def test_every_poisoned_plan_is_a_count_of_its_own(tmp_path: Path) -> None:
         assert _die_and_retire(tmp_path, restarts, batch) == [True, True]
 
 
+def test_every_letter_of_a_batch_that_is_poisoned_again_and_again_counts(tmp_path: Path) -> None:
+    """Their names do not tell which is the newest."""
+    restarts = Restarts(tmp_path, limit=8)
+    for text in map(str, range(8)):
+        assert restarts.may_go_on() and restarts.count == 1
+        DeadLetters(tmp_path).write(make_batch(3, text), incarnation=1, deaths=POISON_AFTER)
+
+
 @pytest.mark.parametrize("limit", [POISON_AFTER, 3, 5])
 def test_ranks_that_every_plan_kills_end_the_run_all_the_same(tmp_path: Path, limit: int) -> None:
     restarts, allowed = Restarts(tmp_path, limit), list[bool]()

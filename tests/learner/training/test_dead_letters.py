@@ -69,6 +69,24 @@ def test_what_dies_again_is_requeued_by_its_new_letter(letters: DeadLetters) -> 
     assert restored(letters, ledger.state()).requeued == restored(letters).requeued == {30}
 
 
+def test_what_dies_again_in_the_same_batch_stays_dead_whatever_its_letters_are_called(tmp_path: Path) -> None:
+    ascending = set[bool]()
+    for text in map(str, range(8)):
+        letters = DeadLetters(tmp_path / text)
+        (tmp_path / text).mkdir()
+        first = letters.write(make_batch(3), incarnation=1, deaths=2)
+        before = restored(letters).state()
+        letters.requeue(requeue_name(first, 30))
+        second = letters.write(make_batch(3, text), incarnation=1, deaths=2)
+        ascending.add(first < second)
+        for state in (None, before):
+            ledger = restored(letters, state)
+            assert ledger.known(30) and not ledger.requeued
+        letters.requeue(requeue_name(second, 30))
+        assert restored(letters, ledger.state()).requeued == restored(letters).requeued == {30}
+    assert ascending == {False, True}
+
+
 @pytest.mark.parametrize("requeued", [0, 1])
 def test_a_requeue_from_either_of_two_letters_of_a_plan_counts_at_every_start(
     letters: DeadLetters, requeued: int
