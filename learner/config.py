@@ -65,6 +65,9 @@ class AlarmsConfig(Section):
     at_bound: Annotated[int, Field(ge=0)] = 20
     """Batches in a row that a controller's value stays at its `low` or `high`; more are an alarm. Too low and its way
     to the target is one; too high hides that it cannot reach the target."""
+    idle: Annotated[int, Field(ge=0)] = 20
+    """Batches in a row that a controller's value does nothing; more are an alarm. Too low and a controller that waits
+    for entropy to reach its target is one; too high hides that it never acts."""
     window: PositiveInt = 10
     """Batches over which `failed` and `retired` are taken. Too few and one bad batch is an alarm; too many tell it
     late."""

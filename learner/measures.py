@@ -238,7 +238,11 @@ class Measures(JsonRecord):
     """Part of the loss that the entropy term makes, mean of the updates; 0 without one."""
     control: dict[str, float] | None = None
     """Value that each controller sets, by kind."""
+    control_target: dict[str, float] | None = None
+    """Set point of each controller that has one, by kind, in nats."""
     control_at_bound: tuple[str, ...] | None = None
     """Controllers whose value is at a bound beyond which they would go on; absent if none is."""
+    control_idle: tuple[str, ...] | None = None
+    """Controllers whose value does nothing; absent if none is."""
     entropy_law: EntropyLaw | None = None
     """The entropy law so far; absent in the first batches, which are too few for a line."""

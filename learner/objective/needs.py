@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from isentrope.learner.objective.objective import KlTerm, Objective
+from isentrope.learner.objective.places import SEVERAL, SINGLE
 from isentrope.learner.objective.schema import Stage
 
 
@@ -38,30 +39,9 @@ _BY_TENSOR = {
 
 def stages_of(objective: Objective) -> Iterator[tuple[str, Stage]]:
     """Yield every stage with its place below `learner.objective`, the token sets of KL terms included."""
-    single = {
-        "advantage.baseline": objective.baseline,
-        "advantage.scale": objective.scale,
-        "ratio.anchor": objective.anchor,
-        "ratio.level": objective.level,
-        "clip": objective.clip,
-        "entropy": objective.entropy,
-        "reduce": objective.reduce,
-        "reset": objective.reset,
-        "critic": objective.critic,
-    }
-    several = {
-        "filter": objective.filter,
-        "reward": objective.reward,
-        "modulation": objective.modulation,
-        "tokens": objective.tokens,
-        "responses": objective.responses,
-        "correction": objective.correction,
-        "aux": objective.aux,
-        "control": objective.control,
-    }
-    yield from single.items()
-    for path, stages in several.items():
-        yield from ((f"{path}.{stage.kind.name}", stage) for stage in stages)
+    yield from ((place, getattr(objective, name)) for name, place in SINGLE.items())
+    for name in SEVERAL:
+        yield from ((f"{name}.{stage.kind.name}", stage) for stage in getattr(objective, name))
     for place, term in enumerate(objective.kl):
         yield f"kl.{place}", term.estimator
         if term.tokens is not None:

@@ -20,14 +20,14 @@ from isentrope.kernels.limits import LOG_RATIO_CLAMP
 from isentrope.learner.objective import monitors, philox
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
 from isentrope.learner.objective.dimensions import AUX_SETS, KlKeys
+from isentrope.learner.objective.places import LEARNING_RATE, SEVERAL, SINGLE, set_values, split_target, with_values
 from isentrope.learner.objective.schema import Stage
 from isentrope.learner.objective.stages import advantage as advantages
 from isentrope.learner.objective.stages import kl
-from isentrope.learner.objective.stages.control import limits
+from isentrope.learner.objective.stages.control import ControllerState, at_bound, idle
 
 Scope = dict[str, Any]
-Overrides = Mapping[str, Mapping[str, float]]
-ControllerStates = Mapping[str, Mapping[str, float]]
+ControllerStates = Mapping[str, ControllerState]
 """An objective's part of a checkpoint: numbers of each controller, by its kind, and of the reset rule."""
 
 NO_STATE: ControllerStates = {}
@@ -76,9 +76,11 @@ class Objective:
         Args:
             batch: with the fields that the objective needs.
             updates: response numbers of each update ([n] int64), whole groups; epochs follow each other.
-            state: of the controllers.
+            state: of the controllers. What is computed here keeps their present values during all updates.
         """
-        batch = self.seen(batch)
+        return self.controlled(state)._prepared(self.seen(batch), updates)
+
+    def _prepared(self, batch: Batch, updates: Sequence[Tensor]) -> Prepared:
         kept = torch.ones_like(batch.truncated)
         for stage in self.filter:
             kept = kept & stage(batch.named())
@@ -103,7 +105,7 @@ class Objective:
             return prepared
         part = batch.take(rows)
         scope = part.named()
-        self._set_advantage(scope, self.overrides(state))
+        self._set_advantage(scope)
         self._set_statistics(scope, part)
         factors = self._fixed_weights(scope)
         weight = math.prod((factor for _, factor in factors), start=torch.ones_like(blank[rows]))
@@ -143,25 +145,27 @@ class Objective:
             entropy: [n, T], of the current policy, with gradient.
             state: of the controllers, as before this update.
         """
-        overrides = self.overrides(state)
+        return self.controlled(state)._token_loss(prepared, update, rows, logp, entropy)
+
+    def _token_loss(self, prepared: Prepared, update: int, rows: Tensor, logp: Tensor, entropy: Tensor) -> LossParts:
         scope = self._update_scope(prepared, rows, logp, entropy)
         whole, mask = prepared.mask[rows], scope["mask"]
         reduce = prepared.reduce[update, rows].to(logp.dtype)[:, None]
 
         policy = self.clip(scope)
         scope["clipped"] = monitors.without_gradient(policy, scope["logp"])
-        moving = self._moving_weights(scope, overrides)
+        moving = self._moving_weights(scope)
         scope["weight"] = math.prod((factor for _, factor in moving), start=prepared.weight[rows])
         terms = {"policy": reduce * torch.where(mask, scope["weight"] * policy, 0.0)}
         for place, term in enumerate(self.kl):
-            value = _divergence(term, scope, overrides)
+            value = _divergence(term, scope)
             if term.tokens is not None:
                 value = value * self._token_weight(term.tokens, prepared.kl_weight[place], scope, rows)
             terms[f"kl_{place}"] = reduce * torch.where(mask, value, 0.0)
         counted = mask & (scope["weight"] != 0) if self.entropy.params["tokens"] == "selected" else mask
-        terms["entropy"] = reduce * torch.where(counted, self.entropy(scope, overrides.get("entropy")), 0.0)
+        terms["entropy"] = reduce * torch.where(counted, self.entropy(scope), 0.0)
         for stage, factor in zip(self.aux, prepared.aux_reduce, strict=True):
-            value = stage(scope | {"mask": whole}, overrides.get(f"aux.{stage.kind.name}"))
+            value = stage(scope | {"mask": whole})
             own = factor[update, rows].to(logp.dtype)[:, None]
             terms[f"aux_{stage.kind.name}"] = own * torch.where(whole, value, 0.0)
 
@@ -181,9 +185,11 @@ class Objective:
             sums: `LossParts.sums`, added over all micro-batches and ranks.
             progress: share of the run that is done.
         """
-        measured = monitors.measured(sums) | {"progress": progress}
-        stepped = {stage.kind.name: stage(measured | {"state": state[stage.kind.name]}) for stage in self.control}
-        return {**state, **stepped}
+        return self._stepped("update", state, sums, progress)
+
+    def after_batch(self, state: ControllerStates, sums: Mapping[str, float], progress: float) -> ControllerStates:
+        """Return the state after a batch, from the sums over all its updates that were applied."""
+        return self._stepped("batch", state, sums, progress)
 
     def after_evaluation(self, state: ControllerStates, score: float, batch: int) -> tuple[ControllerStates, bool]:
         """Return the state after an evaluation that gave `score` after `batch` batches, and True if the current policy
@@ -193,11 +199,11 @@ class Objective:
 
     def at_bound(self, state: ControllerStates) -> tuple[str, ...]:
         """Return the controllers whose value is at a bound beyond which they would go on, by kind."""
-        return tuple(
-            stage.kind.name
-            for stage in self.control
-            if state[stage.kind.name].get("value") in limits(stage.kind.function, stage.params)
-        )
+        return at_bound(self.control, state)
+
+    def idle(self, state: ControllerStates) -> tuple[str, ...]:
+        """Return the controllers whose value does nothing, by kind."""
+        return idle(self.control, state)
 
     @property
     def updates_read_rollout(self) -> bool:
@@ -227,14 +233,29 @@ class Objective:
         last = state.get("reset", {}).get("last", -1.0)
         return int(last) if last >= 0 else None
 
-    def overrides(self, state: ControllerStates) -> Overrides:
-        """Return values that controllers set, by the place they act on."""
-        acting: dict[str, dict[str, float]] = {}
-        for stage in self.control:
-            target = str(stage.params["of"])
-            value = state.get(stage.kind.name, {}).get("value", float(stage.params["initial"]))
-            acting[target] = {"value" if target.startswith("tokens.") else "coef": value}
-        return acting
+    def learning_rate(self, state: ControllerStates) -> float:
+        """Return the factor on the learning rate that a controller sets; 1 without one."""
+        return set_values(self.control, state).get("", {}).get(LEARNING_RATE, 1.0)
+
+    def controlled(self, state: ControllerStates) -> "Objective":
+        """Return the objective with the values that controllers have set."""
+        values = set_values(self.control, state)
+        if not values:
+            return self
+        changed: dict[str, Any] = {
+            name: with_values(getattr(self, name), place, values) for name, place in SINGLE.items()
+        }
+        for name in SEVERAL:
+            changed[name] = tuple(with_values(s, f"{name}.{s.kind.name}", values) for s in getattr(self, name))
+        kl = tuple(replace(t, keys=t.keys.model_copy(update=values.get(f"kl.{t.keys.anchor}"))) for t in self.kl)
+        return replace(self, **changed, kl=kl)
+
+    def _stepped(
+        self, every: str, state: ControllerStates, sums: Mapping[str, float], progress: float
+    ) -> ControllerStates:
+        stages = [stage for stage in self.control if stage.params.get("every", "update") == every]
+        measured = monitors.measured(sums) | {"progress": progress}
+        return {**state, **{s.kind.name: s(measured | {"state": state[s.kind.name]}) for s in stages}}
 
     def _reduce(self, batch: Batch, mask: Tensor, updates: Sequence[Tensor]) -> Tensor:
         out = torch.zeros(len(updates), len(mask), dtype=torch.float64)
@@ -256,11 +277,11 @@ class Objective:
             out[update, rows] = 1 / tokens[rows].sum().clamp_min(1).double()
         return out
 
-    def _set_advantage(self, scope: Scope, overrides: Overrides) -> None:
+    def _set_advantage(self, scope: Scope) -> None:
         """Set the shaped `reward` and the `advantage` [N, T]."""
         mask, penalty = scope["mask"], torch.zeros_like(scope["logp_rollout"])
         for stage in self.reward:
-            shaped = stage(scope, overrides.get(f"reward.{stage.kind.name}"))
+            shaped = stage(scope)
             if shaped.dim() == 1:
                 scope["reward"] = shaped
             else:
@@ -296,7 +317,7 @@ class Objective:
         fixed += [stage for stage in (*self.responses, *self.correction) if not self._follows_policy(stage)]
         return [(stage.kind.name, stage(scope)) for stage in fixed]
 
-    def _moving_weights(self, scope: Scope, overrides: Overrides) -> list[tuple[str, Tensor]]:
+    def _moving_weights(self, scope: Scope) -> list[tuple[str, Tensor]]:
         """Return the weights that follow the current policy or a controller, with their kinds: [n, T] each."""
         tokens = [stage for stage in self.tokens if self._follows_update(stage)]
         others = [stage for stage in (*self.responses, *self.correction) if self._follows_policy(stage)]
@@ -305,7 +326,7 @@ class Objective:
         now = _detached(scope)
         # a correction reaches from the engine that sampled to the anchor of the ratio, wherever that is
         anchored = now | {"logp_old": now["logp_anchor"]}
-        weights = [(s.kind.name, s(now, overrides.get(f"tokens.{s.kind.name}"))) for s in tokens]
+        weights = [(s.kind.name, s(now)) for s in tokens]
         return weights + [(s.kind.name, s(anchored)) for s in others]
 
     def _token_weight(self, stage: Stage, of_batch: Tensor | None, scope: Scope, rows: Tensor) -> Tensor:
@@ -317,8 +338,10 @@ class Objective:
         return of_batch[rows]
 
     def _follows_update(self, stage: Stage) -> bool:
-        """Return True if a token stage is evaluated in every update: by `stats`, or because a controller sets it."""
-        controlled = any(control.params["of"] == f"tokens.{stage.kind.name}" for control in self.control)
+        """Return True if a token stage is evaluated in every update: by `stats`, or because a controller sets it and it
+        looks at each token alone. One that looks at the whole batch takes the value of the start of the batch."""
+        places = [split_target(str(control.params["of"]))[0] for control in self.control]
+        controlled = f"tokens.{stage.kind.name}" in places and "mask" not in stage.kind.reads
         return self.stats == "microbatch" or controlled
 
     def _follows_policy(self, stage: Stage) -> bool:
@@ -346,7 +369,7 @@ class Objective:
         return scope
 
 
-def _divergence(term: KlTerm, scope: Scope, overrides: Overrides) -> Tensor:
+def _divergence(term: KlTerm, scope: Scope) -> Tensor:
     """Return coef times the term's estimate per token: [n, T]."""
     logp, keys = scope["logp"], term.keys
     x = (logp - scope[f"logp_{keys.anchor}"]).clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
@@ -356,7 +379,7 @@ def _divergence(term: KlTerm, scope: Scope, overrides: Overrides) -> Tensor:
     if keys.importance != "none":
         sampled = logp.detach() if keys.importance == "score" else scope[f"logp_{keys.importance}"]
         value = kl.importance_weighted(value, logp, sampled)
-    return value * overrides.get(f"kl.{keys.anchor}", {}).get("coef", keys.coef)
+    return value * keys.coef
 
 
 def _detached(scope: Scope) -> Scope:

@@ -5,6 +5,9 @@ A setting that would do nothing, or count something twice, is refused; a doubtfu
 
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ValidationError
+
+from isentrope.errors import requirement
 from isentrope.learner.objective.credit_rules import (
     constant_baseline,
     doubts_about_credit,
@@ -15,10 +18,11 @@ from isentrope.learner.objective.credit_rules import (
     unread_critic,
     whole_groups,
 )
-from isentrope.learner.objective.dimensions import CHOICES
-from isentrope.learner.objective.findings import Finding, Findings, Rule, names
-from isentrope.learner.objective.needs import Need, acts, needs
+from isentrope.learner.objective.dimensions import CHOICES, KlKeys
+from isentrope.learner.objective.findings import Finding, Findings, Rule, names, running
+from isentrope.learner.objective.needs import Need, acts, needs, stages_of
 from isentrope.learner.objective.objective import Objective
+from isentrope.learner.objective.places import LEARNING_RATE, split_target
 from isentrope.learner.objective.policy_rules import (
     divergence_replaces_clip,
     double_divergence,
@@ -31,6 +35,7 @@ from isentrope.learner.objective.policy_rules import (
 )
 from isentrope.learner.objective.run_facts import RunFacts
 from isentrope.learner.objective.run_rules import few_selected, too_few_selected, unbounded_age, wide_clip
+from isentrope.learner.objective.schema import Stage
 from isentrope.learner.objective.stages import control, reset
 
 
@@ -71,18 +76,48 @@ def _controllers(objective: Objective, facts: RunFacts) -> Findings:
     of_entropy = names(stage for stage in objective.control if not stage.runs(control.adaptive_kl))
     if len(of_entropy) > 1:
         yield Finding("control", f"{' and '.join(of_entropy)} steer one quantity, entropy", "keep one of them")
+    for stage in running(objective.control, control.entropy_pi):
+        if stage.params["effect"] is None and stage.params["of"] not in control.EFFECTS:
+            reason = f"it is not known whether more of {stage.params['of']} raises or lowers entropy"
+            yield Finding(f"control.{stage.kind.name}.effect", reason, 'set effect = "raises" or "lowers"')
+        low, high, initial = (stage.params[name] for name in ("low", "high", "initial"))
+        if not low <= initial <= high:
+            reason = f"{initial:g} is not within [{low:g}, {high:g}]"
+            yield Finding(f"control.{stage.kind.name}.initial", reason, "set it within low and high")
     if of_entropy and objective.entropy.params["coef"] != 0:
         yield Finding("entropy", f"a fixed bonus beside the controller {of_entropy[0]}", "set entropy.coef = 0")
-    stages = {"tokens": objective.tokens, "aux": objective.aux, "reward": objective.reward}
-    present = {f"{path}.{kind}" for path, several in stages.items() for kind in names(several)}
-    present |= {f"kl.{term.keys.anchor}" for term in objective.kl} | {"entropy"}
     for stage in objective.control:
-        if stage.params["of"] not in present:
-            yield Finding(
-                f"control.{stage.kind.name}",
-                f"there is no {stage.params['of']} for it to set",
-                f"add {stage.params['of']}",
-            )
+        yield from _target(objective, stage)
+
+
+def _target(objective: Objective, controller: Stage) -> Findings:
+    """Refuse a controller of what is not there, is not a number, or leaves its bounds."""
+    at, of = f"control.{controller.kind.name}", str(controller.params["of"])
+    place, key = split_target(of)
+    bounds = [float(controller.params[name]) for name in ("initial", "low", "high") if name in controller.params]
+    terms = {f"kl.{term.keys.anchor}": term.keys.model_dump() for term in objective.kl}
+    stages = dict(stages_of(objective))
+    if place in stages:
+        present = dict(stages[place].params)
+        allowed: type[BaseModel] = stages[place].kind.keys
+    elif place in terms:
+        present, allowed = terms[place], KlKeys
+    elif of == LEARNING_RATE:
+        if min(bounds) < 0:
+            yield Finding(f"{at}.low", "a learning rate is not below 0", "set low >= 0")
+        return
+    else:
+        yield Finding(at, f"there is no {of} for it to set", f"add {of}")
+        return
+    if not isinstance(present.get(key), float):
+        yield Finding(f"{at}.of", f"{of} is not a number that may take any value", "name a key that is")
+        return
+    for bound in bounds:
+        try:
+            allowed.model_validate({**present, key: bound})
+        except ValidationError as error:
+            yield Finding(at, f"{of} cannot be {bound:g}", f"{key} {requirement(error.errors()[0]['msg'])}")
+            return
 
 
 def _reset(objective: Objective, facts: RunFacts) -> Findings:

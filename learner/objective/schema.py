@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -31,6 +31,9 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Line = tuple[NonNegative, NonNegative]
 """Value at the start of a run and at its end, between which it is a line over progress."""
+
+Target = NonNegative | Line | Annotated[dict[Literal["initial"], NonNegative | Line], Field(min_length=1)]
+"""Set point of a controller: a number, a line over progress, or a share of the initial measurement."""
 
 
 class Form(Enum):
@@ -60,11 +63,11 @@ class Stage:
     kind: Kind
     params: Mapping[str, Any]
 
-    def __call__(self, scope: Mapping[str, Any], overrides: Mapping[str, float] | None = None) -> Any:
-        """Call the function on the tensors it reads from `scope`; `overrides` are values set by a controller."""
+    def __call__(self, scope: Mapping[str, Any]) -> Any:
+        """Call the function on the tensors it reads from `scope`."""
         tensors = {name: scope[name] for name in self.kind.reads}
         tensors |= {name: scope[name] for name in self.kind.may_read if name in scope}
-        return self.kind.function(**tensors, **{**self.params, **(overrides or {})})
+        return self.kind.function(**tensors, **self.params)
 
     @property
     def needed(self) -> tuple[str, ...]:

@@ -114,6 +114,11 @@ ALARMS: tuple[Alarm, ...] = (
         "the number of batches in a row with a controller at its bound",
         "It cannot reach its target: widen its `low` and `high`, or set a target nearer to what is measured",
     ),
+    Alarm(
+        "idle",
+        "the number of batches in a row in which a controller did nothing",
+        "Entropy is on the side of its target where it rests: set a target nearer to what is measured",
+    ),
 )
 
 
@@ -146,13 +151,14 @@ class Alarms:
         self._entropy = 0.0  # of the first batch
         self._silent = 0
         self._stuck: Counter[str] = Counter()
+        self._idle: Counter[str] = Counter()
         self._recent = deque[BatchRow](maxlen=window)
         self._last_on: dict[str, int] = {}
 
     @property
     def memory(self) -> int:
         """Number of last batches that decide, beside the first one, whether the next is an alarm."""
-        in_a_row = [int(self.bounds.get(name, 0)) for name in ("no_signal", "at_bound")]
+        in_a_row = [int(self.bounds.get(name, 0)) for name in ("no_signal", "at_bound", "idle")]
         return REARM_AFTER + 1 + max(self._recent.maxlen or 0, *in_a_row)
 
     def add(self, row: BatchRow) -> Verdict:
@@ -180,8 +186,8 @@ class Alarms:
         measures = row.objective
         self._entropy = self._entropy or row.entropy
         self._silent = self._silent + 1 if (measures.advantage_abs or 0.0) <= SILENCE else 0
-        stuck = measures.control_at_bound or ()
-        self._stuck = Counter({kind: self._stuck[kind] + 1 for kind in stuck})
+        self._stuck = Counter({kind: self._stuck[kind] + 1 for kind in measures.control_at_bound or ()})
+        self._idle = Counter({kind: self._idle[kind] + 1 for kind in measures.control_idle or ()})
         self._recent.append(row)
         measured = {
             "logp_gap": measures.logp_gap_fresh,
@@ -193,6 +199,7 @@ class Alarms:
             "retired": _share(self._groups(failed=False)),
             "truncated": row.truncated,
             "at_bound": float(max(self._stuck.values(), default=0)),
+            "idle": float(max(self._idle.values(), default=0)),
         }
         return {name: value for name, value in measured.items() if value is not None}
 
@@ -222,8 +229,9 @@ class Alarms:
                 return _listed(groups, "groups") if more else _listed(responses, "responses")
             case "retired":
                 return _listed(self._groups(failed=False), "groups")
-            case "at_bound":
-                longest = [kind for kind, count in self._stuck.items() if count > self.bounds[alarm.name]]
+            case "at_bound" | "idle":
+                counted = self._stuck if alarm.name == "at_bound" else self._idle
+                longest = [kind for kind, count in counted.items() if count > self.bounds[alarm.name]]
                 return f" ({', '.join(sorted(longest))})"
             case _:
                 return ""

@@ -63,6 +63,8 @@ class TrainingEngine:
         self.dtype = policy.dtype
         self.updates = 0
         """Updates so far; decide the learning rate."""
+        self.rate_factor = 1.0
+        """Factor on the learning rate of the next update."""
         self._temperature = temperature
         self._config = config
         self._engine = _initialize(policy, config, device, loads_universal=loads_universal)
@@ -169,7 +171,7 @@ class TrainingEngine:
 
     def _learning_rate(self) -> float:
         warmup = self._config.warmup_updates
-        return self._config.learning_rate * min(1.0, (self.updates + 1) / warmup if warmup else 1.0)
+        return self.rate_factor * self._config.learning_rate * min(1.0, (self.updates + 1) / warmup if warmup else 1.0)
 
     def _whole(self, parameters: Sequence[Tensor]) -> contextlib.AbstractContextManager[Any]:
         if self._config.zero_stage < 3:

@@ -21,7 +21,7 @@ from isentrope.learner.training.entropy_law import MeasuredBatch, RunningFit
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.sinks import Sink
 from isentrope.learner.training.stopwatch import Stopwatch
-from isentrope.learner.training.trainer import BatchFacts
+from isentrope.learner.training.trainer import BatchFacts, applied_sums
 from isentrope.learner.training.untrained import UntrainedCounts
 from isentrope.rollout.broker.run_view import ActorStage, ActorState
 from isentrope.rollout.wire.control import Mode
@@ -117,8 +117,11 @@ def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
     measured = batch_metrics(facts.batch, facts.prepared) | _updates(facts.updates)
     if facts.at_bound:
         measured["control_at_bound"] = facts.at_bound
-    if facts.state:
-        measured["control"] = {kind: numbers["value"] for kind, numbers in facts.state.items() if "value" in numbers}
+    if facts.idle:
+        measured["control_idle"] = facts.idle
+    for name, number in {"control": "value", "control_target": "target"}.items():
+        if found := {kind: numbers[number] for kind, numbers in facts.state.items() if number in numbers}:
+            measured[name] = found
     lag = ragged.lag[ragged.mask]
     norms = [update.grad_norm for update in facts.updates if update.applied]
     return measured | {
@@ -220,7 +223,7 @@ def _updates(updates: tuple[UpdateFacts, ...]) -> dict[str, float]:
     applied = [update for update in updates if update.applied]
     if not applied:
         return {"loss": 0.0, "clip_high": 0.0, "clip_low": 0.0, "ratio_mean": 1.0, "ratio_max": 1.0}
-    sums = {name: sum(update.sums[name] for update in applied) for name in applied[0].sums}
+    sums = applied_sums(updates)
     sums |= {name: value / len(applied) for name, value in sums.items() if name.startswith("loss_")}
     maxima = {name: max(update.maxima[name] for update in applied) for name in applied[0].maxima}
     return update_metrics(sums, maxima)

@@ -8,7 +8,7 @@ N responses, T tokens of the longest, n responses of a micro-batch.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
@@ -73,6 +73,8 @@ class BatchFacts:
     updates_s: float
     at_bound: tuple[str, ...] = ()
     """Controllers whose value is at a bound beyond which they would go on."""
+    idle: tuple[str, ...] = ()
+    """Controllers whose value does nothing."""
 
     @property
     def applied(self) -> int:
@@ -133,12 +135,23 @@ class Trainer:
                 continue
             loss = UpdateLoss(self._objective, self._rules, prepared, number, state)
             packed = [pack(share.ragged, rows, self._engine.device) for rows in parts]
+            self._engine.rate_factor = self._objective.learning_rate(state)
             facts = _over_ranks(self._collectives, self._engine.update(packed, loss))
             if facts.applied:
                 state = self._objective.after_update(state, facts.sums, schedule.progress)
             updates.append(facts)
-        updates_s, at_bound = time.monotonic() - measured, self._objective.at_bound(state)
-        return BatchFacts(batch, prepared, tuple(updates), state, measured - began, updates_s, at_bound)
+        if sums := applied_sums(updates):
+            state = self._objective.after_batch(state, sums, schedule.progress)
+        return BatchFacts(
+            batch,
+            prepared,
+            tuple(updates),
+            state,
+            statistics_s=measured - began,
+            updates_s=time.monotonic() - measured,
+            at_bound=self._objective.at_bound(state),
+            idle=self._objective.idle(state),
+        )
 
     def _plan(self, ragged: RaggedBatch, schedule: Schedule) -> Plan:
         with self._telling_of_failure():
@@ -218,6 +231,12 @@ class Trainer:
             theirs = self._collectives.reported(rank, own.new_empty(len(own), int(length[rows].sum())))
             own[:, rows] = torch.stack([pad(length[rows], longest, values) for values in theirs])
         return own
+
+
+def applied_sums(updates: Sequence[UpdateFacts]) -> dict[str, float]:
+    """Return the sums of the updates that were applied, added up; empty if none was."""
+    applied = [update.sums for update in updates if update.applied]
+    return {name: sum(sums[name] for sums in applied) for name in applied[0]} if applied else {}
 
 
 def _over_ranks(collectives: Collectives, facts: UpdateFacts) -> UpdateFacts:

@@ -334,6 +334,7 @@ def proportional_integral(case: Case) -> Computed:
             low=p["clip"][0],
             high=p["clip"][1],
             integral_limit=math.inf,
+            hold_at_bound=False,
         )
         alphas.append(state["value"])
         integrals.append(state["integral"] / p["micro_batches_per_mini_batch"])

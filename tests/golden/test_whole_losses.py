@@ -33,9 +33,11 @@ def test_loss_and_gradient_are_those_of_the_paper(whole: Whole) -> None:
         ("luspo", {"reduce": "seq_token_mean"}),
         ("clip_b", {"tokens": {"discriminator": {"deviations": 1.0}}}),
         ("entrocraft", {"advantage": {"baseline": {"low": [0.0, 0.0], "high": [3.0, 3.0]}}}),
-        ("skywork", {"control": {"entropy_step": {"delta": 1e-3}}}),
-        ("positive_weight", {"control": {"positive_weight": {"delta": 0.2}}}),
+        ("skywork", {"control": {"entropy_step": {"target": {"initial": 1.2}, "delta": 0.1, "high": 0.1}}}),
+        ("positive_weight", {"control": {"positive_weight": {"target": {"initial": 1.2}}}}),
         ("entropic", {"control": {"entropy_pi": {"target": 0.3}}}),
+        ("pi_bonus", {"control": {"entropy_pi": {"target": {"initial": 1.5}, "kp": 1.0, "high": 1.0}}}),
+        ("pi_bonus", {"control": {"entropy_pi": {"of": "clip.high", "initial": 0.05}}}),
     ],
 )
 def test_another_loss_is_noticed(method: str, own: dict[str, object]) -> None:

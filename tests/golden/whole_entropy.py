@@ -128,47 +128,53 @@ def seed_grpo(paper: Paper) -> Loss:
     return lambda rows, p, _: token_mean(clipped(ratio(p, paper.old), a, 0.2, 0.2), paper.mask, rows)
 
 
-def skywork(paper: Paper) -> Loss:
-    """Skywork-OR1 (2505.22312), section 4 and `EntController`: a bonus that acts while entropy is below 0.2."""
+def skywork(paper: Paper, share: float = 0.5) -> Loss:
+    """Skywork-OR1 (2505.22312), section 4 and `EntController`: a bonus that acts while entropy is below its target."""
     kept = varied(paper)
     m = trained(paper, kept)
     a = per_group(paper, kept, standardized)[:, None]
-    coefficient, on = 0.0, 1.0
+    coefficient, on, target = 0.0, 1.0, math.nan
 
     def loss(rows: Tensor, p: Tensor, h: Tensor) -> Tensor:
-        nonlocal coefficient, on
+        nonlocal coefficient, on, target
         value = token_mean(clipped(ratio(p, paper.old), a, 0.2, 0.2) - coefficient * on * h, m, rows)
         if m[rows].any():
             sampled = -float(paper.old[rows][m[rows]].mean())
-            coefficient = min(max(coefficient + (1e-4 if sampled < 0.2 else -1e-4), 0.0), 0.005)
-            on = float(sampled < 0.2)
+            target = share * sampled if math.isnan(target) else target
+            coefficient = min(max(coefficient + (1e-4 if sampled < target else -1e-4), 0.0), 0.005)
+            on = float(sampled < target)
         return value
 
     return loss
 
 
-def positive_weight(paper: Paper) -> Loss:
-    """Revisiting entropy (2511.05993): positive advantages weigh lambda, which steps by 0.05 with entropy and 0.37."""
+def positive_weight(paper: Paper, share: float = 0.5) -> Loss:
+    """Revisiting entropy (2511.05993): positive advantages weigh lambda, 0.05 down below the target, else up."""
     a = per_group(paper, everyone(paper), standardized)[:, None]
-    weight = 1.0
+    weight, target = 1.0, math.nan
 
     def loss(rows: Tensor, p: Tensor, h: Tensor) -> Tensor:
-        nonlocal weight
+        nonlocal weight, target
         omega = 1.0 + (weight - 1.0) * (a > 0).double()
         value = token_mean(omega * clipped(ratio(p, paper.old), a, 0.2, 0.28), paper.mask, rows)
         if paper.mask[rows].any():
-            low = float(h.detach()[rows][paper.mask[rows]].mean()) < 0.37
-            weight = min(max(weight - 0.05 if low else weight + 0.05, 0.0), 1.0)
+            measured = float(h.detach()[rows][paper.mask[rows]].mean())
+            target = share * measured if math.isnan(target) else target
+            weight = min(max(weight - 0.05 if measured < target else weight + 0.05, 0.0), 1.0)
         return value
 
     return loss
 
 
-def proportional_integral(target: float = 0.1) -> Callable[[float], float]:
-    """EntroPIC (2511.15248), its code: clip(e + 0.01 S, -1, 1), e = H - target, S the sum of the errors before."""
+def proportional_integral(share: float = 0.5) -> Callable[[float], float]:
+    """EntroPIC (2511.15248), its code: clip(e + 0.01 S, -1, 1), e = H - target, S the sum of the errors before; the
+    target is a share of the first H."""
     errors: list[float] = []
+    target = math.nan
 
     def step(entropy: float) -> float:
+        nonlocal target
+        target = share * entropy if math.isnan(target) else target
         error = entropy - target
         value = error + min(max(0.01 * sum(errors), -1.0), 1.0)
         errors.append(error)
@@ -181,6 +187,27 @@ def entropic(paper: Paper) -> Loss:
     """EntroPIC (2511.15248): the clipped loss and -alpha r |A| on p > 0.95, alpha from the update before."""
     a = per_group(paper, everyone(paper), standardized)[:, None]
     return _pushed(paper, paper.mask, a, lambda p: clipped(ratio(p, paper.old), a, 0.2, 0.2))
+
+
+def pi_bonus(paper: Paper, share: float = 0.85) -> Loss:
+    """Ours: GRPO with a bonus -c H, c = clip(0.05 e + 0.001 S, 0, 0.05), e = share of the first H, less H; S the sum of
+    the errors before, without those that push c on at a bound, within +-50."""
+    a = per_group(paper, everyone(paper), standardized)[:, None]
+    c, total_error, target = 0.0, 0.0, math.nan
+
+    def loss(rows: Tensor, p: Tensor, h: Tensor) -> Tensor:
+        nonlocal c, total_error, target
+        value = token_mean(clipped(ratio(p, paper.old), a, 0.2, 0.2) - c * h, paper.mask, rows)
+        if paper.mask[rows].any():
+            measured = float(h.detach()[rows][paper.mask[rows]].mean())
+            target = share * measured if math.isnan(target) else target
+            wanted = 0.05 * (target - measured) + 0.001 * total_error
+            c = min(max(wanted, 0.0), 0.05)
+            if not (wanted < 0.0 and measured > target) and not (wanted > 0.05 and measured < target):
+                total_error = min(max(total_error + target - measured, -50.0), 50.0)
+        return value
+
+    return loss
 
 
 def advanced(paper: Paper) -> Loss:

@@ -51,6 +51,7 @@ PRESETS: dict[str, Reference] = {
     "dppo": base.dppo,
     "dr_grpo": base.dr_grpo,
     "entropic": entropy.entropic,
+    "pi_bonus": entropy.pi_bonus,
     "entrocraft": entropy.entrocraft,
     "gmpo": base.gmpo,
     "gpg": base.gpg,
@@ -85,7 +86,23 @@ PRESETS: dict[str, Reference] = {
 }
 """References of presets as they are."""
 
+ABOVE = {"target": {"initial": 1.2}}
 OTHERS = (
+    Whole(
+        ("skywork",), partial(entropy.skywork, share=1.2), {"control": {"entropy_step": ABOVE}}, "target above entropy"
+    ),
+    Whole(
+        ("positive_weight",),
+        partial(entropy.positive_weight, share=1.2),
+        {"control": {"positive_weight": ABOVE}},
+        "target above entropy",
+    ),
+    Whole(
+        ("pi_bonus",),
+        partial(entropy.pi_bonus, share=1.2),
+        {"control": {"entropy_pi": ABOVE}},
+        "target above entropy",
+    ),
     Whole(
         ("kl_cov",),
         partial(entropy.kl_cov, share=0.1),

@@ -51,6 +51,7 @@ NAMES = [
     "starter",
     "advanced",
     "ce_gppo",
+    "pi_bonus",
     "vespo",
     "luspo",
     "clip_b",

@@ -56,6 +56,7 @@ RUN_BY = {
     "learner/objective/dimensions.py": "learner/objective/test_presets.py",
     "learner/objective/findings.py": "learner/objective/test_rules.py",
     "learner/objective/needs.py": "learner/objective/test_rules.py",
+    "learner/objective/places.py": "learner/objective/stages/test_control.py",
     "learner/objective/policy_rules.py": "learner/objective/test_rules.py",
     "learner/objective/run.py": "learner/objective/test_rules.py",
     "learner/objective/run_facts.py": "learner/objective/test_rules.py",

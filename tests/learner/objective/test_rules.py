@@ -40,6 +40,8 @@ def doubted(facts: RunFacts, *methods: str, **own: object) -> set[str]:
     return {finding.key for finding in check(objective_of(*methods, **own), facts).warnings}
 
 
+PI = {"kind": "entropy_pi", "target": 0.5}
+
 REFUSED: list[Case] = [
     (["kl_cov"], {}, {"updates": 1}, "kl.0"),
     (["kl_cov"], {}, {"updates": 4, "on_policy": True}, "kl.0"),
@@ -57,6 +59,19 @@ REFUSED: list[Case] = [
     (["vespo"], {"ratio": {"level": "sequence"}, "reduce": "seq_sum"}, MANY, "ratio.level"),
     (["vespo", "tis"], {}, MANY, "correction.truncate"),
     (["luspo", "clip_b"], {"reduce": "seq_sum"}, MANY, "tokens.discriminator"),
+    ([], {"control": [{**PI, "of": "tokens.top_entropy.keep", "effect": "raises"}]}, MANY, "control.entropy_pi"),
+    (["top_entropy"], {"control": [{**PI, "of": "tokens.top_entropy.keep"}]}, MANY, "control.entropy_pi.effect"),
+    (["top_entropy"], {"control": [{**PI, "of": "clip.dual"}]}, MANY, "control.entropy_pi.of"),
+    (
+        ["top_entropy"],
+        {"control": [{**PI, "of": "tokens.top_entropy.keep", "initial": 0.2}]},
+        MANY,
+        "control.entropy_pi",
+    ),
+    ([], {"control": [{**PI, "of": "entropy.tokens", "effect": "raises"}]}, MANY, "control.entropy_pi.of"),
+    ([], {"control": [{**PI, "of": "learning_rate", "effect": "lowers"}]}, MANY, "control.entropy_pi.low"),
+    ([], {"control": [{**PI, "of": "entropy", "initial": 2.0}]}, MANY, "control.entropy_pi.initial"),
+    (["prorl"], {"control": [{**PI, "of": "kl.ref", "effect": "lowers"}]}, MANY, "control.entropy_pi"),
     (["entrocraft"], {"advantage": {"scale": "group_std"}}, MANY, "advantage.scale"),
     (["entrocraft"], {"stats": "rollout"}, {**MANY, "on_policy": True}, "advantage.baseline"),
     (["cispo"], {"ratio": {"level": "sequence"}, "reduce": "seq_token_mean"}, MANY, "ratio.level"),
@@ -142,6 +157,10 @@ def test_refused(methods: list[str], own: dict[str, object], facts: dict[str, ob
         (["dapo", "vespo"], {}, MANY),
         (["dapo", "ce_gppo", "clip_b"], {}, MANY),
         (["entrocraft"], {}, MANY),
+        (["pi_bonus"], {}, MANY),
+        (["dapo"], {"control": [{**PI, "of": "clip.high", "initial": 0.28, "low": 0.2}]}, MANY),
+        (["prorl"], {"control": [{**PI, "of": "kl.ref", "effect": "lowers", "low": 0.0}]}, MANY),
+        ([], {"control": [{**PI, "of": "learning_rate", "effect": "lowers", "initial": 1.0, "low": 0.1}]}, MANY),
         (["dapo"], {"kl": HELD}, MANY),
         (["grpo"], {"kl": [{"kind": "k1", "coef": 1.0, "importance": "old"}]}, MANY),
         (["entropic"], {"kl": HELD, "control": [{"kind": "adaptive_kl", "target": 0.1}]}, MANY),

@@ -87,12 +87,15 @@ def test_batches_without_signal_count_while_they_follow_each_other(signals: list
         assert ("no_signal" in on) == (len(recent) == most + 1 and not any(recent))
 
 
+@pytest.mark.parametrize("name", ["at_bound", "idle"])
 @given(stuck=st.lists(st.sets(st.sampled_from(["a", "b"])), max_size=12), most=st.integers(1, 4))
-def test_each_controller_has_its_own_batches_at_its_bound(stuck: list[set[str]], most: int) -> None:
-    rows = [row(batch, {"control_at_bound": sorted(kinds) or None}) for batch, kinds in enumerate(stuck, 1)]
-    for place, on in enumerate(in_alarm(rows, at_bound=most)):
+def test_each_controller_has_its_own_batches_at_its_bound_or_at_rest(
+    name: str, stuck: list[set[str]], most: int
+) -> None:
+    rows = [row(batch, {f"control_{name}": sorted(kinds) or None}) for batch, kinds in enumerate(stuck, 1)]
+    for place, on in enumerate(in_alarm(rows, **{name: most})):
         recent = stuck[max(0, place - most) : place + 1]
-        assert ("at_bound" in on) == (len(recent) == most + 1 and bool(set.intersection(*recent)))
+        assert (name in on) == (len(recent) == most + 1 and bool(set.intersection(*recent)))
 
 
 FAILED = ("reward", "tries", "too_long")

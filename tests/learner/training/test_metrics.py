@@ -102,7 +102,7 @@ def test_all_that_objectives_measure_is_declared_and_all_that_is_declared_is_mea
     for number, method in enumerate(method_names()):
         facts = facts_of(objective_of(method), random_batch(seed=number, dtype=torch.float32), True)
         found |= written_row(tmp_path, RAGGED, facts).objective.model_fields_set
-    bound = replace(facts_of_batch(True), at_bound=("entropy_pi",))
+    bound = replace(facts_of_batch(True), at_bound=("entropy_pi",), idle=("entropy_step",))
     found |= written_row(tmp_path, RAGGED, bound).objective.model_fields_set
     law = make_row(objective=dict(MEASURES) | {"entropy_law": entropy_law.fit([0.1, 0.2, 0.3], [0.3, 0.2, 0.1])})
     found |= law.objective.model_fields_set
