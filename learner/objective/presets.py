@@ -47,8 +47,14 @@ class Preset(BaseModel):
     """The method's own name."""
     paper: str = ""
     """Link; several are separated by spaces."""
+    family: str = ""
+    """Heading that it is listed under, by a word; see `isentrope methods`."""
+    year: int = 0
+    """Year of the first version of the paper."""
     differs: str = ""
     """One sentence: the difference from similar methods."""
+    acts: str = ""
+    """One sentence: when that makes a difference."""
     suggest: Suggested = Suggested()
     objective: dict[str, Any] = {}
 
@@ -57,7 +63,7 @@ class Preset(BaseModel):
 class Merged:
     """Merged tables. choices: of `dimensions.CHOICES`. tables: by dimension path, each with its `kind`; a list for
     dimensions that take several. provenance: key path -> preset or "run file". suggested: run key -> (value, preset).
-    replaced: the stages of one preset that a later one replaced."""
+    replaced: the stages of one preset that a later one replaced. overridden: key path -> (former value, its source)."""
 
     methods: tuple[str, ...]
     choices: Mapping[str, str]
@@ -65,6 +71,7 @@ class Merged:
     provenance: Mapping[str, str]
     suggested: Mapping[str, tuple[float, str]]
     replaced: tuple[str, ...]
+    overridden: Mapping[str, tuple[object, str]]
 
     def sources(self, path: str) -> set[str]:
         """Return the sources that set the key or one below it; empty if all of it is by default."""
@@ -125,6 +132,7 @@ def load_objective(method: str | Sequence[str], own: Table, run_folder: Path) ->
         provenance=merging.provenance,
         suggested=merging.suggested,
         replaced=tuple(merging.replaced),
+        overridden=merging.overridden,
     )
 
 
@@ -176,6 +184,7 @@ class _Merging:
         self.provenance: dict[str, str] = {}
         self.suggested: dict[str, tuple[float, str]] = {}
         self.replaced: list[str] = []
+        self.overridden: dict[str, tuple[object, str]] = {}
 
     def add(self, tables: Table, *, source: str, where: str) -> None:
         for path, value in _by_path(tables, where):
@@ -200,6 +209,7 @@ class _Merging:
         if table.get("kind", present["kind"]) != present["kind"]:
             self._forget(path, source)
             present = {}
+        self._note_overridden(path, present, table)
         self.tables[path] = present | table
         self.provenance |= {f"{path}.{key}": source for key in table}
 
@@ -212,11 +222,18 @@ class _Merging:
             assert isinstance(present, list)
             for place, known in enumerate(present):
                 if known["kind"] == table["kind"]:
+                    self._note_overridden(f"{path}.{table['kind']}", known, table)
                     present[place] = known | table
                     break
             else:
                 present.append(table)
             self.provenance |= {f"{path}.{table['kind']}.{key}": source for key in table}
+
+    def _note_overridden(self, path: str, present: Table, table: Table) -> None:
+        """Keep the values that `table` is about to replace, with their sources."""
+        for key in table.keys() & present.keys():
+            if present[key] != table[key] and (former := self.provenance.get(f"{path}.{key}")):
+                self.overridden[f"{path}.{key}"] = (present[key], former)
 
     def _whole(self, path: str, tables: list[dict[str, object]], source: str) -> None:
         tables = [table for table in tables if table["kind"] != CLEARED]
@@ -234,6 +251,7 @@ class _Merging:
         gone = {key: by for key, by in self.provenance.items() if key == path or key.startswith(below)}
         for key in gone:
             del self.provenance[key]
+            self.overridden.pop(key, None)
         for former in sorted(set(gone.values())):
             if self.tables[path] and source != OWN:  # a run file replaces on purpose
                 self.replaced.append(f"{path}: {source} replaces what {former} set")

@@ -12,22 +12,26 @@ from isentrope.console import say
 
 
 def list_methods(as_json: bool, console: Console) -> int:
-    """Print the presets, and the needs of some that this version cannot supply."""
+    """Print the presets by family, and the needs of some that this version cannot supply."""
     from isentrope import methods
 
     known = methods.list_methods()
     if as_json:
         return _print_json(console, [asdict(info) for info in known])
-    table = Table("method", "what differs", box=None, pad_edge=False)
-    for info in known:
-        if not info.missing:
-            table.add_row(info.name, info.differs)
-    console.print(table, highlight=False)
+    for family, title in methods.FAMILIES.items():
+        table = Table("method", "year", "what differs, and when it acts", box=None, pad_edge=False)
+        for info in known:
+            if info.family == family and not info.missing:
+                links = " ".join(link.removeprefix("https://arxiv.org/abs/") for link in info.paper.split())
+                table.add_row(info.name, str(info.year), f"{info.differs} {info.acts} ({links})")
+        if table.rows:
+            console.print(f"{title}\n", style="bold", highlight=False)
+            console.print(table, "", highlight=False)
     lacking = Table("cannot start", "needs", "what differs", box=None, pad_edge=False)
     for info in known:
         if info.missing:
             lacking.add_row(info.name, " and ".join(info.missing), info.differs)
-    console.print("\nRefused, because this version cannot supply what they need:\n", highlight=False)
+    console.print("Refused, because this version cannot supply what they need:\n", highlight=False)
     console.print(lacking, highlight=False)
     return 0
 

@@ -1,5 +1,6 @@
 """What commands show of methods."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,28 @@ def test_show_gives_every_key_its_source() -> None:
     assert "tokens.top_entropy.keep = 0.2  # top_entropy" in text
     assert "ratio.level.clamp = 20.0  # default" in text
     assert "# suggested run key: group_size = 16  # dapo" in text
+
+
+def test_show_says_a_sentence_about_every_key_and_what_it_overrode() -> None:
+    shown = methods.show(["dapo", "kl_cov", "clip_b"], Path("/")).splitlines()
+    keys = [line for line in shown if " = " in line and not line.startswith("#")]
+    assert all(re.search(r"  # [a-z_]+(, over .* of [a-z_]+)?\. [^ ].*\.$", line) for line in keys), keys
+    text = methods.show(["dapo", "ce_gppo"], Path("/"))
+    assert "filter.mixed_groups.refill = 1  # ce_gppo, over 10 of dapo. " in text
+    assert "clip.low = 0.2  # ce_gppo. How far a ratio may fall below 1 before its gradient is bounded" in text
+
+
+def test_show_gives_own_stages_no_text(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def halved(advantage, *, by: float = 0.5):\n    return advantage * by\n")
+    (tmp_path / "mine.toml").write_text('[objective]\ntokens = [{ kind = "mine:halved" }]\n')
+    assert '"mine:halved".by = 0.5  # default\n' in methods.show(["grpo", "mine.toml"], tmp_path) + "\n"
+
+
+def test_every_preset_has_a_family_a_year_and_says_when_it_acts() -> None:
+    for info in methods.list_methods():
+        assert info.family in methods.FAMILIES and info.acts.endswith("."), info.name
+        arxiv = [2000 + int(number) for number in re.findall(r"arxiv\.org/abs/(\d\d)\d\d\.", info.paper)]
+        assert info.year in (arxiv or [info.year]) and 2015 < info.year < 2100, info.name
 
 
 def test_show_names_needs() -> None:

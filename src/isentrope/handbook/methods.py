@@ -15,4 +15,4 @@ def methods() -> list[HelpEntry]:
 
 def _entry(name: str, text: str) -> HelpEntry:
     head = tomllib.loads(text)
-    return HelpEntry(Sort.METHOD, name, f"{head['name']}. {head['differs']} {head['paper']}", "methods")
+    return HelpEntry(Sort.METHOD, name, f"{head['name']}. {head['differs']} {head['acts']} {head['paper']}", "methods")
