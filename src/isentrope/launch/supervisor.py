@@ -132,15 +132,18 @@ class Supervisor:
         raise error
 
     def _look(self) -> "_Shown | None":
-        """Return the broker's state; None: it does not answer. The learner decides how long that may last."""
+        """Return the broker's state; None: it does not answer, or has just been started again. The learner decides how
+        long that may last."""
         view = self._run.view
+        if self._run.revive_broker():  # first, as a call to a dead one is repeated for seconds
+            self._progress.note("the private broker had died and was started again")
+            return None
         try:
             control, announced, actors = view.control(), view.weights() is not None, view.actors()
             why = why_waiting(view, self._run.spec) if control is not None and announced else ""
             return _Shown(control, view.incarnation(), why, actors)
         except UnreachableError as error:
-            revived = self._run.revive_broker()
-            self._progress.note("the private broker had died and was started again" if revived else error.what)
+            self._progress.note(error.what)
             return None
 
     def _tend(self, shown: "_Shown") -> None:

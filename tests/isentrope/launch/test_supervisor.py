@@ -12,6 +12,7 @@ from isentrope.errors import FencedError, UnreachableError
 from isentrope.launch import supervisor
 from isentrope.launch.supervisor import Supervisor
 from isentrope.learner import json_files
+from isentrope.learner.outage_record import OutageRow
 from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, Notice, Outcome
 from isentrope.learner.training.journal import Journal
@@ -22,6 +23,7 @@ def test_lines_of_the_learner_are_shown_once_and_its_warnings_below_their_batch(
     config, _ = load(run_file)
     folder, shown = run_file.parent, list[str]()
     started: Any = SimpleNamespace(
+        revive_broker=lambda: False,
         spec=SimpleNamespace(output_dir=str(folder)),
         config=config,
         view=SimpleNamespace(control=lambda: None, weights=lambda: None, actors=list[object], incarnation=lambda: 0),
@@ -61,6 +63,7 @@ def test_a_fenced_learner_ends_the_command_by_its_own_code_whatever_outcome_lies
 def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_actors(run_file: Path) -> None:
     config, _ = load(run_file, ["learner.start_timeout_s=1e-9", "actors.start_timeout_s=1000"])
     started: Any = SimpleNamespace(
+        revive_broker=lambda: False,
         spec=SimpleNamespace(output_dir=str(run_file.parent)),
         config=config,
         view=SimpleNamespace(control=lambda: None, weights=lambda: None, actors=list[object], incarnation=lambda: 0),
@@ -84,6 +87,7 @@ class Looks:
         self.asked, self.asks_when_empty, self.requests = False, False, list[str]()
         self.starts_again = starts_again
         self.run: Any = SimpleNamespace(
+            revive_broker=lambda: False,
             spec=SimpleNamespace(output_dir=str(run_file.parent)),
             config=config,
             view=SimpleNamespace(
@@ -160,6 +164,29 @@ def test_a_stop_that_the_broker_has_lost_is_asked_again(run_file: Path, monkeypa
     assert looks.requests == ["stop"] * 2
 
 
+def test_a_private_broker_that_has_died_is_started_again_before_it_is_asked(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call to a dead one is repeated for seconds, in which nothing is trained."""
+    monkeypatch.setattr(supervisor, "INTERVAL_S", 0.0)
+    looks, alive = Looks(run_file, OPEN, OPEN, OPEN), iter([True, False, True])
+    control, states = looks.run.view.control, list[bool]()
+
+    def revive() -> bool:
+        states.append(next(alive, True))
+        return not states[-1]
+
+    def asked() -> object:
+        assert states[-1:] == [True], "asked a broker that may have died"
+        return control()
+
+    looks.run.revive_broker, looks.run.view.control = revive, asked
+    json_files.write(run_file.parent, make_outcome())
+    assert looks.watch() == make_outcome()
+    (outage,) = json_files.read_lines(run_file.parent, OutageRow)
+    assert outage.role == "broker" and states[:3] == [True, False, True]
+
+
 def test_ranks_that_die_before_they_open_the_run_have_a_limit_of_their_own(
     run_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +217,7 @@ def test_a_lost_ray_ends_the_run_with_an_outcome_after_the_learner_has_stopped(r
         ask_to_stop=ask_to_stop,
     )
     started: Any = SimpleNamespace(
+        revive_broker=lambda: False,
         spec=SimpleNamespace(output_dir=str(folder)),
         config=config,
         view=view,
@@ -230,6 +258,7 @@ def test_ranks_that_start_again_are_what_is_waited_for_and_not_the_silence_of_th
         def failure(self) -> None: ...
 
     started: Any = SimpleNamespace(
+        revive_broker=lambda: False,
         spec=SimpleNamespace(output_dir=str(folder)),
         config=config,
         view=SimpleNamespace(
