@@ -222,6 +222,9 @@ class Buffer:
 
     def retire_rest(self) -> None:
         """Retire, at the end of the run, every seq that was issued and is not done, buffered or not."""
+        if withdrawn := self.ledger.withdraw():
+            text = "%d requeued groups are not trained, as no batch is left: a run that goes on with more trains them"
+            logger.warning(text, withdrawn)
         for seq in self.outstanding():
             if seq in self._groups:
                 self._retire_held(seq, SURPLUS)
@@ -372,12 +375,8 @@ class Buffer:
         return (Mode.ASYNC if before else Mode.ON_POLICY), first
 
     def _record(self, mode: Mode, groups: Iterable[Group]) -> PlanRecord:
-        return PlanRecord(
-            batch=self.ledger.batches + 1,
-            mode=mode,
-            chain=self.ledger.chain,
-            groups=tuple(map(self._planned, groups)),
-        )
+        planned = tuple(map(self._planned, groups))
+        return PlanRecord(batch=self.ledger.batches + 1, mode=mode, chain=self.ledger.chain, groups=planned)
 
     def _planned(self, group: Group) -> PlannedGroup:
         return PlannedGroup(group.seq, group.attempt, self._held[group.seq].entry)

@@ -131,6 +131,15 @@ class Ledger:
         self.reasons[POISON] -= 1  # 0 is told too: the broker's counter is of the learner before
         return True
 
+    def withdraw(self) -> int:
+        """Retire the requeued seqs as poison once more, as if they had not been requeued, and return their number: that
+        may be carried out when the run goes on."""
+        withdrawn = sorted(self.requeued)
+        for seq in withdrawn:
+            self.retire(seq, POISON)
+            self._requeues = {name for name in self._requeues if not name.endswith(f".{seq}")}
+        return len(withdrawn)
+
     def _add(self, seq: int) -> None:
         assert not self.known(seq), f"seq {seq} is done already"
         if seq in self.requeued:

@@ -229,6 +229,7 @@ class _Run:
         if self._parts.publisher.newest.batch < self._batch:
             self._parts.publisher.write(self._batch)  # stopped between two versions: the newest is what was trained
         feeder = self._parts.feeder
+        self._parts.poison.keep_requeues(feeder)
         control = feeder.control()
         answered = {"state": RunState.STOP, "requested_stop": False, "requested_mode": None}
         feeder.set_control(control.model_copy(update=answered))

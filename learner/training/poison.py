@@ -96,11 +96,14 @@ class Poison:
 
     def requeue(self, feeder: Feeder) -> None:
         """Order groups again that an operator wants trained. What the disk refuses stays asked for."""
-        asked = feeder.call(lambda port: port.view.requeues())
-        answered = [name for name in asked if self._answer(name)]
+        answered = self._mark(feeder)
         wanted = self._letters.requeues()
         if (wanted and feeder.requeue(wanted)) or answered:
-            feeder.call(lambda port: port.requeued(answered))
+            self.show(feeder)
+
+    def keep_requeues(self, feeder: Feeder) -> None:
+        """Mark what an operator has asked for since the last batch: a run that goes on trains it."""
+        if self._mark(feeder):
             self.show(feeder)
 
     def show(self, feeder: Feeder) -> None:
@@ -108,6 +111,14 @@ class Poison:
         if letters := self._letters.letters():
             text = LETTERS.dump_json(letters).decode()
             feeder.call(lambda port: port.show_dead_letters(text))
+
+    def _mark(self, feeder: Feeder) -> list[str]:
+        """Mark in the folder what is asked for by the broker; return it."""
+        asked = feeder.call(lambda port: port.view.requeues())
+        answered = [name for name in asked if self._answer(name)]
+        if answered:
+            feeder.call(lambda port: port.requeued(answered))
+        return answered
 
     def _answer(self, name: str) -> bool:
         """Mark a group that an operator wants trained; return False if the disk refuses it."""

@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
+from isentrope import runfolder
 from isentrope.console import say
 from isentrope.errors import ConfigError, StorageError
 from isentrope.learner.training.dead_letters import LETTERS, DeadLetter, DeadLetters, requeue_name
 from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.wire.control import RunState
 from isentrope.run_place import RunPlace
 
 DEADLINE_S = 10.0
@@ -28,6 +30,8 @@ class Requeued:
     """Seqs whose groups will be made again."""
     before: list[int]
     """Seqs of the letter that were requeued before."""
+    ended: bool
+    """True: the run has ended, and they will be made when it goes on with batches that are left."""
 
 
 def list_letters(place: RunPlace, as_json: bool, console: Console) -> int:
@@ -84,11 +88,12 @@ def requeue(place: RunPlace, name: str, seqs: Sequence[int], as_json: bool, cons
         )
     before = [group.seq for group in letter.groups if group.requeued]
     wanted = [seq for seq in seqs or there if seq not in before]
-    _ask(place, [requeue_name(letter.name, seq) for seq in wanted])
+    ended = _ask(place, [requeue_name(letter.name, seq) for seq in wanted])
     if as_json:
-        console.print_json(json.dumps(asdict(Requeued(letter.name, wanted, before))))
+        console.print_json(json.dumps(asdict(Requeued(letter.name, wanted, before, ended))))
         return 0
-    told = f"{len(wanted)} groups of {letter.name} are requeued: where batches are left, each is trained once"
+    when = "the run has ended: where it goes on with more batches" if ended else "where batches are left"
+    told = f"{len(wanted)} groups of {letter.name} are requeued: {when}, each is trained once"
     say(console, told + (f"; {len(before)} were requeued before" if before else ""))
     return 0
 
@@ -113,19 +118,21 @@ def _chosen(letters: Sequence[DeadLetter], name: str) -> DeadLetter:
     return found[0]
 
 
-def _ask(place: RunPlace, names: Sequence[str]) -> None:
-    if not names:
-        return
+def _ask(place: RunPlace, names: Sequence[str]) -> bool:
+    """Ask for requeues by their names; return True if the run has ended."""
     if (folder := place.run_folder) is None:
         with _view(place) as view:
-            view.requeue(names)
-        return
+            control = view.control()
+            if names:
+                view.requeue(names)
+            return control is not None and control.state is RunState.STOP
     letters = DeadLetters(folder)
     try:
         for name in names:
             letters.requeue(name)
     except OSError as error:
         raise StorageError(f"the groups cannot be requeued: {error.strerror or error}", fix="free the disk") from None
+    return runfolder.has_ended(folder) and not runfolder.is_held(folder)
 
 
 @contextlib.contextmanager

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 from kept_batches import make_batch
 from rich.console import Console
+from run_records import make_outcome
 from run_states import STATES, run_in
 from wire_records import ASYNC, make_spec
 
 from isentrope import cli, dlq
 from isentrope.errors import ConfigError, RunFolderError, UnreachableError
+from isentrope.learner import json_files
 from isentrope.learner.training.dead_letters import LETTERS, DeadLetters
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.wire.control import RunState
 from isentrope.run_place import RunPlace
 
 
@@ -77,6 +80,21 @@ def test_a_requeue_marks_the_folder_once(
     assert (answer["requeued"], answer["before"]) == ([30], [31])
     code, text = command(monkeypatch, capsys, "requeue", "3-", run)
     assert code == 0 and "0 groups" in text and "2 were requeued before" in text
+
+
+def test_a_requeue_in_a_run_that_has_ended_says_when_it_is_carried_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Path, port: LearnerPort
+) -> None:
+    json_files.write(run, make_outcome(status="finished", batches=3))
+    _, text = command(monkeypatch, capsys, "requeue", "3-", run)
+    assert "2 groups of 3-2-" in text and "the run has ended: where it goes on with more batches" in " ".join(
+        text.split()
+    )
+    _, text = command(monkeypatch, capsys, "requeue", "7-", "--run", port.spec.run, "--json")
+    assert json.loads(text)["ended"] is False
+    port.set_control(ASYNC.model_copy(update={"state": RunState.STOP}))
+    _, text = command(monkeypatch, capsys, "requeue", "7-", "--run", port.spec.run, "--json")
+    assert json.loads(text)["ended"] is True
 
 
 def test_a_requeue_by_name_asks_the_learner(

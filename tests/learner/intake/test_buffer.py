@@ -14,6 +14,7 @@ from isentrope.learner.intake.admission import AdmissionRules
 from isentrope.learner.intake.buffer import Buffer
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.outcomes import OutcomeRule
+from isentrope.learner.intake.retirement import POISON
 from isentrope.learner.intake.run_check import Asked, RunCheck
 from isentrope.rollout.broker.learner_port import Entry
 from isentrope.rollout.config import ModelConfig, SamplingConfig
@@ -325,6 +326,20 @@ def test_what_is_out_at_the_end_is_retired_as_surplus() -> None:
     assert buffer.ledger.reasons == {"surplus": 3}
     assert buffer.ledger.lwm == P + 3
     assert f"{P}-0" in buffer.uncommitted()[0]
+
+
+@pytest.mark.parametrize("came", [False, True])
+def test_a_requeued_group_that_is_out_at_the_end_is_dead_again(came: bool) -> None:
+    buffer = make_buffer(cursor=P + 3)
+    buffer.ledger.retire(P, POISON)
+    buffer.ledger.requeue(P, f"1-1-00000000.{P}")
+    for seq in range(P + came):
+        buffer.add(entry(seq))
+    buffer.take()
+    buffer.trained()
+    buffer.retire_rest()
+    assert buffer.ledger.reasons == {"poison": 1, "surplus": 2}
+    assert buffer.ledger.requeue(P, f"1-1-00000000.{P}"), "it may be carried out when the run goes on"
 
 
 def test_failed_responses_of_a_group_are_counted_once_however_often_it_is_read() -> None:

@@ -59,6 +59,17 @@ def test_a_requeued_group_is_open_until_it_is_done_and_never_again(letters: Dead
     assert not Ledger(done).requeue(30, name)
 
 
+def test_a_requeue_that_no_batch_was_left_for_is_carried_out_when_the_run_goes_on(letters: DeadLetters) -> None:
+    for name in (
+        requeue_name(letters.write(make_batch(3, trained), incarnation=1, deaths=2), 30) for trained in ("", "later")
+    ):
+        letters.requeue(name)
+    ledger = restored(letters)
+    assert ledger.withdraw() == 1
+    assert ledger.reasons == {"poison": 2} and ledger.known(30) and not ledger.requeued
+    assert restored(letters, ledger.state()).requeued == {30}
+
+
 def test_what_dies_again_is_requeued_by_its_new_letter(letters: DeadLetters) -> None:
     first = requeue_name(letters.write(make_batch(3), incarnation=1, deaths=2), 30)
     letters.requeue(first)

@@ -171,6 +171,16 @@ def test_a_counter_falls_to_nothing_when_all_groups_are_requeued(poisoned: Poiso
     assert_exactly_once(poisoned.run, poisoned.learner)
 
 
+def test_a_requeue_that_comes_after_the_last_look_is_kept_for_a_run_that_goes_on(
+    poisoned: PoisonedRun, actor: Actor
+) -> None:
+    name, view = requeue_name(dead(poisoned, actor), 2), poisoned.learner.port.view
+    view.requeue([name])
+    poisoned.poison.keep_requeues(poisoned.learner.feeder)
+    assert list(DeadLetters(poisoned.folder).requeues()) == [name] and view.requeues() == []
+    assert poisoned.learner.ledger.requeued == set(), "nothing of this run"
+
+
 def test_a_requeue_of_a_letter_that_is_not_there_is_answered(poisoned: PoisonedRun, actor: Actor) -> None:
     view = poisoned.learner.port.view
     view.requeue(["1-1-00000000.2", "\x1b[2J"])
