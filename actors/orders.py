@@ -106,11 +106,20 @@ class Orders:
         for task in self._held.values():
             task.cancel()
 
-    async def give_up(self, order: Order, reason: str, error: IsentropeError, missing: Sequence[Missing] = ()) -> None:
-        """Tell the learner that this order cannot be fulfilled, and which of its responses failed."""
+    async def give_up(
+        self,
+        order: Order,
+        reason: str,
+        error: IsentropeError,
+        missing: Sequence[Missing] = (),
+        *,
+        version: int = 0,
+    ) -> None:
+        """Tell the learner that this order cannot be fulfilled, by the weights of which version (0: by none), and which
+        of its responses failed."""
         logger.warning("order abandoned (%s): %s", reason, error)
         detail = f"{error.what} ({error.where})" if error.where else error.what
-        await self._send(order, lambda: self._port.fail(order, reason, detail, missing))
+        await self._send(order, lambda: self._port.fail(order, reason, detail, missing, version=version))
 
     @property
     def _maker(self) -> GroupMaker:
@@ -140,6 +149,7 @@ class Orders:
     async def _make(self, order: Order) -> None:
         if isinstance(order, WorkOrder):
             await self._changes.until(lambda: self._maker.version >= order.min_version)
+        began = self._maker.version
         try:
             generated = await self._maker.generate(order)
         except PromptTooLongError as error:
@@ -152,9 +162,9 @@ class Orders:
         try:
             await self._publish(order, await self._maker.score(generated, self._port.actor))
         except TooFewResponsesError as error:
-            await self.give_up(order, error.reason.word, error, error.missing)
+            await self.give_up(order, error.reason.word, error, error.missing, version=began)
         except RecordError as error:
-            await self.give_up(order, MissingReason.RECORD.word, error)
+            await self.give_up(order, MissingReason.RECORD.word, error, version=began)
 
     def _leave_engine(self, order: Order) -> None:
         self._in_engine.discard(order)

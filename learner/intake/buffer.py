@@ -5,13 +5,13 @@ can be deleted and read again from the broker.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from isentrope.errors import RecordError
+from isentrope.learner.intake import failed_groups
 from isentrope.learner.intake.admission import AdmissionRules, Held
 from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.outcomes import Tally
@@ -19,8 +19,6 @@ from isentrope.learner.intake.plan_record import PlannedGroup, PlanRecord
 from isentrope.learner.intake.quarantine import Quarantine
 from isentrope.learner.intake.retirement import (
     EARLIER,
-    FAILURES,
-    INVALID,
     OTHER_WEIGHTS,
     QUARANTINE,
     STALE,
@@ -108,32 +106,24 @@ class Buffer:
             self.retirements.retired(Retired(entry.seq, QUARANTINE, actor=entry.actor))
             return False
         if entry.kind == "tombstone":
-            reason = entry.reason if entry.reason in FAILURES else INVALID
-            detail = f"{detail_of(entry.detail)}, by {detail_of(entry.actor)}"
-            logger.warning("seq %d abandoned (%s): %s", entry.seq, reason, detail)
             self._count(entry.id, decode_missing(entry.header))
-            self._retire(Retired(entry.seq, reason, detail, entry.actor), entry.id)
-            return True
+            return self._take_failed(failed_groups.given_up(entry), entry.id, entry.version in (0, self._present))
         try:
             group = self._decode(entry)
         except RecordError as error:
-            detail = f"{detail_of(f'{error.what} ({error.where})')}, by {detail_of(entry.actor)}"
-            logger.warning("group %d is invalid: %s", entry.seq, detail)
-            if self.quarantine.refused(entry.actor, detail):
+            refused = failed_groups.invalid(entry, error)
+            if self.quarantine.refused(entry.actor, refused.detail):
                 logger.warning("%s is in quarantine: no record of it is taken", detail_of(entry.actor))
-            self._retire(Retired(entry.seq, INVALID, detail, entry.actor), entry.id)
+            self._retire(refused, entry.id)
             return True
+        arrived = Held.of(entry.id, group)
         self._count(entry.id, group.missing)
-        sampling = self._spec.sampling
-        if len(group.responses) < min(sampling.min_group, sampling.group_size):
-            (commonest, count), *_ = Counter(each.reason for each in group.missing).most_common(1)
-            detail = detail_of(f"{count} of its responses failed, by {entry.actor}")
-            logger.warning("group %d is too small (%s): %s", entry.seq, commonest.word, detail)
-            self._retire(Retired(entry.seq, commonest.word, detail, entry.actor), entry.id)
-            return True
+        if len(group.responses) < min(self._spec.sampling.min_group, self._spec.sampling.group_size):
+            small = failed_groups.too_small(entry, group.missing)
+            return self._take_failed(small, entry.id, arrived.is_made_by(self._present))
         self.retirements.came_in()
         self._groups[entry.seq] = group
-        self._held[entry.seq] = Held.of(entry.id, group)
+        self._held[entry.seq] = arrived
         return True
 
     def clear(self) -> None:
@@ -169,7 +159,7 @@ class Buffer:
         held = len(self._groups) + len(self.outdated)
         for seq in sorted(self._groups):
             if self._is_outdated(seq):
-                self._drop_outdated(seq)
+                self._make_again(seq, self._held.pop(seq).entry, self._groups.pop(seq).actor)
             elif not self._is_strict(seq) and self._held[seq].is_stale(self.ledger.batches, self._rules):
                 self._retire_held(seq, STALE)
         self._retire_one_outcome()
@@ -279,6 +269,14 @@ class Buffer:
             self._rules.check.group(group, self._incarnation, self._announced)
         return group
 
+    def _take_failed(self, group: Retired, entry: str, present: bool) -> bool:
+        """Retire a group that was not made whole, or have it made again: on-policy other weights prove nothing."""
+        if present or not self._is_strict(group.seq):
+            self._retire(group, entry)
+        else:
+            self._make_again(group.seq, entry, group.actor)
+        return True
+
     def _count(self, entry: str, missing: Sequence[Missing]) -> None:
         """Count the responses that an entry lacks, once: it is read again when the broker has changed."""
         if missing and entry not in self._counted:
@@ -311,20 +309,22 @@ class Buffer:
             elif seq not in self._held and seq < plan.groups[-1].seq:
                 self.ledger.retire(seq, EARLIER)
 
+    @property
+    def _present(self) -> int:
+        """The present weights: another learner's version of the same batch is another."""
+        return version_of(self._incarnation, self.ledger.batches)
+
     def _is_outdated(self, seq: int) -> bool:
-        """Return True if an on-policy group has tokens of other weights than the present ones, or may have: another
-        learner's version of the same batch is another version."""
-        present = version_of(self._incarnation, self.ledger.batches)
-        return self._is_strict(seq) and not self._held[seq].is_made_by(present)
+        """Return True if an on-policy group has tokens of other weights than the present ones, or may have."""
+        return self._is_strict(seq) and not self._held[seq].is_made_by(self._present)
 
     def _is_strict(self, seq: int) -> bool:
         return self.mode is Mode.ON_POLICY and seq >= self._strict_from
 
-    def _drop_outdated(self, seq: int) -> None:
-        """Drop a group that must be made again."""
-        group = self._groups.pop(seq)
-        self.outdated.append(self._held.pop(seq).entry)
-        self.retirements.retired(Retired(seq, OTHER_WEIGHTS, actor=group.actor))
+    def _make_again(self, seq: int, entry: str, actor: str) -> None:
+        """Drop what other weights than the present ones have made, or given up: its seq must be made again."""
+        self.outdated.append(entry)
+        self.retirements.retired(Retired(seq, OTHER_WEIGHTS, actor=actor))
 
     def _retire_one_outcome(self) -> None:
         """Retire the groups of one outcome, as many as a batch may replace.

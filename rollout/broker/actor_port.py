@@ -147,11 +147,18 @@ class ActorPort:
         return self._publish_eval(order, {**header, "payload": payload})
 
     def fail(
-        self, order: WorkOrder | EvalOrder, reason: str, detail: str, missing: Sequence[Missing] = ()
+        self,
+        order: WorkOrder | EvalOrder,
+        reason: str,
+        detail: str,
+        missing: Sequence[Missing] = (),
+        *,
+        version: int = 0,
     ) -> PublishResult:
         """Report that an order cannot be done: the learner retires its seq with `reason` (one word) and issues another.
 
-        missing: the responses that failed. An evaluation order ends with a result without responses.
+        missing: the responses that failed. version: the weights that could not do it; 0: none could. An evaluation
+        order ends with a result without responses.
         """
         header: HeaderFields = {
             "kind": "tombstone",
@@ -161,6 +168,8 @@ class ActorPort:
         }
         if missing:
             header["missing"] = encode_missing(missing)
+        if version:
+            header["version"] = version
         if isinstance(order, WorkOrder):
             return self._publish(order, "tombstones", {**header, "seq": order.seq, "attempt": order.attempt}, 0)
         what: HeaderFields = {"name": order.name, "index": order.index, "version": order.version}

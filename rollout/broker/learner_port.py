@@ -48,7 +48,8 @@ logger = logging.getLogger(__name__)
 class Entry:
     """One entry of `traj`: a published group, still encoded, or the `tombstone` of an order that failed for good.
 
-    `reason` is empty for a group; for a `tombstone` it is one word (`too_long`, `reward`), explained by `detail`.
+    `reason` is empty for a group; for a `tombstone` it is one word (`too_long`, `reward`), explained by `detail`, and
+    `version` is that of the weights which could not make it; 0: none could.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Entry:
     reason: str = ""
     detail: str = ""
     actor: str = ""
+    version: int = 0
 
 
 class LearnerPort:
@@ -385,8 +387,9 @@ def _entry(entry_id: str, fields: RawFields) -> Entry | None:
         kind = header_text(header, "kind")
         seq, attempt = header_int(header, "seq"), header_int(header, "attempt")
         if kind == "tombstone":
-            reason, detail = header_text(header, "reason"), header_text(header, "detail")
-            return Entry(entry_id, seq, attempt, "tombstone", header, b"", reason, detail, header_text(header, "actor"))
+            reason, detail, actor = (header_text(header, name) for name in ("reason", "detail", "actor"))
+            version = header_int(header, "version") if "version" in header else 0
+            return Entry(entry_id, seq, attempt, "tombstone", header, b"", reason, detail, actor, version)
         return Entry(entry_id, seq, attempt, "group", header, payload, actor=header_text(header, "actor"))
     except RecordError as error:
         logger.warning("entry %s of traj is not a record: %s (%s)", entry_id, error.what, error.where)

@@ -91,7 +91,13 @@ class Script:
     def publish_eval(self, result: EvalResult, order: EvalOrder) -> PublishResult:
         return self._take(order, "")
 
-    def fail(self, order: Order, reason: str, detail: str, missing: Sequence[Missing] = ()) -> PublishResult:
+    def fail(
+        self, order: Order, reason: str, detail: str, missing: Sequence[Missing] = (), *, version: int = 0
+    ) -> PublishResult:
+        if reason in ("reward", "record"):
+            assert version >= max(1, order.min_version if isinstance(order, WorkOrder) else 0), "who made it"
+        else:
+            assert version == 0, "weights do not matter"
         return self._take(order, reason)
 
     def _take(self, order: Order, reason: str) -> PublishResult:

@@ -58,6 +58,7 @@ RUN_BY = {
     "learner/objective/needs.py": "learner/objective/test_rules.py",
     "learner/objective/places.py": "learner/objective/stages/test_control.py",
     "learner/objective/policy_rules.py": "learner/objective/test_rules.py",
+    "learner/intake/failed_groups.py": "learner/intake/test_buffer.py",
     "learner/objective/run.py": "learner/objective/test_rules.py",
     "learner/objective/run_facts.py": "learner/objective/test_rules.py",
     "learner/objective/run_rules.py": "learner/objective/test_rules.py",

@@ -342,6 +342,28 @@ def test_a_requeued_group_that_is_out_at_the_end_is_dead_again(came: bool) -> No
     assert buffer.ledger.requeue(P, f"1-1-00000000.{P}"), "it may be carried out when the run goes on"
 
 
+PRESENT, OTHER = version_of(1, 0), version_of(2, 0)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("version", [0, PRESENT, OTHER])
+@pytest.mark.parametrize("small", [False, True])
+def test_an_order_that_other_weights_gave_up_is_made_again_on_policy(mode: Mode, version: int, small: bool) -> None:
+    """`tries` leases that died say nothing of weights, and neither does a prompt that is too long."""
+    buffer = make_buffer(mode, group_size=2, min_group=2)
+    buffer.newest_version = OTHER
+    if small and version:
+        missing = (Missing(1, MissingReason.REWARD, 5),)
+        came = entry(buffer.cursor - 1, make_response(version), missing=missing)
+    else:
+        header: dict[str, bytes | int | str] = {"kind": "tombstone"}
+        came = Entry("9-0", buffer.cursor - 1, 0, "tombstone", header, b"", "reward", "raised", "a1", version)
+    assert buffer.add(came)
+    again = mode is Mode.ON_POLICY and version == OTHER
+    assert buffer.outdated == [came.id] * again
+    assert buffer.ledger.reasons == ({} if again else {"reward": 1})
+
+
 def test_failed_responses_of_a_group_are_counted_once_however_often_it_is_read() -> None:
     buffer = make_buffer(group_size=2, min_group=1)
     response, lost = make_response(version_of(1, 0)), (Missing(1, MissingReason.REWARD, 5),)

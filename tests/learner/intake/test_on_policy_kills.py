@@ -53,6 +53,11 @@ def has_one_outcome(seq: int, digest: str) -> bool:
     return drawn("outcome", seq, digest) % 2 == 0
 
 
+def fails(seq: int, digest: str) -> bool:
+    """Whether no response can be made: the order is given up."""
+    return drawn("fails", seq, digest) % 6 == 0
+
+
 def trained_on(digest: str, batch: Trained) -> str:
     return hashlib.sha256(repr((digest, batch)).encode()).hexdigest()
 
@@ -64,6 +69,8 @@ def undisturbed() -> list[tuple[str, Trained]]:
         groups, replaced = list[tuple[int, int, tuple[int, ...]]](), 0
         while len(groups) < P:
             this = next(seq)
+            if fails(this, digest):
+                continue
             if has_one_outcome(this, digest) and replaced < REPLACED:
                 replaced += 1
             else:
@@ -133,7 +140,10 @@ class Life:
     def publish(self, place: int = 0) -> None:
         if self.held:
             order, begun = self.held.pop(place)
-            self.actor.publish(self.generated(order, begun), order)
+            if self.served >= order.min_version and fails(order.seq, self.storage.digests[self.served]):
+                self.actor.fail(order, "reward", "raised", version=begun)
+            else:
+                self.actor.publish(self.generated(order, begun), order)
 
     def publish_last(self) -> None:
         """What was taken last is ready first."""
@@ -264,15 +274,30 @@ def live(url: str, acts: Iterable[str]) -> None:
 
 
 def test_the_undisturbed_run_replaces_as_many_groups_as_it_may_and_fewer() -> None:
-    batches = [[seq for seq, _, _ in groups] for _, groups in undisturbed()]
-    replaced = [last[-1] - first[-1] - P for first, last in pairwise([[-1], *batches])]
-    assert min(replaced) < REPLACED == max(replaced)
+    history = undisturbed()
+    ends = [-1, *(groups[-1][0] for _, groups in history)]
+    failed = [
+        sum(fails(seq, digest) for seq in range(first + 1, last))
+        for (first, last), (digest, _) in zip(pairwise(ends), history, strict=True)
+    ]
+    replaced = [last - first - P - lost for (first, last), lost in zip(pairwise(ends), failed, strict=True)]
+    assert min(replaced) < REPLACED == max(replaced) and sum(failed) > 0
 
 
 @pytest.mark.parametrize("moment", KILLS)
 @pytest.mark.parametrize("batches", [0, 2])
 def test_a_kill_at_every_moment_changes_nothing(redis_server: str, moment: str, batches: int) -> None:
     live(redis_server, [*(*WORK, *WORK, *WORK, "train") * batches, *KILLS[moment]])
+
+
+def test_an_order_that_an_actor_gave_up_with_the_weights_of_an_earlier_batch_is_made_again(
+    redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor holds it through the death of a learner, whose successor begins before it, and comes too late."""
+    monkeypatch.setitem(globals(), "fails", lambda seq, digest: drawn("fails", 5, seq, digest) % 3 == 0)
+    batch = (*WORK, *WORK, *WORK, "train")
+    taken = ("load", "step", "take", "take", "take", "kill", "load", "step", "train", "step")
+    live(redis_server, [*batch, "commit", *batch, *taken, *("publish",) * 4])
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -168,16 +168,16 @@ def test_a_failed_order_becomes_a_tombstone(learner: LearnerPort, actor: ActorPo
     (entry,) = learner.admit(5, 0.0)
     assert (entry.kind, entry.seq, entry.reason, entry.actor) == ("tombstone", 0, "reward", "a1")
     assert entry.detail.startswith("ZeroDivisionError") and len(entry.detail) == 2000
-    assert decode_missing(entry.header) == ()
+    assert (decode_missing(entry.header), entry.version) == ((), 0)
 
 
-def test_a_tombstone_tells_which_responses_failed(learner: LearnerPort, actor: ActorPort) -> None:
+def test_a_tombstone_tells_which_responses_failed_and_by_which_weights(learner: LearnerPort, actor: ActorPort) -> None:
     issue(learner, 1)
     (order,) = actor.take(1, 0.0)
     lost = (Missing(0, MissingReason.REWARD, 7), Missing(1, MissingReason.ENGINE))
-    actor.fail(order, "reward", "", lost)
+    actor.fail(order, "reward", "", lost, version=VERSION)
     (entry,) = learner.admit(5, 0.0)
-    assert decode_missing(entry.header) == lost
+    assert (decode_missing(entry.header), entry.version) == (lost, VERSION)
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", "1:2:3", "99:1", "-1:1", "1:" + "9" * 5000, b"\xff", "2:5,"])
