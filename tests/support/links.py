@@ -34,8 +34,11 @@ class Fault(StrEnum):
 class Link:
     """The proxy, as a context manager."""
 
-    def __init__(self, server: str, delay_s: float = 0.2) -> None:
-        """Listen on a free port; `server` is the path of the server's socket."""
+    def __init__(self, server: str, delay_s: float = 0.2, receives: int | None = None) -> None:
+        """Listen on a free port; `server` is the path of the server's socket.
+
+        receives: bytes that may wait here to be passed on; None: as many as the system likes.
+        """
         self._server = server
         self._delay_s = delay_s
         self._fault = Fault.NONE
@@ -43,6 +46,10 @@ class Link:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if receives is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)  # of each that is accepted
+        self.sent = 0
+        """Bytes that clients have sent."""
         self.met = 0
         """Pieces that the present fault has hit."""
         self.tried = 0
@@ -107,6 +114,7 @@ class Link:
         with contextlib.suppress(OSError):
             while data := source.recv(PIECE):
                 self.met += self._fault is not Fault.NONE
+                self.sent += len(data) if source.family is socket.AF_INET else 0
                 if self._fault is Fault.HALF_OPEN:
                     dead.set()
                 if not dead.is_set():
