@@ -119,6 +119,22 @@ def test_a_cluster_is_refused(plain: Callable[..., int]) -> None:
         Broker.connect(f"redis://127.0.0.1:{port}", "r")
 
 
+@pytest.mark.parametrize(("version", "allowed"), [("6.0.16", False), ("6.2.0", True), ("10.0.0", True)])
+def test_a_server_that_is_too_old_is_refused(
+    plain: Callable[..., int], monkeypatch: pytest.MonkeyPatch, version: str, allowed: bool
+) -> None:
+    info = redis.Redis.info
+    monkeypatch.setattr(
+        redis.Redis, "info", lambda client, *section: {**info(client, *section), "redis_version": version}
+    )
+    url = f"redis://127.0.0.1:{plain()}"
+    if allowed:
+        return Broker.connect(url, "r").close()
+    with pytest.raises(ConfigError, match=f"is {version}") as refused:
+        Broker.connect(url, "r")
+    assert "6.2 or newer" in refused.value.fix
+
+
 def test_a_replica_is_refused_and_names_its_primary(plain: Callable[..., int]) -> None:
     port = plain("--replicaof", "127.0.0.1", "1")
     with pytest.raises(UnreachableError, match=r"is a replica of 127\.0\.0\.1:1"):

@@ -148,6 +148,17 @@ def test_a_request_is_open_until_it_is_answered(learner: LearnerPort, verb: Any)
     assert (now.requested_mode, now.requested_stop, now.note) == (None, False, "refused: inert")
 
 
+@pytest.mark.parametrize("fields", [{"id": "x"}, {"id": "x", "verb": "dance"}, {"verb": "stop"}, {"id": b"\xff"}])
+def test_a_request_that_is_none_of_this_program_asks_for_nothing(learner: LearnerPort, fields: Any) -> None:
+    """It may be of a later version: the learner answers it with a note."""
+    learner.broker.run(lambda client: client.hset(learner.broker.keys.request, mapping=fields))
+    asked = learner.control()
+    assert (asked.requested_mode, asked.requested_stop) == (None, False)
+    assert bool(asked.request) is ("id" in fields)
+    learner.set_control(asked.model_copy(update={"note": "not one of this program"}))
+    assert learner.control().request == ""
+
+
 def test_a_later_request_replaces_an_open_one_and_comes_after_an_answered_one(learner: LearnerPort) -> None:
     view = RunView(learner.broker)
     view.request("stop")
