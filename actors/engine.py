@@ -31,6 +31,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
+from isentrope.actors.deadlines import within
 from isentrope.actors.engine_host import POLL_S, EngineDiedError, EngineHost, EngineOptions, last_line
 from isentrope.actors.served import Judge
 from isentrope.errors import ConfigError, StorageError
@@ -48,7 +49,7 @@ SILENT_S = 60.0
 
 LOAD_S, LOAD_BYTES_PER_S = 120.0, 50e6
 """Longest load of a version, and the bytes of its weights that give it a second more: while it lasts, the engine is not
-asked whether it answers."""
+asked whether it answers. The files are read once before, for as long at most."""
 
 WARM_UP_TOKENS = 97
 """Tokens of the canary at start: vLLM compiles for each length, and canaries of a run are this long."""
@@ -75,7 +76,8 @@ class Engine:
         self._llm = llm
         self._host = host
         self._names = itertools.count()
-        self._load_lock = asyncio.Lock()
+        self._turns = asyncio.Lock()  # of loads, also of one whose caller was cancelled
+        self._load_lock = asyncio.Lock()  # while one changes the engine
         self._load_ends = math.inf  # by the loop's clock
         self._manifest: Manifest | None = None
         self._proof: Proof | None = None
@@ -205,20 +207,24 @@ class Engine:
         raise self._died()
 
     async def _load(self, manifest: Manifest) -> None:
-        async with self._load_lock:
+        limit_s = LOAD_S + sum(shard.size_bytes for shard in manifest.shards) / LOAD_BYTES_PER_S
+        async with self._turns:
             problem: StorageError | None = None
             paths: list[Path] = []
             try:
-                paths = await asyncio.to_thread(verify, manifest)
+                paths = await within(limit_s, verify, manifest)  # the engine goes on, and is asked for answers
             except StorageError as error:
                 problem = error
-            with self._limited(LOAD_S + sum(shard.size_bytes for shard in manifest.shards) / LOAD_BYTES_PER_S):
-                await self._pause()
-                if problem is not None:
-                    raise problem
-                proof = await self._update(manifest, paths)
-                await self._call(self._llm.resume_generation())
-            self._manifest, self._proof = manifest, proof
+            except TimeoutError:
+                problem = _unread(manifest, limit_s)
+            async with self._load_lock:
+                with self._limited(limit_s):
+                    await self._pause()
+                    if problem is not None:
+                        raise problem
+                    proof = await self._update(manifest, paths)
+                    await self._call(self._llm.resume_generation())
+                self._manifest, self._proof = manifest, proof
 
     @contextlib.contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:
@@ -344,6 +350,14 @@ def _retrieve(task: "asyncio.Task[None]") -> None:
     """Take a task's error, which asyncio reports otherwise when the caller was cancelled and nobody awaits it."""
     if not task.cancelled():
         task.exception()
+
+
+def _unread(manifest: Manifest, limit_s: float) -> StorageError:
+    return StorageError(
+        f"version {manifest.version} could not be read for {limit_s:.0f} s",
+        where=manifest.folder,
+        fix="see the disk, or the network that it lies behind",
+    )
 
 
 def _table_of(manifest: Manifest) -> dict[str, str]:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import Mock, create_autospec
 
@@ -17,7 +18,7 @@ from isentrope.errors import ConfigError, StorageError, UnreachableError
 from isentrope.rollout.wire.proof import TensorFacts
 from isentrope.rollout.wire.tensor_bits import bits_of
 from isentrope.rollout.wire.types import Int32
-from isentrope.rollout.wire.weights import make_manifest, shard_of
+from isentrope.rollout.wire.weights import Manifest, make_manifest, shard_of
 
 if TYPE_CHECKING:
     from isentrope.actors.engine import Engine, Sample
@@ -74,21 +75,26 @@ class _Supply:
 
 
 class _Stuck:
-    """What an engine calls of vLLM, which never answers a pause."""
+    """What an engine calls of vLLM, which answers a pause only if it is told to."""
 
     errored = False
+    model_config = SimpleNamespace(model="stuck")
 
     def __init__(self) -> None:
         from vllm.v1.engine.utils import CoreEngineProcManager
 
-        self.asked = asyncio.Event()
+        self.asked, self.may_pause, self.probed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.engine_core = Mock()
         self.engine_core.resources.engine_manager = create_autospec(CoreEngineProcManager, instance=True)
         self.engine_core.resources.engine_manager.finished_procs.return_value = {}
 
     async def pause_generation(self, **_: object) -> None:
         self.asked.set()
-        await asyncio.Event().wait()
+        await self.may_pause.wait()
+
+    async def get_weight_version(self) -> str:
+        self.probed.set()
+        return ""
 
 
 async def _answers(engine: "Engine", count: int) -> None:
@@ -425,3 +431,69 @@ async def _end_during_a_load(version: Version) -> list[object]:
 
 def test_an_end_during_a_load_reports_no_death(versions: list[Version]) -> None:
     assert asyncio.run(_end_during_a_load(versions[0])) == []
+
+
+def test_files_that_cannot_be_read_in_time_are_named_and_the_engine_is_asked_for_answers_meanwhile(
+    versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isentrope.actors import engine as module
+
+    async def load() -> None:
+        reads, over = asyncio.Event(), asyncio.Event()
+
+        async def within(seconds: float, function: object, argument: object) -> None:
+            assert seconds > module.LOAD_S and function is module.verify
+            reads.set()
+            await over.wait()
+            raise TimeoutError
+
+        monkeypatch.setattr(module, "within", within)
+        monkeypatch.setattr(module, "PROBE_S", 0.0)
+        llm = _Stuck()
+        llm.may_pause.set()
+        engine = module.Engine(cast("Any", llm), Mock(), Mock())
+        loading = asyncio.create_task(engine.load(versions[0].manifest))
+        await until(reads.is_set, "the reading of the files")
+        llm.probed.clear()
+        await until(llm.probed.is_set, "a question to the engine")
+        over.set()
+        with pytest.raises(StorageError, match="could not be read for 120 s") as raised:
+            await loading
+        assert raised.value.where == versions[0].manifest.folder and engine.version == 0
+        await engine.close()
+
+    asyncio.run(load())
+
+
+def test_loads_come_in_their_order_also_when_the_files_of_the_second_are_read_faster(
+    versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller of the first was cancelled: it goes on, and must not come after the second."""
+    from isentrope.actors import engine as module
+
+    asked: list[int] = []
+
+    async def load() -> None:
+        over = asyncio.Event()
+
+        async def within(seconds: float, function: object, manifest: Manifest) -> None:
+            asked.append(manifest.version)
+            if manifest.version == versions[0].manifest.version:
+                await over.wait()
+            raise TimeoutError
+
+        monkeypatch.setattr(module, "within", within)
+        llm = _Stuck()
+        llm.may_pause.set()
+        engine = module.Engine(cast("Any", llm), Mock(), Mock())
+        loads = [asyncio.create_task(engine.load(version.manifest)) for version in versions[:2]]
+        await until(lambda: asked, "the reading of the first files")
+        loads[0].cancel()
+        await asyncio.wait({loads[0]})
+        over.set()
+        with pytest.raises(StorageError, match=f"version {versions[1].manifest.version} could not be read"):
+            await loads[1]
+        await engine.close()
+
+    asyncio.run(load())
+    assert asked == [version.manifest.version for version in versions[:2]]
