@@ -35,8 +35,11 @@ class Actor:
         """Its leases were taken away; it still publishes what it has."""
         self.port = self._join()
 
-    def take(self, count: int) -> None:
-        self._held += [(self.port, order) for order in self.port.take(count, 0.0)]
+    def take(self, count: int) -> set[int]:
+        """Returns the seqs of the orders."""
+        taken = self.port.take(count, 0.0)
+        self._held += [(self.port, order) for order in taken]
+        return {order.seq for order in taken}
 
     def lose_take(self) -> None:
         """A read whose reply is lost: the orders are leased, and nobody knows."""
@@ -54,10 +57,12 @@ class Actor:
 
     def publish(self, how: str = "") -> None:
         """Finish the oldest order. `how`: twice (a lost reply), poison, fail."""
-        manifest = self.port.view.weights()
-        if not self._held or manifest is None or manifest.version < self._held[0][1].min_version:
+        if not self._held:
             return
         port, order = self._held[0]
+        manifest = self.port.view.weights()
+        if manifest is None or manifest.version < order.min_version:
+            return
         if how == "fail":
             result = port.fail(order, "reward", "")
         elif how == "poison":

@@ -1,4 +1,4 @@
-"""The delivery protocol as a state machine: rules are what may happen, invariants what must hold after each.
+"""The delivery protocol as a state machine: what may happen (`protocol_acts.py`), and what must hold after each act.
 
 `test_protocol_machine.py` says what it is for and how long it runs.
 """
@@ -9,48 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from protocol_actors import Actor
+from protocol_acts import ACTS, FREE, PRICE, Act
 from protocol_model import MAX_TRIES, SPEC, TIGHT, CrashError, Learner, Storage, act_as_zombie, check_learner
 from protocol_site import Site
 
 from isentrope.errors import BrokerChangedError, FencedError
 from isentrope.rollout.wire.control import Mode
-
-PRICE = 3
-"""Productive rules between two faults."""
-
-LEARNER_FAULTS = ["crash", "crash before plan", "crash after plan", "crash after update"]
-COMMIT_FAULTS = ["before write", "before pointer", "before script", "inside script", "after script"]
-ACTOR_FAULTS = [
-    "twice",
-    "poison",
-    "fail",
-    "dies",
-    "dies and is reaped",
-    "lease race",
-    "lost reply",
-    "lost reply found",
-]
-BROKER_FAULTS = ["kill", "roll back", "lose"]
-ZOMBIE_ACTS = ["read", "issue", "plan", "announce", "commit", "commit", "reconcile", "meet"]
-STEPS = [
-    "issue",
-    "take",
-    "publish",
-    "read",
-    "train",
-    "retire all",
-    "shed",
-    "poison",
-    "requeue",
-    "sweep",
-    "hand back",
-    "reap",
-    "refresh",
-    "start",
-    "save",
-]
 
 
 class Protocol(RuleBasedStateMachine):
@@ -59,7 +25,6 @@ class Protocol(RuleBasedStateMachine):
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.site = site
-        self.storage = Storage()
         self.announced: dict[int, tuple[int, str]] = {}
         self.mode = Mode.ASYNC
         self.learner: Learner | None = None
@@ -67,26 +32,25 @@ class Protocol(RuleBasedStateMachine):
         self.gone: set[str] = set()
         self.kept = True
         self.expected: dict[int, str] = {}
-        self.committed: list[int] = [0]
+        self.committed: list[tuple[str, int]] = []
+        """Names and batches of the checkpoints that the broker knows of."""
         self.credit = 0
 
     @initialize(tight=st.booleans())
     def begin(self, tight: bool) -> None:
         self.spec = TIGHT if tight else SPEC
         self.site.reset()
+        self.storage = Storage(self.site.folder / "run")
         self.broker = self.site.connect()
         self.actors = [Actor(self.broker, name) for name in "ab"]
         self.start()
 
     def live(self, act: Callable[[Learner], object]) -> None:
-        """Lets the live learner act, as its loop would: a broker that came back is met first."""
-        learner = self.learner
-        if learner is None:
+        """Lets the live learner act, as its loop would; its feeder meets a broker that came back."""
+        if self.learner is None:
             return
         try:
-            act(learner)
-        except BrokerChangedError:
-            learner.meet()
+            act(self.learner)
         except CrashError:
             self.crash()
 
@@ -98,14 +62,25 @@ class Protocol(RuleBasedStateMachine):
     def commit(self, crash: str = "") -> None:
         def act(learner: Learner) -> None:
             learner.checkpoint(crash)
-            self.committed.append(learner.durable.number)
+            self.committed.append((learner.storage.readable()[0], learner.batch))
             self.kept = self.kept or not learner.uncommitted
 
         self.live(act)
 
+    # --- acts
+
+    @rule(act=ACTS)
+    def act(self, act: Act) -> None:
+        """One thing happens; before a fault, enough work to pay for it."""
+        name, arguments = act
+        if name not in FREE:
+            if self.credit < PRICE:
+                self.work(PRICE - self.credit, save=False, commit=False)
+            self.credit = 0
+        getattr(self, name)(**arguments)
+
     # --- work
 
-    @rule(rounds=st.integers(1, 5), save=st.booleans(), commit=st.booleans())
     def work(self, rounds: int, save: bool, commit: bool) -> None:
         self.start()
         if save:
@@ -117,15 +92,19 @@ class Protocol(RuleBasedStateMachine):
             self.commit()
 
     def round(self) -> None:
+        self.gather()
+        self.live(Learner.train)
+        self.live(Learner.requeue)
+
+    def gather(self) -> None:
+        """Have groups made and read."""
         self.live(Learner.issue)
         for actor in self.actors:
             actor.take(2)
             actor.publish()
             actor.publish()
-        self.live(lambda learner: learner.read(4))
-        self.live(Learner.train)
+        self.live(Learner.read)
 
-    @rule(what=st.sampled_from(STEPS), who=st.integers(0, 1))
     def step(self, what: str, who: int) -> None:
         """One small thing at a time, in any order."""
         actor = self.actors[who]
@@ -133,11 +112,10 @@ class Protocol(RuleBasedStateMachine):
             "issue": lambda: self.live(Learner.issue),
             "take": lambda: actor.take(2),
             "publish": actor.publish,
-            "read": lambda: self.live(lambda learner: learner.read(2)),
+            "read": lambda: self.live(Learner.read),
             "train": lambda: self.live(Learner.train),
             "retire all": lambda: self.live(Learner.retire_all),
             "shed": lambda: self.live(Learner.shed),
-            "poison": lambda: self.live(Learner.poison),
             "requeue": self.requeue,
             "sweep": lambda: self.live(Learner.sweep),
             "hand back": actor.hand_back,
@@ -145,20 +123,20 @@ class Protocol(RuleBasedStateMachine):
             "refresh": actor.refresh,
             "start": self.start,
             "save": self.site.save,
+            Mode.ASYNC: lambda: self.switch(Mode.ASYNC),
+            Mode.ON_POLICY: lambda: self.switch(Mode.ON_POLICY),
         }
         self.credit += 1
         steps[what]()
 
-    @rule(mode=st.sampled_from(Mode))
     def switch(self, mode: Mode) -> None:
         self.mode = mode
         self.live(lambda learner: learner.set_mode(mode))
 
     def requeue(self) -> None:
         """An operator marks what is dead, whether a learner lives or not."""
-        dead = self.storage.dead
-        names = {name for letter in self.storage.letters for seq, name in letter.items() if seq in dead}
-        self.storage.marks |= names
+        for name in self.storage.dead.values():
+            self.storage.letters.requeue(name)
         self.live(Learner.requeue)
 
     def reap(self) -> None:
@@ -174,36 +152,35 @@ class Protocol(RuleBasedStateMachine):
 
     def load(self) -> Learner:
         learner = Learner(self.site.connect(), self.storage, self.announced, self.mode, self.spec)
-        while self.committed[-1] in self.storage.unreadable:
+        while self.committed and not self.storage.is_readable(self.committed[-1][0]):
             self.committed.pop()
-        begins, committed = learner.durable, self.storage.checkpoints[self.committed[-1]]
-        assert len(begins.lineage) >= len(committed.lineage), "I9: started behind the last committed checkpoint"
+        known = self.committed[-1][1] if self.committed else 0
+        assert learner.batch >= known, "I9: started behind the last committed checkpoint"
         return learner
 
     def fence(self) -> None:
         assert self.learner is not None
+        began = self.learner.batch
         self.learner.start()
         for batch, weights in self.expected.items():
-            if batch > len(self.learner.durable.lineage):
+            if batch > began:
                 assert self.learner.reached.get(batch) == weights, f"I7: batch {batch} was trained otherwise before"
         self.expected = {}
 
     # --- faults
 
-    solvent = precondition(lambda self: self.credit >= PRICE)
-
-    @solvent
-    @rule(who=st.integers(0, 1), how=st.sampled_from(ACTOR_FAULTS))
     def actor_fault(self, who: int, how: str) -> None:
-        self.credit = 0
         self.live(Learner.issue)
         actor = self.actors[who]
-        actor.take(2)
+        taken = actor.take(2)
         match how:
-            case "dies" | "dies and is reaped":
+            case "dies":
                 self.gone.add(actor.die())
-                if how == "dies and is reaped":
-                    self.reap()
+            case "dies and is reaped":
+                self.gone.add(actor.die())
+                self.reap()
+            case "dies too often":
+                self.die_too_often(actor, taken)
             case "lease race":  # a reaper at idle 0, while the owner lives
                 self.broker.call("reap", actor.port.actor, "", MAX_TRIES)
                 actor.rejoin()
@@ -216,46 +193,53 @@ class Protocol(RuleBasedStateMachine):
             case _:
                 actor.publish(how)
 
-    @solvent
-    @rule(how=st.sampled_from(LEARNER_FAULTS))
+    def die_too_often(self, actor: Actor, taken: set[int]) -> None:
+        """Every actor that has the same orders dies."""
+        for _ in range(MAX_TRIES - 1):
+            self.gone.add(actor.die())
+            self.reap()
+            taken &= actor.take(2)
+        self.gone.add(actor.die())
+        self.reap()
+        marks = self.broker.run(lambda client: client.hgetall(self.broker.keys.pub))
+        for seq in taken:
+            assert marks[b"%d" % seq].startswith(b"done:"), f"I11: seq {seq} may kill actors without end"
+
     def learner_fault(self, how: str) -> None:
-        self.credit = 0
         self.live(lambda learner: learner.train(how.removeprefix("crash").strip()))
         if self.learner is not None:
             self.crash()
 
-    @solvent
-    @rule(how=st.sampled_from(COMMIT_FAULTS))
     def commit_fault(self, how: str) -> None:
-        self.credit = 0
         self.commit(how)
 
-    @solvent
-    @rule(count=st.integers(1, 3))
+    def poisoned_batch(self, letters: int, commit: bool) -> None:
+        """A batch has killed the ranks too often; an operator has its groups trained, and they kill them again."""
+        for letter in range(letters):
+            if letter:
+                self.requeue()
+            self.gather()
+            self.live(Learner.poison)
+            if commit:
+                self.commit()
+
     def read_reply_lost(self, count: int) -> None:
-        self.credit = 0
         self.live(Learner.issue)
         self.actors[0].take(1)
         self.actors[0].publish()
         traj = self.broker.keys.traj
         self.broker.group_read(lambda client: client.xreadgroup("learner", "learner", {traj: ">"}, count))
 
-    @solvent
-    @rule()
     def checkpoint_unreadable(self) -> None:
         """The newest one is damaged, and the learner has to start again."""
-        self.credit = 0
-        self.learner = None
-        newest = self.storage.load().number
-        if newest:
-            self.storage.unreadable.add(newest)
-        self.expected, self.kept = {}, False
+        newest, *others = self.storage.readable() or [""]
+        if others:  # else the run ends, and says why
+            self.learner = None
+            self.storage.damage(newest)
+            self.expected, self.kept = {}, False
 
-    @solvent
-    @rule(meanwhile=st.lists(st.sampled_from(["train", "commit", "issue", "read"]), max_size=3))
     def take_over(self, meanwhile: list[str]) -> None:
         """A new learner starts while the old one lives; the old one goes on until the new one has fenced."""
-        self.credit = 0
         self.start()
         old = self.learner
         assert old is not None
@@ -264,35 +248,40 @@ class Protocol(RuleBasedStateMachine):
             "train": old.train,
             "commit": old.checkpoint,
             "issue": old.issue,
-            "read": lambda: old.read(2),
+            "read": old.read,
         }
-        with contextlib.suppress(BrokerChangedError):
+        finished = self.storage.finished()
+        with contextlib.suppress(FencedError):
             for act in meanwhile:
                 acts[act]()
-        self.expected = dict(old.reached) if self.kept and "commit" not in meanwhile else {}
+        assert self.storage.finished() == finished, "I8: a checkpoint was finished after a newer claim"
+        self.expected = dict(old.reached) if self.kept else {}
         self.zombies.append(old)
         self.learner = new
         self.fence()
 
-    @precondition(lambda self: self.zombies)
-    @rule(act=st.sampled_from(ZOMBIE_ACTS))
-    def zombie_acts(self, act: str) -> None:
+    def zombie_acts(self, what: str) -> None:
+        """The oldest one acts, until it learns that it was replaced."""
+        if not self.zombies:
+            return
         try:
-            act_as_zombie(self.zombies[0], act)
+            act_as_zombie(self.zombies[0], what)
         except BrokerChangedError:
             pass  # it has not met the broker yet
         except FencedError:
             self.zombies.pop(0)
 
-    @solvent
-    @rule(how=st.sampled_from(BROKER_FAULTS), crash=st.booleans())
-    def broker_fault(self, how: str, crash: bool) -> None:
-        self.credit = 0
+    def broker_fault(self, how: str, crash: bool, first: str | None) -> None:
+        """`first`: what a learner that was just replaced tries before others meet the broker again."""
+        if first is not None:
+            self.take_over([])
         if crash and self.learner is not None:
             self.crash()
         {"kill": self.site.kill, "roll back": self.site.roll_back, "lose": self.site.lose}[how]()
         if how != "kill":
             self.expected, self.kept = {}, False
+        if first is not None:
+            self.zombie_acts(first)
 
     # --- what must hold
 
@@ -329,7 +318,7 @@ class Protocol(RuleBasedStateMachine):
         self.round()
         learner = self.learner
         assert learner is not None
-        batch, issued = learner.batch + 3, set(range(learner.port.view.cursor()))
+        batch, issued = learner.batch + 3, range(learner.port.view.cursor())
         for _ in range(60):
             self.reap()
             for actor in self.actors:
@@ -337,7 +326,7 @@ class Protocol(RuleBasedStateMachine):
             self.live(Learner.sweep)
             self.round()
             self.every_seq_once()
-            if learner.batch >= batch and issued <= learner.trained | learner.retired.keys():
+            if learner.batch >= batch and all(map(learner.ledger.known, issued)):
                 self.commit()
                 self.bytes_add_up()
                 return
@@ -347,8 +336,8 @@ class Protocol(RuleBasedStateMachine):
         """Everything that can explain a standstill."""
         assert self.learner is not None
         keys, run = self.broker.keys, self.broker.run
-        lines = [f"learner {self.learner.incarnation}: batch {self.learner.batch}, lwm {self.learner.durable.lwm}"]
-        lines.append(f"trained {sorted(self.learner.trained)}, retired {self.learner.retired}")
+        lines = [f"learner {self.learner.incarnation}: {self.learner.ledger.state()}"]
+        lines.append(f"trained {self.learner.weights.lineage}, held {sorted(self.learner.feeder._buffer._held)}")
         for name in ("cursor", "lwm", "ctl", "incarnation"):
             lines.append(f"{name}: {run(lambda c, name=name: c.get(getattr(keys, name)))}")
         for stream in (keys.work, keys.work_hi, keys.traj):

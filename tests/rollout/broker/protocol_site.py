@@ -14,9 +14,9 @@ from isentrope.rollout.broker.connection import Broker
 class Site:
     """A server that can be killed, set back and wiped."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str = "") -> None:
         self.folder = folder
-        self.server = RedisServer(fsync="always")
+        self.server = RedisServer(fsync="always", binary=Path(program) if program else None)
         self.server.start(folder / "data")
         self.brokers: list[Broker] = []
 
