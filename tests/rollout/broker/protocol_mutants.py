@@ -75,6 +75,13 @@ def drop_what_is_trained(feeder: Feeder) -> None:
     feeder.call(lambda port: port.discard([entry for entry in entries if entry in feeder._buffer._uncommitted]))
 
 
+def add_unchecked(buffer: Buffer, entry: Entry) -> bool:
+    """Adds an entry, whatever the ledger says of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "known", lambda ledger, seq: False)
+        return ADD(buffer, entry)
+
+
 def sweep_at_start_alone(port: LearnerPort) -> list[Entry]:
     return [] if port._handed else PENDING(port)
 
@@ -84,6 +91,7 @@ def requeue_often(ledger: Ledger, seq: int, requeue: str) -> bool:
     return REQUEUE(ledger, seq, requeue)
 
 
+ADD = Buffer.add
 FINISH = CheckpointStore.finish
 REQUEUE = Ledger.requeue
 REFENCE = LearnerPort.refence
@@ -102,7 +110,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no tombstones (C8)": script("reap", "elseif open then", "elseif false then"),
     "claims are not checked at reconnection (C18)": method(LearnerPort, "refence", refence_blindly),
     "the server's process is not pinned": method(Broker, "pin", nothing),
-    "no ledger check": method(Ledger, "known", lambda ledger, seq: False),
+    "no ledger check": method(Buffer, "add", add_unchecked),
     "what is trained is dropped before the commit": method(Feeder, "trained", drop_what_is_trained),
     "no replay": method(Buffer, "queue_replays", lambda buffer, plans: 0),
     "no reconcile": method(Feeder, "_reconcile", nothing),
