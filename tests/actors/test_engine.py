@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 LOGP_TOLERANCE = 1e-4
+CACHE_GIB = 0.001
+"""Key-value cache for nine pages of 128 tokens of the tiny model."""
 PROMPT = np.array([1, 10, 43, 5, 44, 16, 37, 24, 45], np.int32)
 
 
@@ -313,34 +316,88 @@ def test_starting_can_be_cancelled_and_leaves_nothing(
     assert engine.alive
 
 
-def test_an_engine_that_answers_no_more_is_ended(
-    runner: asyncio.Runner,
-    engine: "Engine",
-    model_dir: Path,
-    versions: list[Version],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """An engine of its own, stopped in the middle of a response."""
-    from isentrope.actors import engine as module
+class _Own:
+    """An engine of its own, with room for few tokens, which is started when a test needs one, and which it may end."""
 
-    before = _engines()
+    def __init__(self, model_dir: Path, version: Version) -> None:
+        self.engine: Engine | None = None
+        self._model_dir = model_dir
+        self._version = version
+
+    async def serving(self) -> "tuple[Engine, psutil.Process]":
+        """The engine, and its process."""
+        from isentrope.actors.engine import Engine, EngineOptions
+
+        if self.engine is None or not self.engine.alive:
+            before = _engines()
+            options = EngineOptions(str(self._model_dir), "float32", max_model_len=512, kv_cache_gib=CACHE_GIB)
+            self.engine = await Engine.start(options)
+            (self._process,) = _engines() - before
+        await self.engine.load(self._version.manifest)
+        return self.engine, self._process
+
+    async def is_gone(self) -> None:
+        """Wait for the end of an engine that has died."""
+        assert self.engine is not None and not self.engine.alive and self.engine.version == 0
+        await self.engine.close()
+        await until(lambda: not is_alive(self._process), "the end of its process")
+
+
+@pytest.fixture(scope="module")
+def own(runner: asyncio.Runner, engine: "Engine", model_dir: Path, versions: list[Version]) -> Iterator[_Own]:
+    """Tests that end it come last, and those before them share it."""
+    own = _Own(model_dir, versions[0])
+    yield own
+    if own.engine is not None:
+        runner.run(own.engine.close())
+
+
+def test_bits_are_those_of_a_request_alone_also_after_it_had_to_leave_the_cache(
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version], own: _Own
+) -> None:
+    """Eight requests whose prompts fill the small cache: as they grow, some are thrown out, and computed anew."""
+    source = random.Random(1)
+    prompts = [np.array([1, *source.choices(range(3, 46), k=99)], np.int32) for _ in range(8)]
+
+    async def one(engine: "Engine", seed: int) -> tuple[bytes, bytes]:
+        (sample,) = await _generate(engine, prompts[seed], [seed], 200)
+        return sample.tokens.tobytes(), sample.logp.tobytes()
+
+    async def everything() -> list[list[tuple[bytes, bytes]]]:
+        await engine.load(versions[0].manifest)
+        small, _ = await own.serving()
+        cache = small._llm.vllm_config.cache_config
+        alone = [await one(engine, seed) for seed in range(8)]
+        pages = sorted(-(-(len(prompts[0]) + len(tokens) // 4) // cache.block_size) for tokens, _ in alone)
+        assert cache.num_gpu_blocks is not None
+        assert 8 < cache.num_gpu_blocks < sum(min(each, 2) for each in pages), "all begin, and not all can go on"
+        together = [await asyncio.gather(*(one(each, seed) for seed in range(8))) for each in (engine, small)]
+        return [alone, *together]
+
+    alone, together, crowded = runner.run(everything())
+    assert len(set(alone)) == 8
+    assert together == alone
+    assert crowded == alone
+
+
+def test_an_engine_that_answers_no_more_is_ended(
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version], own: _Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of a response."""
+    from isentrope.actors import engine as module
 
     async def stop() -> None:
         monkeypatch.setattr(module, "PROBE_S", 0.5)
-        silent = await module.Engine.start(module.EngineOptions(str(model_dir), "float32", max_model_len=512))
-        await silent.load(versions[0].manifest)
+        silent, process = await own.serving()
         supply = _Supply(silent, together=100, max_tokens=400)
         await supply.finished(1)
-        (process,) = _engines() - before
         process.suspend()
         monkeypatch.setattr(module, "SILENT_S", 1.0)  # not before: a slow machine may take as long to answer
         with pytest.raises(module.EngineDiedError):
             await supply.rest()
         with pytest.raises(module.EngineDiedError):
             await silent.load(versions[1].manifest)
-        assert not silent.alive
-        await silent.close()
-        await until(lambda: not is_alive(process), "the end of its process")
+        await own.is_gone()
 
     async def beside_a_load() -> None:
         async with engine._load_lock:  # during a load the engine of all tests is not asked whether it answers
@@ -350,28 +407,18 @@ def test_an_engine_that_answers_no_more_is_ended(
 
 
 def test_an_engine_that_hangs_in_a_load_is_ended(
-    runner: asyncio.Runner,
-    engine: "Engine",
-    model_dir: Path,
-    versions: list[Version],
-    monkeypatch: pytest.MonkeyPatch,
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version], own: _Own, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In training a version arrives before a probe is due: the load alone must find it out."""
     from isentrope.actors import engine as module
 
-    before = _engines()
-
     async def hang() -> None:
-        silent = await module.Engine.start(module.EngineOptions(str(model_dir), "float32", max_model_len=512))
-        await silent.load(versions[0].manifest)
-        (process,) = _engines() - before
+        silent, process = await own.serving()
         process.suspend()
         monkeypatch.setattr(module, "LOAD_S", 1.0)
         with pytest.raises(module.EngineDiedError):
             await silent.load(versions[1].manifest)
-        assert not silent.alive and silent.version == 0
-        await silent.close()
-        await until(lambda: not is_alive(process), "the end of its process")
+        await own.is_gone()
 
     runner.run(hang())
     assert engine.alive
