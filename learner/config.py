@@ -129,8 +129,9 @@ class LearnerConfig(Section):
     go back to."""
     retain: Literal["none", "groups"] = "none"
     """Part of each trained batch that stays in the run's folder. `none`: nothing. `groups`: plan and groups, for
-    `isentrope replay`; 9 bytes for each token of a response and 220 for the response, and nothing deletes them. Set
-    late, only what is trained from then on can be repeated, from a checkpoint."""
+    `isentrope replay` and `isentrope train --only train`; 9 bytes for each token of a response and 220 for the
+    response, and nothing deletes them. Set late, only what is trained from then on can be repeated, from a checkpoint,
+    and no other run can train them."""
     poison_after: Annotated[int, Field(ge=0)] = 2
     """Deaths of ranks, one after another and all while they trained the same batch, after which its groups are retired
     as `poison`: they go to the dead letters (`isentrope dlq`), and training goes on with others. 0: never. Too low

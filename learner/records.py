@@ -1,5 +1,4 @@
-"""The files of a run's folder: for each its name, and the type of the file or of its lines. Writers and readers share
-these types. The docstring below a key states its meaning and unit."""
+"""Names and types of the files of a run's folder. The docstring below a key states its meaning and unit."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -150,13 +149,15 @@ class RunRecord(FileRecord):
     """File of the certificate authorities of a broker by TLS; empty: the system's."""
     insecure: bool
     """True if a broker on another host may have no password."""
+    only: str
+    """Part of training that this run does, as `--only` has it: `train` or `rollout`; empty: all of it."""
+    groups_of: str
+    """Folder of the run whose kept groups are trained, without a broker and actors; empty: actors make them."""
 
 
 class BatchRow(FileRecord):
-    """One trained batch: a line of `metrics.jsonl`. Written by rank 0 of the learner.
-
-    Equal runs have equal lines but for `time`, `process`, and the entropy law of an objective that replaces groups.
-    """
+    """One trained batch: a line of `metrics.jsonl`. Written by rank 0 of the learner. Equal runs have equal lines but
+    for `time`, `process`, and the entropy law of an objective that replaces groups."""
 
     FILE = "metrics.jsonl"
     INDISPENSABLE = frozenset({"batch", "mode", "reward", "entropy", "tokens"})
@@ -325,6 +326,8 @@ class Summary(FileRecord):
     """Presets of the objective, joined by ` + `."""
     seed: int | None
     """Seed of the run."""
+    groups_of: str | None
+    """Folder of the run whose kept groups were trained; empty: actors have made them."""
     batches: int
     """Trained batches."""
     reward_first: float | None

@@ -79,13 +79,13 @@ class TrainingEngine:
     @torch.no_grad()
     def statistics(self, packed: Packed) -> plain.Moments:
         """Return statistics of the present policy, without gradient: [n, T] each, on the CPU, 0 off the responses."""
-        moments = self._engine(packed, self._moments)
+        moments = self._engine(packed, plain_moments(self._temperature))
         return plain.Moments(*(packed.to_padded(values).cpu() for values in moments))
 
     @torch.no_grad()
     def logp(self, tokens: Sequence[int]) -> list[float]:
         """Return the log-probability of every token but the first at temperature 1, whatever that of sampling is."""
-        values: Tensor = self._engine(pack_row(tokens, self.device), _plain_logp)
+        values: Tensor = self._engine(pack_row(tokens, self.device), plain_logp)
         return values.tolist()
 
     def update(self, micro_batches: Sequence[Packed], loss: Loss) -> UpdateFacts:
@@ -153,9 +153,6 @@ class TrainingEngine:
 
         return guarded
 
-    def _moments(self, logits: Tensor, targets: Tensor) -> plain.Moments:
-        return plain.moments(logits, targets, self._temperature)
-
     def _apply(self) -> tuple[bool, float]:
         """Apply the update. DeepSpeed discards non-finite gradients, except with stage 0's optimizer in fp32."""
         if self._config.zero_stage == 0 and self.dtype == torch.float32:
@@ -210,7 +207,13 @@ class _OneByOne(torch.nn.Module):
             yield each
 
 
-def _plain_logp(logits: Tensor, targets: Tensor) -> Tensor:
+def plain_moments(temperature: float) -> Callable[[Tensor, Tensor], plain.Moments]:
+    """Return the function from logits and targets to statistics at a temperature."""
+    return lambda logits, targets: plain.moments(logits, targets, temperature)
+
+
+def plain_logp(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probabilities of targets at temperature 1."""
     return plain.logp_entropy(logits, targets)[0]
 
 

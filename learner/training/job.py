@@ -13,7 +13,8 @@ class LearnerJob:
     """One run, the same for every rank; only rank 0 uses the broker.
 
     url: the broker's, which may hold a password and is therefore not shown. insecure: allow a server on another host
-    without one. here: the facts with paths of this machine; None: those of `spec`, which the run announces.
+    without one. here: the facts with paths of this machine; None: those of `spec`, which the run announces. trains:
+    False: groups are made and kept, and the weights stay as they are.
     """
 
     spec: RunSpec
@@ -22,6 +23,7 @@ class LearnerJob:
     url: str = field(repr=False)
     insecure: bool = False
     here: RunSpec | None = None
+    trains: bool = True
 
     @property
     def local(self) -> RunSpec:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from isentrope.errors import FencedError, IsentropeError, OutcomeError
+from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.job import LearnerJob
@@ -27,11 +28,7 @@ def train(job: LearnerJob) -> None:
             that one's too, and the other ranks return.
         OutcomeError: on rank 0, if the run has ended and the disk refuses the outcome; the other ranks return.
     """
-    collectives = Collectives(job.config.collective_timeout_s)
-    run_folder = Path(job.local.run_folder)
-    merged = load_objective(job.config.method, job.config.objective, run_folder)
-    objective = build(merged, run_folder, max_new_tokens=job.spec.sampling.max_new_tokens)
-    rank_group = RankGroup(job, objective, collectives)
+    collectives, objective, rank_group = open_ranks(job)
     try:
         if collectives.rank:
             rank_group.follow()
@@ -46,3 +43,12 @@ def train(job: LearnerJob) -> None:
         if not isinstance(error, IsentropeError):
             collectives.roll_call(rank_group.doing)
         raise
+
+
+def open_ranks(job: LearnerJob) -> tuple[Collectives, Objective, RankGroup]:
+    """Join the other ranks; return the way to them, the objective, and the group that carries out orders."""
+    collectives = Collectives(job.config.collective_timeout_s)
+    run_folder = Path(job.local.run_folder)
+    merged = load_objective(job.config.method, job.config.objective, run_folder)
+    objective = build(merged, run_folder, max_new_tokens=job.spec.sampling.max_new_tokens)
+    return collectives, objective, RankGroup(job, objective, collectives)

@@ -26,6 +26,7 @@ from isentrope.learner.training.checkpoint_store import FileFacts, facts_of, ver
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.deepspeed_engine import TrainingEngine
 from isentrope.learner.training.fault_points import crash_point
+from isentrope.learner.training.frozen_engine import FrozenEngine
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.model import Policy, load_policy
 from isentrope.learner.training.rank_change import convert, discard, ranks_of
@@ -73,7 +74,7 @@ class RankOrder(Generic[A, R]):
 class _Network:
     """Result of `build`."""
 
-    engine: TrainingEngine
+    engine: TrainingEngine | FrozenEngine
     reference: ReferencePolicy | None
     """None: the objective needs none."""
     trainer: Trainer
@@ -115,7 +116,9 @@ class RankGroup:
 
     def build(self, checkpoint: Path | None, refreshed_at: int | None) -> None:
         """Build network and optimizer, from `checkpoint` or new, and the reference if the objective needs one: the
-        model itself, or its state when it was refreshed after batch `refreshed_at`."""
+        model itself, or its state when it was refreshed after batch `refreshed_at`. A run that trains nothing has the
+        model's own weights in every checkpoint, none of which holds any."""
+        checkpoint = checkpoint if self._job.trains else None
         reference = None if refreshed_at is None else reference_folder(self._root, refreshed_at)
         source = self._for_these_ranks(checkpoint) if checkpoint is not None else None
         told = BuildArguments(checkpoint=source, universal=source != checkpoint, reference=reference)
@@ -214,13 +217,20 @@ class RankGroup:
             reference = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
             if told.reference is not None:
                 reference.load(told.reference)
-        engine = TrainingEngine(policy, spec.sampling.temperature, config, device, loads_universal=told.universal)
-        if told.checkpoint is not None:
-            engine.load(told.checkpoint)
+        engine = self._engine(policy, told)
         trainer = Trainer(self._collectives, engine, self._objective, reference)
         writer = VersionWriter(engine.weights, self._collectives.background, self._root, device)
         self._network = _Network(engine, reference, trainer, writer)
         return ""
+
+    def _engine(self, policy: Policy, told: BuildArguments) -> TrainingEngine | FrozenEngine:
+        device, temperature = self._collectives.device, self._job.spec.sampling.temperature
+        if not self._job.trains:
+            return FrozenEngine(policy, temperature, device)
+        engine = TrainingEngine(policy, temperature, self._job.config, device, loads_universal=told.universal)
+        if told.checkpoint is not None:
+            engine.load(told.checkpoint)
+        return engine
 
     def _train(self, told: TrainArguments) -> BatchFacts:
         return self._built.trainer.train(told.ragged, told.schedule, told.state)
@@ -259,7 +269,9 @@ class RankGroup:
         return "; ".join(problems), files
 
     def _compare(self, told: FolderArguments) -> str:
-        found = self._collectives.gather(self._built.engine.difference(told.folder))
+        engine = self._built.engine
+        assert isinstance(engine, TrainingEngine), "what trained nothing is not replayed"
+        found = self._collectives.gather(engine.difference(told.folder))
         return next((each for each in found if each), "")
 
     def _drain(self, told: JsonArguments) -> None:

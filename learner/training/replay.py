@@ -15,15 +15,15 @@ import numpy as np
 from isentrope.errors import ConfigError, StorageError
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.objective.objective import ControllerStates, Objective
-from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.records import BatchRow, EvalRow
-from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointStore, Claim, verify
+from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointStore, verify
 from isentrope.learner.training.circumstances import Circumstances
-from isentrope.learner.training.collectives import Collectives
-from isentrope.learner.training.group_store import KeptBatch, KeptBatches, read_batch, read_record
+from isentrope.learner.training.group_store import KeptBatch, read_batch, read_record
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.kept_groups import batch_number
+from isentrope.learner.training.kept_route import batches_of, chosen, leading_to, lineage
+from isentrope.learner.training.main import open_ranks
 from isentrope.learner.training.metrics import measure
 from isentrope.learner.training.rank_change import ranks_of
 from isentrope.learner.training.rank_group import RankGroup
@@ -85,15 +85,11 @@ def find_route(run: Path, to: int | None, begin: str) -> Route:
         StorageError: a checkpoint or a kept plan cannot be read.
     """
     store = CheckpointStore(run / CHECKPOINTS)
-    lineage = _lineage(store)
-    goal = _chosen(lineage, "" if to is None else str(to), run)
-    start = _chosen(lineage, begin, run) if begin else ""
-    first = _batches(start) if start else 0
-    ledger = store.state(goal).ledger
-    files = KeptBatches(run).leading_to(ledger.batches, ledger.chain, _learner(goal), after=first)
-    batches = tuple(reversed(list(files)))
-    if len(batches) != _batches(goal) - first or not batches:
-        raise _not_all_kept(run, first, goal, batches)
+    names = lineage(store)
+    goal = chosen(names, "" if to is None else str(to), run)
+    start = chosen(names, begin, run) if begin else ""
+    first = batches_of(start) if start else 0
+    batches = leading_to(run, goal, after=first)
     circumstances = _alike(batches)
     if read_record(batches[0]).plan.chain != (store.state(start).ledger if start else LedgerState()).chain:
         raise StorageError(
@@ -102,20 +98,11 @@ def find_route(run: Path, to: int | None, begin: str) -> Route:
             fix="begin with another checkpoint, by --from",
         )
     checkpoints = {
-        _batches(name): name
-        for name in reversed(lineage)
-        if first < _batches(name) <= _batches(goal) and _ranks(store, name) == circumstances.ranks
+        batches_of(name): name
+        for name in reversed(names)
+        if first < batches_of(name) <= batches_of(goal) and _ranks(store, name) == circumstances.ranks
     }
     return Route(run, start, batches, checkpoints, circumstances)
-
-
-def _chosen(lineage: Sequence[str], wanted: str, run: Path) -> str:
-    """Return the checkpoint that a name or number of batches means; empty: the newest."""
-    for name in lineage:
-        if not wanted or wanted in (name, str(_batches(name))):
-            return name
-    there = f"of these: {', '.join(lineage)}" if lineage else "when it has written one"
-    raise ConfigError(f"there is no checkpoint {wanted} in {run}" if wanted else f"{run} has no checkpoint", fix=there)
 
 
 def _alike(batches: Sequence[Path]) -> Circumstances:
@@ -133,18 +120,6 @@ def _alike(batches: Sequence[Path]) -> Circumstances:
     return first
 
 
-def _not_all_kept(run: Path, first: int, goal: str, batches: Sequence[Path]) -> ConfigError:
-    if batches:
-        what = f"of batches {first + 1} to {batch_number(batches[0]) - 1}"
-    else:
-        what = f"between batch {first} and {goal}"
-    return ConfigError(
-        f"no groups {what} are kept in {run}",
-        where="learner.retain",
-        fix="give a later checkpoint by --from; a run keeps what it trains while learner.retain is groups",
-    )
-
-
 def repeat(job: LearnerJob, route: Route) -> Parting | None:
     """Make the steps again, and return where they part from the run; None: nowhere. Every rank calls this, with a job
     whose output folder is one to work in; the result is rank 0's.
@@ -152,11 +127,7 @@ def repeat(job: LearnerJob, route: Route) -> Parting | None:
     Raises:
         StorageError: something kept is damaged, or a checkpoint.
     """
-    collectives = Collectives(job.config.collective_timeout_s)
-    run_folder = Path(job.spec.run_folder)
-    merged = load_objective(job.config.method, job.config.objective, run_folder)
-    objective = build(merged, run_folder, max_new_tokens=job.spec.sampling.max_new_tokens)
-    ranks = RankGroup(job, objective, collectives)
+    collectives, objective, ranks = open_ranks(job)
     if collectives.rank:
         ranks.follow()
         return None
@@ -265,21 +236,6 @@ def _plain(value: "np.generic | np.ndarray[Any, Any]") -> object:
 def _same(one: object, other: object) -> bool:
     """Return True for equal values; a number that is not a number is equal to itself."""
     return one == other or json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-
-def _lineage(store: CheckpointStore) -> list[str]:
-    """Return the checkpoints from which the next learner may start, the best first."""
-    if store.has_claims():
-        store.claimed = Claim(store.newest_claim(), "", "")
-    return list(store.lineage())
-
-
-def _batches(name: str) -> int:
-    return int(name.split("-")[1])
-
-
-def _learner(name: str) -> int:
-    return int(name.split("-")[2])
 
 
 def _ranks(store: CheckpointStore, name: str) -> int:

@@ -30,6 +30,7 @@ from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.training import prepared_columns
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts
+from isentrope.learner.training.frozen_engine import FrozenEngine
 from isentrope.learner.training.micro_batch import UpdateLoss
 from isentrope.learner.training.reference_policy import ReferencePolicy
 
@@ -84,14 +85,18 @@ class BatchFacts:
     @property
     def failed(self) -> bool:
         """True if updates were due and none had a finite loss and gradient."""
-        return not self.applied and bool(self.prepared.tokens.any())
+        return bool(self.updates) and not self.applied and bool(self.prepared.tokens.any())
 
 
 class Trainer:
     """Training and scoring on one rank. All methods are collective."""
 
     def __init__(
-        self, collectives: Collectives, engine: TrainingEngine, objective: Objective, reference: ReferencePolicy | None
+        self,
+        collectives: Collectives,
+        engine: TrainingEngine | FrozenEngine,
+        objective: Objective,
+        reference: ReferencePolicy | None,
     ) -> None:
         self._collectives = collectives
         self._engine = engine
@@ -127,6 +132,24 @@ class Trainer:
         batch = replace(batch, progress=schedule.progress)
         measured = time.monotonic()
         prepared = self._prepared(share.ragged, batch, plan, state)
+        updates: tuple[UpdateFacts, ...] = ()
+        if isinstance(self._engine, TrainingEngine):
+            updates, state = self._update(self._engine, share, prepared, schedule.progress, state)
+        return BatchFacts(
+            batch,
+            prepared,
+            updates,
+            state,
+            statistics_s=measured - began,
+            updates_s=time.monotonic() - measured,
+            at_bound=self._objective.at_bound(state),
+            idle=self._objective.idle(state),
+        )
+
+    def _update(
+        self, engine: TrainingEngine, share: Share, prepared: Prepared, progress: float, state: ControllerStates
+    ) -> tuple[tuple[UpdateFacts, ...], ControllerStates]:
+        """Do the updates of a batch; return their facts, and the state of the controllers after them."""
         updates: list[UpdateFacts] = []
         for number, parts in enumerate(share.updates):
             if not prepared.tokens[number]:
@@ -134,24 +157,15 @@ class Trainer:
                 updates.append(UpdateFacts(applied=False, grad_norm=0.0, sums={}, maxima={}))
                 continue
             loss = UpdateLoss(self._objective, self._rules, prepared, number, state)
-            packed = [pack(share.ragged, rows, self._engine.device) for rows in parts]
-            self._engine.rate_factor = self._objective.learning_rate(state)
-            facts = _over_ranks(self._collectives, self._engine.update(packed, loss))
+            packed = [pack(share.ragged, rows, engine.device) for rows in parts]
+            engine.rate_factor = self._objective.learning_rate(state)
+            facts = _over_ranks(self._collectives, engine.update(packed, loss))
             if facts.applied:
-                state = self._objective.after_update(state, facts.sums, schedule.progress)
+                state = self._objective.after_update(state, facts.sums, progress)
             updates.append(facts)
         if sums := applied_sums(updates):
-            state = self._objective.after_batch(state, sums, schedule.progress)
-        return BatchFacts(
-            batch,
-            prepared,
-            tuple(updates),
-            state,
-            statistics_s=measured - began,
-            updates_s=time.monotonic() - measured,
-            at_bound=self._objective.at_bound(state),
-            idle=self._objective.idle(state),
-        )
+            state = self._objective.after_batch(state, sums, progress)
+        return tuple(updates), state
 
     def _plan(self, ragged: RaggedBatch, schedule: Schedule) -> Plan:
         with self._telling_of_failure():

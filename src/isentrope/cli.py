@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from isentrope import options
 from isentrope.dlq_cli import dlq_app
 from isentrope.options import Authorities, Insecure, Json, Overrides, PasswordFile, Redis, Run, RunFile, UnseenRun
 
@@ -87,11 +88,16 @@ def train(
     run_file: RunFile,
     overrides: Overrides = None,
     ray_address: Annotated[str, typer.Option(help="HOST:PORT of a running Ray cluster; default: a local Ray.")] = "",
+    only: options.Only = "",
+    groups: options.Groups = None,
 ) -> None:
     """Train by a run file; the same command continues a run that was stopped."""
-    from isentrope import commands
+    from isentrope import commands, kept_training
 
-    raise typer.Exit(commands.train(run_file, overrides or [], ray_address, _console()))
+    if only == "train" or groups is not None:
+        request = kept_training.Request(run_file, overrides or [], only, groups, ray_address)
+        raise typer.Exit(kept_training.train(request, _console()))
+    raise typer.Exit(commands.train(run_file, overrides or [], ray_address, _console(), only))
 
 
 @app.command()

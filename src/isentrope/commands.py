@@ -9,7 +9,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,9 @@ MODE_TIMEOUT_S = 600.0
 
 WATCH_S = 2.0
 
+ROLLOUT = "rollout"
+"""Part of training that makes and keeps groups."""
+
 INTERRUPTED = 130
 
 logger = logging.getLogger(__name__)
@@ -103,18 +106,32 @@ def init(name: str, folder: Path | None, as_json: bool, console: Console) -> int
     return 0
 
 
-def train(path: Path, overrides: Sequence[str], ray_address: str, console: Console) -> int:
-    """Run a run file to its end, or continue where an earlier command of the same run stopped."""
+def train(path: Path, overrides: Sequence[str], ray_address: str, console: Console, only: str = "") -> int:
+    """Run a run file to its end, or continue where an earlier command of the same run stopped; `only`: empty, or
+    `rollout` to make and keep groups without training."""
     started = time.time()
+    if only not in ("", ROLLOUT):
+        raise ConfigError(f"there is no part {only!r} of training", where="--only", fix=f"train, or {ROLLOUT}")
     set_defaults()
     config, file = load(path, overrides)
+    if only and config.learner.retain != "groups":
+        raise ConfigError(
+            f"--only {ROLLOUT} makes groups to keep, and learner.retain = {config.learner.retain!r} keeps none",
+            where=file.where("learner.retain"),
+            fix="set learner.retain = groups",
+        )
     checked = check(config, file)
     show_notes(checked.notes, console)
-    with _claim(checked, config.output_dir(file.path.parent)) as folder:
+    with _claim(checked, config.output_dir(file.path.parent), only) as folder:
         if folder.is_finished(config.learner.batches):
-            say(console, f"the run in {folder.path} is finished; raise learner.batches to train longer")
-            return 0
-        return _run(ClaimedRun(checked, folder, started, ray_address), console)
+            return tell_finished(folder, console)
+        return _run(ClaimedRun(checked, folder, started, ray_address, only=only), console)
+
+
+def tell_finished(folder: RunFolder, console: Console) -> int:
+    """Print that nothing is left to train."""
+    say(console, f"the run in {folder.path} is finished; raise learner.batches to train longer")
+    return 0
 
 
 def demo(options: "Options", output_dir: Path | None, console: Console) -> int:
@@ -252,18 +269,24 @@ def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, R
     raise AssertionError("unreachable")
 
 
-def _claim(checked: Checked, path: Path) -> RunFolder:
+def _claim(checked: Checked, path: Path, only: str = "") -> RunFolder:
     settings = resolve(checked.config, checked.file, path)
-    return RunFolder.claim(path, config_digest=checked.digest, data_digest=checked.data_digest, resolved=settings)
+    return RunFolder.claim(
+        path, config_digest=checked.digest, data_digest=checked.data_digest, resolved=settings, only=only
+    )
 
 
 def _run(run: ClaimedRun, console: Console) -> int:
-    """Start the run, watch it, and print its result."""
     from isentrope.launch import driver
 
+    return run_claimed(run, driver.drive, console)
+
+
+def run_claimed(run: ClaimedRun, drive: Callable[[ClaimedRun, Progress], Outcome], console: Console) -> int:
+    """Start a run by `drive`, which watches it, and print its result."""
     with Shown(console) as progress:
         try:
-            outcome = driver.drive(run, progress)
+            outcome = drive(run, progress)
         except KeyboardInterrupt:
             progress.note("ended at once; the same command continues from the last checkpoint")
             return INTERRUPTED
@@ -272,7 +295,7 @@ def _run(run: ClaimedRun, console: Console) -> int:
                 _record(run.folder.path, error)
                 _leave_report(run.folder.path, progress)
             raise
-        if outcome.status != "error" and outcome.batches:
+        if outcome.status != "error" and outcome.batches and run.only != ROLLOUT:
             _leave_model(run, progress)
         _leave_report(run.folder.path, progress)
     if outcome.status == "error":

@@ -69,6 +69,13 @@ MAY_CHANGE: Collection[str] = frozenset(
 The mode is not among them: a run continues in the mode it was in, and changes it by `isentrope mode`.
 """
 
+MADE_BY: Collection[str] = frozenset({"model", "data", "sampling", "learner.prompts_per_batch"})
+"""Tables and keys that decide which groups a run makes: another run that trains them has the same, but for what
+`MAY_CHANGE` names and for `PLACES`."""
+
+PLACES: Collection[str] = frozenset({"model.path", "data.train", "data.eval"})
+"""Keys that say where something is: data are the same by their digest, and another model is trained off-policy."""
+
 
 STAND_INS: Mapping[str, object] = {"run.name": "unnamed", "model.path": "", "data.train": ""}
 """Values for the keys without a default, so that the rest can be looked at when they are missing."""

@@ -92,6 +92,12 @@ def set_defaults(*, cpu: bool | None = None, offline: bool = False, interface: s
         os.environ.setdefault(name, value)
 
 
+def hide_gpus() -> None:
+    """Let this process, and what it starts, work as on a machine without a GPU. Call it before torch looks for one."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    set_defaults()
+
+
 def use_interface(name: str) -> None:
     """Make all groups of this process meet by a network interface, whatever was set."""
     os.environ |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}

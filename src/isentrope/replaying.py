@@ -3,10 +3,10 @@
 The ranks are processes of their own, which meet through a file; there is no broker, no Ray, and no actor.
 """
 
+import functools
 import json
 import tempfile
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +16,17 @@ from isentrope import runfolder
 from isentrope.check.findings import Checked
 from isentrope.check.model import open_model
 from isentrope.config import load
-from isentrope.environment import gpu_count, set_defaults, with_variables
-from isentrope.errors import ConfigError, InternalError, IsentropeError
+from isentrope.environment import hide_gpus, set_defaults
+from isentrope.errors import ConfigError, InternalError
+from isentrope.launch.local_ranks import LocalRanks
 from isentrope.launch.plan import make_spec
 from isentrope.resolved import RUN_FILE
 from isentrope.runfile import raise_all
 from isentrope.toml_text import toml_value
 
 if TYPE_CHECKING:
-    from multiprocessing.queues import SimpleQueue
-
     from isentrope.learner.training.job import LearnerJob
     from isentrope.learner.training.replay import Parting, Route
-
-    Result = Parting | IsentropeError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +65,18 @@ def replay(request: Request, as_json: bool, console: Console) -> int:
     from isentrope.learner.training.replay import find_route
 
     folder = runfolder.find(request.run)
-    runfolder.read_record(folder)
+    if runfolder.read_record(folder).only == "rollout":
+        raise ConfigError(
+            f"nothing was trained in {folder}: the run made and kept groups",
+            fix="train them, by `isentrope train RUN.toml --only train --groups` and this folder",
+        )
     route = find_route(folder, request.to, request.begin)
     with tempfile.TemporaryDirectory(prefix="isentrope-replay-") as place:
-        result = _repeated(_job(folder, request, route, Path(place)), route)
-    if isinstance(result, IsentropeError):
-        raise result
-    if result is not None:
+        parting = _repeated(_job(folder, request, route, Path(place)), route)
+    if parting is not None:
         raise InternalError(
-            f"replay parts from the run in batch {result.batch}: {result.what}",
-            where=result.where,
+            f"replay parts from the run in batch {parting.batch}: {parting.what}",
+            where=parting.where,
             fix=_advice(folder),
         )
     done = Replayed(str(folder), route.first, route.last, route.goal, route.circumstances.ranks)
@@ -102,6 +101,8 @@ def _job(folder: Path, request: Request, route: "Route", place: Path) -> "Learne
         raise ConfigError(f"{folder} has no {RUN_FILE}, which holds the run's settings", fix="restore it")
     moved = [f"model.path={toml_value(str(Path(request.model).resolve()))}"] if request.model else []
     config, file = load(folder / RUN_FILE, moved)
+    if config.cluster.gpus is False:
+        hide_gpus()
     model, _, errors = open_model(config, file)
     raise_all(errors)
     around = route.circumstances
@@ -112,44 +113,13 @@ def _job(folder: Path, request: Request, route: "Route", place: Path) -> "Learne
     return LearnerJob(make_spec(checked, place), learner, config.weights, url="")
 
 
-def _repeated(job: "LearnerJob", route: "Route") -> "Result":
+def _repeated(job: "LearnerJob", route: "Route") -> "Parting | None":
     """Start the ranks, and return what rank 0 has found."""
-    import torch.multiprocessing
-    from torch.multiprocessing.spawn import start_processes
-
-    ranks = job.config.ranks
-    if 0 < gpu_count() < ranks:
-        raise ConfigError(
-            f"the run had {ranks} ranks, and this machine has {gpu_count()} GPUs",
-            fix="replay it on a machine like that of the run: sums over ranks are rounded in their order",
-        )
-    results: SimpleQueue[Result] = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    start_processes(_rank, (job, route, results), ranks, start_method="spawn")
-    return results.get()
-
-
-def _rank(rank: int, job: "LearnerJob", route: "Route", results: "SimpleQueue[Result]") -> None:
-    """Run one rank; rank 0 puts what it has found."""
-    import torch.distributed as dist
-
     from isentrope.learner.training.replay import repeat
 
-    with with_variables({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.config.ranks)}):
-        dist.init_process_group(
-            "nccl" if gpu_count() else "gloo",
-            init_method=f"file://{job.spec.output_dir}/meeting",
-            rank=rank,
-            world_size=job.config.ranks,
-            timeout=timedelta(seconds=job.config.collective_timeout_s),
-        )
-        found: Result
-        try:
-            found = repeat(job, route)
-        except IsentropeError as error:
-            found = error
-        if rank == 0:
-            results.put(found)
-        dist.destroy_process_group()
+    with LocalRanks(job.config, functools.partial(repeat, job, route), Path(job.spec.output_dir), None) as ranks:
+        ranks.wait(None)
+        return ranks.result()
 
 
 def _advice(folder: Path) -> str:

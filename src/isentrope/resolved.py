@@ -6,12 +6,12 @@ Both are valid TOML, and `isentrope train` accepts `run.toml`: relative paths ke
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope import __version__
-from isentrope.config import MAY_CHANGE, Config
+from isentrope.config import MADE_BY, MAY_CHANGE, PLACES, Config
 from isentrope.rollout.wire.files import write_whole
 from isentrope.runfile import RunFile
 from isentrope.toml_text import leaves, toml_key, toml_value
@@ -41,11 +41,15 @@ class ResolvedRun:
     def changes(self, folder: Path) -> list[str]:
         """Return what differs from the settings kept in a folder, of what a run may not change, a key in each line; no
         lines if the folder keeps none that can be read."""
-        changed = list(_changes(_read(folder / RUN_FILE), tomllib.loads(self.run)))
+        changed = list(_changes(_read(folder / RUN_FILE), tomllib.loads(self.run), _is_fixed))
         if not changed:  # a preset or a method's file is not what it was
-            changed = list(_changes(_read(folder / OBJECTIVE), tomllib.loads(self.objective)))
-        more = [f"and {len(changed) - LISTED} more"] if len(changed) > LISTED else []
-        return changed[:LISTED] + more
+            changed = list(_changes(_read(folder / OBJECTIVE), tomllib.loads(self.objective), _is_fixed))
+        return _first(changed)
+
+    def other_groups(self, folder: Path) -> list[str]:
+        """Return what differs from the settings kept in a folder, of what decides which groups a run makes, a key in
+        each line; no lines if the folder keeps none that can be read."""
+        return _first(list(_changes(_read(folder / RUN_FILE), tomllib.loads(self.run), _decides_groups)))
 
 
 def resolve(config: Config, file: RunFile, folder: Path) -> ResolvedRun:
@@ -103,12 +107,30 @@ def _read(path: Path) -> dict[str, object] | None:
         return None
 
 
-def _changes(before: Mapping[str, object] | None, after: Mapping[str, object]) -> Iterator[str]:
+def _first(lines: list[str]) -> list[str]:
+    more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return lines[:LISTED] + more
+
+
+def _is_fixed(names: tuple[str, ...]) -> bool:
+    """Return True for a key that another start of a run may not change."""
+    return not {".".join(names[:2]), names[0]} & set(MAY_CHANGE)
+
+
+def _decides_groups(names: tuple[str, ...]) -> bool:
+    """Return True for a key that decides which groups a run makes."""
+    key = {".".join(names[:2]), names[0]}
+    return bool(key & set(MADE_BY)) and not key & set(PLACES) and _is_fixed(names)
+
+
+def _changes(
+    before: Mapping[str, object] | None, after: Mapping[str, object], counts: Callable[[tuple[str, ...]], bool]
+) -> Iterator[str]:
     if before is None:
         return
     old, new = dict(leaves(before)), dict(leaves(after))
     for names in sorted(old.keys() | new.keys()):
-        if old.get(names) != new.get(names) and not {".".join(names[:2]), names[0]} & set(MAY_CHANGE):
+        if old.get(names) != new.get(names) and counts(names):
             yield f"{toml_key(names)} was {_shown(old, names)} and is {_shown(new, names)}"
 
 

@@ -45,7 +45,15 @@ class RunFolder:
         """True if this command has begun the run: what it leaves is of this run."""
 
     @classmethod
-    def claim(cls, path: Path, *, config_digest: str, data_digest: str, resolved: ResolvedRun | None = None) -> Self:
+    def claim(
+        cls,
+        path: Path,
+        *,
+        config_digest: str,
+        data_digest: str,
+        resolved: ResolvedRun | None = None,
+        only: str = "",
+    ) -> Self:
         """Create the folder if it does not exist, and lock it against other commands.
 
         Args:
@@ -53,10 +61,11 @@ class RunFolder:
             config_digest: digest of the run's configuration.
             data_digest: digest of the run's data.
             resolved: settings that the folder will keep, and that a refusal is explained by.
+            only: part of training that the run does; empty: all of it.
 
         Raises:
-            RunFolderError: another command runs in it, its run has another configuration or is of another version of
-                this program, or it is not a run folder.
+            RunFolderError: another command runs in it, its run has another configuration, does another part of
+                training or is of another version of this program, or it is not a run folder.
             StorageError: it cannot be created.
         """
         if path.is_dir() and not (path / LOCK).exists() and any(path.iterdir()):
@@ -73,7 +82,7 @@ class RunFolder:
         folder = cls(path, lock, resolved)
         try:
             _lock(lock)
-            folder._require(config_digest, data_digest)
+            folder._require(config_digest, data_digest, only)
         except BlockingIOError:
             folder.release()
             raise RunFolderError(
@@ -119,10 +128,17 @@ class RunFolder:
             raise StorageError(f"the run folder cannot be written: {error.strerror}", where=str(self.path)) from None
         self.has_begun = True
 
-    def _require(self, config_digest: str, data_digest: str) -> None:
+    def _require(self, config_digest: str, data_digest: str, only: str) -> None:
         if self.is_new:
             return
         record = read_record(self.path)
+        if record.only != only:
+            began, here = (f"--only {each}" if each else "no --only" for each in (record.only, only))
+            raise RunFolderError(
+                f"the run in {self.path} was begun with {began}, and this command has {here}",
+                where=str(self.path / RunRecord.FILE),
+                fix=f"give {began}, or choose another run.output_dir",
+            )
         if record.schema_version < RUN_SCHEMA:
             raise RunFolderError(
                 f"the run in {self.path} was begun by {_program(record.versions)}, and this version cannot continue it",
@@ -273,14 +289,22 @@ def _folder_of(run_file: Path) -> Path:
 
 
 def open_view(record: RunRecord, role: Role, *, deadline_s: float) -> RunView:
-    """Return the run's view, with the rights of a role; UnreachableError if its private broker is gone, or its broker
-    does not answer.
+    """Return the run's view, with the rights of a role.
 
     Args:
         record: the run's.
         role: one of `redis_server.BESIDE_SOCKET`; by a URL without users of roles, the view has the URL's rights.
         deadline_s: longest wait for an answer.
+
+    Raises:
+        UnreachableError: its private broker is gone, or its broker does not answer.
+        ConfigError: it has no broker, or its URL is not known.
     """
+    if record.groups_of:
+        raise ConfigError(
+            f"run {record.run!r} has no broker: it trains the groups that {record.groups_of} has kept",
+            fix=f"`isentrope status` shows it; `isentrope stop` ends it, on {record.host}",
+        )
     if record.socket and not Path(record.socket).exists():
         raise UnreachableError(f"run {record.run!r} is not running: its private broker is gone")
     url = private_url(Path(record.socket), role) if record.socket else url_for(role, record)

@@ -54,6 +54,8 @@ class Status(BaseModel):
     """True if a command holds the folder."""
     placement: PlacementRecord | None
     """Actors of the command that runs; null: none runs, or it has started none yet."""
+    groups_of: str
+    """Folder of the run whose kept groups are trained, without a broker; empty: actors make them."""
     batches: int
     """Batches to train."""
     last_batch: BatchRow | None
@@ -86,6 +88,7 @@ def read_status(folder: Path) -> Status:
         folder=str(folder.resolve()),
         command_alive=alive,
         placement=json_files.read(folder, PlacementRecord) if alive else None,
+        groups_of=record.groups_of,
         batches=record.batches,
         last_batch=json_files.read_last(folder, BatchRow),
         alarms=figures(json_files.read_lines_with(folder, BatchRow, "alarms")),
@@ -146,7 +149,9 @@ def _state(status: Status) -> str:
         return end + (f": {status.outcome.what}" if status.outcome.what else "")
     if not status.command_alive:
         return "interrupted; the same command continues it"
-    return f"{status.live.mode}, {status.live.state}" if status.live is not None else "starting"
+    if status.live is not None:
+        return f"{status.live.mode}, {status.live.state}"
+    return "training kept groups" if status.groups_of and status.last_batch is not None else "starting"
 
 
 def _actors(actors: list[ActorState]) -> Table:

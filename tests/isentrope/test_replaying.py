@@ -15,7 +15,7 @@ from isentrope.learner import json_files
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore, FileFacts
 from isentrope.learner.training.group_store import GroupKeeper
-from isentrope.learner.training.replay import Parting
+from isentrope.learner.training.replay import Parting, Route
 from isentrope.rollout.wire.control import Mode
 
 
@@ -44,7 +44,14 @@ def run(tmp_path: Path, run_file: Path) -> Path:
 def replay(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path, found: object = None) -> int:
     """Exit code of the command, whose ranks find this."""
     started: list[Any] = []
-    monkeypatch.setattr(replaying, "_repeated", lambda job, route: started.append(job) or found)
+
+    def repeated(job: Any, route: Route) -> object:
+        started.append(job)
+        if isinstance(found, StorageError):
+            raise found
+        return found
+
+    monkeypatch.setattr(replaying, "_repeated", repeated)
     monkeypatch.setattr(sys, "argv", ["isentrope", "replay", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -112,5 +112,7 @@ def make_run_record(**changes: Any) -> RunRecord:
         "passwords": "",
         "ca_file": "",
         "insecure": False,
+        "only": "",
+        "groups_of": "",
     }
     return RunRecord.model_validate(values | changes)

@@ -82,6 +82,9 @@ QUIET = {
     "src/isentrope/launch/supervisor.py: Supervisor.watch": LOGGED,
     "src/isentrope/log_lines.py: show_logs": LIFE,
     "src/isentrope/redis_server.py: RedisServer._end": SHORT,
+    "src/isentrope/kept_training.py: _drive": LIFE,
+    "src/isentrope/launch/local_ranks.py: LocalRanks.result": SHORT,
+    "src/isentrope/launch/local_ranks.py: LocalRanks.wait": CALLER,
     "src/isentrope/replaying.py: _repeated": SHORT,
     "src/isentrope/runfolder.py: _lock": SHORT,
 }

@@ -18,6 +18,7 @@ RUN_BY = {
     "actors/reward_worker.py": "actors/test_scoring.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
     "learner/training/circumstances.py": "learner/training/test_replay.py",
+    "src/isentrope/check/kept_training.py": "isentrope/test_kept_training.py",
     "learner/training/kept_groups.py": "learner/training/test_group_store.py",
     "learner/intake/intake_facts.py": "learner/intake/test_feeder.py",
     "src/isentrope/dlq_cli.py": "isentrope/test_dlq.py",

@@ -132,6 +132,15 @@ BY_OTHERS = {
     "isentrope status": "tests/system/test_own_run.py::test_actor_joins_by_url_and_leaves_when_the_run_ends",
     "isentrope train": "tests/system/test_own_run.py::test_run_finishes_and_reports",
     "isentrope train RUN.toml [key=value …]": "tests/system/test_own_run.py::test_run_finishes_and_reports",
+    "isentrope train --only train": (
+        "tests/isentrope/test_kept_training.py::test_a_run_trains_the_groups_that_another_has_kept"
+    ),
+    "isentrope train RUN.toml --only rollout": (
+        "tests/isentrope/test_kept_training.py::test_groups_are_made_and_kept_by_a_command_of_its_own"
+    ),
+    "isentrope train RUN.toml --only train --groups RUN": (
+        "tests/isentrope/test_kept_training.py::test_a_run_trains_the_groups_that_another_has_kept"
+    ),
     "isentrope train run.toml": "tests/system/test_own_run.py::test_run_finishes_and_reports",
     "isentrope train run.toml learner.batches=20": "tests/system/test_own_run.py::test_run_finishes_and_reports",
     "isentrope train run.toml learner.batches=60": "tests/system/test_own_run.py::test_run_finishes_and_reports",

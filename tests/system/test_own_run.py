@@ -34,6 +34,7 @@ CHANGES = (
     "actors.count=0",
     "learner.prompts_per_batch=8",
     "learner.batches=10",
+    "learner.retain=groups",
 )
 """Of the example's run: small, and with a reward that waits."""
 
@@ -276,6 +277,30 @@ def test_the_next_run_trains_from_what_it_leaves(seen: Seen, start: Start) -> No
     assert line["updates"] == 2 and line["grad_norm"] > 0 and line["logp_gap_mean"] < 1e-5
     first, second = sorted(run.glob("weights/*/*.safetensors"), key=lambda path: int(path.parent.name))
     assert first.read_bytes() == final != second.read_bytes()
+
+
+def test_another_method_trains_on_the_groups_that_it_has_kept(seen: Seen) -> None:
+    folder, run = seen.run.parents[1], seen.run.with_name("again")
+    own = ("run.name=again", "learner.method=grpo", "learner.objective.tokens=none", "--only", "train")
+    for count in (3, 5):  # the second goes on
+        command = (
+            "train",
+            str(folder / "run.toml"),
+            *CHANGES,
+            *own,
+            "--groups",
+            str(seen.run),
+            f"learner.batches={count}",
+        )
+        trained = _command(*command)
+        assert trained.returncode == 0 and f"finished after {count} batches" in trained.stdout, trained.stderr
+        assert len(lines(run / "metrics.jsonl")) == count
+    theirs, ours = lines(seen.run / "metrics.jsonl"), lines(run / "metrics.jsonl")
+    for name in ("reward", "responses", "lag_hist"):
+        assert [line[name] for line in ours] == [line[name] for line in theirs[:5]]
+    assert (run / "final" / "model.safetensors").read_bytes() != (seen.run / "final" / "model.safetensors").read_bytes()
+    status = json.loads(_command("status", str(run), "--json").stdout)
+    assert "has no broker: it trains the groups that" in status["unreachable"]
 
 
 def test_what_it_leaves_is_exported_and_evaluated_by_command(seen: Seen, tmp_path: Path) -> None:

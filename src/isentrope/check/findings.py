@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from isentrope import config as run_config
 from isentrope.actors import reward_box
-from isentrope.check import broker, correctness, cuda, install, lengths, machine, rendering
+from isentrope.check import broker, correctness, cuda, install, kept_training, lengths, machine, rendering
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import has_own_code, probe
 from isentrope.check.source import KEY, Source
@@ -50,13 +50,15 @@ class Stage:
     limit: Callable[[], str] = lambda: ""
 
 
-def check(config: Config, file: RunFile, model: Model | None = None) -> Checked:
+def check(config: Config, file: RunFile, model: Model | None = None, *, from_kept: bool = False) -> Checked:
     """Return the checked run, or raise its errors in the order of the stages.
 
     Args:
         model: facts of a model that is still to be made; None: it exists.
+        from_kept: the run trains groups that another has kept: it has no actors, no broker and no reward.
     """
     findings = Findings(config, file, model)
+    findings.from_kept = from_kept
     raise_all([error for _, errors in findings.stages() for error in errors or ()])
     return findings.checked()
 
@@ -86,6 +88,8 @@ class Findings:
         self._file = file
         self._wrong = wrong
         self._tell = tell
+        self.from_kept = False
+        """As in `check`; set before the stages run."""
         self._can_open = False
         self._objective: object = None
         self._refill = 0
@@ -107,7 +111,7 @@ class Findings:
             Stage("install", self._check_install, ()),
             Stage("objective", self._check_objective, ("learner.method", "learner.objective"), lambda: self._can_open),
             Stage("data", self._check_data, ("data",)),
-            Stage("reward", self._check_reward, ("data",), limit=self._not_called),
+            Stage("reward", self._check_reward, ("data",), lambda: not self.from_kept, limit=self._not_called),
             Stage("model", self._check_model, ("model", "actors.tensor_parallel_size"), lambda: self._can_open),
             Stage(
                 "prompts", self._check_prompts, ("data", "model", "redis", "sampling.max_new_tokens"), self._has_room
@@ -139,6 +143,9 @@ class Findings:
     def _check_install(self) -> None:
         config = self._config
         self._can_open = not install.lacks("learner")  # torch reads objectives, transformers reads models
+        if self.from_kept:
+            raise_all(list(install.missing("learner")))
+            return
         here = config.actors.count and not config.cluster.ray
         self._notes += [f"no report will be written: {lack} is not installed" for lack in install.lacks("report")]
         no_server = [] if variable(config.redis.url_env) else collected(find_binary)
@@ -152,7 +159,7 @@ class Findings:
             self._config.learner,
             self._config.sampling,
             run_folder=self._file.folder,
-            evaluates=bool(self._config.data.eval) or self._config.has_task,
+            evaluates=not self.from_kept and (bool(self._config.data.eval) or self._config.has_task),
             graded=self._config.data.correct == NOTHING,
         )
         self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
@@ -160,6 +167,8 @@ class Findings:
         self._refill = opened.objective.refill
         self.needs_reference = Need.REFERENCE in needs(opened.objective)
         self._notes += notes(opened)
+        if self.from_kept:
+            self._notes += kept_training.notes(self._config, opened.objective)
         contradictions = run_config.contradictions(self._config, self._file) if opened.suggested else ()
         raise_all([*refusals(opened), *(naming_suggestions(error, opened.suggested) for error in contradictions)])
 
@@ -213,11 +222,13 @@ class Findings:
         self.shown.append(self.lengths.sentence(room))
         self._notes += lengths.require_room(prompts, self.lengths, room, skip=self._config.data.too_long == "skip")
         longest = min(room, int(self.lengths.tokens.max()))
-        budget.require_budget(self._config, self._file, longest, self._refill)
+        if not self.from_kept:
+            budget.require_budget(self._config, self._file, longest, self._refill)
 
     def _check_machine(self) -> None:
-        self._notes += machine.doubts(self._config)
-        self._notes += filter(None, [broker.require_usable(self._config, self._file.where("redis.max_bytes"))])
+        if not self.from_kept:
+            self._notes += machine.doubts(self._config)
+            self._notes += filter(None, [broker.require_usable(self._config, self._file.where("redis.max_bytes"))])
         on_gpus = () if self._config.cluster.gpus is False else cuda.failures()
         raise_all([*machine.failures(self._config, self._file), *on_gpus])
 

@@ -212,6 +212,7 @@ def _learner_plan(run: ClaimedRun, spec: RunSpec, place: Place, resources: Resou
             config.weights,
             place.urls[Role.LEARNER],
             config.redis.insecure,
+            trains=run.only != "rollout",
         ),
         gpu=not resources.cpu_only(config.cluster),
         log_folder=run.folder.path / "logs",

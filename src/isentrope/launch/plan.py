@@ -31,6 +31,10 @@ class ClaimedRun:
     """Address of a running cluster; empty: a local Ray."""
     model: ModelPlan | None = None
     """Model to make; None: it exists."""
+    groups: Path | None = None
+    """Folder of the run whose kept groups are trained; None: actors make them."""
+    only: str = ""
+    """Part of training that the run does: `train`, `rollout`, or all of it."""
 
 
 def make_spec(checked: Checked, output_dir: Path, depots: Sequence[str] = (), bundle: Bundle | None = None) -> RunSpec:
@@ -70,7 +74,7 @@ def make_spec(checked: Checked, output_dir: Path, depots: Sequence[str] = (), bu
 
 
 def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecord:
-    """Return the public record of the command."""
+    """Return the public record of the command; no `redis_version`: it has no broker."""
     checked = run.checked
     config = checked.config
     method = config.learner.method
@@ -84,11 +88,11 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
         correct=str(correctness_of(config.data) or ""),
         seed=config.run.seed,
         batches=config.learner.batches,
-        actors=config.actors.count,
+        actors=config.actors.count if run.groups is None else 0,
         ranks=config.learner.ranks,
         run_file=str(checked.file.path) if checked.file.path.is_file() else "",
         started=run.started,
-        versions={"redis": redis_version, **versions()},
+        versions=({"redis": redis_version} if redis_version else {}) | versions(),
         host=runfolder.host(),
         pid=os.getpid(),
         socket=socket,
@@ -97,6 +101,8 @@ def make_record(run: ClaimedRun, *, socket: str, redis_version: str) -> RunRecor
         passwords=config.redis.passwords,
         ca_file=config.redis.ca_file,
         insecure=config.redis.insecure,
+        only=run.only,
+        groups_of="" if run.groups is None else str(run.groups),
     )
 
 

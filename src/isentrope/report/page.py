@@ -38,7 +38,7 @@ def render(contents: RunContents, summary: Summary) -> str:
     return environment.get_template("page.html").render(
         name=contents.run.run if contents.run else "run",
         settings=_settings(summary),
-        headline=_headline(summary),
+        headline=_headline(contents, summary),
         trouble=[*_trouble(contents), *contents.left_out, *alarms.sentences(summary.alarms)],
         tiles=list(_tiles(contents, summary)),
         charts=charts(contents),
@@ -63,19 +63,25 @@ def _settings(summary: Summary) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _headline(summary: Summary) -> str:
+def _headline(contents: RunContents, summary: Summary) -> str:
     """Return the result in one or two sentences."""
     if summary.reward_first is None or summary.reward_last is None:
         return "No batch has been trained yet."
-    entropy = f"Entropy went from {summary.entropy_first:.2f} to {summary.entropy_last:.2f} nats."
+    reward = f"went from {summary.reward_first:.2f} to {summary.reward_last:.2f}"
+    change = f"went from {summary.entropy_first:.2f} to {summary.entropy_last:.2f} nats"
+    if summary.groups_of:
+        return f"It trained groups of another run, whose reward {reward}. At their tokens, entropy {change}."
+    if contents.run is not None and contents.run.only == "rollout":
+        return f"Groups were made and kept, and nothing was trained. Their reward {reward}, entropy {change}."
+    entropy = f"Entropy {change}."
     held_out = summary.reward_held_out_before, summary.reward_held_out_after
     if summary.pass_at_1_before is not None and summary.pass_at_1_after is not None:
         before, after = percent(summary.pass_at_1_before), percent(summary.pass_at_1_after)
         return f"Of answers to problems it never trained on, {before} were right before and {after} after. {entropy}"
     if held_out[0] is not None and held_out[1] is not None:
-        change = f"was {held_out[0]:.2f} before and {held_out[1]:.2f} after"
-        return f"The mean reward of answers to problems it never trained on {change}. {entropy}"
-    return f"In training, the reward went from {summary.reward_first:.2f} to {summary.reward_last:.2f}. {entropy}"
+        was = f"was {held_out[0]:.2f} before and {held_out[1]:.2f} after"
+        return f"The mean reward of answers to problems it never trained on {was}. {entropy}"
+    return f"In training, the reward {reward}. {entropy}"
 
 
 def _trouble(contents: RunContents) -> list[str]:
@@ -102,7 +108,8 @@ def _tiles(contents: RunContents, summary: Summary) -> Iterator[KeyFigure]:
                 f"{before.pass_at[k]:.3f}" if before and k in before.pass_at else "",
             )
     if summary.reward_last is not None and summary.entropy_last is not None:
-        yield KeyFigure("training reward", f"{summary.reward_last:.3f}", f"{summary.reward_first:.3f}")
+        name = "reward of the groups" if summary.groups_of else "training reward"
+        yield KeyFigure(name, f"{summary.reward_last:.3f}", f"{summary.reward_first:.3f}")
         yield KeyFigure("entropy, nats", f"{summary.entropy_last:.3f}", f"{summary.entropy_first:.3f}")
     if summary.tokens_per_second is not None:
         yield KeyFigure("tokens per second", f"{summary.tokens_per_second:,.0f}")
@@ -115,13 +122,18 @@ def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
     if contents.run is not None:
         yield "started", f"{datetime.fromtimestamp(contents.run.started, UTC):%Y-%m-%d %H:%M} UTC"
         ranks = ", then ".join(several(count, "learner rank") for count in summary.ranks or [contents.run.ranks])
-        yield "processes", f"{several(contents.run.actors, 'rollout actor')}, {ranks}"
+        actors = "no rollout actors" if contents.run.groups_of else several(contents.run.actors, "rollout actor")
+        yield "processes", f"{actors}, {ranks}"
+        if contents.run.only == "rollout":
+            yield "weights", "as the model's: groups were made and kept, and not trained"
+        if contents.run.groups_of:
+            yield "groups", f"kept by the run in {contents.run.groups_of}"
         if contents.run.correct:
             yield "an answer is right if", contents.run.correct
     if summary.seconds_total is not None:
         startup = f", of which {duration(summary.seconds_startup)} start-up" if summary.seconds_startup else ""
         yield "duration", duration(summary.seconds_total) + startup
-    if summary.groups_issued is not None:
+    if summary.groups_issued is not None and not summary.groups_of:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.retired.items()) if count)
         retired = f"{summary.groups_retired:,} retired" + (f" ({reasons})" if reasons else "")
         yield "groups", f"{summary.groups_issued:,} issued = {summary.groups_trained:,} trained + {retired}"

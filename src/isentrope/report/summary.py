@@ -22,6 +22,7 @@ def summarise(contents: RunContents) -> Summary:
         mode=batches[-1].mode if batches else run.mode if run else None,
         method=run.method if run else None,
         seed=run.seed if run else None,
+        groups_of=run.groups_of if run else None,
         batches=len(batches),
         reward_first=_mean(rewards[:WINDOW]),
         reward_last=_mean(rewards[-WINDOW:]),

@@ -114,7 +114,7 @@ def launch_job(job: LearnerJob, log: Path, **environment: str) -> Launched:
 def dump(job: LearnerJob) -> str:
     """`job` as JSON."""
     parts = {name: getattr(job, name).model_dump(mode="json") for name in ("spec", "config", "weights")}
-    return json.dumps(parts | {"url": job.url})
+    return json.dumps(parts | {"url": job.url, "trains": job.trains})
 
 
 def load(text: str) -> LearnerJob:
@@ -125,6 +125,7 @@ def load(text: str) -> LearnerJob:
         LearnerConfig.model_validate(table["config"]),
         WeightsConfig.model_validate(table["weights"]),
         table["url"],
+        trains=table["trains"],
     )
 
 
