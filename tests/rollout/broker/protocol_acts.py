@@ -50,6 +50,8 @@ ZOMBIE_ACTS = ["read", "issue", "plan", "announce", "commit", "discard", "reconc
 _TRUTH = st.booleans()
 _WHO = st.integers(0, 1)
 _ZOMBIE = st.sampled_from(ZOMBIE_ACTS)
+_LATE = st.sampled_from((*ZOMBIE_ACTS, *("commit" for _ in ZOMBIE_ACTS)))
+"""What a learner tries that was just replaced: most often a checkpoint, which is caught in that moment alone."""
 _MEANWHILE = st.lists(st.sampled_from(["train", "commit", "issue", "read"]), max_size=3)
 
 
@@ -70,6 +72,6 @@ ACTS = st.one_of(
     *_acts(1, "poisoned_batch", letters=st.integers(1, 2), commit=_TRUTH),
     *_acts(1, "read_reply_lost", count=st.integers(1, 3)),
     *_acts(1, "checkpoint_unreadable"),
-    *_acts(1, "take_over", meanwhile=_MEANWHILE),
+    *_acts(2, "take_over", meanwhile=_MEANWHILE, then=_LATE),
     *_acts(2, "broker_fault", how=st.sampled_from(BROKER_FAULTS), crash=_TRUTH, first=st.none() | _ZOMBIE),
 )

@@ -238,8 +238,9 @@ class Protocol(RuleBasedStateMachine):
             self.storage.damage(newest)
             self.expected, self.kept = {}, False
 
-    def take_over(self, meanwhile: list[str]) -> None:
-        """A new learner starts while the old one lives; the old one goes on until the new one has fenced."""
+    def take_over(self, meanwhile: list[str], then: str | None = None) -> None:
+        """A new learner starts while the old one lives; the old one goes on until the new one has fenced, and may try
+        one thing more."""
         self.start()
         old = self.learner
         assert old is not None
@@ -259,6 +260,8 @@ class Protocol(RuleBasedStateMachine):
         self.zombies.append(old)
         self.learner = new
         self.fence()
+        if then is not None:
+            self.zombie_acts(then)
 
     def zombie_acts(self, what: str) -> None:
         """The oldest one acts, until it learns that it was replaced."""

@@ -317,8 +317,8 @@ class Learner:
         self.reached.clear()
 
     def commit_again(self) -> None:
-        """Tell the broker of a checkpoint of the present state."""
-        self.feeder.commit(self.feeder.commit_facts(), "again")
+        """Tell the broker of a checkpoint of the present state, whose entries are deleted."""
+        self.feeder.call(lambda port: port.commit(entries=(), lwm=self.ledger.lwm, ckpt="again"))
 
     def save(self, folder: Path, batch: int) -> dict[str, FileFacts]:
         """Write what stands for the tensors, as the ranks do."""
