@@ -89,9 +89,9 @@ def test_show_says_a_sentence_about_every_key_and_what_it_overrode() -> None:
 
 
 def test_show_gives_own_stages_no_text(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def halved(advantage, *, by: float = 0.5):\n    return advantage * by\n")
-    (tmp_path / "mine.toml").write_text('[objective]\ntokens = [{ kind = "mine:halved" }]\n')
-    assert '"mine:halved".by = 0.5  # default\n' in methods.show(["grpo", "mine.toml"], tmp_path) + "\n"
+    (tmp_path / "halving.py").write_text("def halved(advantage, *, by: float = 0.5):\n    return advantage * by\n")
+    (tmp_path / "mine.toml").write_text('[objective]\ntokens = [{ kind = "halving:halved" }]\n')
+    assert '"halving:halved".by = 0.5  # default\n' in methods.show(["grpo", "mine.toml"], tmp_path) + "\n"
 
 
 def test_every_preset_has_a_family_a_year_and_says_when_it_acts() -> None:
