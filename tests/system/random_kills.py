@@ -21,10 +21,20 @@ def _holds(word: str) -> Callable[[psutil.Process], bool]:
     return lambda process: word in " ".join([process.name(), *process.cmdline()])
 
 
+_is_actor = _holds("ray::RolloutActor")
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    """Whether it is the process that an actor has for its engine. Its title alone does not say so: where vLLM has
+    changed the first variable of the environment, no title can be set any more."""
+    parent = process.parent()
+    return parent is not None and _is_actor(parent) and (_holds("EngineCore")(process) or _holds("spawn_main")(process))
+
+
 ROLES: dict[str, Callable[[psutil.Process], bool]] = {
     "rank": _holds("ray::RayTrainWorker"),
-    "actor": _holds("ray::RolloutActor"),
-    "engine": _holds("EngineCore"),
+    "actor": _is_actor,
+    "engine": _is_engine,
     "broker": _holds("redis-server"),
 }
 
