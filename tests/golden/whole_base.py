@@ -3,6 +3,8 @@
 A is the advantage of a response, r the ratio to the policy before the batch, p the probability of a token.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from whole_batches import LONGEST, Loss, Paper, Reference
@@ -97,29 +99,21 @@ def gpg(paper: Paper) -> Loss:
 
 def gspo(paper: Paper) -> Loss:
     """GSPO (2507.18071), equations 5 and 7, differentiated through the mean; the dual clip is the preset's."""
-    a = per_group(paper, everyone(paper), standardized)
-
-    def loss(rows: Tensor, p: Tensor, _: Tensor) -> Tensor:
-        each = []
-        for i in rows.tolist():
-            if paper.mask[i].any():
-                s = (p[i] - paper.old[i])[paper.mask[i]].mean().exp()
-                each.append(clipped(s, a[i], 3e-4, 4e-4, dual=3.0))
-        return torch.stack(each).mean() if each else p.sum() * 0.0
-
-    return loss
+    return _of_responses(paper, lambda a, i, s: clipped(s, a[i], 3e-4, 4e-4, dual=3.0))
 
 
 def luspo(paper: Paper) -> Loss:
     """LUSPO (2602.05261), as TRL has it (`loss_type="luspo"`): GSPO's loss of a response times its length."""
+    return _of_responses(paper, lambda a, i, s: int(paper.mask[i].sum()) * clipped(s, a[i], 2e-3, 2.5e-3, dual=3.0))
+
+
+def _of_responses(paper: Paper, loss_of: Callable[[Tensor, int, Tensor], Tensor]) -> Loss:
+    """The mean over responses of `loss_of` advantages, a response, and its ratio: the geometric mean of its tokens'."""
     a = per_group(paper, everyone(paper), standardized)
 
     def loss(rows: Tensor, p: Tensor, _: Tensor) -> Tensor:
-        each = []
-        for i in rows.tolist():
-            if paper.mask[i].any():
-                s = (p[i] - paper.old[i])[paper.mask[i]].mean().exp()
-                each.append(int(paper.mask[i].sum()) * clipped(s, a[i], 2e-3, 2.5e-3, dual=3.0))
+        ratios = {i: (p[i] - paper.old[i])[paper.mask[i]].mean().exp() for i in rows.tolist() if paper.mask[i].any()}
+        each = [loss_of(a, i, s) for i, s in ratios.items()]
         return torch.stack(each).mean() if each else p.sum() * 0.0
 
     return loss
