@@ -60,7 +60,9 @@ class Site:
             broker.close()  # saves the wait for each broken connection; the pins stay
 
     def _files(self) -> list[Path]:
-        return sorted((self.folder / "data").glob("appendonly*"))
+        """Return the files of the log: Redis 7 has several, in a folder of their own."""
+        found = (self.folder / "data").rglob("appendonly*")
+        return sorted(path for path in found if path.is_file())
 
     def _copy(self, source: Path, target: Path) -> None:
         shutil.rmtree(target / "appendonlydir", ignore_errors=True)
