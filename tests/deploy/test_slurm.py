@@ -27,10 +27,11 @@ STUBS = {
     "squeue": 'echo "$STATE"',
     "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@" >/dev/null',
     "ray": (
-        'case $1 in start) trap "exit 0" TERM; sleep 1000 &>/dev/null & wait $! ;; '
-        'status) for n in $HOSTS; do echo " 1 node_$n"; done ;; esac'
+        'case $1 in start) case " $* " in *"$ENDS"*) [ "$(grep -c "^ray start.*$ENDS" "$NOTES/calls")" -gt "$TIMES" ] '
+        '|| exit 3 ;; esac; echo "$*" >>"$NOTES/up"; trap "exit 0" TERM; sleep 1000 &>/dev/null & wait $! ;; '
+        'status) sed "s/.*/ 1 node_&/" "$NOTES/up" ;; esac'
     ),
-    "redis-server": 'trap "exit 0" TERM; sleep 1000 &>/dev/null & wait $!',
+    "redis-server": '[ -z "$BROKEN" ] || exit 1; trap "exit 0" TERM; sleep 1000 &>/dev/null & wait $!',
     "isentrope": (
         'env | grep -E "^(ISENTROPE|RAY)_" >"$NOTES/environment"; trap "echo term >>$NOTES/calls; exit $AFTER" TERM; '
         'echo $$ >"$NOTES/pid"; touch "$NOTES/started"; [ -n "$CODE" ] && exit "$CODE"; '
@@ -54,6 +55,11 @@ class Job:
     url: str = ""
     environment: dict[str, str] = field(default_factory=lambda: {"LEAVE_TIMEOUT": "0"})
     """More variables."""
+    ends: str = "--head"
+    """What a start of Ray is given that ends by itself, the first `times` times."""
+    times: int = 0
+    broken: str = ""
+    """Whether the broker ends by itself."""
     deploy: Path = DEPLOY
     told: str = ""
     started: "list[subprocess.Popen[str]]" = field(default_factory=list)
@@ -76,6 +82,9 @@ class Job:
                 "CODE": self.code,
                 "AFTER": str(self.after),
                 "STATE": self.state,
+                "ENDS": self.ends,
+                "TIMES": str(self.times),
+                "BROKEN": self.broken,
                 "SLURM_JOB_ID": "7",
                 "SLURM_JOB_NODELIST": "n[1-9]",
                 "SLURM_SUBMIT_DIR": str(self.folder),
@@ -256,15 +265,44 @@ def test_each_node_has_one_ray_and_the_first_is_its_head(job: Job) -> None:
     job.hosts = "n1 n2 n3 n4"
     assert job.run("train.sbatch", *ARGUMENTS["train.sbatch"]) == 0, job.told
     starts = job.calls("srun")
-    assert [re.findall(r"--nodes=(\d+) --ntasks=(\d+) .*--nodelist=(\S+)", line) for line in sorted(starts)] == [
-        [("1", "1", "n1")],
-        [("3", "3", "n2,n3,n4")],
+    assert sorted(re.findall(r"--nodes=(\d+) --ntasks=(\d+) --nodelist=(\S+)", "\n".join(starts))) == [
+        ("1", "1", host) for host in ("n1", "n2", "n3", "n4")
     ]
-    assert [(" --head " in f"{line} ") for line in sorted(starts)] == [True, False]
+    assert [line.split("--nodelist=")[1].split()[0] for line in starts if " --head " in f"{line} "] == ["n1"]
     (train,) = job.calls("isentrope")
     passwords = job.folder / "broker-mine"
     assert train == f"isentrope train run.toml learner.batches=3 redis.passwords={passwords} --ray-address n1:16380"
     assert {f"{role}.password" for role in OF_A_COMMAND} <= {path.name for path in passwords.iterdir()}
+
+
+@pytest.mark.parametrize("ends", ["--head", "--address"])
+def test_a_ray_that_ends_at_its_start_is_started_again(job: Job, ends: str) -> None:
+    """As where the machines are so busy that a node gives up to wait for itself."""
+    job.hosts, job.ends, job.times = "n1 n2", ends, 2
+    host = "n1" if ends == "--head" else "n2"
+    assert job.run("train.sbatch", *ARGUMENTS["train.sbatch"]) == 0, job.told
+    log = job.folder / "slurm-logs" / "mine-7-0" / f"ray-{host}.log"
+    assert job.told.count(f"Ray on {host} has ended with code 3, and is started again: see {log}\n") == 2, job.told
+    assert len(job.calls("srun")) == 4 and len(job.calls("isentrope")) == 1
+    assert all("--open-mode=append" in line for line in job.calls("srun"))  # the log of what ended is kept
+
+
+@pytest.mark.parametrize(("restarts", "requeued"), [(0, True), (3, False)])
+def test_a_ray_that_always_ends_is_not_waited_for(job: Job, restarts: int, requeued: bool) -> None:
+    job.hosts, job.times, job.restarts = "n1 n2", 1000, restarts
+    assert job.run("train.sbatch", *ARGUMENTS["train.sbatch"]) == (0 if requeued else 69), job.told
+    assert ("scontrol requeue 7" in job.calls("scontrol")) is requeued
+    log = job.folder / "slurm-logs" / f"mine-7-{restarts}" / "ray-n1.log"
+    assert f"Ray on n1 has ended 3 times, at last with code 3: see {log}\n" in job.told
+    assert job.calls("isentrope") == []
+
+
+def test_a_broker_that_ends_is_not_waited_for(job: Job) -> None:
+    job.broken, job.times = "1", 1000
+    assert job.run("train.sbatch", *ARGUMENTS["train.sbatch"]) == 0, job.told
+    log = job.folder / "slurm-logs" / "mine-7-0" / "redis.log"
+    assert f"the broker on n1 has ended: see {log}\n" in job.told
+    assert job.calls("scontrol")[-1] == "scontrol requeue 7" and job.calls("isentrope") == []
 
 
 def test_the_ports_are_below_those_that_the_kernel_gives_away() -> None:
