@@ -4,6 +4,7 @@ it promises, and says one thing."""
 import hashlib
 import json
 import shutil
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,9 +22,11 @@ from wire_records import ASYNC, make_spec
 
 from isentrope import cli, evaluation, report
 from isentrope.actors.config import ActorsConfig
-from isentrope.launch import interrupts
+from isentrope.check.findings import check
+from isentrope.config import load
+from isentrope.launch import driver, interrupts
 from isentrope.learner import json_files
-from isentrope.learner.records import BatchRow, EvalRow, RunRecord, Summary
+from isentrope.learner.records import BatchRow, EvalRow, Outcome, RunRecord, Summary
 from isentrope.learner.training.dead_letters import DeadLetters
 from isentrope.resolved import RUN_FILE
 from isentrope.rollout.broker.connection import Broker
@@ -41,7 +44,11 @@ sampling = {{max_new_tokens = 8}}
 
 STATES = ("finished", "running", "dead", "damaged")
 
+TRAIN = "run.output_dir=RUN learner.batches=3"
+"""Settings of a run that has trained all its batches."""
+
 COMMANDS = {
+    "train": (f"train RUN/run.toml {TRAIN}", (0, 73, 0, 73)),
     "status": ("status RUN --json", (0, 0, 0, 73)),
     "runs": ("runs RUN --json", (0, 0, 0, 0)),
     "logs": ("logs RUN", (0, 0, 0, 73)),
@@ -85,10 +92,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def digests(made: Path) -> dict[str, str]:
+    """What tells a run that may go on from one of other settings or data."""
+    checked = check(*load(made / RUN_FILE, TRAIN.replace("RUN", str(made)).split()))
+    return {"config_digest": checked.digest, "data_digest": checked.data_digest}
+
+
 @contextmanager
-def run_of(state: str, folder: Path, made: Path, redis_url: str, name: str) -> Iterator[Path]:
+def run_of(state: str, folder: Path, made: Path, redis_url: str, **facts: str) -> Iterator[Path]:
     """Make a run in a state; one that runs has a learner that answers."""
-    facts = {"run": name, "url_env": URL, "host": "elsewhere"}
+    name = facts["run"]
+    facts |= {"url_env": URL, "host": "elsewhere"}
     if state != "running":
         facts["socket"] = str(folder / "redis.sock")
     with run_in(state, folder, **facts), pytest.MonkeyPatch.context() as patch:
@@ -126,6 +141,7 @@ def test_a_command_ends_with_its_code_and_one_sentence_in_every_state(
     command: str,
     state: str,
     made: Path,
+    digests: dict[str, str],
     redis_server: str,
     run_name: str,
     tmp_path: Path,
@@ -136,7 +152,8 @@ def test_a_command_ends_with_its_code_and_one_sentence_in_every_state(
     code = codes[STATES.index(state)]
     monkeypatch.setattr(interrupts, "Interrupts", Asked)
     monkeypatch.setattr(evaluation, "evaluate", _evaluated)
-    with run_of(state, tmp_path / "run", made, redis_server, run_name) as folder:
+    monkeypatch.setattr(driver, "drive", lambda run, progress: Outcome.of_nothing())
+    with run_of(state, tmp_path / "run", made, redis_server, run=run_name, **digests) as folder:
         arguments = [each.replace("RUN", str(folder)).replace("NEW", str(tmp_path / "new")) for each in text.split()]
         assert _run(monkeypatch, *arguments) == code
     shown = capsys.readouterr()
@@ -147,6 +164,27 @@ def test_a_command_ends_with_its_code_and_one_sentence_in_every_state(
         assert isinstance(json.loads(shown.out), dict | list) and not shown.err
     else:
         assert shown.out.strip() and not shown.err
+
+
+@pytest.mark.parametrize("command", ["depot", "exporter"])
+def test_a_port_that_another_has_is_told_alike(
+    command: str,
+    made: Path,
+    redis_server: str,
+    run_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the code of what another start may cure: the other may have left by then."""
+    monkeypatch.setattr(interrupts, "Interrupts", Asked)
+    with run_of("running", tmp_path / "run", made, redis_server, run=run_name) as folder, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        bind = f"127.0.0.1:{other.getsockname()[1]}"
+        assert _run(monkeypatch, command, str(folder), "--bind", bind) == 69
+    said = capsys.readouterr().err
+    assert f"the {command} cannot listen at {bind}: " in said and "choose a free port" in said
 
 
 async def _evaluated(prepared: evaluation.Evaluation, shown: evaluation.Shown) -> EvalRow:

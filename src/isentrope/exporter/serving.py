@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 
 from isentrope.console import say
-from isentrope.errors import ConfigError, UnreachableError
+from isentrope.errors import UnreachableError
 from isentrope.exporter.collector import DEADLINE_S, RunCollector
 from isentrope.rollout.broker.access import Role
 from isentrope.rollout.depot.server import Address
@@ -33,7 +33,8 @@ def offered(place: RunPlace, bind: str, console: Console) -> Iterator[str]:
     """Offer the metrics while the block runs; yield the URL.
 
     Raises:
-        ConfigError: no broker is given, or its URL or the address cannot be used.
+        ConfigError: no broker is given, or its URL cannot be used.
+        UnreachableError: the address cannot be used.
         AccessError: the broker refuses the user or the password.
         RunFolderError: there is no run.
     """
@@ -48,7 +49,10 @@ def offered(place: RunPlace, bind: str, console: Console) -> Iterator[str]:
     try:
         server, thread = start_http_server(address.port, addr=address.host, registry=registry)
     except OSError as error:
-        raise ConfigError(f"{bind} cannot be used: {error.strerror}", fix="choose another --bind") from None
+        raise UnreachableError(
+            f"the exporter cannot listen at {bind}: {error.strerror}",
+            fix="choose a free port, and an address of this machine",
+        ) from None
     try:
         host = f"[{address.host}]" if ":" in address.host else address.host
         url = f"http://{host}:{server.server_address[1]}/metrics"
