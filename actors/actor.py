@@ -91,13 +91,12 @@ class Actor:
         self._grace_s: float | None = None
         self._last_error = ""
         self._load_failures = self._refused = 0
-        self._load_s = 0.0
-        self._failed = False
+        self._load_s, self._failed = 0.0, False
         self._boot = uuid.uuid4().hex
         self._counted = (0, time.monotonic())
 
-    async def serve(self) -> None:
-        """Take and fulfil orders until the actor has left.
+    async def serve(self) -> Control | None:
+        """Take and fulfil orders until the actor has left; return the run's last state that it saw.
 
         Raises:
             LeasesLost: the leases were revoked; go on under another id.
@@ -122,6 +121,7 @@ class Actor:
         finally:
             if self._entered:
                 await self._hand_back()
+        return self._seen.control
 
     # --- heartbeat and leaving
 

@@ -36,6 +36,7 @@ from isentrope.rollout.data.prompts import Prompts, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.rollout.depot.fetching import FetchStopped
 from isentrope.rollout.depot.versions import FOLDER as VERSIONS
+from isentrope.rollout.wire.control import Control
 from isentrope.rollout.wire.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -77,8 +78,10 @@ def main(options: ActorOptions) -> int:
     return 0
 
 
-async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> None:
+async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> bool:
     """Run an actor until `drain` is set or the run ends; installs no signal handlers.
+
+    Return False if none is needed in its place: the run has ended for good, or the actor was asked to leave by its id.
 
     Raises:
         IsentropeError: the actor ended before that; its leases are released if the broker can be reached.
@@ -92,10 +95,12 @@ async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> No
             relays = _relaying(broker, options, spec)
             files = RunFiles(spec, options.places, spec.broker_timeout_s, relays)
             try:
-                await _serve_run(broker, files, options.actor_id, drain)
+                control = await _serve_run(broker, files, options.actor_id, drain)
+                return drain.is_set() or (control is not None and control.goes_on)
             finally:
                 if relays is not None:
                     await asyncio.to_thread(relays.close)
+        return drain.is_set()
     finally:
         await asyncio.to_thread(broker.close)
 
@@ -141,11 +146,12 @@ def _relaying(broker: Broker, options: ActorOptions, spec: RunSpec) -> Relaying 
     return Relaying(RelayList(broker), offer)
 
 
-async def _serve_run(broker: Broker, files: RunFiles, actor_id: str, drain: asyncio.Event) -> None:
+async def _serve_run(broker: Broker, files: RunFiles, actor_id: str, drain: asyncio.Event) -> Control | None:
+    """Return the run's last state that was seen; None: none was."""
     async with AsyncExitStack() as stack:
         bundle = stack.enter_context(contextlib.ExitStack())
         if not await _unpack(bundle, files, drain):
-            return
+            return None
         spec = files.spec
         run = Joined(spec, config_of(spec), files)
         tools = asyncio.create_task(equip(stack, spec, run.config))
@@ -158,6 +164,7 @@ async def _serve_run(broker: Broker, files: RunFiles, actor_id: str, drain: asyn
         finally:
             tools.cancel()
             await asyncio.gather(tools, return_exceptions=True)
+    return None
 
 
 async def _unpack(stack: contextlib.ExitStack, files: RunFiles, drain: asyncio.Event) -> bool:

@@ -31,12 +31,7 @@ inside delete pod broker-0
 inside rollout status statefulset/broker --timeout=5m
 trained "$command" "$((seen + 1))"
 seen=$(batch "$command")
-inside delete pod --selector "$command" --wait=false # TERM: a checkpoint, then another pod that goes on
-if [ "$overlay" = plain ]; then # its actors have left with the run, and a Job that has completed starts none
-  inside wait --for=condition=complete job/actors --timeout=10m
-  inside delete job actors
-  kubectl apply --kustomize "deploy/kubernetes/overlays/$overlay"
-fi
+inside delete pod --selector "$command" --wait=false # TERM: a checkpoint, then another pod, and its actors, go on
 trained "$command" "$((seen + 1))"
 inside get pods
 echo "remove it with: kubectl delete namespace isentrope"

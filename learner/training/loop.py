@@ -232,7 +232,7 @@ class _Run:
         self._parts.poison.keep_requeues(feeder)
         control = feeder.control()
         answered = {"state": RunState.STOP, "requested_stop": False, "requested_mode": None}
-        feeder.set_control(control.model_copy(update=answered))
+        feeder.set_control(control.model_copy(update=answered | {"goes_on": not (finished or self._alarm)}))
         counters = feeder.counters()
         return self.outcome(
             finished=finished,

@@ -54,6 +54,8 @@ class Control(BaseModel):
     """Admission bound of `async` mode, in batches; `on_policy` admits as if it were 0 and keeps the value for later."""
     note: str = ""
     """Message to the operator: why the last request was refused."""
+    goes_on: bool = False
+    """At `stop`: batches are left, and no alarm has ended the run, so that the same command goes on with it."""
     served: str = ""
     """Id of the last request that was answered; the learner's port keeps it."""
     requested_mode: Annotated[Mode | None, Field(exclude=True)] = None

@@ -90,14 +90,14 @@ def train(
     ray_address: Annotated[str, typer.Option(help="HOST:PORT of a running Ray cluster; default: a local Ray.")] = "",
     only: options.Only = "",
     groups: options.Groups = None,
+    stopped_code: options.StoppedCode = 0,
 ) -> None:
     """Train by a run file; the same command continues a run that was stopped."""
     from isentrope import commands, kept_training
 
-    if only == "train" or groups is not None:
-        request = kept_training.Request(run_file, overrides or [], only, groups, ray_address)
-        raise typer.Exit(kept_training.train(request, _console()))
-    raise typer.Exit(commands.train(run_file, overrides or [], ray_address, _console(), only))
+    request = commands.Training(run_file, overrides or [], ray_address, only, groups, stopped_code)
+    kept = only == "train" or groups is not None
+    raise typer.Exit((kept_training if kept else commands).train(request, _console()))
 
 
 @app.command()
@@ -274,15 +274,14 @@ def actor(
     cache: Annotated[Path, typer.Option(help="Folder that keeps fetched files; default: the user's cache.")] = Path(),
     ca: Annotated[str, typer.Option(help="PEM file of authorities for rediss and https; default: the system's.")] = "",
     insecure: Insecure = False,
-    per_gpu: Annotated[
-        bool, typer.Option("--per-gpu", help="An actor for each GPU here, or for as many as one needs; kept up.")
-    ] = False,
+    per_gpu: options.PerGpu = False,
+    stopped_code: options.StoppedCode = 0,
 ) -> None:
     """Join a run as one more rollout actor, from anywhere, without Ray; it leaves with 0 when the run ends."""
     from isentrope.joining import JoinOptions, join, join_per_gpu
 
-    options = JoinOptions(run, redis, password_file, name, depot, cache, ca, insecure)
-    raise typer.Exit(join_per_gpu(options) if per_gpu else join(options))
+    asked = JoinOptions(run, redis, password_file, name, depot, cache, ca, insecure, stopped_code)
+    raise typer.Exit(join_per_gpu(asked) if per_gpu else join(asked))
 
 
 @app.command()

@@ -106,14 +106,26 @@ def init(name: str, folder: Path | None, as_json: bool, console: Console) -> int
     return 0
 
 
-def train(path: Path, overrides: Sequence[str], ray_address: str, console: Console, only: str = "") -> int:
-    """Run a run file to its end, or continue where an earlier command of the same run stopped; `only`: empty, or
-    `rollout` to make and keep groups without training."""
-    started = time.time()
+@dataclasses.dataclass(frozen=True, slots=True)
+class Training:
+    """Arguments of `isentrope train`. part: value of `--only`: empty, `train`, or `rollout` to make and keep groups
+    without training. groups: folder or run file of the run that has kept those to be trained; None: not given."""
+
+    run_file: Path
+    overrides: Sequence[str]
+    ray_address: str = ""
+    part: str = ""
+    groups: Path | None = None
+    stopped_code: int = 0
+
+
+def train(request: Training, console: Console) -> int:
+    """Run a run file to its end, or continue where an earlier command of the same run stopped."""
+    started, only = time.time(), request.part
     if only not in ("", ROLLOUT):
         raise ConfigError(f"there is no part {only!r} of training", where="--only", fix=f"train, or {ROLLOUT}")
     set_defaults()
-    config, file = load(path, overrides)
+    config, file = load(request.run_file, request.overrides)
     if only and config.learner.retain != "groups":
         raise ConfigError(
             f"--only {ROLLOUT} makes groups to keep, and learner.retain = {config.learner.retain!r} keeps none",
@@ -125,7 +137,8 @@ def train(path: Path, overrides: Sequence[str], ray_address: str, console: Conso
     with _claim(checked, config.output_dir(file.path.parent), only) as folder:
         if folder.is_finished(config.learner.batches):
             return tell_finished(folder, console)
-        return _run(ClaimedRun(checked, folder, started, ray_address, only=only), console)
+        run = ClaimedRun(checked, folder, started, request.ray_address, only=only, stopped_code=request.stopped_code)
+        return _run(run, console)
 
 
 def tell_finished(folder: RunFolder, console: Console) -> int:
@@ -301,7 +314,7 @@ def run_claimed(run: ClaimedRun, drive: Callable[[ClaimedRun, Progress], Outcome
     if outcome.status == "error":
         raise _BY_EXIT_CODE.get(outcome.exit_code, InternalError)(outcome.what, where=outcome.where, fix=outcome.fix)
     say(console, _sentence(outcome))
-    return 0
+    return run.stopped_code if outcome.status == "stopped" else 0
 
 
 def _record(folder: Path, error: Exception) -> None:

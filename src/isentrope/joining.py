@@ -33,6 +33,8 @@ class JoinOptions:
     cache: Path = Path()
     ca_file: str = ""
     insecure: bool = False
+    stopped_code: int = 0
+    """Exit code where another actor is needed in this one's place, now or when the run goes on."""
 
 
 def join(options: JoinOptions) -> int:
@@ -52,8 +54,8 @@ def join(options: JoinOptions) -> int:
     name = options.name or f"{runfolder.host().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
     places = Places(options.depot, options.cache, Access(depot_token(url, options.run), options.ca_file))
     forget([RedisConfig().url_env, TOKEN_VARIABLE])
-    asyncio.run(serve(ActorOptions(url, options.run, name, places, insecure=options.insecure)))
-    return 0
+    needed = asyncio.run(serve(ActorOptions(url, options.run, name, places, insecure=options.insecure)))
+    return options.stopped_code if needed else 0
 
 
 def join_per_gpu(options: JoinOptions) -> int:
@@ -66,9 +68,10 @@ def join_per_gpu(options: JoinOptions) -> int:
     more += ["--cache", str(options.cache)] if options.cache != Path() else []
     more += ["--ca", options.ca_file] if options.ca_file else []
     more += ["--insecure"] if options.insecure else []
+    more += ["--stopped-code", str(options.stopped_code)] if options.stopped_code else []
     logging.basicConfig(level=logging.INFO, format=FORMAT)
     url = requested(options.redis, options.password_file, options.ca_file)
-    return join(Machine(url, options.run, options.name, options.insecure, tuple(more)))
+    return join(Machine(url, options.run, options.name, options.insecure, tuple(more), options.stopped_code))
 
 
 def _begin() -> None:

@@ -10,7 +10,6 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -41,19 +40,7 @@ PART = "train"
 INTERVAL_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Arguments of the command. part: value of `--only`. groups: folder or run file of the run that has kept them;
-    None: not given."""
-
-    run_file: Path
-    overrides: Sequence[str]
-    part: str
-    groups: Path | None
-    ray_address: str = ""
-
-
-def train(request: Request, console: Console) -> int:
+def train(request: commands.Training, console: Console) -> int:
     """Train the kept groups of a run to the end of a run file, or continue where an earlier command stopped.
 
     Raises:
@@ -82,7 +69,7 @@ def train(request: Request, console: Console) -> int:
     with claimed as folder:
         if folder.is_finished(checked.config.learner.batches):
             return commands.tell_finished(folder, console)
-        run = ClaimedRun(checked, folder, started, groups=source, only=request.part)
+        run = ClaimedRun(checked, folder, started, groups=source, only=request.part, stopped_code=request.stopped_code)
         return commands.run_claimed(run, functools.partial(_drive, batches), console)
 
 
@@ -117,7 +104,7 @@ def _drive(batches: Sequence[Path], run: ClaimedRun, progress: Progress) -> Outc
     return outcome
 
 
-def _source(request: Request) -> Path:
+def _source(request: commands.Training) -> Path:
     """Return the folder of the other run."""
     if request.part != PART:
         raise ConfigError(

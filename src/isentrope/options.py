@@ -21,6 +21,12 @@ PasswordFile = Annotated[str, typer.Option(help="File with the broker's password
 Authorities = Annotated[str, typer.Option(help="PEM file of authorities for rediss; default: the system's.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow a broker on another host without password.")]
 UnseenRun = Annotated[str, typer.Option("--run", help="Name of the run, where its folder is not seen.")]
+StoppedCode = Annotated[
+    int, typer.Option(min=0, max=255, help="Exit code after a stop that another start goes on from.")
+]
+PerGpu = Annotated[
+    bool, typer.Option("--per-gpu", help="An actor for each GPU here, or for as many as one needs; kept up.")
+]
 Only = Annotated[str, typer.Option(metavar="train|rollout", help="Train kept groups; or make and keep groups.")]
 Groups = Annotated[
     Path | None, typer.Option(metavar="RUN", help="With --only train: the run that has kept them.", show_default=False)

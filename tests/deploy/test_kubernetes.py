@@ -34,6 +34,8 @@ MADE = {"broker-users": {"users.acl", "depot.token", "ray.token", *PASSWORDS}}
 """Keys of the Secret that `secret.sh` makes."""
 RUNS = {"plain": "gsm8k-1gpu", "single-node": "gsm8k-8gpu", "ray": "dapo-7b-4nodes"}
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTP]|[KMGTP]i)?")
+STOPPED = 80
+"""Exit code of what a signal has ended, and of actors whose run goes on later."""
 CRD = "rayjobs-1.6.2.yaml"
 
 
@@ -263,11 +265,19 @@ def test_the_codes_are_those_of_the_errors(rendered: list[Tree]) -> None:
     for job in (each for each in rendered if each["kind"] == "Job"):
         rules = [rule for rule in job["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
         codes = {rule["action"]: set(rule["onExitCodes"]["values"]) for rule in rules}
-        assert codes["FailJob"] | codes["Count"] == {kind.exit_code for kind in kinds}
+        assert codes["FailJob"] | codes["Count"] == {kind.exit_code for kind in kinds} | {STOPPED}
         assert codes["FailJob"] & codes["Count"] == set()
-        assert codes["Count"] == {69, 70, 74, 78}
+        assert codes["Count"] == {69, 70, 74, 78, STOPPED}
         names = {container["name"] for container in job["spec"]["template"]["spec"]["containers"]}
         assert {rule["onExitCodes"]["containerName"] for rule in rules} <= names
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_was_stopped_is_not_done(overlay: str) -> None:
+    """Of a pod that is moved the exit code alone says whether its Job needs another."""
+    assert STOPPED not in {kind.exit_code for kind in vars(errors).values() if hasattr(kind, "exit_code")}
+    given = [words for words, _, _ in commands(overlay) if {"train", "actor"} & set(words)]
+    assert given and all(f"--stopped-code={STOPPED}" in words for words in given)
 
 
 def test_no_container_is_root_or_may_become_so(rendered: list[Tree]) -> None:

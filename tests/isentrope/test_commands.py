@@ -1,5 +1,6 @@
 """Whatever ends a run, its folder says so and holds a report; the exit code is that of the end."""
 
+import dataclasses
 import io
 import time
 from collections.abc import Iterator
@@ -52,6 +53,14 @@ def _end(run: ClaimedRun, monkeypatch: pytest.MonkeyPatch, ending: Outcome | Exc
     finally:
         (run.folder.path / "printed").write_text(out.getvalue())
     return out.getvalue()
+
+
+@pytest.mark.parametrize(("status", "code"), [("stopped", 80), ("finished", 0)])
+def test_a_scheduler_is_told_whether_batches_are_left(
+    run: ClaimedRun, monkeypatch: pytest.MonkeyPatch, status: str, code: int
+) -> None:
+    monkeypatch.setattr(driver, "drive", lambda run, progress: make_outcome(status=status))
+    assert commands._run(dataclasses.replace(run, stopped_code=80), Console(file=io.StringIO())) == code
 
 
 def test_a_run_that_ends_by_an_error_of_its_learner_has_a_report(

@@ -24,6 +24,7 @@ from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.depot.server import Address
+from isentrope.rollout.wire.control import RunState
 
 URL = "redis://:pass%20word@10.0.0.1:6379"
 
@@ -82,8 +83,8 @@ def test_a_private_broker_and_a_depot_for_others_contradict(tmp_path: Path) -> N
         offered(tmp_path, "127.0.0.1:0", "", Place({}, "/s"), insecure=False).__enter__()
 
 
-def _joined(url: str, run: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "isentrope", "actor", "--run", run]
+def _joined(url: str, run: str, *more: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "isentrope", "actor", "--run", run, *more]
     return subprocess.run(command, env=os.environ | {"ISENTROPE_REDIS_URL": url}, capture_output=True, text=True)
 
 
@@ -103,6 +104,30 @@ def test_an_actor_of_another_version_is_refused_and_leaves_no_trace(
     assert "Traceback" not in done.stderr
     assert (learner.view.actors(), learner.view.queues()) == ([], before)
     broker.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("goes_on", "code"), [(True, 80), (False, 0)])
+def test_a_scheduler_is_told_whether_another_actor_is_needed(
+    redis_server: str, run_name: str, tmp_path: Path, goes_on: bool, code: int
+) -> None:
+    broker = Broker.connect(redis_server, run_name)
+    learner = LearnerPort.fence(broker, 1, 0, 0, make_spec(run_name, output_dir=str(tmp_path)), ASYNC)
+    learner.set_control(ASYNC.model_copy(update={"state": RunState.STOP, "goes_on": goes_on}))
+    done = _joined(redis_server, run_name, "--stopped-code", "80")
+    assert (done.returncode, learner.view.actors()) == (code, []), done.stderr
+    broker.close()
+
+
+def test_a_scheduler_is_told_of_an_actor_that_a_signal_has_ended(redis_server: str, run_name: str) -> None:
+    """Here while it waits for a learner to open the run."""
+    command = [sys.executable, "-m", "isentrope", "actor", "--run", run_name, "--stopped-code", "80"]
+    environment = os.environ | {"ISENTROPE_REDIS_URL": redis_server}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = next(line for line in process.stderr if "a learner to open run" in line)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 80, seen
 
 
 def test_an_actor_of_a_release_that_knows_other_facts_is_refused(redis_server: str, run_name: str) -> None:

@@ -35,8 +35,9 @@ class RolloutActor:
             raise
 
 
-async def serve(options: "ActorOptions") -> None:
-    """Run an actor until the run ends or a signal asks it to leave; without a cache it uses the user's."""
+async def serve(options: "ActorOptions") -> bool:
+    """Run an actor until the run ends or a signal asks it to leave; without a cache it uses the user's. Return as
+    `worker.serve`."""
     from isentrope.actors import worker
 
     if options.places.cache == Path():
@@ -46,4 +47,4 @@ async def serve(options: "ActorOptions") -> None:
     drain = asyncio.Event()
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, drain.set)
-    await worker.serve(options, drain)
+    return await worker.serve(options, drain)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from isentrope.environment import environment_with, gpus
@@ -33,7 +34,7 @@ MAX_PAUSE_S = 60.0
 CALM_S = 600.0
 """Life of an actor after which its next failure counts as the first."""
 
-FINAL = {error.exit_code for error in FATAL}
+FINAL = frozenset(error.exit_code for error in FATAL)
 """Exit codes of errors that a new start does not mend."""
 
 
@@ -49,6 +50,8 @@ class Machine:
     insecure: bool
     more: tuple[str, ...] = ()
     """Further options of each actor."""
+    stopped_code: int = 0
+    """Exit code of an actor that was stopped."""
 
 
 def join(machine: Machine) -> int:
@@ -57,7 +60,7 @@ def join(machine: Machine) -> int:
     with contextlib.closing(broker):
         each = int(str(RunView(broker).spec(OPEN_S).actors["tensor_parallel_size"]))
     name = machine.name or socket.gethostname().partition(".")[0]
-    members = Members()
+    members = Members(stopped_code=machine.stopped_code)
     for share in shares(gpus(), each):
         command = [sys.executable, "-m", "isentrope", "actor", "--run", machine.run]
         command += ["--name", f"{name}-gpu{share.replace(',', '-')}-{secrets.token_hex(2)}"]
@@ -88,6 +91,8 @@ class _Member:
 
     command: Sequence[str]
     environment: Mapping[str, str]
+    ends: AbstractSet[int] = FINAL | {0}
+    """Exit codes that no other process follows."""
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     failures: int = 0
@@ -107,7 +112,7 @@ class _Member:
         if code is None:
             return
         self.process = None
-        if code in FINAL | {0}:
+        if code in self.ends:
             self.code = code
             return
         self.failures = 1 if now - self.started > CALM_S else self.failures + 1
@@ -120,13 +125,16 @@ class Members:
 
     members: list[_Member] = field(default_factory=list)
     leaving: bool = False
+    stopped_code: int = 0
+    """Exit code of a process that was stopped."""
 
     def add(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Add an actor that is started by `command`."""
-        self.members.append(_Member(command, environment))
+        self.members.append(_Member(command, environment, FINAL | {0, self.stopped_code}))
 
     def run(self) -> int:
-        """Run the actors until all have left; return 0, or the exit code of one that failed for good."""
+        """Run the actors until all have left; return the exit code of one that failed for good, else of one that was
+        stopped, else 0."""
         before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
         try:
             while self._look():
@@ -137,7 +145,8 @@ class Members:
             for member in self.members:
                 if member.process is not None:
                     member.process.kill()
-        return max((member.code or 0 for member in self.members), default=0)
+        codes = [member.code or 0 for member in self.members]
+        return max(FINAL.intersection(codes), default=max(codes, default=0))
 
     def _look(self) -> bool:
         """Return True while one of them runs, or is to be started; take a look at all."""

@@ -35,6 +35,8 @@ class ClaimedRun:
     """Folder of the run whose kept groups are trained; None: actors make them."""
     only: str = ""
     """Part of training that the run does: `train`, `rollout`, or all of it."""
+    stopped_code: int = 0
+    """Exit code of the command where batches are left and nothing failed."""
 
 
 def make_spec(checked: Checked, output_dir: Path, depots: Sequence[str] = (), bundle: Bundle | None = None) -> RunSpec:

@@ -32,8 +32,8 @@ def test_each_device_is_used_by_one_actor_at_most_and_each_actor_has_enough(devi
     assert [device for share in found for device in share] == devices[: len(devices) // each * each]
 
 
-def members(folder: Path, *programs: str) -> Members:
-    made = Members()
+def members(folder: Path, *programs: str, stopped_code: int = 0) -> Members:
+    made = Members(stopped_code=stopped_code)
     for program in programs:
         made.add([sys.executable, "-c", NOTE + program, str(folder)], os.environ)
     return made
@@ -58,6 +58,14 @@ def test_one_that_failed_is_started_again_until_it_leaves(tmp_path: Path) -> Non
 def test_an_error_that_a_new_start_does_not_mend_is_passed_on(tmp_path: Path, code: int) -> None:
     assert members(tmp_path, f"sys.exit({code})").run() == code
     assert len(started(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("other", "code"), [("pass", 80), ("sys.exit(65)", 65)])
+def test_one_that_was_stopped_stays_away_and_is_told_unless_another_failed(
+    tmp_path: Path, other: str, code: int
+) -> None:
+    assert members(tmp_path, "sys.exit(80)", other, stopped_code=80).run() == code
+    assert len(started(tmp_path)) == 2
 
 
 PARENT = """

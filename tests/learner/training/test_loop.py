@@ -69,7 +69,7 @@ def test_a_run_trains_every_group_once_and_says_so(lagging: Run) -> None:
     assert [row["batch"] for row in lagging.rows] == list(range(1, 9))
     assert {row["updates"] for row in lagging.rows} == {2}
     control = lagging.view.control()
-    assert control is not None and control.state is RunState.STOP
+    assert control is not None and (control.state, control.goes_on) == (RunState.STOP, False)
 
 
 def test_a_run_learns(lagging: Run) -> None:
@@ -277,6 +277,7 @@ def test_a_stop_is_heard_during_an_evaluation_which_the_same_command_makes_up_fo
     assert ranks.wait() == 0, ranks.text()
     assert (run.outcome["status"], run.outcome["batches"]) == ("stopped", 0)
     assert not (run.folder / "eval.jsonl").exists()
+    assert (control := run.view.control()) is not None and control.goes_on
     run.actor.answers.set()
     run.to_the_end()
     assert run.outcome["status"] == "finished"
@@ -342,7 +343,8 @@ def test_an_alarm_that_is_to_stop_the_run_saves_it_and_the_same_command_goes_on(
     assert (run.outcome["status"], run.outcome["exit_code"], run.outcome["batches"]) == ("error", 79, 1)
     assert "the largest ratio" in run.outcome["what"] and "learner.alarms.ratio_max" in run.outcome["fix"]
     assert (run.folder / "checkpoints" / "step-1-1").is_dir()
-    assert (control := run.view.control()) is not None and control.state is RunState.STOP
+    control = run.view.control()
+    assert control is not None and (control.state, control.goes_on) == (RunState.STOP, False)
     (notice,) = (each for each in rows(run.folder / "notices.jsonl") if "alarm in batch" in each["text"])
     assert "alarm in batch 1: the largest ratio is 1, above" in notice["text"]
     run.to_the_end()
