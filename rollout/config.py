@@ -19,8 +19,18 @@ MAX_SECONDS = 3.0e7
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 
 
-SecretPath = Annotated[str, Field(pattern=r"^([/~].*)?$")]
+SECRET_PATH = r"^([/~].*)?$"
+
+SecretPath = Annotated[str, Field(pattern=SECRET_PATH)]
 """Absolute path, or one in the user's home; empty: none."""
+
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+PATTERNS = {
+    SECRET_PATH: "an absolute path, or one that begins with ~, as processes in other folders read it too",
+    NAME: "lower-case letters, digits and hyphens, 63 at most, and no hyphen in front",
+}
+"""What texts must be, by the pattern that they must match."""
 
 
 class Section(BaseModel):
@@ -32,7 +42,7 @@ class Section(BaseModel):
 class RunConfig(Section):
     """`[run]`: what the run is called, its seed, and where its files go."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     """Name of the run in the broker: lower-case letters, digits and hyphens, 63 at most, because it is part of an
     access rule. A name that another configuration has in the same broker is refused."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0

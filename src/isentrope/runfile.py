@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from isentrope.errors import ConfigError, nearest, requirement
 from isentrope.peer_names import advice
-from isentrope.rollout.config import Section
+from isentrope.rollout.config import PATTERNS, Section
 
 COMMAND_LINE = "command line"
 
@@ -380,7 +380,8 @@ def _one(file: RunFile, place: str, details: Sequence[ErrorDetails], known: Sequ
 
 def _allowed(detail: ErrorDetails) -> str:
     if detail["type"] == "string_pattern_mismatch":
-        return f"text that matches {detail.get('ctx', {})['pattern']}"
+        pattern = detail.get("ctx", {})["pattern"]
+        return PATTERNS.get(pattern, f"text that matches {pattern}")
     if detail["type"] == "missing":
         return "a longer list"
     return requirement(detail["msg"])
