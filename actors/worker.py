@@ -118,7 +118,7 @@ async def _spec(broker: Broker, drain: asyncio.Event) -> RunSpec | None:
     with waiting_for(f"a learner to open run {broker.keys.run!r} at {broker.place}"):
         while not drain.is_set():
             try:
-                return await asyncio.to_thread(view.spec, 1.0)
+                return await asyncio.to_thread(view.spec, 1.0, begun=True)
             except UnreachableError:
                 if time.monotonic() > deadline:
                     raise

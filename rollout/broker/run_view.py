@@ -99,15 +99,18 @@ class RunView:
         self._seen: dict[str, tuple[str, float]] = {}
         self._learner_seen = ("", 0.0)
 
-    def spec(self, deadline_s: float) -> RunSpec:
+    def spec(self, deadline_s: float, *, begun: bool = False) -> RunSpec:
         """Return the run's facts; wait up to `deadline_s` for a learner to open the run.
+
+        begun: not those of an earlier start. The command that begins a run again deletes the control state, and its
+        learner writes that with the facts; in between these name files that are not there any more.
 
         Raises:
             UnreachableError: no learner opened it in time.
             ConfigError: another version of this program opened it.
         """
         with waiting_for(f"a learner to open run {self._keys.run!r} at {self.broker.place}"):
-            text = self._opened(deadline_s)
+            text = self._opened(deadline_s, begun=begun)
         try:
             return RunSpec.model_validate_json(text)
         except ValidationError as error:
@@ -286,10 +289,10 @@ class RunView:
         table = self.broker.run(lambda client: client.hgetall(key))
         return {_text(name): value for name, value in table.items()}
 
-    def _opened(self, deadline_s: float) -> str:
+    def _opened(self, deadline_s: float, *, begun: bool) -> str:
         """Return the text of the run's facts, once a learner has written it."""
         deadline = time.monotonic() + deadline_s
-        while not (text := self.text(self._keys.meta)):
+        while not (text := self.text(self._keys.meta)) or (begun and not self.text(self._keys.ctl)):
             if time.monotonic() > deadline:
                 raise UnreachableError(
                     f"no learner has opened run {self._keys.run!r} at {self.broker.place} for {deadline_s:.0f} s",

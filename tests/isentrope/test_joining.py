@@ -25,6 +25,7 @@ from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.interface import open_depot
 from isentrope.rollout.depot.server import Address
 from isentrope.rollout.wire.control import RunState
+from isentrope.rollout.wire.spec import Bundle
 
 URL = "redis://:pass%20word@10.0.0.1:6379"
 
@@ -119,6 +120,31 @@ def test_a_scheduler_is_told_whether_another_actor_is_needed(
     broker.close()
 
 
+@pytest.mark.slow
+def test_an_actor_that_comes_while_a_run_begins_again_waits_for_its_new_facts(
+    redis_server: str, run_name: str, tmp_path: Path
+) -> None:
+    """The bundle of its last start is deleted by then, and the actor would be refused for good."""
+    broker = Broker.connect(redis_server, run_name)
+    gone = Bundle(digest="0" * 64, size_bytes=1, run_folder="run")
+    LearnerPort.fence(broker, 1, 0, 0, make_spec(run_name, output_dir=str(tmp_path), bundle=gone), ASYNC)
+    broker.run(lambda client: client.delete(broker.keys.ctl))  # as the command does
+    command = [sys.executable, "-m", "isentrope", "actor", "--run", run_name]
+    environment = os.environ | {"ISENTROPE_REDIS_URL": redis_server}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "a learner to open run" in line:
+                break
+        stopped = ASYNC.model_copy(update={"state": RunState.STOP})
+        LearnerPort.fence(broker, 2, 0, 0, make_spec(run_name, output_dir=str(tmp_path)), stopped)
+        said.append(process.stderr.read())
+        assert process.wait(60) == 0, "".join(said)
+    broker.close()
+
+
 def test_a_scheduler_is_told_of_an_actor_that_a_signal_has_ended(redis_server: str, run_name: str) -> None:
     """Here while it waits for a learner to open the run."""
     command = [sys.executable, "-m", "isentrope", "actor", "--run", run_name, "--stopped-code", "80"]
@@ -134,6 +160,7 @@ def test_an_actor_of_a_release_that_knows_other_facts_is_refused(redis_server: s
     broker = Broker.connect(redis_server, run_name)
     spec = make_spec(run_name, versions={"isentrope": "9.0"}).model_dump_json()
     broker.run(lambda client: client.set(broker.keys.meta, spec.replace('"vocab_size"', '"vocabulary"')))
+    broker.run(lambda client: client.set(broker.keys.ctl, "what that release writes"))
     done = _joined(redis_server, run_name)
     assert done.returncode == 64 and "was opened by isentrope 9.0" in done.stderr, done.stderr
     broker.close()

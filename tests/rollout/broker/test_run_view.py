@@ -30,6 +30,15 @@ def test_an_actor_learns_the_run_from_the_broker(learner: LearnerPort, broker: B
     assert (view.spec(1.0), view.weights(), view.control()) == (learner.spec, make_weights(), ASYNC)
 
 
+def test_facts_of_an_earlier_start_are_not_those_of_the_next(learner: LearnerPort, broker: Broker) -> None:
+    view = RunView(broker)
+    assert view.spec(0.0, begun=True) == view.spec(0.0)
+    broker.run(lambda client: client.delete(broker.keys.ctl))  # as the command does that begins the run again
+    with pytest.raises(UnreachableError, match="no learner has opened run"):
+        view.spec(0.0, begun=True)
+    assert view.spec(0.0).run == broker.keys.run
+
+
 @pytest.mark.parametrize(
     ("versions", "said"), [({}, "another version of isentrope"), ({"isentrope": "9.0"}, r"isentrope 9\.0")]
 )
