@@ -30,7 +30,7 @@ PATTERNS = {
     SECRET_PATH: "an absolute path, or one that begins with ~, as processes in other folders read it too",
     NAME: "lower-case letters, digits and hyphens, 63 at most, and no hyphen in front",
 }
-"""What texts must be, by the pattern that they must match."""
+"""Demands on texts in words, by the pattern that they must match."""
 
 
 class Section(BaseModel):

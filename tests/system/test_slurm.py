@@ -29,7 +29,7 @@ UNTIL_TERM = "trap 'exit 0' TERM; sleep 1000 & wait $!"
 PROGRAMS = {
     "ray": (
         'case $1 in start) echo "$(hostname) $*" >>"$SLURM_SUBMIT_DIR/rays"; '
-        f"{UNTIL_TERM} ;; status) echo ' 1 node_a'; echo ' 1 node_b' ;; esac"
+        f'{UNTIL_TERM} ;; status) sed "s/.*/ 1 node_&/" "$SLURM_SUBMIT_DIR/rays" ;; esac'
     ),
     "isentrope": (
         'echo "$(hostname) ${CUDA_VISIBLE_DEVICES:-none}" >"$SLURM_SUBMIT_DIR/$1-${SLURM_RESTART_COUNT:-0}"; '
