@@ -334,6 +334,13 @@ def test_without_a_run_the_usage_is_told(job: Job, name: str) -> None:
     assert job.run(name) == 64 and "usage: sbatch" in job.told
 
 
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_outside_slurm_the_usage_is_told(job: Job, name: str) -> None:
+    """As where a user starts the file itself."""
+    job.environment = {"SLURM_JOB_ID": ""}
+    assert job.run(name, *ARGUMENTS[name]) == 64 and "usage: sbatch" in job.told
+
+
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_a_job_that_was_given_elsewhere_says_where_to_give_it(job: Job, name: str) -> None:
     job.deploy = job.folder / "deploy"
