@@ -79,7 +79,7 @@ class Actor:
         self._fetch: Fetch | None = None
         self._tools = tools
         self._drain = drain
-        self._call = BrokerCaller(spec.broker_timeout_s)
+        self._call = BrokerCaller(spec.broker_timeout_s, run.config.start_timeout_s)
         self._changes = Changes()
         self._beat_now = asyncio.Event()
         self._looking = asyncio.Lock()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from isentrope.errors import UnreachableError
+from isentrope.errors import NoScriptsError, UnreachableError
 
 PAUSE_S = 0.2
 """Time between two calls: an error that comes at once must not be asked for thousands of times a second."""
@@ -23,13 +23,18 @@ class BrokerCaller:
     leased or published after all leases were handed back.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        """Repeat each call for `timeout_s`; the broker's client alone stops after half a minute."""
+    def __init__(self, timeout_s: float, open_timeout_s: float = 0.0) -> None:
+        """Repeat each call for `timeout_s`; the broker's client alone stops after half a minute.
+
+        Where a learner has still to open the run, repeat it for `open_timeout_s` if that is longer: the broker answers,
+        and ranks may load their model for longer than a broker may be away.
+        """
         self._timeout_s = timeout_s
+        self._open_timeout_s = max(timeout_s, open_timeout_s)
 
     async def __call__(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return the result of `call`."""
-        deadline = time.monotonic() + self._timeout_s
+        began = time.monotonic()
         while True:
             running = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
             try:
@@ -38,8 +43,9 @@ class BrokerCaller:
                 await asyncio.gather(running, return_exceptions=True)
                 raise
             except UnreachableError as error:
-                if time.monotonic() > deadline:
-                    what = f"{error.what}; it was tried for {self._timeout_s:.0f} s in all"
+                limit_s = self._open_timeout_s if isinstance(error, NoScriptsError) else self._timeout_s
+                if time.monotonic() > began + limit_s:
+                    what = f"{error.what}; it was tried for {limit_s:.0f} s in all"
                     raise UnreachableError(what, where=error.where, fix=error.fix) from None
                 logger.warning("%s; trying again", error.what)
             await asyncio.sleep(PAUSE_S)

@@ -24,7 +24,14 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
-from isentrope.errors import AccessError, BrokerChangedError, ConfigError, InternalError, UnreachableError
+from isentrope.errors import (
+    AccessError,
+    BrokerChangedError,
+    ConfigError,
+    InternalError,
+    NoScriptsError,
+    UnreachableError,
+)
 from isentrope.rollout.broker.answers import MissingScript, passing, spoiled_by, translate
 from isentrope.rollout.broker.keys import Keys
 from isentrope.rollout.broker.slow_links import KINDS
@@ -189,7 +196,8 @@ class Broker:
         Without the right to load scripts, wait until the learner has loaded them again after a restart of the server.
 
         Raises:
-            UnreachableError: no answer, or no scripts, within the deadline.
+            UnreachableError: no answer within the deadline.
+            NoScriptsError: no scripts within the deadline.
             BrokerFullError: a write needs memory or disk that the server does not have.
             FencedReply: the script found another incarnation.
         """
@@ -204,8 +212,8 @@ class Broker:
                     self._load(source)
                 except AccessError:
                     if time.monotonic() > deadline:
-                        raise UnreachableError(
-                            f"the broker at {self.place} has lost its scripts, and no learner has loaded them again",
+                        raise NoScriptsError(
+                            f"the broker at {self.place} has no scripts, and no learner has loaded them",
                             fix="start the learner; actors may not load scripts",
                         ) from None
                     time.sleep(0.5)

@@ -97,6 +97,10 @@ class BrokerChangedError(UnreachableError):
     """The server at the broker's URL was restarted since the last fence, and may have lost state."""
 
 
+class NoScriptsError(UnreachableError):
+    """A broker that answers, and whose run no learner has opened since the broker began."""
+
+
 class InternalError(IsentropeError, RuntimeError):
     """A bug of this program."""
 

@@ -7,19 +7,20 @@ import pytest
 from waits import DEADLINE_S, until
 
 from isentrope.actors.broker_calls import BrokerCaller
-from isentrope.errors import UnreachableError
+from isentrope.errors import NoScriptsError, UnreachableError
 
 
 class Flaky:
     """Fails a few times before it answers."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, error: type[UnreachableError] = UnreachableError) -> None:
         self.failures = failures
+        self.error = error
 
     def __call__(self, answer: int) -> int:
         if self.failures:
             self.failures -= 1
-            raise UnreachableError("not there")
+            raise self.error("not there")
         return answer
 
 
@@ -30,6 +31,13 @@ def test_a_call_is_repeated_while_nobody_answers() -> None:
 def test_repeating_ends_at_the_deadline() -> None:
     with pytest.raises(UnreachableError, match="it was tried for 0 s in all"):
         asyncio.run(BrokerCaller(0.0)(Flaky(1_000_000), 7))
+
+
+def test_a_learner_that_has_still_to_open_the_run_is_waited_for_longer_than_a_broker() -> None:
+    call = BrokerCaller(0.0, open_timeout_s=DEADLINE_S)
+    assert asyncio.run(call(Flaky(3, NoScriptsError), 7)) == 7
+    with pytest.raises(UnreachableError, match="it was tried for 0 s in all"):
+        asyncio.run(call(Flaky(1_000_000), 7))
 
 
 def test_other_errors_are_not_repeated() -> None:

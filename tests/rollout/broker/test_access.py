@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from wire_records import ASYNC, answer, make_actor_port, make_group, make_spec, make_weights
 
-from isentrope.errors import AccessError, IsentropeError
+from isentrope.errors import AccessError, IsentropeError, NoScriptsError
 from isentrope.redis_server import RedisServer, find_binary
 from isentrope.rollout.broker.access import RIGHTS, Role
 from isentrope.rollout.broker.actor_port import ActorPort
@@ -284,5 +284,5 @@ def test_an_actor_waits_while_scripts_are_missing_and_says_what_for(guarded: Gua
     actor = make_actor_port(guarded.connect("actor", run_name), "a1")
     guarded.admin.script_flush()
     order = WorkOrder(0, 0, 1, 1, 0, actor.broker.keys.work, "1-1")
-    with pytest.raises(IsentropeError, match="no learner has loaded them again"):
+    with pytest.raises(NoScriptsError, match="no learner has loaded them"):
         actor.hand_back([order])
