@@ -73,6 +73,15 @@ class AlarmsConfig(Section):
     late."""
 
 
+class CriticConfig(Section):
+    """`[learner.critic]`: the network that estimates values, if the method has a critic. It is divided and saved as the
+    policy is, and takes as much memory; `learner.objective.critic` says how it is trained."""
+
+    learning_rate: PositiveFloat | None = None
+    """AdamW's learning rate of the critic; unset: as `learner.learning_rate`. Too low and its values explain nothing
+    for as long as the run is; too high and they swing from batch to batch, and advantages with them."""
+
+
 class LearnerConfig(Section):
     """`[learner]`: the method, how a batch is trained, and what is kept of the run."""
 
@@ -149,6 +158,8 @@ class LearnerConfig(Section):
     collective_timeout_s: Seconds = 600.0
     """Seconds a rank waits for the others in one step that all take together. Too low ends the run while one rank
     compiles or writes; too high notices a dead rank late."""
+    critic: CriticConfig = CriticConfig()
+    """Network of a critic, for methods that have one."""
     staleness: StalenessConfig = StalenessConfig()
     """Bounds on the age of tokens."""
     alarms: AlarmsConfig = AlarmsConfig()

@@ -236,6 +236,17 @@ class Measures(JsonRecord):
     """Part of the loss that the policy term makes, mean of the updates."""
     loss_entropy: float | None = None
     """Part of the loss that the entropy term makes, mean of the updates; 0 without one."""
+    loss_value: float | None = None
+    """Loss of the critic, mean of its updates; absent without one."""
+    critic_grad_norm: float | None = None
+    """Norm of the critic's gradient before clipping, mean of its updates; absent without a critic."""
+    value_mean: float | None = None
+    """Mean value that the critic gave to a token before the first update, in units of reward; absent without one."""
+    return_mean: float | None = None
+    """Mean discounted reward that came after a token, in units of reward; absent without a critic."""
+    explained_variance: float | None = None
+    """Share of the variance of these rewards over tokens that the values explain: 1 is exact, 0 is no better than a
+    constant; absent without a critic, and where all of them are equal."""
     control: dict[str, float] | None = None
     """Value that each controller sets, by kind."""
     control_target: dict[str, float] | None = None

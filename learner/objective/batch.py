@@ -133,6 +133,8 @@ class Prepared:
     """[U, N] for each auxiliary term, as `reduce`."""
     metrics: Mapping[str, float]
     """Metrics of the batch's stages."""
+    returns: Tensor | None = None
+    """[N, T]: targets of the critic, 0 off the mask; None: there is no critic, or nothing is trained."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isentrope.kernels.limits import LOG_RATIO_CLAMP
-from isentrope.learner.objective import selection
+from isentrope.learner.objective import critic_terms, selection
 from isentrope.learner.objective.batch import Batch, Prepared
 
 HISTOGRAM_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 15.0)
@@ -111,11 +111,15 @@ def prepared_metrics(scope: Mapping[str, Any], weights: Sequence[tuple[str, Tens
     mask, advantage = scope["mask"], scope["advantage"]
     acting = [(kind, weight) for kind, weight in weights if (weight != 1).any()]
     kept = {f"kept_{kind}": float(selection.mean((weight != 0).double(), mask)) for kind, weight in acting}
-    return kept | {
-        "reward_shaped": float(scope["reward"].double().mean()),
-        "advantage_abs": float(selection.mean(advantage.abs(), mask)),
-        "covariance": float(selection.mean(selection.covariance(scope["logp"], advantage, mask), mask)),
-    }
+    return (
+        kept
+        | critic_terms.metrics(scope)
+        | {
+            "reward_shaped": float(scope["reward"].double().mean()),
+            "advantage_abs": float(selection.mean(advantage.abs(), mask)),
+            "covariance": float(selection.mean(selection.covariance(scope["logp"], advantage, mask), mask)),
+        }
+    )
 
 
 @torch.no_grad()

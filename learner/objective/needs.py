@@ -22,9 +22,9 @@ class Need(StrEnum):
     ROUTING = "routing replay"
 
 
-PROVIDED = frozenset({Need.REFERENCE, Need.ANSWERS, Need.CORRECTNESS})
-"""Needs that the training loop supplies, the last only where rewards are not graded; a change that builds another one
-adds it here."""
+PROVIDED = frozenset({Need.REFERENCE, Need.ANSWERS, Need.CORRECTNESS, Need.CRITIC})
+"""Needs that the training loop supplies, correctness only where rewards are not graded; a change that builds another
+one adds it here."""
 
 _BY_TENSOR = {
     "logp_ref": Need.REFERENCE,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from isentrope.kernels.limits import LOG_RATIO_CLAMP
-from isentrope.learner.objective import monitors, philox
+from isentrope.learner.objective import critic_terms, monitors, philox, selection
 from isentrope.learner.objective.batch import Batch, LossParts, Prepared
 from isentrope.learner.objective.dimensions import AUX_SETS, KlKeys
 from isentrope.learner.objective.places import LEARNING_RATE, SEVERAL, SINGLE, set_values, split_target, with_values
@@ -111,10 +111,13 @@ class Objective:
         weight = math.prod((factor for _, factor in factors), start=torch.ones_like(blank[rows]))
         return replace(
             prepared,
-            advantage=_place(scope["advantage"], rows, blank),
-            weight=_place(weight, rows, blank),
+            advantage=selection.placed(scope["advantage"], rows, blank),
+            weight=selection.placed(weight, rows, blank),
+            returns=selection.placed(scope["returns"], rows, blank) if "returns" in scope else None,
             kl_weight=tuple(
-                given if term.tokens is None or self.stats == "microbatch" else _place(term.tokens(scope), rows, blank)
+                given
+                if term.tokens is None or self.stats == "microbatch"
+                else selection.placed(term.tokens(scope), rows, blank)
                 for term, given in zip(self.kl, prepared.kl_weight, strict=True)
             ),
             metrics=monitors.prepared_metrics(scope, factors),
@@ -296,6 +299,7 @@ class Objective:
         for stage in self.modulation:
             advantage = advantage * stage(scope)[:, None]
         scope["advantage"] = advantage * mask
+        scope |= critic_terms.targets(self.critic, self.baseline, scope)
 
     def _set_statistics(self, scope: Scope, batch: Batch) -> None:
         """Set the inputs of selections. Demonstrations have no log-probabilities and take part in no statistic."""
@@ -390,10 +394,3 @@ def _by_id(batch: Batch) -> Tensor:
     """Return response numbers in the order of (seq, index)."""
     by_index = torch.argsort(batch.index, stable=True)
     return by_index[torch.argsort(batch.seq[by_index], stable=True)]
-
-
-def _place(value: Tensor, rows: Tensor, blank: Tensor) -> Tensor:
-    """Return `value` [n, T] at responses `rows` of a blank [N, T]."""
-    out = blank.clone()
-    out[rows] = value.to(blank.dtype)
-    return out

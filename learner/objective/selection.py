@@ -98,3 +98,10 @@ def group_logsumexp(value: Tensor, group: Tensor) -> Tensor:
     """Return log sum exp of `value` [N] over the group of each response: [N]."""
     largest = group_max(value, group)
     return largest + group_sum((value - largest).exp(), group).log()
+
+
+def placed(value: Tensor, rows: Tensor, blank: Tensor) -> Tensor:
+    """Return `value` [n, T] at responses `rows` of a blank [N, T]."""
+    out = blank.clone()
+    out[rows] = value.to(blank.dtype)
+    return out

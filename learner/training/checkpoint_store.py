@@ -4,6 +4,7 @@
     checkpoints/latest.<n>             the newest checkpoint of learner n
     checkpoints/step-<batch>-<n>/      one checkpoint; complete under this name, unfinished under `….tmp`
         state.json                     state of the run, besides the tensors
+        critic/                        state of the critic, if the method has one
         manifest.json                  size and digest of every other file; what is not listed is not loaded
 
 A learner claims a number by exclusive creation, so two can never share one. It starts from the newest claim's own
@@ -45,6 +46,9 @@ MANIFEST = "manifest.json"
 
 _NAME = re.compile(r"step-(\d{1,18})-(\d{1,18})")
 _POINTER = re.compile(r"latest\.(\d{1,18})")
+
+CRITIC = "critic"
+"""Folder of the critic's state in a checkpoint: its files have the names of the policy's."""
 
 LOADED = "*.pt"
 """Files that ranks load: an unlisted one is not what was saved."""
@@ -158,7 +162,10 @@ class CheckpointStore:
             files = {str(file): FileFacts.model_validate(facts) for file, facts in table["files"].items()}
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise StorageError(f"checkpoint cannot be read: {error}", where=str(path)) from None
-        needed = {STATE, *(shard.name for shard in self.folder(name).glob(LOADED))}
+        needed = {
+            STATE,
+            *(shard.relative_to(self.folder(name)).as_posix() for shard in self.folder(name).rglob(LOADED)),
+        }
         if needed - files.keys():
             raise StorageError(f"the manifest does not list {min(needed - files.keys())}", where=str(path))
         return files

@@ -124,18 +124,22 @@ def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
             measured[name] = found
     lag = ragged.lag[ragged.mask]
     norms = [update.grad_norm for update in facts.updates if update.applied]
-    return measured | {
-        "batch": ragged.number + 1,
-        "grad_norm": float(np.mean(norms)) if norms else 0.0,
-        "updates": len(facts.updates),
-        "skipped": len(facts.updates) - facts.applied,
-        "groups": len(ragged.prompt_length),
-        "responses": len(ragged.length),
-        "lag_mean": float(lag.mean()) if lag.size else 0.0,
-        "lag_max": int(lag.max()) if lag.size else 0,
-        "lag_hist": dict(sorted(Counter(lag.tolist()).items())),
-        "tokens_masked": int(ragged.length.sum()) - lag.size,
-    }
+    return (
+        measured
+        | _critic(facts.critic)
+        | {
+            "batch": ragged.number + 1,
+            "grad_norm": float(np.mean(norms)) if norms else 0.0,
+            "updates": len(facts.updates),
+            "skipped": len(facts.updates) - facts.applied,
+            "groups": len(ragged.prompt_length),
+            "responses": len(ragged.length),
+            "lag_mean": float(lag.mean()) if lag.size else 0.0,
+            "lag_max": int(lag.max()) if lag.size else 0,
+            "lag_hist": dict(sorted(Counter(lag.tolist()).items())),
+            "tokens_masked": int(ragged.length.sum()) - lag.size,
+        }
+    )
 
 
 def _row(measured: Mapping[str, Any], around: Surroundings, spent: BatchTime, drawn: "Drawn") -> BatchRow:
@@ -216,6 +220,15 @@ def scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float):
             flat[prefix + name] = float(value)
     return flat
+
+
+def _critic(updates: tuple[UpdateFacts, ...]) -> dict[str, float]:
+    """Return the metrics over the critic's updates that were applied, means over them; empty if there were none."""
+    applied = [update for update in updates if update.applied]
+    if not applied:
+        return {}
+    loss = applied_sums(applied)["loss_value"] / len(applied)
+    return {"loss_value": loss, "critic_grad_norm": float(np.mean([update.grad_norm for update in applied]))}
 
 
 def _updates(updates: tuple[UpdateFacts, ...]) -> dict[str, float]:

@@ -41,8 +41,7 @@ class Policy(nn.Module):
     def forward(self, packed: Packed, use: Callable[[Tensor, Tensor], Result]) -> Result:
         """Return `use(logits [K, V], targets [K])`, called here because ZeRO-3 has the parameters only while the
         network runs."""
-        hidden = self._hidden_packed(packed) if self._runs_packed else self._hidden_padded(packed)
-        return use(self._head(hidden), packed.target)
+        return use(self._head(self._hidden(packed)), packed.target)
 
     @property
     def _head(self) -> nn.Module:
@@ -62,6 +61,10 @@ class Policy(nn.Module):
                 f"{type(self.network).__name__} changes its logits after the output layer, which is not supported",
                 where="model.path",
             )
+
+    def _hidden(self, packed: Packed) -> Tensor:
+        """Return the last hidden states at the places before the targets: [K, D]."""
+        return self._hidden_packed(packed) if self._runs_packed else self._hidden_padded(packed)
 
     def _hidden_padded(self, packed: Packed) -> Tensor:
         """Return [K, D]. Rows padded on the right need no mask. For many short responses on a CPU this is 1.2 (16

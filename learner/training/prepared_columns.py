@@ -21,6 +21,7 @@ def to_bytes(prepared: Prepared, rows: Sequence[int]) -> bytes:
     table |= {f"aux_reduce_{place}": factor[:, chosen] for place, factor in enumerate(prepared.aux_reduce)}
     per_token = {"mask": prepared.mask, "advantage": prepared.advantage, "weight": prepared.weight}
     per_token |= {f"kl_weight_{place}": weight for place, weight in enumerate(prepared.kl_weight) if weight is not None}
+    per_token |= {"returns": prepared.returns} if prepared.returns is not None else {}
     table |= {name: values[chosen][valid] for name, values in per_token.items()}
     return columns.to_bytes({name: values.numpy() for name, values in table.items()})
 
@@ -42,6 +43,7 @@ def from_bytes(blob: bytes, ragged: RaggedBatch, batch: Batch, terms: Sequence[b
         kl_weight=tuple(padded(f"kl_weight_{place}") if weighs else None for place, weighs in enumerate(terms)),
         aux_reduce=tuple(torch.from_numpy(found[name]) for name in _numbered(found, "aux_reduce")),
         metrics={},
+        returns=padded("returns") if "returns" in found else None,
     )
 
 

@@ -11,11 +11,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from isentrope.errors import StorageError
+from isentrope.learner.training.checkpoint_store import CRITIC
 from isentrope.long_waits import waiting_for
 from isentrope.rollout.wire.files import UNFINISHED
 
@@ -111,17 +113,29 @@ def main(checkpoint: Path, target: Path) -> None:
     from isentrope.learner.training import deepspeed_files  # registers what its files may name
 
     assert deepspeed_files.ALLOWED
-    ds_to_universal.main(
-        SimpleNamespace(
-            input_folder=str(checkpoint),
-            output_folder=str(target),
-            num_extract_workers=1,  # more are processes, which would not know what may be loaded
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=False,
-            inject_missing_state=True,  # stages 1 and 2 do not write the names of their parameters' patterns
-        )
-    )
+    for part in filter(lambda name: (checkpoint / name).is_dir(), ("", CRITIC)):
+        with _linked(checkpoint / part) as source:
+            ds_to_universal.main(
+                SimpleNamespace(
+                    input_folder=source,
+                    output_folder=str(target / part),
+                    num_extract_workers=1,  # more are processes, which would not know what may be loaded
+                    num_merge_workers=1,
+                    keep_temp_folder=False,
+                    strict=False,
+                    inject_missing_state=True,  # stages 1 and 2 do not write the names of their parameters' patterns
+                )
+            )
+
+
+@contextlib.contextmanager
+def _linked(folder: Path) -> Iterator[str]:
+    """Yield a folder with links to the files of `folder` and without those below it, among which DeepSpeed would look
+    for shards too."""
+    with tempfile.TemporaryDirectory(prefix="isentrope-") as links:
+        for path in filter(Path.is_file, folder.iterdir()):
+            Path(links, path.name).symlink_to(path.absolute())
+        yield links
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
-from isentrope.learner.training.checkpoint_store import FileFacts, facts_of, verify
+from isentrope.learner.training.checkpoint_store import CRITIC, FileFacts, facts_of, verify
 from isentrope.learner.training.collectives import Collectives
+from isentrope.learner.training.critic import CriticEngine
 from isentrope.learner.training.deepspeed_engine import TrainingEngine
 from isentrope.learner.training.fault_points import crash_point
 from isentrope.learner.training.frozen_engine import FrozenEngine
@@ -46,6 +47,7 @@ from isentrope.learner.training.reference_policy import ReferencePolicy, referen
 from isentrope.learner.training.trainer import BatchFacts, Schedule, Trainer
 from isentrope.learner.training.version_writer import VersionWriter
 from isentrope.rollout.broker.learner_state import LearnerState, RankState
+from isentrope.rollout.wire.files import sync
 from isentrope.rollout.wire.proof import Canary, CanaryTokens
 from isentrope.rollout.wire.types import batch_of
 from isentrope.rollout.wire.weights import Manifest
@@ -77,6 +79,8 @@ class _Network:
     engine: TrainingEngine | FrozenEngine
     reference: ReferencePolicy | None
     """None: the objective needs none."""
+    critic: CriticEngine | None
+    """None: the objective needs none, or nothing is trained."""
     trainer: Trainer
     writer: VersionWriter
 
@@ -217,11 +221,22 @@ class RankGroup:
             reference = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
             if told.reference is not None:
                 reference.load(told.reference)
+        critic = self._critic(told)  # before the policy: what each loads includes the random state of that moment
         engine = self._engine(policy, told)
-        trainer = Trainer(self._collectives, engine, self._objective, reference)
+        trainer = Trainer(self._collectives, engine, self._objective, reference, critic)
         writer = VersionWriter(engine.weights, self._collectives.background, self._root, device)
-        self._network = _Network(engine, reference, trainer, writer)
+        self._network = _Network(engine, reference, critic, trainer, writer)
         return ""
+
+    def _critic(self, told: BuildArguments) -> CriticEngine | None:
+        if not self._job.trains or Need.CRITIC not in needs(self._objective):
+            return None
+        config = self._job.config
+        network = self._load(gradient_checkpointing=config.gradient_checkpointing)
+        critic = CriticEngine(network, config, self._collectives.device, loads_universal=told.universal)
+        if told.checkpoint is not None:
+            critic.load(told.checkpoint / CRITIC)
+        return critic
 
     def _engine(self, policy: Policy, told: BuildArguments) -> TrainingEngine | FrozenEngine:
         device, temperature = self._collectives.device, self._job.spec.sampling.temperature
@@ -259,19 +274,25 @@ class RankGroup:
     def _save(self, told: SaveArguments) -> tuple[str, dict[str, FileFacts]]:
         """Return why a file could not be written, and the files; each is digested by one rank."""
         problem = self._built.engine.save(told.folder)
+        if self._built.critic is not None:
+            problem = self._built.critic.save(told.folder / CRITIC) or problem
         crash_point("commit.written", told.batch)
         problems = [each for each in self._collectives.gather(problem) if each]  # also waits until all have written
-        share = self._share(sorted(path for path in told.folder.iterdir() if path.is_file()))
-        tables = self._collectives.gather(
-            {} if problems else {path.name: facts_of(path).model_dump() for path in share}
-        )
+        names = sorted(path.relative_to(told.folder) for path in told.folder.rglob("*") if path.is_file())
+        table = {} if problems else {name.as_posix(): facts_of(told.folder / name) for name in self._share(names)}
+        for part in {(told.folder / name).parent for name in table}:
+            sync(part)
+        tables = self._collectives.gather({name: facts.model_dump() for name, facts in table.items()})
         files = {name: FileFacts.model_validate(file) for table in tables for name, file in table.items()}
         return "; ".join(problems), files
 
     def _compare(self, told: FolderArguments) -> str:
-        engine = self._built.engine
+        engine, critic = self._built.engine, self._built.critic
         assert isinstance(engine, TrainingEngine), "what trained nothing is not replayed"
-        found = self._collectives.gather(engine.difference(told.folder))
+        differing = engine.difference(told.folder)
+        if critic is not None and (of_critic := critic.difference(told.folder / CRITIC)):
+            differing = differing or f"{CRITIC}/{of_critic}"
+        found = self._collectives.gather(differing)
         return next((each for each in found if each), "")
 
     def _drain(self, told: JsonArguments) -> None:

@@ -23,12 +23,14 @@ from isentrope.learner.intake.packing import make_batch, pack, pad
 from isentrope.learner.intake.plan import Plan, make_plan, make_sweep
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.intake.share import Share, share_of, share_of_first
+from isentrope.learner.objective import critic_terms
 from isentrope.learner.objective.batch import Batch, Prepared
 from isentrope.learner.objective.kernel_rules import rules_of
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.training import prepared_columns
 from isentrope.learner.training.collectives import Collectives
+from isentrope.learner.training.critic import CriticEngine, ValueLoss
 from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts
 from isentrope.learner.training.frozen_engine import FrozenEngine
 from isentrope.learner.training.micro_batch import UpdateLoss
@@ -76,6 +78,8 @@ class BatchFacts:
     """Controllers whose value is at a bound beyond which they would go on."""
     idle: tuple[str, ...] = ()
     """Controllers whose value does nothing."""
+    critic: tuple[UpdateFacts, ...] = ()
+    """Updates of the critic; while it alone is trained there are no others."""
 
     @property
     def applied(self) -> int:
@@ -85,7 +89,8 @@ class BatchFacts:
     @property
     def failed(self) -> bool:
         """True if updates were due and none had a finite loss and gradient."""
-        return bool(self.updates) and not self.applied and bool(self.prepared.tokens.any())
+        due = self.updates or self.critic
+        return bool(due) and not any(update.applied for update in due) and bool(self.prepared.tokens.any())
 
 
 class Trainer:
@@ -97,15 +102,19 @@ class Trainer:
         engine: TrainingEngine | FrozenEngine,
         objective: Objective,
         reference: ReferencePolicy | None,
+        critic: CriticEngine | None = None,
     ) -> None:
+        """Prepare; reference: None: the objective needs none; critic: None: it needs none, or nothing is trained."""
         self._collectives = collectives
         self._engine = engine
         self._objective = objective
         self._reference = reference
+        self._critic = critic
         self._rules = rules_of(objective) if engine.device.type == "cuda" else None
         if engine.device.type == "cuda":
             logger.info("loss and gradient: %s", "one fused call" if self._rules else "from fused log-probabilities")
-        self._wants_answers = Need.ANSWERS in needs(objective)
+        wanted = needs(objective)
+        self._wants_answers, self._wants_values = Need.ANSWERS in wanted, Need.CRITIC in wanted
 
     def statistics(self, ragged: RaggedBatch | None, micro_batch_tokens: int) -> Moments:
         """Return statistics of the present policy over all responses: [N, T] each, 0 off responses; on other ranks,
@@ -129,11 +138,14 @@ class Trainer:
         share = self._share(ragged, plan)
         statistics, logp_ref = self._statistics(share, plan), self._logp_ref(share, plan)
         batch = make_batch(share.ragged, statistics, seed=schedule.seed, logp_ref=logp_ref)
-        batch = replace(batch, progress=schedule.progress)
+        supplied = {"values": self._values(share, plan)} if self._wants_values else {}
+        batch = replace(batch, progress=schedule.progress, supplied=supplied)
         measured = time.monotonic()
         prepared = self._prepared(share.ragged, batch, plan, state)
+        critic = () if self._critic is None else self._update_critic(self._critic, share, prepared, state)
         updates: tuple[UpdateFacts, ...] = ()
-        if isinstance(self._engine, TrainingEngine):
+        trains = not critic_terms.warms_up(self._objective.critic, batch.number)
+        if trains and isinstance(self._engine, TrainingEngine):
             updates, state = self._update(self._engine, share, prepared, schedule.progress, state)
         return BatchFacts(
             batch,
@@ -144,6 +156,7 @@ class Trainer:
             updates_s=time.monotonic() - measured,
             at_bound=self._objective.at_bound(state),
             idle=self._objective.idle(state),
+            critic=critic,
         )
 
     def _update(
@@ -166,6 +179,18 @@ class Trainer:
         if sums := applied_sums(updates):
             state = self._objective.after_batch(state, sums, progress)
         return tuple(updates), state
+
+    def _update_critic(
+        self, engine: CriticEngine, share: Share, prepared: Prepared, state: ControllerStates
+    ) -> tuple[UpdateFacts, ...]:
+        """Do the critic's updates of a batch, on the policy's micro-batches; return their facts."""
+        updates = []
+        for number, parts in enumerate(share.updates):
+            if prepared.tokens[number]:
+                packed = [pack(share.ragged, rows, engine.device) for rows in parts]
+                loss = ValueLoss(self._objective, prepared, number, state)
+                updates.append(_over_ranks(self._collectives, engine.update(packed, loss)))
+        return tuple(updates)
 
     def _plan(self, ragged: RaggedBatch, schedule: Schedule) -> Plan:
         with self._telling_of_failure():
@@ -231,6 +256,16 @@ class Trainer:
         own = torch.zeros(1, *share.ragged.shape)
         for rows in share.statistics:
             own[0, list(rows)] = self._reference.logp(pack(share.ragged, rows, self._engine.device))
+        return self._collected(own, share, plan)[0]
+
+    def _values(self, share: Share, plan: Plan | None) -> Tensor:
+        """Return the critic's [N, T], divided over ranks like the statistics; 0, as those of a new critic, if nothing
+        is trained."""
+        own = torch.zeros(1, *share.ragged.shape)
+        if self._critic is None:
+            return own[0]
+        for rows in share.statistics:
+            own[0, list(rows)] = self._critic.values(pack(share.ragged, rows, self._critic.device))
         return self._collected(own, share, plan)[0]
 
     def _collected(self, own: Tensor, share: Share, plan: Plan | None) -> Tensor:

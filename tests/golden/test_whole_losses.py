@@ -1,6 +1,7 @@
 """The whole loss of every preset that can start, and its gradient, against a reference written from its paper."""
 
 import pytest
+from whole_critic import VALUE_LAMBDA, worst_of_critic
 from whole_losses import EVERY, PRESETS, Whole, worst
 
 from isentrope.methods import list_methods
@@ -38,11 +39,24 @@ def test_loss_and_gradient_are_those_of_the_paper(whole: Whole) -> None:
         ("entropic", {"control": {"entropy_pi": {"target": 0.3}}}),
         ("pi_bonus", {"control": {"entropy_pi": {"target": {"initial": 1.5}, "kp": 1.0, "high": 1.0}}}),
         ("pi_bonus", {"control": {"entropy_pi": {"of": "clip.high", "initial": 0.05}}}),
+        ("ppo", {"advantage": {"baseline": {"lambda_policy": 1.0}}}),
+        ("vapo", {"advantage": {"baseline": {"length_adaptive": 0.1}}}),
     ],
 )
 def test_another_loss_is_noticed(method: str, own: dict[str, object]) -> None:
     loss, gradient = worst(Whole((method,), PRESETS[method], own), range(4))
     assert max(loss, gradient) > 1e-2
+
+
+@pytest.mark.parametrize("method", VALUE_LAMBDA)
+def test_the_value_loss_and_its_gradient_are_those_of_the_paper(method: str) -> None:
+    loss, gradient = worst_of_critic(method, VALUE_LAMBDA[method], BATCHES)
+    assert loss <= 1e-9 and gradient <= 1e-9
+
+
+@pytest.mark.parametrize(("method", "weight"), [("ppo", 1.0), ("vapo", 0.95)])
+def test_targets_by_another_lambda_are_noticed(method: str, weight: float) -> None:
+    assert max(worst_of_critic(method, weight, range(4))) > 1e-2
 
 
 def test_every_preset_that_can_start_has_a_reference() -> None:

@@ -48,6 +48,8 @@ class Paper:
     """[N, T]: of the policy before the first update."""
     chance: Tensor
     """[N, T]: uniform random numbers, for methods that draw tokens."""
+    values: Tensor
+    """[N, T]: a critic's estimates before the first update."""
     progress: float = 0.25
     """Share of the run that is done."""
 
@@ -98,7 +100,8 @@ def scene(seed: int) -> Scene:
     index = torch.arange(group_size).repeat(prompts)
     chance = philox.uniform(7, 3, 0, group + 100, index, LONGEST)
     answer = torch.randint(-1, 3, (n,), generator=draw)
-    paper = Paper(group, reward, reward > 0.5, length, answer, valid, mask, rollout, old, ref, entropy, chance)
+    values = _chance((n, LONGEST), torch.Generator().manual_seed(seed)) * valid
+    paper = Paper(group, reward, reward > 0.5, length, answer, valid, mask, rollout, old, ref, entropy, chance, values)
     batch = Batch(
         number=3,
         source_names=("one",),
@@ -119,6 +122,7 @@ def scene(seed: int) -> Scene:
         progress=paper.progress,
         statistics=Moments(old, entropy, torch.zeros_like(old), torch.zeros_like(old)),
         logp_ref=ref,
+        supplied={"values": values},
     )
     updates = _updates(group, prompts, draw)
     micro_batches = tuple(_micro_batches(rows, draw) for rows in updates)

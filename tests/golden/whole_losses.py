@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import whole_base as base
+import whole_critic as critic
 import whole_entropy as entropy
 import whole_stale as stale
 from whole_batches import Reference, differences, opened, product, reference, scene
@@ -67,6 +68,7 @@ PRESETS: dict[str, Reference] = {
     "opo": base.opo,
     "pass_at_k": base.pass_at_k,
     "positive_weight": entropy.positive_weight,
+    "ppo": critic.ppo,
     "prorl": stale.prorl,
     "prorl_v2": stale.prorl_v2,
     "psr": base.signed(1.0, None),
@@ -81,6 +83,7 @@ PRESETS: dict[str, Reference] = {
     "tis": stale.tis,
     "top_entropy": entropy.top_entropy,
     "unlikely": base.unlikely,
+    "vapo": critic.vapo,
     "vespo": stale.vespo,
     "w_reinforce": base.signed(0.1, -1.0),
 }
@@ -160,8 +163,9 @@ def page() -> str:
         "reference that is written from the paper: largest relative difference in float64, over "
         f"{len(SEEDS)} random batches",
         f"with {updates} updates. The references are in [`tests/golden`](../../tests/golden): `whole_base.py`,",
-        "`whole_entropy.py` and `whole_stale.py`, with the equations that they follow. `whole_batches.py` says what a",
-        "batch holds and what differences are relative to. `python tests/golden/whole_losses.py` writes this page.",
+        "`whole_critic.py`, `whole_entropy.py` and `whole_stale.py`, with the equations that they follow.",
+        "`whole_batches.py` says what a batch holds and what differences are relative to.",
+        "`python tests/golden/whole_losses.py` writes this page.",
         "",
         "| preset | loss | gradient |",
         "|---|---|---|",
@@ -169,6 +173,9 @@ def page() -> str:
     for whole in EVERY:
         loss, gradient = worst(whole, SEEDS)
         lines.append(f"| `{whole.name}` | {loss:.1e} | {gradient:.1e} |")
+    for method, weight in critic.VALUE_LAMBDA.items():
+        loss, gradient = critic.worst_of_critic(method, weight, SEEDS)
+        lines.append(f"| `{method}`, value loss, by values | {loss:.1e} | {gradient:.1e} |")
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return "\n".join([*lines, "", f"{machine}, {datetime.date.today().isoformat()}, commit {commit}.", ""])
 

@@ -11,7 +11,6 @@ from source_files import Source
 from isentrope.config import Config
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.dimensions import AUX_SETS, CHOICES, DIMENSIONS, KL_TOKENS, KlKeys
-from isentrope.learner.objective.needs import PROVIDED, Need
 from isentrope.learner.objective.run import open_objective, refusals
 from isentrope.learner.objective.schema import Kind
 from isentrope.learner.training.alarms import ALARMS
@@ -28,10 +27,6 @@ REPLAYED = ("ratio.routing", "ratio.sampling_mask")
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_key_of_a_stage_is_read_by_it_or_by_what_runs_it(kind: Kind, sources: list[Source]) -> None:
-    """A critic is refused by name, and its trainer, which will read the rest, is not there yet."""
-    if set(kind.reads) & {"values"}:
-        assert Need.CRITIC not in PROVIDED
-        return
     (function,) = ast.parse(textwrap.dedent(inspect.getsource(kind.function))).body
     assert isinstance(function, ast.FunctionDef)
     read = {node.id for line in function.body for node in ast.walk(line) if isinstance(node, ast.Name)}

@@ -284,9 +284,9 @@ def test_a_clip_that_never_acts_on_policy_is_not_told_to_take_more_updates_alone
 
 
 def test_refusals_are_errors_that_name_the_preset() -> None:
-    opened = open_objective(LearnerConfig(method="ppo"), SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    opened = open_objective(LearnerConfig(method="remax"), SamplingConfig(), run_folder=Path("/"), evaluates=True)
     (error,) = refusals(opened)
-    assert "a critic" in error.what and error.where == "learner.objective.advantage.baseline (set by ppo)"
+    assert "a greedy response" in error.what and error.where == "learner.objective.advantage.baseline (set by remax)"
 
 
 WALKS: dict[str, Any] = {"method": ["dapo", "kl_cov"], "updates_per_batch": 4}

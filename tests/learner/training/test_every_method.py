@@ -18,6 +18,7 @@ from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.presets import build, load_objective, method_names
 from isentrope.learner.training.collectives import Collectives
+from isentrope.learner.training.critic import CriticEngine
 from isentrope.learner.training.deepspeed_engine import TrainingEngine
 from isentrope.learner.training.metrics import scalars
 from isentrope.learner.training.model import Policy, load_policy
@@ -34,7 +35,10 @@ RAGGED = [
 
 
 def objective_of(name: str) -> Objective:
-    return build(load_objective(name, {}, Path()), Path(), max_new_tokens=LONGEST)
+    """The objective of a preset, without the batches that train the critic alone."""
+    objective = build(load_objective(name, {}, Path()), Path(), max_new_tokens=LONGEST)
+    params = dict(objective.critic.params)
+    return replace(objective, critic=replace(objective.critic, params=params | {"warmup_batches": 0} if params else {}))
 
 
 RUNNABLE = [name for name in method_names() if set(needs(objective_of(name))) <= PROVIDED]
@@ -47,17 +51,28 @@ def engine(alone: Collectives, toy_model: Path) -> Iterator[TrainingEngine]:
         yield TrainingEngine(policy_of(toy_model), 1.0, LearnerConfig(zero_stage=0, learning_rate=1e-3), CPU)
 
 
+@pytest.fixture(scope="module")
+def critic(engine: TrainingEngine, toy_model: Path) -> CriticEngine:
+    return CriticEngine(policy_of(toy_model), LearnerConfig(zero_stage=0, learning_rate=1e-3), CPU)
+
+
 def policy_of(folder: Path) -> Policy:
     return load_policy(str(folder), dtype=torch.float32, device=CPU, gradient_checkpointing=False)
 
 
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_it_moves_the_weights_and_says_how(
-    method: str, alone: Collectives, engine: TrainingEngine, toy_model: Path, tmp_path: Path
+    method: str,
+    alone: Collectives,
+    engine: TrainingEngine,
+    critic: CriticEngine,
+    toy_model: Path,
+    tmp_path: Path,
 ) -> None:
     objective = objective_of(method)
+    valued = Need.CRITIC in needs(objective)
     reference = ReferencePolicy(policy_of(toy_model), 1.0, CPU) if Need.REFERENCE in needs(objective) else None
-    trainer = Trainer(alone, engine, objective, reference)
+    trainer = Trainer(alone, engine, objective, reference, critic if valued else None)
     engine.forget_moments()
     state: ControllerStates = objective.start()
     before = {name: value.clone() for name, value in engine.weights.in_memory()}
@@ -70,6 +85,7 @@ def test_it_moves_the_weights_and_says_how(
         assert all(map(math.isfinite, scalars(row.to_json()).values()))
         assert set(row.objective.control or {}) == set(objective.start())
         assert (row.objective.kl_ref is not None) == (reference is not None)
+        assert (row.objective.loss_value is not None) == (row.objective.explained_variance is not None) == valued
     assert any(not torch.equal(before[name], value) for name, value in engine.weights.in_memory())
     assert json.loads(json.dumps(state)) == state and set(state) == set(objective.start())
 
