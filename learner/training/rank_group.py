@@ -208,9 +208,10 @@ class RankGroup:
     def _build(self, told: BuildArguments) -> str:
         """Return why the model cannot be loaded somewhere; asked before the first call that needs all ranks."""
         spec, config, device = self._job.spec, self._job.config, self._collectives.device
-        policy, problem = None, ""
+        policy, network, problem = None, None, ""
         try:
             policy = self._load(gradient_checkpointing=config.gradient_checkpointing)
+            network = self._load_critic()
         except ConfigError as error:
             problem = error.what
         problems = [str(each) for each in self._collectives.gather(problem) if each]
@@ -221,19 +222,17 @@ class RankGroup:
             reference = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
             if told.reference is not None:
                 reference.load(told.reference)
-        critic = self._critic(told)  # before the policy: what each loads includes the random state of that moment
+        critic = (
+            None if network is None else self._critic(network, told)
+        )  # first: the policy loads its random state last
         engine = self._engine(policy, told)
         trainer = Trainer(self._collectives, engine, self._objective, reference, critic)
         writer = VersionWriter(engine.weights, self._collectives.background, self._root, device)
         self._network = _Network(engine, reference, critic, trainer, writer)
         return ""
 
-    def _critic(self, told: BuildArguments) -> CriticEngine | None:
-        if not self._job.trains or Need.CRITIC not in needs(self._objective):
-            return None
-        config = self._job.config
-        network = self._load(gradient_checkpointing=config.gradient_checkpointing)
-        critic = CriticEngine(network, config, self._collectives.device, loads_universal=told.universal)
+    def _critic(self, network: Policy, told: BuildArguments) -> CriticEngine:
+        critic = CriticEngine(network, self._job.config, self._collectives.device, loads_universal=told.universal)
         if told.checkpoint is not None:
             critic.load(told.checkpoint / CRITIC)
         return critic
@@ -303,9 +302,19 @@ class RankGroup:
         """Return this rank's share of the work."""
         return things[self._collectives.rank :: self._collectives.size]
 
-    def _load(self, *, gradient_checkpointing: bool) -> Policy:
+    def _load_critic(self) -> Policy | None:
+        """Return the network that the critic begins with; None: the objective needs none, or nothing is trained."""
+        config, path = self._job.config, self._job.config.critic.path
+        if not self._job.trains or Need.CRITIC not in needs(self._objective):
+            return None
+        if path is not None and (folder := Path(self._job.local.run_folder, path).expanduser()).is_dir():
+            path = str(folder)
+        return self._load(path, gradient_checkpointing=config.gradient_checkpointing)
+
+    def _load(self, path: str | None = None, *, gradient_checkpointing: bool) -> Policy:
+        """Load the run's model, or the one at `path`."""
         return load_policy(
-            self._job.local.model_dir,
+            path or self._job.local.model_dir,
             dtype=getattr(torch, self._job.spec.model.dtype),
             device=self._collectives.device,
             gradient_checkpointing=gradient_checkpointing,

@@ -36,6 +36,8 @@ class Needs:
     """Groups that are replaced for each that is trained."""
     reference: bool = False
     """True if every rank also holds a reference policy."""
+    critic: bool = False
+    """True if a critic is trained beside the policy."""
 
 
 class Figures(BaseModel):
@@ -67,7 +69,8 @@ class Figures(BaseModel):
     weights_bytes: int
     """Size of one version of the weights."""
     rank_bytes: int
-    """Memory of a rank on its GPU, or on a machine without one: weights, gradients, optimizer and activations."""
+    """Memory of a rank on its GPU, or on a machine without one: weights, gradients, optimizer and activations; with a
+    critic, the weights, gradients and optimizer of both."""
     rank_host_bytes: int
     """Memory of a rank on its machine besides: the whole model while it loads, then its share of a batch and the copy
     from which its share of a version is written."""
@@ -128,7 +131,7 @@ def _rank_bytes(needs: Needs) -> int:
     update = learner.prompts_per_batch // learner.updates_per_batch * shape.group_size
     tokens = min(learner.micro_batch_tokens, update * (shape.prompt_tokens + shape.response_tokens - 1))
     saved = model_memory.activation_bytes(model, tokens=tokens, checkpointing=learner.gradient_checkpointing)
-    return trained + saved + (model.size_bytes if needs.reference else 0)
+    return trained * (2 if needs.critic else 1) + saved + (model.size_bytes if needs.reference else 0)
 
 
 def _actors(speeds: Speeds, retired_share: float) -> int | None:

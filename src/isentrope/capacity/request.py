@@ -66,6 +66,7 @@ def answer(request: Request) -> Figures:
         ),
         retired_share=0.0 if before is None else before.retired_share,
         reference=findings.needs_reference,
+        critic=findings.needs_critic,
     )
     return figures(needs, _speeds(request, speeds, before), gpu)
 

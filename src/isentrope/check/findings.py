@@ -104,6 +104,8 @@ class Findings:
         """Lengths of the prompts; None: not measured, or the model is still to be made."""
         self.needs_reference = False
         """True if the objective needs a reference policy."""
+        self.needs_critic = False
+        """True if it needs a critic."""
 
     def stages(self) -> Iterator[tuple[str, list[Exception] | None]]:
         """Yield name and errors of each stage, as it ends; None: it was left out."""
@@ -165,7 +167,8 @@ class Findings:
         self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
         self._objective = opened.merged.plain()
         self._refill = opened.objective.refill
-        self.needs_reference = Need.REFERENCE in needs(opened.objective)
+        wanted = needs(opened.objective)
+        self.needs_reference, self.needs_critic = Need.REFERENCE in wanted, Need.CRITIC in wanted
         self._notes += notes(opened)
         if self.from_kept:
             self._notes += kept_training.notes(self._config, opened.objective)
@@ -195,6 +198,10 @@ class Findings:
         if not self._to_be_made:
             self._model, self._source, errors = open_model(self._config, self._file)
             raise_all(errors)
+            if self.needs_critic:
+                from isentrope.check import critic  # loads torch
+
+                self.shown.append(critic.examined(self._config, self._model, self._source, self._file))
 
     def _has_room(self) -> bool:
         """Return True if prompts and model are known, and leave any length for a prompt."""

@@ -29,21 +29,22 @@ class Source:
         return self.name if self.folder is None else str(self.folder)
 
 
-def find(path: str, file: RunFile) -> Source:
-    """Return the source of the model; ConfigError if there is none. The Hub is asked once, and only for an id."""
+def find(path: str, file: RunFile, key: str = KEY) -> Source:
+    """Return the source of the model that `key` names; ConfigError if there is none. The Hub is asked once, and only
+    for an id."""
     folder = file.folder / Path(path).expanduser()
     if folder.is_dir():
         return _in_folder(str(folder.resolve()), folder)
     if folder.exists():
-        raise ConfigError(f"{folder} is a file, not a model folder", where=file.where(KEY), fix="give its folder")
+        raise ConfigError(f"{folder} is a file, not a model folder", where=file.where(key), fix="give its folder")
     if _is_path(path, file.folder):
         close = nearest(folder.name, [each.name for each in _folders(folder.parent)])
         raise ConfigError(
             f"there is no model folder {folder}",
-            where=file.where(KEY),
+            where=file.where(key),
             fix=f"did you mean {close}?" if close else "give a folder, relative to the run file, or a Hugging Face id",
         )
-    return _on_hub(path, file.where(KEY))
+    return _on_hub(path, file.where(key))
 
 
 def _in_folder(name: str, folder: Path) -> Source:

@@ -18,14 +18,15 @@ KL_TOKENS = "kl.tokens"
 
 
 class Adjustment(BaseModel):
-    """Changes where a kind is used. at: dimension and kind, such as `tokens.top_entropy`; run: keys of
-    `[learner]`."""
+    """Changes where a kind is used. at: dimension and kind, such as `tokens.top_entropy`; run: keys of `[learner]`;
+    only_set: changes the keys that a preset sets alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: Annotated[str, Field(pattern=r"^[a-z_.]+\.[a-z_0-9]+$")]
     keys: dict[str, Any] = {}
     run: dict[str, Any] = {}
+    only_set: bool = False
     why: str
 
 
@@ -48,7 +49,9 @@ def adjust(method: str | list[str], own: Table, adjustments: list[Adjustment], r
         path, _, kind = adjustment.at.rpartition(".")
         if not _uses(merged, path, kind):
             continue
-        free = {key: value for key, value in adjustment.keys.items() if not _set_by_run(merged, path, kind, key)}
+        sources = {key: _source(merged, path, kind, key) for key in adjustment.keys}
+        taken = (OWN, None) if adjustment.only_set else (OWN,)
+        free = {key: value for key, value in adjustment.keys.items() if sources[key] not in taken}
         if free:
             _put(tables, merged, path, kind, free)
         run |= adjustment.run
@@ -73,11 +76,12 @@ def _uses(merged: Merged, path: str, kind: str) -> bool:
     return table["kind"] == kind if isinstance(table, Mapping) else any(entry["kind"] == kind for entry in table)
 
 
-def _set_by_run(merged: Merged, path: str, kind: str, key: str) -> bool:
+def _source(merged: Merged, path: str, kind: str, key: str) -> str | None:
+    """Return what set a key of a kind: a preset, or the run file; None: nothing did."""
     if path == KL_TOKENS:
-        return merged.provenance.get("kl") == OWN
+        return merged.provenance.get("kl")
     place = path if DIMENSIONS[path].form is Form.ONE else f"{path}.{kind}"
-    return merged.provenance.get(f"{place}.{key}") == OWN
+    return merged.provenance.get(f"{place}.{key}")
 
 
 def _put(tables: dict[str, Any], merged: Merged, path: str, kind: str, keys: Mapping[str, Any]) -> None:

@@ -147,6 +147,9 @@ def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
     high = mean(line.clip_high for line in contents.batches)
     yield "tokens clipped", f"{percent(low)} at the low bound, {percent(high)} at the high one"
     first = contents.batches[0]
+    if explained := [each for line in contents.batches if (each := line.objective.explained_variance) is not None]:
+        last, begun = mean(explained[-WINDOW:]), mean(explained[:WINDOW])
+        yield "critic", f"explains {last:.2f} of the variance of the rewards to come at the end, {begun:.2f} at first"
     gap = f"differ by {first.logp_gap_mean:.1e} nats on average in the first batch, by {first.logp_gap_max:.1e} at most"
     yield "log-prob, engine against learner", gap
 

@@ -68,6 +68,13 @@ def test_a_rank_alone_does_not_fit_where_eight_do() -> None:
     assert plan(ranks=8, **small).fits_gpu is True
 
 
+def test_a_critic_takes_weights_gradients_and_optimizer_once_more() -> None:
+    config = Config.model_validate({"run": {"name": "r"}, "model": {"path": "m"}, "data": {"train": "t"}})
+    alone, beside = (figures(Needs(config, SEVEN_B, LONG, critic=has), Speeds(1e9, 1e10)) for has in (False, True))
+    stage_2 = SEVEN_B.parameters * (2 + 2 + 12)
+    assert beside.rank_bytes - alone.rank_bytes == stage_2
+
+
 @settings(max_examples=25)
 @given(st.floats(1, 1e6), st.floats(1, 1e6), st.floats(0, 20))
 def test_actors_keep_up_with_the_learner_and_none_of_them_is_too_many(

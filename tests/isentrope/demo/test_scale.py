@@ -32,6 +32,17 @@ def test_a_share_of_tokens_is_adjusted_in_the_term_that_has_it(methods: list[str
     assert "kl.tokens.top_cov: share = 0.05; fewer tokens" in found.lines
 
 
+def test_a_key_that_no_preset_sets_can_be_left_alone() -> None:
+    changes = [Adjustment(at="critic.clipped", keys={"warmup_batches": 10}, only_set=True, why="a test")]
+    for method, lines in (("vapo", ("critic.clipped: warmup_batches = 10; a test",)), ("ppo", ())):
+        found = adjust(method, {}, changes, Path("/"))
+        assert found.lines == lines
+        critic = build(load_objective(method, found.objective, Path("/")), Path("/"), max_new_tokens=13).critic
+        assert critic.params["warmup_batches"] == (10 if lines else 0)
+    own = {"critic": {"warmup_batches": 3}}
+    assert adjust("vapo", own, changes, Path("/")).lines == ()
+
+
 def test_what_is_not_used_is_not_adjusted() -> None:
     found, objective = adjusted(["kl_cov"])
     assert objective.tokens == () and found.run == {}

@@ -131,6 +131,16 @@ def test_page_states_the_law_of_the_newest_line_with_its_interval(make_run: Make
     assert f"= {law.ceiling:.2f}, with 95 % confidence between {law.ceiling_low:.2f} and {law.ceiling_high:.2f}" in text
 
 
+def test_what_a_critic_explains_is_told_of_a_run_with_one(make_run: MakeRun, page: str) -> None:
+    folder = make_run(batches=2)
+    lines = [json.loads(line) for line in (folder / BatchRow.FILE).read_text().splitlines()]
+    for line, explained in zip(lines, (0.0, 0.5), strict=True):
+        line["objective"]["explained_variance"] = explained
+    (folder / BatchRow.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "explains 0.25 of the variance" in text_of(report.write(folder).read_text(encoding="utf-8"))
+    assert "critic" not in text_of(page)
+
+
 def test_page_never_speaks_of_a_ceiling(page: str) -> None:
     """The curve describes one run: where it meets no entropy is no limit of the model."""
     assert "ceiling" not in text_of(page)

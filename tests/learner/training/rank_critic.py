@@ -51,9 +51,9 @@ class Pair:
         self._first = collectives.rank == 0
 
     def train(self, number: int) -> BatchFacts:
-        """Train one batch, in two updates and two epochs."""
+        """Train one batch, in two epochs."""
         ragged = make_toy_rows(groups=6, group_size=4, seed=number, number=number)
-        return self.trainer.train(ragged if self._first else None, Schedule(1, 60, 2, 2, 0.5), {})
+        return self.trainer.train(ragged if self._first else None, Schedule(1, 60, 1, 2, 0.5), {})
 
     def state(self) -> dict[str, Tensor]:
         """The weights of both."""
@@ -100,9 +100,8 @@ def without_critic(model: str, stage: int, collectives: Collectives) -> bool:
         critic = CriticEngine(policy(model), config, CPU) if beside else None
         engine = TrainingEngine(policy(model), 0.7, config, CPU)
         trainer = Trainer(collectives, engine, objective, None, None)
-        for number in range(2):
-            ragged = make_toy_rows(groups=6, group_size=4, seed=number, number=number)
-            trainer.train(ragged if collectives.rank == 0 else None, Schedule(1, 60, 2, 1, 0.5), {})
+        for _ in range(2):
+            trainer.train(RAGGED if collectives.rank == 0 else None, Schedule(1, 60, 1, 1, 0.5), {})
             if critic is not None:
                 critic.update([pack(RAGGED, rows) for rows in SHARES[dist.get_rank()]], half_square)
         found.append(weights(engine))

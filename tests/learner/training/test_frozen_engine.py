@@ -106,6 +106,13 @@ def test_a_stopped_run_goes_on_and_its_weights_are_the_models(
     assert list((folder / "checkpoints").rglob("*.pt")) == []
 
 
+def test_a_critic_that_is_not_trained_gives_0(job: LearnerJob, batches: tuple[Path, ...]) -> None:
+    job = replace(job, config=job.config.model_copy(update={"method": "ppo"}))
+    assert end(job, batches).status == "finished"
+    lines = [line["objective"] for line in rows(Path(job.spec.output_dir) / "metrics.jsonl")]
+    assert [(line["value_mean"], "loss_value" in line) for line in lines] == [(0.0, False)] * BATCHES
+
+
 def test_it_goes_on_with_the_groups_that_it_began_with_alone(job: LearnerJob, batches: tuple[Path, ...]) -> None:
     end(job, batches, after=2)
     for others in (batches[:1], (batches[0], batches[2], batches[1])):

@@ -118,8 +118,14 @@ def test_another_method_has_other_weights_and_the_same_each_time(run: Run, train
     assert lines[-1]["objective"]["kl_rollout"] > lines[0]["objective"]["kl_rollout"]
 
 
-def test_one_that_was_stopped_goes_on_to_the_same_bits(training: Callable[..., Training]) -> None:
-    whole, parted = training(), training()
+CRITIC = {"method": "ppo", "objective": {"advantage": {"baseline": {"lambda_policy": 0.5}}}}
+
+
+@pytest.mark.parametrize("changes", [{}, CRITIC], ids=["own", "critic"])
+def test_one_that_was_stopped_goes_on_to_the_same_bits(
+    changes: dict[str, Any], training: Callable[..., Training]
+) -> None:
+    whole, parted = training(**changes), training(**changes)
     whole.start()
     stopped = parted.start(after=3)
     assert (stopped.status, stopped.batches) == ("stopped", 3)

@@ -15,8 +15,9 @@ from isentrope.learner.intake.packing import make_batch
 from isentrope.learner.intake.plan import Plan, make_plan
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged
 from isentrope.learner.intake.share import Share, share_of
+from isentrope.learner.objective import critic_terms
 from isentrope.learner.objective.batch import Batch, Prepared
-from isentrope.learner.objective.needs import PROVIDED, needs
+from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import build, load_objective, method_names
 from isentrope.learner.training import prepared_columns
@@ -59,11 +60,12 @@ LONG = long_rows()
 
 
 def batch_of(ragged: RaggedBatch, seed: int) -> Batch:
-    """Return the batch with statistics of a policy near the engine's."""
+    """Return the batch with statistics of a policy near the engine's, and values of a critic."""
     draw = torch.Generator().manual_seed(seed)
-    noise, entropy, square, part, ref = torch.rand(5, *ragged.shape, generator=draw)
+    noise, entropy, square, part, ref, values = torch.rand(6, *ragged.shape, generator=draw)
     batch = make_batch(ragged, Moments(noise, entropy, square, -part), seed=1)
     near = (batch.logp_rollout + 0.1 * noise) * batch.valid
+    batch = replace(batch, supplied={"values": values * batch.valid})
     return replace(batch, statistics=batch.statistics._replace(logp=near), logp_ref=-ref * batch.valid)
 
 
@@ -88,14 +90,24 @@ def sent(objective: Objective, prepared: Prepared, ragged: RaggedBatch, plan: Pl
     return [share_of(told, plan, rank).to_bytes(), prepared_columns.to_bytes(prepared, plan.rows_of(rank))]
 
 
+def value_loss(objective: Objective, prepared: Prepared, update: int, rows: torch.Tensor) -> torch.Tensor:
+    """Return a loss of values that have changed; 0 without a critic."""
+    if prepared.returns is None:
+        return torch.zeros(())
+    now = prepared.batch.supplied["values"][rows] + 1
+    return critic_terms.loss(objective.critic, prepared, update, rows, now).loss
+
+
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_rank_0_sends_at_most_ten_bytes_for_a_token_to_all_ranks_together(method: str) -> None:
+    """Twelve where advantage and target differ from token to token."""
     objective, batch = objective_of(method), batch_of(LONG, 0)
+    most = 12 if Need.CRITIC in needs(objective) else 10
     for ranks, updates in ((2, 4), (8, 1)):
         plan = planned(LONG, ranks, updates)
         prepared = prepared_of(objective, batch, plan)
         parts = [part for rank in range(1, ranks) for part in sent(objective, prepared, LONG, plan, rank)]
-        assert sum(map(len, parts)) <= 10 * LONG.length.sum()
+        assert sum(map(len, parts)) <= most * LONG.length.sum()
 
 
 @settings(max_examples=3)
@@ -117,17 +129,21 @@ def test_the_loss_of_a_share_is_that_of_its_responses_in_the_whole_batch(
         statistics = Moments(*(values[rows] for values in batch.statistics))
         logp_ref = None if batch.logp_ref is None else batch.logp_ref[rows]
         own = objective.seen(make_batch(share.ragged, statistics, seed=1, logp_ref=logp_ref))
+        own = replace(own, supplied={name: values[rows] for name, values in batch.supplied.items()})
         terms = [term.tokens is not None for term in objective.kl]
         there = prepared_columns.from_bytes(fixed, share.ragged, own, terms)
         for update, parts in enumerate(share.updates):
             for part in parts:
+                places = ((prepared, rows[list(part)]), (there, torch.tensor(part, dtype=torch.int64)))
                 losses = []
-                for known, chosen in ((prepared, rows[list(part)]), (there, torch.tensor(part, dtype=torch.int64))):
+                for known, chosen in places:
                     logp = (known.batch.statistics.logp[chosen] - 0.05).requires_grad_()
                     entropy = known.batch.statistics.entropy[chosen].clone().requires_grad_()
                     found = objective.token_loss(known, update, chosen, logp, entropy, objective.start())
                     gradient = torch.autograd.grad(found.loss, (logp, entropy), allow_unused=True)
                     losses.append((found, gradient))
+                values = [value_loss(objective, known, update, chosen) for known, chosen in places]
+                assert torch.equal(*values)
                 (ours, ours_by), (theirs, theirs_by) = losses
                 assert torch.equal(ours.loss, theirs.loss)
                 assert ours.sums == theirs.sums and ours.maxima == theirs.maxima

@@ -1,6 +1,7 @@
 """A checkpoint of two ranks goes on with one and with three: the same weights, masters and moments to the bit."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from toy_run import launch, make_model
 
 from isentrope.errors import StorageError
 from isentrope.learner.training import rank_change
+from isentrope.learner.training.checkpoint_store import CRITIC
 from isentrope.learner.training.rank_change import CONVERTED, convert, ranks_of
 
 pytestmark = pytest.mark.slow
@@ -67,6 +69,16 @@ def test_nothing_else_is_left(folder: Path) -> None:
 
 def test_ranks_are_counted_by_their_random_states(folder: Path) -> None:
     assert ranks_of(path.name for path in (folder / "1" / "saved").iterdir()) == 2
+
+
+def test_a_critics_state_is_converted_beside_the_policys(folder: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "saved"
+    for part in ("", CRITIC):
+        shutil.copytree(folder / "2" / "saved", checkpoint / part, dirs_exist_ok=True)
+    found = convert(checkpoint, lambda: None)
+    both = [sorted(path.name for path in (each / "zero").iterdir()) for each in (found, found / CRITIC)]
+    assert both[0] == both[1] and len(both[0]) == 29
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CONVERTED, "saved"]
 
 
 class Planted:

@@ -39,17 +39,17 @@ def folder(run: Run, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def again(run: Run, route: Route, work: Path) -> Parting | None:
+    """Make the steps again in a folder of their own."""
+    work.mkdir()
+    spec = run.job.spec.model_copy(update={"output_dir": str(work)})
+    return repeat(replace(run.job, spec=spec, url=""), route)
+
+
 @pytest.fixture
 def replayed(run: Run, alone: Collectives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replayed:
     monkeypatch.setenv("LOCAL_RANK", "0")  # as a launcher sets it
-
-    def replayed(route: Route) -> Parting | None:
-        work = tmp_path / "work"
-        work.mkdir()
-        spec = run.job.spec.model_copy(update={"output_dir": str(work)})
-        return repeat(replace(run.job, spec=spec, url=""), route)
-
-    return replayed
+    return lambda route: again(run, route, tmp_path / "work")
 
 
 def test_it_comes_out_again_and_its_folder_stays_as_it_was(run: Run, replayed: Replayed) -> None:
@@ -92,19 +92,42 @@ def test_another_group_under_a_right_digest_is_named_by_its_batch_and_what_it_ch
     assert "is " in parting.what and "and was" in parting.what
 
 
-def test_one_bit_of_a_checkpoint_is_named_by_its_tensor(folder: Path, replayed: Replayed) -> None:
-    checkpoint = folder / "checkpoints" / "step-4-1"
-    (file,) = checkpoint.glob("*optim_states.pt")
+def spoil(checkpoint: Path, part: str = "") -> Path:
+    """Turn one bit of a moment under a right digest, and return the file."""
+    (file,) = (checkpoint / part).glob("*optim_states.pt")
     state = torch.load(file, weights_only=True)
     moment = state["optimizer_state_dict"]["base_optimizer_state"]["state"][0]["exp_avg"]
     moment.view(torch.int32)[3] ^= 1
     torch.save(state, file)
     manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["files"][file.name] = facts_of(file).model_dump()
+    manifest["files"][file.relative_to(checkpoint).as_posix()] = facts_of(file).model_dump()
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    return file
+
+
+def test_one_bit_of_a_checkpoint_is_named_by_its_tensor(folder: Path, replayed: Replayed) -> None:
+    checkpoint = folder / "checkpoints" / "step-4-1"
+    file = spoil(checkpoint)
     parting = replayed(find_route(folder, None, ""))
     assert parting is not None and (parting.batch, parting.where) == (4, "checkpoint step-4-1")
     assert file.name in parting.what and parting.what.endswith("exp_avg")
+
+
+def test_a_critics_steps_come_out_again_and_a_bit_of_it_is_named(
+    new_run: Callable[..., Run], alone: Collectives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a batch that trains the critic alone; from the beginning, and from a checkpoint of both engines."""
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as a launcher sets it
+    own = {"method": "ppo", "objective": {"critic": {"warmup_batches": 1}}}
+    run = new_run(ranks=1, batches=4, checkpoint_every=2, keep_checkpoints=9, retain="groups", **own).to_the_end()
+    assert [row["updates"] for row in run.rows] == [0, 2, 2, 2]
+    assert all(row["objective"]["loss_value"] > 0 for row in run.rows)
+    assert run.rows[0]["objective"]["value_mean"] == 0 != run.rows[-1]["objective"]["value_mean"]
+    for place, begin in enumerate(("", "2")):
+        assert again(run, find_route(run.folder, None, begin), tmp_path / f"work-{place}") is None
+    spoil(run.folder / "checkpoints" / "step-4-1", "critic")
+    parting = again(run, find_route(run.folder, None, "2"), tmp_path / "spoilt")
+    assert parting is not None and parting.what.startswith("the state differs in critic/")
 
 
 def test_a_damaged_checkpoint_is_not_compared_with(folder: Path, replayed: Replayed) -> None:
