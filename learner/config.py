@@ -79,7 +79,8 @@ class CriticConfig(Section):
 
     path: str | None = None
     """Model whose network the critic begins with, a folder or a Hugging Face id; unset: `model.path`. It must know the
-    same tokens; its output layer is replaced by one that gives values."""
+    same tokens, and a folder must be on the machine of every rank; the output layer is replaced by one that gives
+    values."""
     learning_rate: PositiveFloat | None = None
     """AdamW's learning rate of the critic; unset: as `learner.learning_rate`. Too low and its values explain nothing
     for as long as the run is; too high and they swing from batch to batch, and advantages with them."""

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from toy_batch import make_toy_rows
 from toy_run import dump, launch, make_job
 
-from isentrope.errors import InternalError
+from isentrope.errors import ConfigError, InternalError
 from isentrope.learner.objective.presets import build, load_objective
+from isentrope.learner.training.checkpoint_store import CRITIC
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.rank_group import END, ORDERS, RankGroup, RankOrder
 from isentrope.learner.training.rank_orders import JsonArguments, ScoreArguments, TrainArguments
@@ -56,6 +58,29 @@ def test_an_unknown_order_ends_every_rank_instead_of_leaving_rank_0_alone(tmp_pa
     launched = launch("rank_strangers.py", [str(job), str(tmp_path / "met.json")], tmp_path / "log.txt")
     assert launched.wait(200) == 0, launched.text()
     assert json.loads((tmp_path / "met.json").read_text()) == ["sent", "unknown order 'trian'"]
+
+
+def test_a_critic_begins_with_a_model_of_its_own_and_lies_below_the_policy_in_a_checkpoint(
+    alone: Collectives, tmp_path: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as a launcher sets it
+    monkeypatch.setattr(alone, "broadcast", lambda told: told)
+    objective = build(load_objective("ppo", {}, tmp_path), tmp_path, max_new_tokens=8)
+    job = make_job("run", "unix:///nowhere", toy_model, tmp_path, ranks=1, critic={"path": "own"})
+    with pytest.raises(ConfigError, match="own"):
+        RankGroup(job, objective, alone).build(None, None)
+    shutil.copytree(toy_model, tmp_path / "own")
+    ranks = RankGroup(job, objective, alone)
+    ranks.build(None, None)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    files = ranks.save(folder, 1)
+    parts = [[path.name for path in each.iterdir() if path.is_file()] for each in (folder, folder / CRITIC)]
+    assert sorted(files) == sorted([*parts[0], *(f"{CRITIC}/{name}" for name in parts[1])])
+    assert sorted(parts[0]) == sorted(parts[1]) and ranks.check(folder, files) == ""
+    shard = next((folder / CRITIC).glob("*optim_states.pt"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert f"{CRITIC}/{shard.name}" in ranks.check(folder, files)
 
 
 def test_the_others_carry_out_what_rank_0_has_sent(
