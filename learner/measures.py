@@ -245,7 +245,7 @@ class Measures(JsonRecord):
     return_mean: float | None = None
     """Mean discounted reward that came after a token, in units of reward; absent without a critic."""
     explained_variance: float | None = None
-    """Share of the variance of these rewards over tokens that the values explain: 1 is exact, 0 is no better than a
+    """Share of the variance of these rewards over tokens that the values explain: 1 is exact, 0 is as good as a
     constant; absent without a critic, and where all of them are equal."""
     control: dict[str, float] | None = None
     """Value that each controller sets, by kind."""

@@ -37,7 +37,7 @@ class ValueModel(Policy):
         return use(self.value(self._hidden(packed)).squeeze(-1).float(), packed.target)
 
     def check_head(self, device: torch.device) -> None:
-        """Accept the layer: it is its own."""
+        """Require nothing: the layer is its own."""
 
 
 class CriticEngine(TrainingEngine):
