@@ -293,6 +293,12 @@ def test_readmes_table_is_what_its_data_file_holds() -> None:
     assert measure["table"](data) in _text(ROOT / "README.md")
 
 
+def test_readmes_table_of_recovery_is_what_the_soak_tests_saw() -> None:
+    data = json.loads(_text(ROOT / "docs" / "results" / "soak.json"))
+    made = runpy.run_path(str(ROOT / "docs" / "results" / "recovery_table.py"))["table"](data)
+    assert made in _text(ROOT / "README.md")
+
+
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 

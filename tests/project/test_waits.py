@@ -24,6 +24,7 @@ FIXED = {
     ): "an import that takes longer than a call may",
     ("tests/isentrope/launch/test_guard.py", "time.sleep(float(sys.argv[1]))"): "made longer until it is long enough",
     ("tests/system/test_autoscale.py", "time.sleep(1)"): "a slow reward, until it is freed",
+    ("tests/system/test_recovery_cost.py", "time.sleep(SECONDS)"): "a slow reward, which gives batches their length",
 }
 """Other sleeps, and why they decide nothing."""
 
