@@ -222,9 +222,8 @@ class RankGroup:
             reference = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
             if told.reference is not None:
                 reference.load(told.reference)
-        critic = (
-            None if network is None else self._critic(network, told)
-        )  # first: the policy loads its random state last
+        # Before the policy, whose random state is the last that is loaded.
+        critic = None if network is None else self._critic(network, told)
         engine = self._engine(policy, told)
         trainer = Trainer(self._collectives, engine, self._objective, reference, critic)
         writer = VersionWriter(engine.weights, self._collectives.background, self._root, device)
@@ -307,9 +306,12 @@ class RankGroup:
         config, path = self._job.config, self._job.config.critic.path
         if not self._job.trains or Need.CRITIC not in needs(self._objective):
             return None
-        if path is not None and (folder := Path(self._job.local.run_folder, path).expanduser()).is_dir():
+        if path is not None and (folder := Path(self._job.local.run_folder, Path(path).expanduser())).is_dir():
             path = str(folder)
-        return self._load(path, gradient_checkpointing=config.gradient_checkpointing)
+        try:
+            return self._load(path, gradient_checkpointing=config.gradient_checkpointing)
+        except ConfigError as error:
+            raise ConfigError(f"the critic's {error.what} (learner.critic.path = {path!r})") from None
 
     def _load(self, path: str | None = None, *, gradient_checkpointing: bool) -> Policy:
         """Load the run's model, or the one at `path`."""

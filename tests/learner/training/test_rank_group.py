@@ -78,6 +78,15 @@ def test_a_critic_begins_with_a_model_of_its_own_and_lies_below_the_policy_in_a_
     parts = [[path.name for path in each.iterdir() if path.is_file()] for each in (folder, folder / CRITIC)]
     assert sorted(files) == sorted([*parts[0], *(f"{CRITIC}/{name}" for name in parts[1])])
     assert sorted(parts[0]) == sorted(parts[1]) and ranks.check(folder, files) == ""
+    again, schedule = RankGroup(job, objective, alone), Schedule(1, 200, 2, 1, 0.5)
+    again.build(folder, None)
+    assert again.compare(folder) == ""
+    for each in (ranks, again):
+        each.train(make_toy_rows(groups=4, group_size=4), schedule, objective.start())
+    assert again.compare(folder) != ""
+    (later := tmp_path / "later").mkdir()
+    ranks.save(later, 2)
+    assert again.compare(later) == ""
     shard = next((folder / CRITIC).glob("*optim_states.pt"))
     shard.write_bytes(shard.read_bytes()[:-1])
     assert f"{CRITIC}/{shard.name}" in ranks.check(folder, files)
