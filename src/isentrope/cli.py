@@ -9,6 +9,7 @@ import typer
 
 from isentrope import options
 from isentrope.dlq_cli import dlq_app
+from isentrope.methods_cli import methods_app
 from isentrope.options import Authorities, Insecure, Json, Overrides, PasswordFile, Redis, Run, RunFile, UnseenRun
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ BUG = 70
 HELP = "Reinforcement learning of language models with entropy control: vLLM actors, Redis, DeepSpeed learner."
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-methods_app = typer.Typer(help="List the methods, or show their keys.", invoke_without_command=True)
 app.add_typer(methods_app, name="methods")
 app.add_typer(dlq_app, name="dlq")
 bench_app = typer.Typer(help="Measure parts of this program.", no_args_is_help=True)
@@ -313,33 +313,6 @@ def exporter(
     from isentrope.run_place import RunPlace
 
     raise typer.Exit(export(RunPlace(run or Path(), redis, name, password_file, ca, insecure), bind, _console()))
-
-
-@methods_app.callback()
-def methods(context: typer.Context, as_json: Json = False) -> None:
-    """List the methods, or show their keys."""
-    if context.invoked_subcommand is None:
-        from isentrope import reference
-
-        raise typer.Exit(reference.list_methods(as_json, _console()))
-
-
-@methods_app.command("show")
-def methods_show(
-    names: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Methods to merge.", show_default=False)],
-) -> None:
-    """Show methods merged into one objective, and which of them set each key."""
-    from isentrope import reference
-
-    raise typer.Exit(reference.show_method(names, _console()))
-
-
-@methods_app.command("matrix")
-def methods_matrix(as_json: Json = False) -> None:
-    """Show which methods can be merged, and why others cannot."""
-    from isentrope import reference
-
-    raise typer.Exit(reference.show_matrix(as_json, _console()))
 
 
 @app.command("help")

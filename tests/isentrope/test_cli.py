@@ -289,6 +289,7 @@ def test_bug_is_a_traceback_and_70(
         (["status"], 73),
         (["actor", "--run", "Upper", "--redis", "redis://localhost:1"], 64),
         (["methods", "show", "gprpo"], 64),
+        (["methods", "certify", "gprpo"], 64),
     ],
 )
 def test_only_what_cannot_be_parsed_is_2(

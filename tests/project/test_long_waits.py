@@ -65,6 +65,7 @@ QUIET = {
     "src/isentrope/exporter/serving.py: export": LIFE,
     "src/isentrope/exporter/serving.py: offered": SHORT,
     "src/isentrope/joining.py: serve_depot": LIFE,
+    "src/isentrope/certify.py: examined": "each slice tells what has been done, to the line that the command shows",
     "src/isentrope/launch/actors.py: Actors.leave": CALLER,
     "src/isentrope/launch/guard.py: Guard.close": SHORT,
     "src/isentrope/launch/guard.py: _descendants": LIFE,

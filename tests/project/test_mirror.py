@@ -17,6 +17,8 @@ RUN_BY = {
     "actors/reward_process.py": "actors/test_reward_box.py",
     "actors/reward_worker.py": "actors/test_scoring.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
+    "learner/training/certificate_batch.py": "learner/training/test_certificate.py",
+    "src/isentrope/methods_cli.py": "isentrope/test_cli.py",
     "learner/training/circumstances.py": "learner/training/test_replay.py",
     "src/isentrope/check/kept_training.py": "isentrope/test_kept_training.py",
     "learner/training/kept_groups.py": "learner/training/test_group_store.py",

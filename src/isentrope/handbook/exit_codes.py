@@ -8,6 +8,7 @@ from isentrope.handbook.entry import HelpEntry, Sort
 
 OTHERS = {
     0: "All was done, or the run was stopped as asked: by Ctrl-C or SIGTERM. `--stopped-code` names another.",
+    1: "`isentrope methods certify` has found a result that depends on how a batch is divided.",
     2: "The command line could not be read: an unknown command or option, or a missing argument.",
     130: "Ended at once by a second Ctrl-C. The same command continues from the last checkpoint.",
 }
