@@ -166,6 +166,9 @@ class LearnerConfig(Section):
     """Network of a critic, for methods that have one."""
     staleness: StalenessConfig = StalenessConfig()
     """Bounds on the age of tokens."""
+    attribution_every: Annotated[int, Field(ge=0)] = 10
+    """Batches between two measurements of what the updates of a batch did to the entropy at its own tokens, by one more
+    pass over at most 64 responses; 0: never. The report compares it with the predicted change."""
     alarms: AlarmsConfig = AlarmsConfig()
     """Bounds on what a batch measures, and what happens beyond them."""
     objective: dict[str, object] = Field(default_factory=dict)

@@ -214,6 +214,15 @@ class Measures(JsonRecord):
     """Mean entropy in nats, by data set."""
     entropy_policy: float | None = None
     """Mean entropy in nats of the tokens that are left in the policy term."""
+    entropy_budget: dict[str, float] | None = None
+    """Predicted change of the mean entropy by a step of size 1 on the policy term, to first order, nats, by the sign of
+    a token's advantage and by whether its probability is above one half: `positive_likely`, `positive_rare`,
+    `negative_likely`, `negative_rare`."""
+    entropy_budget_by_source: dict[str, float] | None = None
+    """The same change by data set."""
+    entropy_change: float | None = None
+    """Measured mean change of entropy by the updates of the batch, at the trained tokens of at most 64 of its own
+    responses, nats; absent but every `learner.attribution_every` batches."""
     reward_shaped: float | None = None
     """Mean reward after shaping, of the responses that filters kept."""
     advantage_abs: float | None = None

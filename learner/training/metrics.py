@@ -13,6 +13,7 @@ from isentrope.learner.intake.intake_facts import FeederStatus
 from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, ServedPolicy
+from isentrope.learner.objective.entropy_budget import entropy_budget
 from isentrope.learner.objective.monitors import batch_metrics, update_metrics
 from isentrope.learner.records import BatchRow
 from isentrope.learner.training.alarms import Alarms, Verdict
@@ -115,6 +116,9 @@ class BatchLog:
 def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
     """Return, by name, the metrics of a trained batch that depend on the trained data only."""
     measured = batch_metrics(facts.batch, facts.prepared) | _updates(facts.updates)
+    measured |= entropy_budget(facts.batch, facts.prepared)
+    if facts.entropy_change is not None:
+        measured["entropy_change"] = facts.entropy_change
     if facts.at_bound:
         measured["control_at_bound"] = facts.at_bound
     if facts.idle:

@@ -38,6 +38,9 @@ from isentrope.learner.training.reference_policy import ReferencePolicy
 
 logger = logging.getLogger(__name__)
 
+ATTRIBUTED = 64
+"""Responses at which a change of entropy is measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -49,6 +52,8 @@ class Schedule:
     epochs: int
     progress: float
     """Share of the run that is done when the batch is."""
+    attributes: bool = False
+    """True if the change of entropy is measured after the updates."""
 
     @classmethod
     def of(cls, config: LearnerConfig, seed: int, batch: int) -> Self:
@@ -59,6 +64,7 @@ class Schedule:
             updates_per_batch=config.updates_per_batch,
             epochs=config.epochs,
             progress=batch / config.batches,
+            attributes=bool(config.attribution_every) and batch % config.attribution_every == 0,
         )
 
 
@@ -80,6 +86,8 @@ class BatchFacts:
     """Controllers whose value does nothing."""
     critic: tuple[UpdateFacts, ...] = ()
     """Updates of the critic; while it alone is trained there are no others."""
+    entropy_change: float | None = None
+    """Mean change of entropy by the updates at some tokens of the batch, nats; None: not measured."""
 
     @property
     def applied(self) -> int:
@@ -147,6 +155,7 @@ class Trainer:
         trains = not critic_terms.warms_up(self._objective.critic, batch.number)
         if trains and isinstance(self._engine, TrainingEngine):
             updates, state = self._update(self._engine, share, prepared, schedule.progress, state)
+        change = self._entropy_change(share, batch) if schedule.attributes and updates else None
         return BatchFacts(
             batch,
             prepared,
@@ -157,7 +166,22 @@ class Trainer:
             at_bound=self._objective.at_bound(state),
             idle=self._objective.idle(state),
             critic=critic,
+            entropy_change=change,
         )
+
+    def _entropy_change(self, share: Share, batch: Batch) -> float:
+        """Return the mean change of entropy since the statistics, at the trained tokens of about `ATTRIBUTED`
+        responses, evenly of all micro-batches; of all ranks, on every rank."""
+        quota = -(-ATTRIBUTED // self._collectives.size)
+        parts = share.statistics[:: -(-len(share.statistics) // quota)]  # equally many on every rank
+        total = torch.zeros(2, dtype=torch.float64)
+        for part in parts:
+            rows = list(part[: max(1, quota // len(parts))])
+            now = self._engine.statistics(pack(share.ragged, rows, self._engine.device)).entropy
+            change = (now - batch.statistics.entropy[rows])[batch.mask[rows]]
+            total += torch.tensor([change.double().sum(), len(change)], dtype=torch.float64)
+        found: list[float] = self._collectives.sum(total).tolist()
+        return found[0] / max(found[1], 1.0)
 
     def _update(
         self, engine: TrainingEngine, share: Share, prepared: Prepared, progress: float, state: ControllerStates

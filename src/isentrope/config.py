@@ -61,6 +61,7 @@ MAY_CHANGE: Collection[str] = frozenset(
         "learner.stall_timeout_s",
         "learner.collective_timeout_s",
         "learner.alarms",
+        "learner.attribution_every",
         "learner.tensorboard",
     }
 )

@@ -9,8 +9,9 @@ from functools import partial
 from isentrope.learner.measures import EntropyHistogram, EntropyLaw
 from isentrope.learner.records import BatchRow, EvalRow
 from isentrope.learner.training.entropy_law import FEWEST
-from isentrope.report import figures
+from isentrope.report import entropy_budget, figures
 from isentrope.report.contents import RunContents
+from isentrope.report.entropy_budget import budget_of
 from isentrope.report.windows import WINDOW
 from isentrope.report.words import percent
 
@@ -34,6 +35,7 @@ def charts(contents: RunContents) -> list[Chart]:
     made: dict[str, Callable[[str], Chart]] = {
         "Does it learn?": partial(_learning, contents),
         "How open are its choices?": partial(_entropy, contents.batches),
+        "What moved its entropy?": partial(_movers, contents.batches),
         "What does entropy buy?": partial(_exchange, contents.batches, contents.law),
         "Did it lose variety?": partial(_tries, contents.before, contents.after),
         "Where are its choices?": partial(_tokens, contents.batches),
@@ -81,6 +83,13 @@ def _entropy(batches: Sequence[BatchRow], title: str) -> Chart:
         f" 1.10 between three. The mean went from {first:.2f} in the first {_some(batches)} to {last:.2f} in the last."
     )
     return Chart(title, figures.entropy(batches), text)
+
+
+def _movers(batches: Sequence[BatchRow], title: str) -> Chart:
+    budget = budget_of(batches)
+    if budget is None:
+        return Chart(title, "", f"The change of entropy was measured at fewer than {entropy_budget.FEWEST} batches.")
+    return Chart(title, figures.movers(budget), entropy_budget.text(budget))
 
 
 def _exchange(batches: Sequence[BatchRow], law: EntropyLaw | None, title: str) -> Chart:

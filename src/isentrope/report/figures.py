@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from isentrope.learner.measures import EntropyHistogram, EntropyLaw
 from isentrope.learner.records import BatchRow, EvalRow
 from isentrope.learner.training.entropy_law import pair_of
+from isentrope.report.entropy_budget import KINDS, Budget
 from isentrope.report.windows import WINDOW, rolling_mean, window_means
 
 INK, SOFT, RULE = "#010101", "#020202", "#030303"
@@ -73,6 +74,23 @@ def entropy(batches: Sequence[BatchRow]) -> str:
         axes.set_title("mean entropy of a token, nats")
         _curve(axes, batches, [line.entropy for line in batches], ENTROPY, "")
         axes.set_ylim(bottom=0)
+        return _svg(figure)
+
+
+def movers(budget: Budget) -> str:
+    """Draw what each kind of token added to the entropy up to each batch as predicted, their sum, and what was measured
+    at the batches' own tokens."""
+    with _axes("movers") as (figure, axes):
+        axes.set_title("change of entropy by kind of token, nats; dots: measured")
+        styles = zip(budget.kinds.items(), (AFTER, AFTER, BEFORE, BEFORE), ("-", ":", "-", ":"), strict=False)
+        for (kind, values), color, style in styles:
+            axes.plot(budget.batches, values, color=color, ls=style, lw=1.4, label=KINDS[kind])
+        axes.plot(budget.batches, budget.total, color=ENTROPY, lw=_BOLD_LINE, label="together")
+        axes.plot(*zip(*budget.measured, strict=True), "o", color=INK, ms=3.5)
+        axes.set_xlabel("batch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(x=0.02)
+        axes.legend(frameon=False, loc="best", labelcolor="linecolor", prop={"size": 8.5})
         return _svg(figure)
 
 

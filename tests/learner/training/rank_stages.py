@@ -177,15 +177,20 @@ class WithWholeBatch(Trainer):
         return self._objective.prepare(batch, [torch.tensor(sweep.rows) for sweep in plan.updates], state)
 
 
-def trained(trainer: Trainer, objective: Objective, *, whole: bool) -> list[ControllerStates]:
-    """Train three batches, each given whole where `whole` says so; return the controllers' states."""
-    schedule = Schedule(seed=1, micro_batch_tokens=60, updates_per_batch=2, epochs=2, progress=0.5)
-    states = [objective.start()]
+def trained(
+    trainer: Trainer, objective: Objective, *, whole: bool
+) -> tuple[list[ControllerStates], list[float | None]]:
+    """Train three batches, each given whole where `whole` says so; return the controllers' states, and the changes of
+    entropy."""
+    schedule = Schedule(seed=1, micro_batch_tokens=60, updates_per_batch=2, epochs=2, progress=0.5, attributes=True)
+    states, changes = [objective.start()], []
     for number in range(3):
         ragged = make_toy_rows(groups=6, group_size=4, seed=number, number=number)
         ragged = replace(ragged, answer=np.arange(24) % 3)
-        states.append(trainer.train(ragged if whole else None, schedule, states[-1]).state)
-    return states
+        facts = trainer.train(ragged if whole else None, schedule, states[-1])
+        states.append(facts.state)
+        changes.append(facts.entropy_change)
+    return states, changes
 
 
 def rows(model: str, collectives: Collectives) -> list[bool]:

@@ -90,6 +90,16 @@ def test_it_moves_the_weights_and_says_how(
     assert json.loads(json.dumps(state)) == state and set(state) == set(objective.start())
 
 
+def test_the_change_of_entropy_is_that_of_the_batchs_own_tokens(alone: Collectives, engine: TrainingEngine) -> None:
+    trainer, objective = Trainer(alone, engine, objective_of("grpo"), None), objective_of("grpo")
+    schedule = Schedule(1, 60, 2, 1, 0.5, attributes=True)
+    facts = trainer.train(RAGGED[0], schedule, objective.start())
+    after = trainer.statistics(RAGGED[0], 10_000).entropy
+    change = (after - facts.batch.statistics.entropy)[facts.batch.mask].double().mean()
+    assert facts.entropy_change == pytest.approx(float(change), rel=1e-3) and facts.entropy_change != 0
+    assert trainer.train(RAGGED[0], replace(schedule, attributes=False), objective.start()).entropy_change is None
+
+
 def test_a_reward_without_answers_is_told_when_the_method_needs_them(
     alone: Collectives, engine: TrainingEngine
 ) -> None:
