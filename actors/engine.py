@@ -26,13 +26,12 @@ from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
 from isentrope.actors.deadlines import within
-from isentrope.actors.engine_host import POLL_S, EngineDiedError, EngineHost, EngineOptions, last_line
+from isentrope.actors.engine_host import POLL_S, EngineDiedError, EngineHost, EngineOptions, last_line, sampling
 from isentrope.actors.served import Judge
 from isentrope.errors import ConfigError, StorageError
 from isentrope.long_waits import waiting_for
@@ -151,8 +150,15 @@ class Engine:
         """Longest prompt plus response, in tokens."""
         return int(self._llm.model_config.max_model_len)
 
-    async def generate(
-        self, prompt_ids: Int32, seeds: Sequence[int], *, max_tokens: int, temperature: float, stop: Sequence[str] = ()
+    async def generate(  # noqa: PLR0913  (the settings of a request)
+        self,
+        prompt_ids: Int32,
+        seeds: Sequence[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        stop: Sequence[str] = (),
+        top_p: float = 1.0,
     ) -> list[Sample | None]:
         """Return one response for each of `seeds`; None: its request failed. Survives any number of loads; cancelling
         it ends its requests.
@@ -164,7 +170,8 @@ class Engine:
             EngineDiedError: the engine died meanwhile, or is dead.
         """
         prompt = prompt_ids.tolist()
-        samples = await self._call(self._samples(prompt, [_sampling(s, max_tokens, temperature, stop) for s in seeds]))
+        asked = [sampling(seed, max_tokens, temperature, stop, top_p) for seed in seeds]
+        samples = await self._call(self._samples(prompt, asked))
         if None in samples and self._llm.errored:
             raise self._died()
         return samples
@@ -366,20 +373,6 @@ def _table_of(manifest: Manifest) -> dict[str, str]:
         return {"tensors": ""}
     table = manifest.tensors
     return {"tensors": str(Path(manifest.folder, table.file)), "algorithm": algorithm_of(table.digest)}
-
-
-def _sampling(seed: int, max_tokens: int, temperature: float, stop: Sequence[str]) -> SamplingParams:
-    return SamplingParams(
-        seed=seed,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        logprobs=0,  # of the sampled token alone
-        flat_logprobs=True,
-        stop=list(stop),
-        detokenize=bool(stop),  # vLLM looks for the texts in what it has decoded
-        skip_special_tokens=False,  # the text of a special token, such as <|im_end|>, may be one of them
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
 
 
 def _as_sample(output: CompletionOutput) -> Sample | None:

@@ -13,6 +13,7 @@ from isentrope.actors.decisions import CallHealth
 from isentrope.actors.scoring import Scorer
 from isentrope.errors import InternalError, IsentropeError, RecordError, RewardError, UnreachableError
 from isentrope.rollout.data.prompts import Prompt, Prompts, tokenize
+from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tokenizer import TextTokenizer
 from isentrope.rollout.rewards.functions import Outcome, Score, columns_for
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
@@ -93,7 +94,7 @@ class GroupMaker:
             UnreachableError: its requests fail too often.
         """
         sampling = self._spec.sampling
-        row = self._prompts.train(order.seq) if isinstance(order, WorkOrder) else self._prompts.eval(order.index)
+        row = self._row(order)
         prompt = tokenize(
             row,
             self._tokenizer,
@@ -106,8 +107,9 @@ class GroupMaker:
             prompt.ids,
             seeds,
             max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
+            temperature=self._temperature(order),
             stop=sampling.stop,
+            top_p=self._top_p(order),
         )
         self._engine_health.record(failed=samples.count(None), of=len(samples))
         if self._engine_health.broken:
@@ -146,7 +148,7 @@ class GroupMaker:
             prompt=prompt.ids,
             responses=tuple(responses),
             missing=tuple(lost[place].missing for place in sorted(lost)),
-            temperature=self._spec.sampling.temperature,
+            temperature=self._temperature(order),
             source=prompt.source,
             seconds={"generate": generated.seconds, "reward": time.monotonic() - started},
         )
@@ -155,6 +157,20 @@ class GroupMaker:
     def version(self) -> int:
         """Version of the weights that generate now; 0: none, and generating waits."""
         return self._engine.version
+
+    def _row(self, order: Order) -> Row:
+        if isinstance(order, WorkOrder):
+            return self._prompts.train(order.seq)
+        return self._prompts.eval(order.index, order.name)
+
+    def _temperature(self, order: Order) -> float:
+        if isinstance(order, WorkOrder):
+            return self._spec.sampling.temperature
+        return self._spec.eval_temperature(order.name)
+
+    def _top_p(self, order: Order) -> float:
+        found = None if isinstance(order, WorkOrder) else self._spec.data.eval_sets.get(order.name)
+        return 1.0 if found is None else found.top_p or 1.0
 
     def _demand(self, order: Order, found: int, lost: Mapping[int, Lost]) -> None:
         """Raise TooFewResponsesError unless an order's `found` responses are enough."""

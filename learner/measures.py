@@ -212,6 +212,10 @@ class Measures(JsonRecord):
     """Mean entropy in nats in each tenth of a response."""
     entropy_by_source: dict[str, float] | None = None
     """Mean entropy in nats, by data set."""
+    reward_by_source: dict[str, float] | None = None
+    """Mean reward of a response, by data set."""
+    pass_rate_by_source: dict[str, float] | None = None
+    """Share of the responses that are correct by `data.correct`, by data set; absent where rewards are graded."""
     entropy_policy: float | None = None
     """Mean entropy in nats of the tokens that are left in the policy term."""
     entropy_budget: dict[str, float] | None = None

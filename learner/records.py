@@ -260,8 +260,7 @@ class EvalRow(FileRecord):
     samples: int
     """Responses of each prompt; the smallest number if some are missing."""
     pass_at: dict[int, float]
-    """Share of the prompts that at least one of k responses solves, by k; unbiased estimate, mean over prompts. Empty
-    where rewards are graded, and where nothing was answered."""
+    """Share of prompts that at least one of k responses solves, an unbiased estimate; empty if graded or unanswered."""
     reward: float
     """Mean reward of a response."""
     rewards: dict[str, FunctionReward]
@@ -272,8 +271,7 @@ class EvalRow(FileRecord):
     truncated: float
     """Share of the responses that the length limit ended."""
     entropy: float | None = None
-    """Mean entropy in nats per token of all responses to the prompts that `samples.jsonl` shows; absent if nothing
-    was answered."""
+    """Mean entropy in nats per token of the responses that `samples.jsonl` shows the prompts of; absent without."""
 
 
 class SampleRow(FileRecord):
@@ -284,8 +282,10 @@ class SampleRow(FileRecord):
 
     batch: int
     """Trained batches after which the response was generated."""
+    name: str = "heldout"
+    """Name of the set of prompts."""
     index: int
-    """Place of the prompt among the held-out ones."""
+    """Place of the prompt in its set."""
     prompt: str
     """The prompt as text, with the chat template in it."""
     tokens: tuple[str, ...]

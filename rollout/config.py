@@ -1,5 +1,6 @@
 """Configuration tables that actors and learner share: run, model, data, sampling, broker, weights."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
@@ -16,6 +17,9 @@ MAX_REWARD = 1e30
 MAX_SECONDS = 3.0e7
 """Longest time limit, a year: clocks and timers overflow at some longer ones."""
 
+TASK = "task:"
+"""Prefix that tells a built-in task from a file."""
+
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 
 
@@ -26,7 +30,12 @@ SecretPath = Annotated[str, Field(pattern=SECRET_PATH)]
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
+SOURCE = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+ORDER = r"^(shuffled|file|scored:[^ ]+( descending)?)$"
+
 PATTERNS = {
+    SOURCE: "a name of letters, digits, _ and -, 63 at most",
+    ORDER: '"shuffled", "file", "scored:<column>" or "scored:<column> descending"',
     SECRET_PATH: "an absolute path, or one that begins with ~, as processes in other folders read it too",
     NAME: "lower-case letters, digits and hyphens, 63 at most, and no hyphen in front",
 }
@@ -76,15 +85,62 @@ class ModelConfig(Section):
     refused."""
 
 
+SourceName = Annotated[str, Field(pattern=SOURCE)]
+"""Name of a data file among several."""
+
+
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
+"""Divisor of the logits; below 0.01 vLLM would sample at 0.01."""
+
+HELD_OUT = "heldout"
+"""Name of the held-out prompts where `data.eval` names one file."""
+
+
+class EvalSet(Section):
+    """`[data.eval.<name>]`: one of several sets of held-out prompts. What is not set is as for all of them."""
+
+    file: str
+    """Held-out prompts of this set, in the forms of `data.eval`."""
+    prompts: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    """Prompts of an evaluation, at most; unset: `data.eval_prompts`."""
+    samples: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] | None = None
+    """Responses to each prompt; unset: `data.eval_samples`."""
+    temperature: Temperature | None = None
+    """Temperature of the responses; unset: `data.eval_temperature`."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of probability that sampling keeps; unset: `data.eval_top_p`."""
+
+
 class DataConfig(Section):
     """`[data]`: prompts, held-out prompts, and what rewards an answer."""
 
-    train: str
+    train: str | dict[SourceName, str]
     """Training prompts: a jsonl, json, csv or parquet file, relative to the run file; a data set of the Hugging Face
     Hub, or a folder, as `<id>:<configuration>:<split>`, such as `openai/gsm8k:main:train` (`<id>` alone: its only
-    configuration, split `train`); or `task:<name>` for a built-in generator."""
-    eval: str = ""
-    """Held-out prompts, in the same forms; empty: none, and no evaluation. A task has a held-out part of its own."""
+    configuration, split `train`); or `task:<name>` for a built-in generator. Several files are a table of names, which
+    are then the sources in all records: `{math = "math.jsonl", logic = "logic.jsonl"}`."""
+    mixture: dict[SourceName, Annotated[int, Field(ge=1, le=1000)]] = {}
+    """Weights of several training files, by their names: `{math = 3, logic = 1}`. After any number of prompts each file
+    has given its share of them, exactly to less than one prompt. A large weight of a small file repeats its prompts
+    sooner."""
+    order: Annotated[str, Field(pattern=ORDER)] = "shuffled"
+    """Order of each file's prompts: `"shuffled"` anew in each pass; `"file"`, as they stand in it; or by the values of
+    a column, of the data or of what `isentrope score` wrote beside them: `"scored:answer_entropy"`, the smallest first,
+    or `"scored:pass_rate descending"`. Kills and resumed runs do not change it. Easy prompts first make early batches
+    steadier; hard ones first may give no signal at all."""
+    stages: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Blocks of equal length into which an order that is not shuffled is cut; within one, prompts are shuffled. With 1
+    the order is kept exactly. Many small ones are almost that, and few leave more to chance."""
+    stage_passes: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Passes over the prompts of one stage before the next begins. After the last stage the first one comes again."""
+    keep: str = ""
+    """Condition of the training prompts that are used, over columns of the data or of what `isentrope score` wrote
+    beside them: `"0 < pass_rate < 1"`, or comparisons joined by `and`, `or` and `not`. Empty: all. No
+    comparison with null holds. Too narrow and the few prompts that are left are soon learned by heart."""
+    eval: str | dict[SourceName, str | EvalSet] = ""
+    """Held-out prompts, in the same forms; empty: none, and no evaluation. A task has a held-out part of its own.
+    Several sets are a table of names, `{aime = "aime.jsonl", math = {file = "math.jsonl", samples = 4}}`, each with
+    figures of its own; `prompts`, `samples`, `temperature` and `top_p` of a set are `data.eval_…` where left out."""
     reward: str | list[str] = ""
     """Reward function, or several that are added: a built-in name, or `module:function` with TRL's signature; empty:
     the task's own verifier."""
@@ -136,6 +192,42 @@ class DataConfig(Section):
     longer for every evaluation."""
     eval_samples: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] = 8
     """Responses to each held-out prompt; the largest k of pass@k that can be told. More cost time in proportion."""
+
+    eval_temperature: Temperature | None = None
+    """Temperature of evaluations; unset: `sampling.temperature`. Low ones tell what the model answers most often, and
+    leave pass@k little to find."""
+    eval_top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of probability that sampling keeps in evaluations, which train nothing. Low ones cut off rare answers."""
+
+    @property
+    def eval_sets(self) -> dict[str, EvalSet]:
+        """Sets of held-out prompts by their names, sorted, with all that holds for them but an unset temperature."""
+        given: Mapping[str, str | EvalSet] = self.eval if isinstance(self.eval, dict) else {}
+        if isinstance(self.eval, str) and (file := self.eval or self.task):
+            given = {HELD_OUT: file}
+        whole = {
+            "prompts": self.eval_prompts,
+            "samples": self.eval_samples,
+            "temperature": self.eval_temperature,
+            "top_p": self.eval_top_p,
+        }
+        sets = {name: EvalSet(file=each) if isinstance(each, str) else each for name, each in sorted(given.items())}
+        return {
+            name: each.model_copy(update={key: value for key, value in whole.items() if getattr(each, key) is None})
+            for name, each in sets.items()
+        }
+
+    @property
+    def task(self) -> str:
+        """Built-in task that makes the training prompts, as `task:<name>`; empty: they are read."""
+        return self.train if isinstance(self.train, str) and self.train.startswith(TASK) else ""
+
+    @property
+    def train_files(self) -> dict[str, str]:
+        """Training files or data sets by their names, sorted; a single one has the name ""; none: a task."""
+        if isinstance(self.train, str):
+            return {} if self.task else {"": self.train}
+        return dict(sorted(self.train.items()))
 
 
 class SamplingConfig(Section):

@@ -5,7 +5,8 @@ it answers, of which everything is a pure function. What an actor has sampled is
 """
 
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,10 +26,16 @@ class Asked(NamedTuple):
     source: str
 
 
+class HeldOut(Protocol):
+    """Prompts of evaluation orders, by their index in the set `name`."""
+
+    def __call__(self, index: int, name: str) -> Asked: ...
+
+
 class RunCheck:
     """The comparison of records with the orders of one run."""
 
-    def __init__(self, seed: int, train: Callable[[int], Asked], held_out: Callable[[int], Asked]) -> None:
+    def __init__(self, seed: int, train: Callable[[int], Asked], held_out: HeldOut) -> None:
         """Compare with the prompts `train` of work orders and `held_out` of evaluation orders, and with the seeds that
         follow from the run's. Either raises DataError for a row that is not a prompt for the model."""
         self._seed = seed
@@ -50,8 +57,9 @@ class RunCheck:
 
     def answer(self, result: EvalResult) -> None:
         """Check an evaluation result; RecordError as above."""
-        index = result.group.seq
-        self._check(result.group, self._held_out, lambda place: eval_seed(self._seed, result.name, index, place))
+        index, name = result.group.seq, result.name
+        asked = partial(self._held_out, name=name)
+        self._check(result.group, asked, lambda place: eval_seed(self._seed, name, index, place))
 
     def _check(self, group: Group, prompt: Callable[[int], Asked], seed: Callable[[int], int]) -> None:
         try:

@@ -167,6 +167,9 @@ def batch_metrics(batch: Batch, prepared: Prepared) -> dict[str, Any]:
         x = (statistics.logp - batch.logp_ref)[mask].double()
         metrics |= {"kl_ref": _mean(x), "kl_ref_k3": _mean((-x).exp() - 1 + x)}
     metrics |= entropy_metrics(statistics.entropy, mask, batch.source, batch.source_names)
+    metrics["reward_by_source"] = _by_source(batch.reward, batch)
+    if batch.correct is not None:
+        metrics["pass_rate_by_source"] = _by_source(batch.correct, batch)
     metrics["entropy_policy"] = _mean(statistics.entropy[prepared.mask & (prepared.weight != 0)])
     return metrics | dict(prepared.metrics)
 
@@ -186,6 +189,15 @@ def entropy_metrics(entropy: Tensor, mask: Tensor, source: Tensor, names: Sequen
         "entropy_hist": {"edges": list(HISTOGRAM_EDGES), "counts": counts.tolist()},
         "entropy_by_position": _by_position(entropy, mask),
         "entropy_by_source": {name: _mean(entropy[here]) for name, here in by_source.items() if here.any()},
+    }
+
+
+def _by_source(values: Tensor, batch: Batch) -> dict[str, float]:
+    """Return the mean of values [N] over the responses of each data set."""
+    return {
+        name: _mean(values[batch.source == place])
+        for place, name in enumerate(batch.source_names)
+        if (batch.source == place).any()
     }
 
 

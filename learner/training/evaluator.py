@@ -5,13 +5,13 @@ the same in every run. Runs on rank 0 alone. The figures are pure functions.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import comb
 from pathlib import Path
 from statistics import fmean
 
-from isentrope.errors import DataError, RecordError
+from isentrope.errors import RecordError
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.intake.ragged import make_ragged
 from isentrope.learner.intake.run_check import Asked, RunCheck
@@ -20,6 +20,7 @@ from isentrope.learner.training.function_rewards import function_rewards
 from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
+from isentrope.rollout.config import HELD_OUT, DataConfig
 from isentrope.rollout.data.prompts import encode, open_prompts
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tokenizer import load_tokenizer
@@ -30,7 +31,6 @@ from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish, batch_of
 
 ADMIT_COUNT = 64
 
-NAME = "heldout"
 SHOWN_PROMPTS = 8
 SHOWN_RESPONSES = 2
 """Responses of each shown prompt that are written down."""
@@ -49,7 +49,11 @@ class Evaluator:
         self._timeout_s = timeout_s
         self._prompts = open_prompts(spec.data, run_folder=Path(spec.run_folder), seed=spec.seed)
         self._tokenizer = load_tokenizer(spec.model_dir, chat=spec.model)
-        self._check = RunCheck(spec.seed, self._asked(self._prompts.train), self._asked(self._held_out))
+        self._check = RunCheck(
+            spec.seed,
+            lambda seq: self._asked(self._prompts.train(seq)),
+            lambda index, name: self._asked(self._prompts.eval(index, name)),
+        )
         self._correctness = correctness_of(spec.data)
         self._figures = Journal(Path(spec.output_dir), EvalRow)
         self._samples = Journal(Path(spec.output_dir), SampleRow)
@@ -78,23 +82,27 @@ class Evaluator:
         """Return True if there are held-out prompts, and no line of `eval.jsonl` about the policy after this batch."""
         return bool(self._prompts.eval_count) and all(row.batch != batch for row in self._figures.rows())
 
-    def evaluate(self, version: int, feeder: Feeder) -> EvalRow | None:
-        """Evaluate `version`, which is announced; return its line of `eval.jsonl`, None without held-out prompts.
+    def evaluate(self, version: int, feeder: Feeder) -> list[EvalRow]:
+        """Evaluate `version`, which is announced; return its lines of `eval.jsonl`, one for each set of prompts.
 
         Raises:
             StopAsked: the run is to end; nothing is written, and the answers are not waited for.
         """
         if not self._prompts.eval_count:
-            return None
+            return []
         results = self._collect(version, feeder)
-        chosen = shown(results)
-        entropy = self._show(chosen) if chosen else None
-        row = eval_row(version, results, self._correctness, entropy)
-        self._figures.append(row)
-        return row
+        rows = []
+        for name in self._prompts.eval_counts:
+            own = [result for result in results if result.name == name]
+            chosen = shown(own)
+            entropy = self._show(chosen, name) if chosen else None
+            rows.append(eval_row(version, own, self._correctness, entropy, name=name))
+        for row in rows:
+            self._figures.append(row)
+        return rows
 
     def _collect(self, version: int, feeder: Feeder) -> list[EvalResult]:
-        wanted = orders(version, self._prompts.eval_count, self._spec.data.eval_samples)
+        wanted = orders(version, self._prompts.eval_counts, self._spec.data)
         feeder.call(lambda port: port.issue_eval(wanted))
         results: list[EvalResult] = []
         what = f"evaluation of version {version}"
@@ -107,17 +115,8 @@ class Evaluator:
             wait.tick()
         return results
 
-    def _held_out(self, index: int) -> Row:
-        if index >= self._prompts.eval_count:
-            raise DataError(f"there are {self._prompts.eval_count} held-out prompts")
-        return self._prompts.eval(index)
-
-    def _asked(self, row: Callable[[int], Row]) -> Callable[[int], Asked]:
-        def asked(number: int) -> Asked:
-            found = row(number)
-            return Asked(encode(found, self._tokenizer), found.source)
-
-        return asked
+    def _asked(self, row: Row) -> Asked:
+        return Asked(encode(row, self._tokenizer), row.source)
 
     def _checked(self, result: EvalResult) -> EvalResult:
         """Return a result; without its responses if they do not answer the order."""
@@ -130,7 +129,7 @@ class Evaluator:
             return replace(result, group=replace(result.group, responses=(), missing=()))
         return result
 
-    def _show(self, results: Sequence[EvalResult]) -> float:
+    def _show(self, results: Sequence[EvalResult], name: str) -> float:
         """Write a few responses down, with the learner's own entropy of each token; return its mean."""
         groups = [result.group for result in results]
         number = batch_of(results[0].version)
@@ -143,6 +142,7 @@ class Evaluator:
                 self._samples.append(
                     SampleRow(
                         batch=number,
+                        name=name,
                         index=group.seq,
                         prompt=self._tokenizer.decode(group.prompt),
                         tokens=tuple(self._tokenizer.decode([token]) for token in response.tokens),
@@ -155,9 +155,24 @@ class Evaluator:
         return float(entropy.sum() / ragged.length.sum())
 
 
-def orders(version: int, prompts: int, samples: int) -> list[EvalOrder]:
-    """Return the orders of one evaluation of `version`."""
-    return [EvalOrder(NAME, index, version, samples, "") for index in range(prompts)]
+def orders(version: int, counts: Mapping[str, int], data: DataConfig) -> list[EvalOrder]:
+    """Return the orders of one evaluation of `version`, set by set; counts: of prompts, by name."""
+    return [
+        EvalOrder(name, index, version, each.samples or data.eval_samples, "")
+        for name, each in data.eval_sets.items()
+        for index in range(counts[name])
+    ]
+
+
+def held_out_score(rows: Sequence[EvalRow]) -> float | None:
+    """Return the mean of all sets' pass@1, or of graded rewards; None: no prompt was answered."""
+    answered = [row for row in rows if row.prompts]
+    return fmean([row.pass_at.get(1, row.reward) for row in answered]) if answered else None
+
+
+def named_figures(rows: Sequence[EvalRow]) -> dict[str, object]:
+    """Return the figures of each set as JSON, by the names that they have in TensorBoard."""
+    return {"eval" if row.name == HELD_OUT else f"eval/{row.name}": row.to_json() for row in rows}
 
 
 def pass_at(samples: int, correct: int, k: int) -> float:
@@ -170,7 +185,12 @@ def pass_at(samples: int, correct: int, k: int) -> float:
 
 
 def eval_row(
-    version: int, results: Iterable[EvalResult], correctness: Correctness | None, entropy: float | None
+    version: int,
+    results: Iterable[EvalResult],
+    correctness: Correctness | None,
+    entropy: float | None,
+    *,
+    name: str = HELD_OUT,
 ) -> EvalRow:
     """Return the figures over all prompts that were answered, not those that were given up; no `pass_at` if none
     was, or if rewards are graded."""
@@ -182,7 +202,7 @@ def eval_row(
     return EvalRow(
         batch=batch_of(version),
         version=version,
-        name=NAME,
+        name=name,
         prompts=len(answered),
         samples=samples,
         pass_at={k: _mean([pass_at(len(each), sum(each), k) for each in correct]) for k in powers if correct},

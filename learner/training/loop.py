@@ -39,7 +39,7 @@ from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointS
 from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, stored, trace_elsewhere
 from isentrope.learner.training.chosen_mode import in_chosen_mode, keep_mode
 from isentrope.learner.training.circumstances import Circumstances
-from isentrope.learner.training.evaluator import Evaluator
+from isentrope.learner.training.evaluator import Evaluator, held_out_score, named_figures
 from isentrope.learner.training.function_rewards import of_groups
 from isentrope.learner.training.group_store import GroupKeeper
 from isentrope.learner.training.job import LearnerJob
@@ -348,14 +348,12 @@ class _Run:
             self._parts.publisher.settle(self._parts.feeder)
         newest = self._parts.publisher.newest
         with self._watch("evaluate_s"):
-            row = self._parts.evaluator.evaluate(newest.version, self._parts.feeder)
-        if row is None:
-            return False
+            rows = self._parts.evaluator.evaluate(newest.version, self._parts.feeder)
         for sink in self._parts.sinks:
-            sink.write(newest.batch, scalars({"eval": row.to_json()}))
-        if self._batch == self._config.batches or not row.prompts:
-            return False  # no batch follows, or no prompt was answered
-        score = row.pass_at.get(1, row.reward)  # graded rewards have no pass@1
+            sink.write(newest.batch, scalars(named_figures(rows)))
+        score = held_out_score(rows)
+        if score is None or self._batch == self._config.batches:
+            return False  # no prompt was answered, or no batch follows
         state, refresh = self._parts.objective.after_evaluation(self._controllers, score, self._batch)
         self._controllers = stored(state)
         if refresh:

@@ -18,6 +18,7 @@ from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.records import BatchRow, EvalRow
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointStore, verify
 from isentrope.learner.training.circumstances import Circumstances
+from isentrope.learner.training.evaluator import held_out_score
 from isentrope.learner.training.group_store import KeptBatch, read_batch, read_record
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.journal import Journal
@@ -147,7 +148,7 @@ class _Repetition:
         self._objective = objective
         self._store = CheckpointStore(route.run / CHECKPOINTS)
         self._rows = {row.batch: row for row in Journal(route.run, BatchRow).rows()}
-        self._scores = {row.batch: row for row in Journal(route.run, EvalRow).rows()}
+        self._evaluations = list(Journal(route.run, EvalRow).rows())
         self._controllers: ControllerStates = objective.start()
 
     def run(self) -> Parting | None:
@@ -192,9 +193,9 @@ class _Repetition:
         the reference."""
         if _same(self._controllers, wanted):
             return None
-        row = self._scores.get(batch)
-        if row is not None:
-            state, refresh = self._objective.after_evaluation(self._controllers, row.pass_at.get(1, row.reward), batch)
+        score = held_out_score([row for row in self._evaluations if row.batch == batch])
+        if score is not None:
+            state, refresh = self._objective.after_evaluation(self._controllers, score, batch)
             if _same(state, wanted):
                 self._controllers = state
                 if refresh:

@@ -6,6 +6,7 @@ Open orders live in the learner's memory; the broker may lose them, they are the
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -80,6 +81,7 @@ class Evaluations:
             asked = (header_text(header, "name"), header_int(header, "seq"), header_int(header, "version"))
             order = self._open.get(asked)
             limits = self._spec.limits(group_size=None if order is None else order.samples)
+            limits = replace(limits, temperature=self._spec.eval_temperature(asked[0]))
             return decode_eval(header, payload, max_bytes=self._spec.max_record_bytes, limits=limits)
         except RecordError as error:
             logger.warning("evaluation result %s is invalid: %s (%s)", entry_id, error.what, error.where)

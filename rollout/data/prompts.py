@@ -1,28 +1,33 @@
 """Prompts: from the number of a work order to the tokens of its prompt.
 
-A prompt is a pure function of `seq`: pass `seq // n` over the n rows shuffles them by `seed + pass`. So any actor
-can serve any order, and a restarted run sees the same data.
+A prompt is a pure function of `seq`: the mixture says which file it is from and how many were before it, and the order
+of that file which row that is; by default pass `i // n` over n rows shuffles them by `seed + pass`. So any actor can
+serve any order, and a restarted run sees the same data.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.errors import ConfigError, DataError
-from isentrope.rollout.config import DataConfig
-from isentrope.rollout.data.rows import Messages, Row, RowShape
-from isentrope.rollout.data.survey import Example, Survey, most_tokens
-from isentrope.rollout.data.tables import open_named, source_name
+from isentrope.rollout.config import HELD_OUT, TASK, DataConfig
+from isentrope.rollout.data.data_file import DataFile, NamedFile, TrainingFile
+from isentrope.rollout.data.mixture import Mixture, require_weights
+from isentrope.rollout.data.rows import Messages, Row
+from isentrope.rollout.data.survey import Example, most_tokens
 from isentrope.rollout.data.tasks import Task, open_task
 from isentrope.rollout.data.tokenizer import Tokenizer
 
-TASK = "task:"
-"""Prefix that tells a built-in task from a file."""
+CHOOSING = ("data.keep", "data.order", "data.stages", "data.mixture")
+"""Keys that choose and order training rows; their errors say where they are themselves."""
+
+Opened = TypeVar("Opened")
 
 _TASK_ROWS = 256
 """Training rows of a task that `row` knows."""
@@ -48,27 +53,35 @@ class Prompt:
 class Prompts:
     """Training rows by `seq` and held-out rows by index; opened with `open_prompts`.
 
-    At most `eval_prompts` held-out rows are used, evenly spaced over all of them.
+    Of a set of held-out rows at most `prompts` are used, evenly spaced over all of them.
     """
 
-    def __init__(self, train: "Task | _File", held_out: "Task | _File | None", eval_prompts: int) -> None:
+    def __init__(self, train: "Task | _Files", held_out: Mapping[str, "_HeldOut"]) -> None:
         self._train = train
         self._held_out = held_out
-        self.train_count = train.count if isinstance(train, _File) else None
-        """Rows of one pass over the data; None: an endless generator."""
-        self.eval_count = min(eval_prompts, held_out.eval_count) if held_out is not None else 0
+        self.files = train.files if isinstance(train, _Files) else []
+        """Training files, without what is not kept; none of a task."""
+        self.train_count = sum(file.count for file in self.files) or None
+        """Rows of one pass over all of the data; None: an endless generator."""
+        self.eval_counts = {name: each.count for name, each in held_out.items()}
+        """Rows of each set of held-out prompts, by its name."""
+        self.eval_count = sum(self.eval_counts.values())
+        """Held-out rows of all sets."""
         self._train_rows = _TASK_ROWS if self.train_count is None else self.train_count
-        self.digest = _digest([source.digest for source in (train, held_out) if source is not None])
+        parts = [file.digest for file in self.files] if isinstance(train, _Files) else [train.digest]
+        self.digest = _digest([*parts, *(each.rows.digest for each in held_out.values())])
         """Depends on the data alone."""
 
     def train(self, seq: int) -> Row:
         """Return the row of work order `seq`."""
         return self._train.train(seq)
 
-    def eval(self, index: int) -> Row:
-        """Return held-out row `index`, which is below `eval_count`."""
-        assert self._held_out is not None and 0 <= index < self.eval_count
-        return self._held_out.eval(index * self._held_out.eval_count // self.eval_count)
+    def eval(self, index: int, name: str = HELD_OUT) -> Row:
+        """Return held-out row `index` of a set; DataError if there is none."""
+        held_out = self._held_out.get(name)
+        if held_out is None or not 0 <= index < held_out.count:
+            raise DataError(f"there is no held-out prompt {index} of {name[:64]!r}")
+        return held_out.rows.eval(index * held_out.rows.eval_count // held_out.count)
 
     @property
     def count(self) -> int:
@@ -76,20 +89,32 @@ class Prompts:
         return self._train_rows + self.eval_count
 
     def row(self, index: int) -> Row:
-        """Return a row of the data in its own order: training rows, then held-out ones."""
+        """Return a row of the data in its own order: training rows, file by file, then held-out ones."""
         if index >= self._train_rows:
-            return self.eval(index - self._train_rows)
-        return self._train.eval(index) if isinstance(self._train, _File) else self._train.train(index)
+            index -= self._train_rows
+            for name, count in self.eval_counts.items():
+                if index < count:
+                    return self.eval(index, name)
+                index -= count
+        for file in self.files:
+            if index < file.count:
+                return file.eval(index)
+            index -= file.count
+        return self._train.train(index)
 
     def most_tokens(self) -> NDArray[np.int64]:
         """Return [count]: an upper bound of the tokens of each row's prompt."""
-        known = self._train.survey.most_tokens if isinstance(self._train, _File) else ()
+        known = [tokens for file in self.files for tokens in file.survey.most_tokens]
         rest = [most_tokens(self.row(index).prompt) for index in range(len(known), self.count)]
         return np.array([*known, *rest], dtype=np.int64)
 
     def examples(self) -> list[Example]:
-        """Return one training row for each kind of value that a column holds; none of a task."""
-        return list(self._train.survey.examples()) if isinstance(self._train, _File) else []
+        """Return one training row for each kind of value that a column of a file holds; none of a task."""
+        found, before = [], 0
+        for file in self.files:
+            found += [replace(each, index=each.index + before) for each in file.survey.examples()]
+            before += file.count
+        return found
 
 
 def open_prompts(data: DataConfig, *, run_folder: Path, seed: int) -> Prompts:
@@ -99,13 +124,13 @@ def open_prompts(data: DataConfig, *, run_folder: Path, seed: int) -> Prompts:
         ConfigError: the task does not exist.
         DataError: the file is missing, broken, empty or of an unsupported kind, or a row is invalid.
     """
-    train = _open("data.train", data, run_folder, seed)
-    held_out: Task | _File | None = None
-    if data.eval:
-        held_out = _open("data.eval", data, run_folder, seed)
-    elif not isinstance(train, _File):
-        held_out = train
-    return Prompts(train, held_out, data.eval_prompts)
+    train = _at("data.train", lambda: _open_task(data.task, seed) or _Files(data, run_folder, seed))
+    held_out = {}
+    for name, each in data.eval_sets.items():
+        key = "data.eval" if isinstance(data.eval, str) else f"data.eval.{name}"
+        source = "" if isinstance(data.eval, str) else name
+        held_out[name] = _at(key, partial(_open_held_out, NamedFile(each.file, source), data, run_folder, seed))
+    return Prompts(train, held_out)
 
 
 def tokenize(row: Row, tokenizer: Tokenizer, *, max_new_tokens: int, max_model_len: int) -> Prompt:
@@ -146,39 +171,47 @@ def _ids(row: Row, tokenizer: Tokenizer) -> object:
         ) from error
 
 
-class _File:
-    """Rows of a data file."""
+class _Files:
+    """Training files in the shares of their weights."""
 
-    def __init__(self, name: str, data: DataConfig, run_folder: Path, seed: int) -> None:
-        self._shape = RowShape(data.prompt, data.columns, source_name(name), data.system_prompt)
-        self.survey = Survey()
-        self._table = open_named(name, run_folder, lambda raw, where: self.survey.add(self._shape.row(raw, where)))
-        self._order = lru_cache(maxsize=2)(self._permutation)  # orders in flight belong to this pass or the one before
-        self._seed = seed
-        self.count = self.eval_count = len(self._table)
-        self.digest = self._table.digest
+    def __init__(self, data: DataConfig, run_folder: Path, seed: int) -> None:
+        names = data.train_files
+        require_weights(list(data.train) if isinstance(data.train, dict) else [], list(data.mixture))
+        self._mixture = Mixture([data.mixture.get(name, 1) for name in names])
+        opened = [NamedFile(name, source, number) for number, (source, name) in enumerate(names.items())]
+        self._files = [TrainingFile(each, data, run_folder, seed) for each in opened]
+        self.files = [each.file for each in self._files]
 
     def train(self, seq: int) -> Row:
-        data_pass, position = divmod(seq, self.count)
-        return self.eval(int(self._order(data_pass)[position]))
-
-    def eval(self, index: int) -> Row:
-        return self._shape.row(self._table[index], self._table.where(index))
-
-    def _permutation(self, data_pass: int) -> NDArray[np.int64]:
-        """Return [count]: sorted raw random bits, the same in every NumPy; `Generator.permutation` is not."""
-        key = np.array([(self._seed + data_pass) % (1 << 64), 0], dtype=np.uint64)
-        return np.argsort(np.random.Philox(key=key).random_raw(self.count), kind="stable")
+        file, place = self._mixture.draw(seq)
+        return self._files[file].train(place)
 
 
-def _open(key: str, data: DataConfig, run_folder: Path, seed: int) -> Task | _File:
-    """Open what the configuration's `key` names; errors say the key, and where in the data they are."""
-    name = data.train if key == "data.train" else data.eval
+@dataclass(frozen=True, slots=True)
+class _HeldOut:
+    """A set of held-out prompts, of which `count` are used."""
+
+    rows: Task | DataFile
+    count: int
+
+
+def _open_held_out(file: NamedFile, data: DataConfig, run_folder: Path, seed: int) -> _HeldOut:
+    rows = _open_task(file.name, seed) or DataFile(file, data, run_folder, trains=False)
+    prompts = data.eval_sets[file.source or HELD_OUT].prompts
+    return _HeldOut(rows, min(rows.eval_count, prompts or rows.eval_count))
+
+
+def _open_task(name: str, seed: int) -> Task | None:
+    return open_task(name.removeprefix(TASK), seed) if name.startswith(TASK) else None
+
+
+def _at(key: str, opened: Callable[[], Opened]) -> Opened:
+    """Return what is opened; errors say the configuration's `key`, and where in the data they are."""
     try:
-        if name.startswith(TASK):
-            return open_task(name.removeprefix(TASK), seed)
-        return _File(name, data, run_folder, seed)
+        return opened()
     except (ConfigError, DataError) as error:
+        if error.where.startswith(CHOOSING):
+            raise
         where = f"{key} ({error.where})" if error.where else key
         raise type(error)(error.what, where=where, fix=error.fix) from error
 

@@ -67,16 +67,24 @@ def _taken(columns: dict[str, object], name: str, key: str, where: str) -> objec
     stay. `key` is the configuration key that names the column."""
     if name in columns:
         return columns.pop(name)
+    try:
+        return value_of(columns, name)
+    except KeyError:
+        there = f"{where} (columns: {', '.join(columns) or 'none'})"
+        raise DataError(f"column {name!r} is missing", where=there, fix=set_column(key, name, columns)) from None
+
+
+def value_of(columns: Mapping[str, object], name: str) -> object:
+    """Return the value of a column, or by a dotted name that inside tables and lists; KeyError if it is missing."""
+    if name in columns:
+        return columns[name]
     value: object = columns
     for part in name.split("."):
-        inner: dict[str, object] = {}
+        inner: Mapping[str, object] = {}
         if isinstance(value, Mapping):
-            inner = dict(value)
+            inner = value
         elif isinstance(value, list):
             inner = {str(place): each for place, each in enumerate(value)}
-        if part not in inner:
-            there = f"{where} (columns: {', '.join(columns) or 'none'})"
-            raise DataError(f"column {name!r} is missing", where=there, fix=set_column(key, name, columns))
         value = inner[part]
     return value
 

@@ -10,7 +10,6 @@ from typing import Protocol
 
 from isentrope.errors import ConfigError, nearest
 from isentrope.rollout.config import DataConfig
-from isentrope.rollout.data.prompts import TASK
 
 WHOLE = "reward"
 """Word for the weighted sum of all reward functions."""
@@ -92,7 +91,7 @@ def reward_names(data: DataConfig) -> list[str]:
     """Return the names of a run's reward functions; where none is set, that of the task whose verifier it is."""
     if data.reward:
         return [data.reward] if isinstance(data.reward, str) else list(data.reward)
-    return [data.train] if data.train.startswith(TASK) else []
+    return [data.task] if data.task else []
 
 
 def correctness_of(data: DataConfig) -> Correctness | None:

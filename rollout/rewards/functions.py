@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Union
 
 from isentrope.errors import ConfigError, RewardError, nearest
-from isentrope.rollout.config import MAX_REWARD, DataConfig
-from isentrope.rollout.data.prompts import TASK
+from isentrope.rollout.config import MAX_REWARD, TASK, DataConfig
 from isentrope.rollout.data.rows import RESERVED, Messages, Row, set_column
 from isentrope.rollout.data.tasks import open_task
 from isentrope.rollout.rewards import builtin

@@ -1,11 +1,12 @@
 """The facts an actor needs to join a run: one record in the broker, without secrets. Does not import redis."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 
-from isentrope.rollout.config import DataConfig, LeaseConfig, ModelConfig, SamplingConfig, Seconds
+from isentrope.rollout.config import DataConfig, EvalSet, LeaseConfig, ModelConfig, SamplingConfig, Seconds
 from isentrope.rollout.wire.validation import Limits
 
 
@@ -21,9 +22,9 @@ class Bundle(BaseModel):
     size_bytes: Annotated[int, Field(ge=0)]
     run_folder: str = "run"
     model_dir: str = ""
-    train: str = ""
-    """Name of the training data, if it lies outside the run file's folder."""
-    eval: str = ""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Names of the data files that lie outside the run file's folder, by their keys in `[data]`: `train`, `eval`, or
+    `train.<name>` of several."""
 
 
 class RunSpec(LeaseConfig):
@@ -80,12 +81,18 @@ class RunSpec(LeaseConfig):
             temperature=self.sampling.temperature,
         )
 
+    def eval_temperature(self, name: str) -> float:
+        """Return the temperature of the evaluation of one set of held-out prompts."""
+        found = self.data.eval_sets.get(name)
+        return self.sampling.temperature if found is None else found.temperature or self.sampling.temperature
+
     def unpacked(self, folder: Path) -> Self:
         """Return the spec for a machine on which the bundle lies unpacked in `folder`."""
         bundle = self.bundle
         if bundle is None:
             return self
-        data = {key: str(folder / name) for key, name in (("train", bundle.train), ("eval", bundle.eval)) if name}
+        places = {key: str(folder / name) for key, name in bundle.data.items()}
+        data = {key: _placed(getattr(self.data, key), key, places) for key in ("train", "eval")}
         return self.model_copy(
             update={
                 "run_folder": str(folder / bundle.run_folder),
@@ -93,3 +100,17 @@ class RunSpec(LeaseConfig):
                 "data": self.data.model_copy(update=data),
             }
         )
+
+
+def _placed(named: str | Mapping[str, str | EvalSet], key: str, places: Mapping[str, str]) -> object:
+    """Return the names of the data of one key, where they lie on this machine."""
+    if isinstance(named, str):
+        return places.get(key, named)
+    placed: dict[str, str | EvalSet] = {}
+    for source, each in named.items():
+        place = places.get(f"{key}.{source}")
+        if place is None:
+            placed[source] = each
+        else:
+            placed[source] = place if isinstance(each, str) else each.model_copy(update={"file": place})
+    return placed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isentrope import options
+from isentrope import model_cli, options
 from isentrope.dlq_cli import dlq_app
 from isentrope.methods_cli import methods_app
 from isentrope.options import Authorities, Insecure, Json, Overrides, PasswordFile, Redis, Run, RunFile, UnseenRun
@@ -25,6 +25,7 @@ HELP = "Reinforcement learning of language models with entropy control: vLLM act
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(methods_app, name="methods")
 app.add_typer(dlq_app, name="dlq")
+model_cli.add_to(app)
 bench_app = typer.Typer(help="Measure parts of this program.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
@@ -219,21 +220,6 @@ def scale(
 
 
 @app.command()
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, or its run file.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.", show_default=False)],
-    version: Annotated[str, typer.Option(help="Batch, or version as `status` shows it; default: the newest.")] = "",
-    model: Annotated[str, typer.Option(help="Model the run began with; default: what the run's folder says.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Write a version of a run as a model folder that transformers and vLLM open, and a run can start from."""
-    from isentrope import commands
-    from isentrope.model_folder import Wanted
-
-    raise typer.Exit(commands.export_version(Wanted(run, folder, version, model), as_json, _console()))
-
-
-@app.command()
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, or its run file.", show_default=False)],
     to: Annotated[int | None, typer.Option(help="Batches of a checkpoint; default: the newest one's.")] = None,
@@ -245,23 +231,6 @@ def replay(
     from isentrope import replaying
 
     raise typer.Exit(replaying.replay(replaying.Request(run, to, begin, model), as_json, _console()))
-
-
-@app.command("eval")
-def evaluate(
-    place: Annotated[Path, typer.Argument(metavar="MODEL|RUN", help="Model folder; or a run's folder or run file.")],
-    overrides: Overrides = None,
-    data: Annotated[str, typer.Option(help="File or task:NAME; default: the run's held-out data.")] = "",
-    samples: Annotated[int | None, typer.Option(help="Responses to each prompt; default: as in the run.")] = None,
-    version: Annotated[str, typer.Option(help="Batch or version of a run; default: the newest.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Evaluate a model, or a version of a run, on held-out prompts: pass@k and rewards."""
-    from isentrope import commands
-    from isentrope.evaluation import Request
-
-    request = Request(place, data, samples, version, tuple(overrides or ()))
-    raise typer.Exit(commands.evaluate(request, as_json, _console()))
 
 
 @app.command()

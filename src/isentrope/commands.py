@@ -38,7 +38,7 @@ from isentrope.errors import (
 )
 from isentrope.launch.model import ModelPlan
 from isentrope.launch.plan import ClaimedRun
-from isentrope.learner.records import Outcome
+from isentrope.learner.records import EvalRow, Outcome
 from isentrope.progress import Progress, Shown
 from isentrope.resolved import resolve
 from isentrope.rollout.broker.access import Role
@@ -243,19 +243,26 @@ def evaluate(request: "Request", as_json: bool, console: Console) -> int:
     prepared = evaluation.prepare(request)
     with working(console, f"the engine of {prepared.manifest.folder} to start and to answer", quiet=as_json) as show:
         told = evaluation.evaluate(prepared, lambda done, count: show(f"{done} of {count} prompts are answered"))
-        row = asyncio.run(told)
+        rows = asyncio.run(told)
     if as_json:
-        console.print_json(json.dumps(row.to_json()))
+        facts = [row.to_json() for row in rows]
+        console.print_json(json.dumps(facts[0] if len(facts) == 1 else facts))
         return 0
-    wanted, of = len(prepared.orders), prepared.manifest.folder
-    say(console, f"{of}: {row.prompts} of {wanted} prompts, {row.samples} samples")
+    for row in rows:
+        wanted = sum(order.name == row.name for order in prepared.orders)
+        name = "" if len(rows) == 1 else f"{row.name}: "
+        say(console, f"{prepared.manifest.folder}: {name}{row.prompts} of {wanted} prompts, {row.samples} samples")
+        _say_figures(row, console)
+    return 0
+
+
+def _say_figures(row: EvalRow, console: Console) -> None:
     lines = {f"pass@{k}": f"{share:.3f}" for k, share in row.pass_at.items()} | {"mean reward": f"{row.reward:.3f}"}
     means = {name: each.mean for name, each in row.rewards.items() if len(row.rewards) > 1}
     lines |= {name: "did not apply" if mean is None else f"{mean:.3f}" for name, mean in means.items()}
     lines |= {"tokens of a response": f"{row.length_mean:.1f}", "cut off": f"{row.truncated:.1%}"}
     for name, value in lines.items():
         say(console, f"  {name}: {value}")
-    return 0
 
 
 def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, RunFolder]:

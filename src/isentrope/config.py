@@ -16,6 +16,7 @@ from isentrope.errors import ConfigError
 from isentrope.launch.config import ClusterConfig
 from isentrope.learner.config import LearnerConfig
 from isentrope.rollout.config import (
+    TASK,
     DataConfig,
     ModelConfig,
     RedisConfig,
@@ -24,7 +25,9 @@ from isentrope.rollout.config import (
     Section,
     WeightsConfig,
 )
-from isentrope.rollout.data.prompts import TASK
+from isentrope.rollout.data.expression import Condition
+from isentrope.rollout.data.mixture import require_weights
+from isentrope.rollout.data.passes import SHUFFLED
 from isentrope.rollout.depot.interface import check_url, is_read_only
 from isentrope.rollout.depot.server import Address
 from isentrope.rollout.rewards.correctness import correctness_of
@@ -44,6 +47,8 @@ MAY_CHANGE: Collection[str] = frozenset(
         "data.sandbox_folders",
         "data.eval_prompts",  # evaluation is outside the ledger and trains nothing
         "data.eval_samples",
+        "data.eval_temperature",
+        "data.eval_top_p",
         "data.bundle",
         "weights.keep",
         "weights.depot",
@@ -78,6 +83,18 @@ PLACES: Collection[str] = frozenset({"model.path", "data.train", "data.eval"})
 """Keys that say where something is: data are the same by their digest, and another model is trained off-policy."""
 
 
+LATER: Mapping[str, object] = {
+    "data.mixture": {},
+    "data.order": SHUFFLED,
+    "data.stages": 1,
+    "data.stage_passes": 1,
+    "data.keep": "",
+    "learner.critic": {"path": None, "learning_rate": None},
+}
+"""Keys that came after the first folders of this schema, with the values by which those runs were made: a digest is
+the same without them."""
+
+
 STAND_INS: Mapping[str, object] = {"run.name": "unnamed", "model.path": "", "data.train": ""}
 """Values for the keys without a default, so that the rest can be looked at when they are missing."""
 
@@ -104,7 +121,7 @@ class Config(Section):
     @property
     def has_task(self) -> bool:
         """True if the training prompts are a built-in task's."""
-        return self.data.train.startswith(TASK)
+        return bool(self.data.task)
 
     def output_dir(self, folder: Path) -> Path:
         """Return the absolute folder of the run; relative ones start at `folder`, in which the run file lies."""
@@ -169,6 +186,10 @@ def digest(config: Config, objective: object) -> str:
     """
     facts = config.model_dump(mode="json")
     facts["learner"] |= {"method": "", "objective": objective}
+    for key, default in LATER.items():
+        table, _, name = key.partition(".")
+        if facts[table][name] == default:
+            del facts[table][name]
     for key in MAY_CHANGE:
         table, _, name = key.partition(".")
         if name:
@@ -306,13 +327,53 @@ def _sources(config: Config, file: RunFile) -> Iterator[ConfigError]:
             where=file.where("data.reward_weights"),
             fix="give one weight per reward, or none",
         )
+    yield from _choices(data, file)
     try:
         correctness_of(data)
     except ConfigError as error:
         yield ConfigError(error.what, where=file.where("data.correct"), fix=error.fix)
-    if config.learner.eval_every and not data.eval and not task:
+    if config.learner.eval_every and not data.eval_sets:
         yield ConfigError(
             f"learner.eval_every = {config.learner.eval_every}, but there is no held-out data",
             where=file.where("learner.eval_every"),
             fix="set data.eval, or leave eval_every out",
+        )
+
+
+def _choices(data: DataConfig, file: RunFile) -> Iterator[ConfigError]:
+    """Yield what is wrong with how training prompts are chosen and ordered."""
+    given = {key: key.removeprefix("data.") for key in LATER if key.startswith("data.")}
+    chosen = [key for key, name in given.items() if getattr(data, name) != LATER[key]]
+    if data.task and chosen:
+        yield ConfigError(
+            f"{data.task} makes its prompts one after another: there are none to choose or order",
+            where=file.where(chosen[0]),
+            fix="leave it out, or write the prompts into a file",
+        )
+        return
+    if isinstance(data.train, dict):
+        for name in [*(data.train.values() or [""])]:
+            if not name or name.startswith(TASK):
+                yield ConfigError(
+                    f"{name!r} cannot be one of several files" if name else "data.train names no file",
+                    where=file.where("data.train"),
+                    fix="name files or data sets",
+                )
+    try:
+        require_weights(list(data.train) if isinstance(data.train, dict) else [], list(data.mixture))
+        if data.keep:
+            Condition(data.keep)
+    except ConfigError as error:
+        yield ConfigError(error.what, where=file.where(error.where), fix=error.fix)
+    if data.order == SHUFFLED and data.stages > 1:
+        yield ConfigError(
+            f"data.stages = {data.stages} cuts an order, and data.order is {SHUFFLED!r}",
+            where=file.where("data.stages"),
+            fix='set data.order to "file" or "scored:<column>", or leave it out',
+        )
+    if data.stages == 1 and data.stage_passes > 1:
+        yield ConfigError(
+            f"data.stage_passes = {data.stage_passes} needs several data.stages",
+            where=file.where("data.stage_passes"),
+            fix="set data.stages, or leave it out",
         )

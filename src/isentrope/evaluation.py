@@ -25,12 +25,12 @@ from isentrope.launch.plan import make_spec
 from isentrope.learner.records import EvalRow
 from isentrope.model_folder import CONFIG, FINAL, INDEX, WEIGHTS, choose, versions
 from isentrope.resolved import RUN_FILE
-from isentrope.rollout.config import SamplingConfig
-from isentrope.rollout.data.prompts import TASK, Prompts, PromptTooLongError, open_prompts
+from isentrope.rollout.config import TASK, SamplingConfig
+from isentrope.rollout.data.prompts import Prompts, PromptTooLongError, open_prompts
 from isentrope.rollout.data.tables import FORMATS
 from isentrope.rollout.rewards.correctness import correctness_of
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import EvalOrder, EvalResult, version_of
+from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group, version_of
 from isentrope.rollout.wire.weights import Manifest, describe
 from isentrope.runfile import COMMAND_LINE, RunFile, from_values, overridden, raise_all, read
 from isentrope.runfolder import find, read_record
@@ -40,6 +40,9 @@ NAME = "eval"
 
 Shown = Callable[[int, int], None]
 """Called with the prompts that are answered and those there are."""
+
+Take = Callable[[EvalOrder, Group | IsentropeError], None]
+"""Called with each order that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Evaluation:
         """An order for each prompt."""
         from isentrope.learner.training.evaluator import orders
 
-        return orders(self.manifest.version, self.prompts.eval_count, self.spec.data.eval_samples)
+        return orders(self.manifest.version, self.prompts.eval_counts, self.spec.data)
 
 
 def prepare(request: Request) -> Evaluation:
@@ -86,7 +89,7 @@ def prepare(request: Request) -> Evaluation:
         )
     if (request.place / CONFIG).is_file():
         config, file = accept(_file_beside(request) or _model_file(request))
-        manifest = _weights(request.place, config.model.dtype)
+        manifest = weights_of(request.place, config.model.dtype)
     else:
         folder = find(request.place)
         read_record(folder)
@@ -103,52 +106,73 @@ def prepare(request: Request) -> Evaluation:
     return Evaluation(make_spec(checked, request.place), manifest, prompts)
 
 
-async def evaluate(evaluation: Evaluation, shown: Shown) -> EvalRow:
-    """Start an engine and rewards, and return the figures of the evaluation."""
+async def evaluate(evaluation: Evaluation, shown: Shown) -> list[EvalRow]:
+    """Start an engine and rewards, and return the figures of each set of prompts."""
     async with AsyncExitStack() as stack:
         tools = await equip(stack, evaluation.spec, config_of(evaluation.spec))
         await tools.engine.load(evaluation.manifest)
         return await figures(evaluation, tools.maker, shown)
 
 
-async def figures(evaluation: Evaluation, maker: GroupMaker, shown: Shown) -> EvalRow:
-    """Return the figures over all prompts, answered by an engine that serves the weights.
+async def figures(evaluation: Evaluation, maker: GroupMaker, shown: Shown) -> list[EvalRow]:
+    """Return the figures over all prompts of each set, answered by an engine that serves the weights.
 
     A prompt that gets no answer is left out, as in the evaluations of a run.
 
     Raises:
-        DataError: no prompt was answered.
+        DataError: no prompt of a set was answered.
         IsentropeError: the engine died, or the rewards fail too often.
     """
     from isentrope.learner.training.evaluator import eval_row
 
     wanted = evaluation.orders
-    places = asyncio.Semaphore(config_of(evaluation.spec).max_concurrent_groups)
     results: list[EvalResult] = []
     failures: list[IsentropeError] = []
-    skips = evaluation.spec.data.too_long == "skip"
 
-    async def answer(order: EvalOrder) -> None:
+    def take(order: EvalOrder, answered: Group | IsentropeError) -> None:
+        if isinstance(answered, Group):
+            results.append(EvalResult(order.name, order.version, answered))
+        else:
+            failures.append(answered)
+        shown(len(results) + len(failures), len(wanted))
+
+    await answer(evaluation.spec, maker, wanted, take)
+    correctness, version = correctness_of(evaluation.spec.data), evaluation.manifest.version
+    rows = []
+    for name in dict.fromkeys(order.name for order in wanted):
+        own = [result for result in results if result.name == name]
+        if not own:
+            raise DataError(f"no prompt was answered; the first: {failures[0].what}", where=failures[0].where)
+        rows.append(eval_row(version, own, correctness, None, name=name))
+    return rows
+
+
+async def answer(spec: RunSpec, maker: GroupMaker, wanted: Sequence[EvalOrder], take: Take) -> None:
+    """Call `take` with each order and its group, or why it has none; as many are made at once as by an actor.
+
+    Raises:
+        IsentropeError: the engine died, the rewards fail too often, or a prompt is too long and may not be.
+    """
+    places = asyncio.Semaphore(config_of(spec).max_concurrent_groups)
+    skips = spec.data.too_long == "skip"
+
+    async def one(order: EvalOrder) -> None:
         async with places:
             try:
                 group = await maker.score(await maker.generate(order), NAME)
             except (TooFewResponsesError, PromptTooLongError) as error:
                 if isinstance(error, PromptTooLongError) and not skips:
                     raise
-                failures.append(error)
+                take(order, error)
             else:
-                results.append(EvalResult(order.name, order.version, group))
-            shown(len(results) + len(failures), len(wanted))
+                take(order, group)
 
     try:
         async with asyncio.TaskGroup() as group:
             for order in wanted:
-                group.create_task(answer(order))
+                group.create_task(one(order))
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
-    if not results:
-        raise DataError(f"no prompt was answered; the first: {failures[0].what}", where=failures[0].where)
-    return eval_row(evaluation.manifest.version, results, correctness_of(evaluation.spec.data), None)
 
 
 def _with_data(file: RunFile, request: Request) -> RunFile:
@@ -199,7 +223,7 @@ def _file_beside(request: Request) -> RunFile | None:
     return _with_data(read(place.parent / RUN_FILE, [path, *request.overrides]), request)
 
 
-def _weights(folder: Path, dtype: str) -> Manifest:
+def weights_of(folder: Path, dtype: str) -> Manifest:
     """Return the description of a model folder's weights, as one version."""
     files = [WEIGHTS]
     if (folder / INDEX).is_file():

@@ -29,6 +29,7 @@ from isentrope.learner import json_files
 from isentrope.learner.json_files import FileRecord
 from isentrope.learner.records import BatchRow, EvalRow
 from isentrope.long_waits import SAY_S
+from isentrope.rollout.config import HELD_OUT
 
 F = TypeVar("F", bound=FileRecord)
 
@@ -119,7 +120,10 @@ class Shown:
     def evaluation(self, line: EvalRow) -> None:
         """Show an evaluation."""
         solved = "".join(f", pass@{k} {share:.3f}" for k, share in line.pass_at.items())
-        self.note(f"evaluation after batch {line.batch}: reward {line.reward:.3f}{solved}, {line.prompts} prompts")
+        name = "" if line.name == HELD_OUT else f" of {line.name}"
+        self.note(
+            f"evaluation{name} after batch {line.batch}: reward {line.reward:.3f}{solved}, {line.prompts} prompts"
+        )
 
     def waiting(self, waits: Sequence[str]) -> None:
         """Show what happens, or is waited for, now."""

@@ -340,8 +340,8 @@ def _rewrite(file: RunFile, model: type[Section], details: Sequence[ErrorDetails
     by_place: dict[str, list[ErrorDetails]] = {}
     for detail in details:
         by_place.setdefault(_place(file.values, detail), []).append(detail)
-    inner = {place.partition("[")[0] for place in by_place if "[" in place}
-    errors = [_one(file, place, found, known) for place, found in by_place.items() if place not in inner]
+    outer = {place for place in by_place if any(each.startswith((f"{place}.", f"{place}[")) for each in by_place)}
+    errors = [_one(file, place, found, known) for place, found in by_place.items() if place not in outer]
     return [_listed_before(error, errors[:index]) for index, error in enumerate(errors)]
 
 
@@ -356,8 +356,9 @@ def _place(values: Mapping[str, object], detail: ErrorDetails) -> str:
     """Return the dotted place of an error, without the steps pydantic adds for the branches of a union."""
     place = ""
     value: Any = values
-    for step in detail["loc"]:
-        if isinstance(value, Mapping) and (step in value or detail["type"] == "missing"):
+    for depth, step in enumerate(detail["loc"], start=1):
+        is_missing = detail["type"] == "missing" and depth == len(detail["loc"])
+        if isinstance(value, Mapping) and (step in value or is_missing):
             place, value = f"{place}.{step}" if place else str(step), value.get(step)
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             place, value = f"{place}[{step}]", value[step]

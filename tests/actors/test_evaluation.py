@@ -53,9 +53,10 @@ class Evaluate:
         self._scorer = scorer
 
     def __call__(self, request: Request) -> EvalRow:
-        return self._runner.run(self._evaluate(evaluation.prepare(request)))
+        (row,) = self._runner.run(self._evaluate(evaluation.prepare(request)))
+        return row
 
-    async def _evaluate(self, prepared: Evaluation) -> EvalRow:
+    async def _evaluate(self, prepared: Evaluation) -> list[EvalRow]:
         await self._engine.load(prepared.manifest)
         tokenizer = load_tokenizer(prepared.spec.model_dir, chat=prepared.spec.model)
         maker = GroupMaker(

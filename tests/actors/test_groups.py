@@ -86,7 +86,13 @@ def test_an_engine_that_fails_too_many_requests_ends_the_actor(monkeypatch: pyte
     maker = script.maker()
 
     async def generate(
-        prompt_ids: Int32, seeds: Sequence[int], *, max_tokens: int, temperature: float, stop: Sequence[str]
+        prompt_ids: Int32,
+        seeds: Sequence[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        stop: Sequence[str],
+        top_p: float,
     ) -> list[Any]:
         return list(script.samples())
 

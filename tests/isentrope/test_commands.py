@@ -24,6 +24,7 @@ from isentrope.learner.measures import FunctionReward
 from isentrope.learner.records import BatchRow, EvalRow, Outcome, Summary
 from isentrope.learner.training.journal import Journal
 from isentrope.progress import Progress
+from isentrope.rollout.wire.types import EvalOrder
 from isentrope.runfolder import RunFolder
 
 
@@ -128,7 +129,7 @@ def test_a_model_that_cannot_be_written_changes_nothing_about_the_end(
 class _Prepared:
     """An evaluation of two prompts."""
 
-    orders = (1, 2)
+    orders = tuple(EvalOrder("heldout", index, 1, 4, "") for index in range(2))
     manifest = SimpleNamespace(folder="weights/1")
 
 
@@ -137,8 +138,8 @@ def test_an_evaluation_prints_its_figures_as_text_or_as_json(monkeypatch: pytest
     facts = {"batch": 3, "version": 3, "name": "heldout", "prompts": 2, "samples": 4, "length_mean": 7.25}
     row = EvalRow(**facts, pass_at={1: 0.5, 2: 0.75}, reward=0.5, rewards=rewards, truncated=0.125)
 
-    async def answered(prepared: object, shown: object) -> EvalRow:
-        return row
+    async def answered(prepared: object, shown: object) -> list[EvalRow]:
+        return [row]
 
     monkeypatch.setattr(evaluation, "prepare", lambda request: _Prepared())
     monkeypatch.setattr(evaluation, "evaluate", answered)

@@ -24,6 +24,7 @@ RUN_BY = {
     "learner/training/kept_groups.py": "learner/training/test_group_store.py",
     "learner/intake/intake_facts.py": "learner/intake/test_feeder.py",
     "src/isentrope/dlq_cli.py": "isentrope/test_dlq.py",
+    "src/isentrope/model_cli.py": "isentrope/test_cli.py",
     "examples/chat/make_data.py": "isentrope/test_init.py",
     "examples/digit_walk/make_data.py": "isentrope/test_init.py",
     "examples/gsm8k/make_data.py": "isentrope/test_init.py",

@@ -187,9 +187,9 @@ def test_a_port_that_another_has_is_told_alike(
     assert f"the {command} cannot listen at {bind}: " in said and "choose a free port" in said
 
 
-async def _evaluated(prepared: evaluation.Evaluation, shown: evaluation.Shown) -> EvalRow:
+async def _evaluated(prepared: evaluation.Evaluation, shown: evaluation.Shown) -> list[EvalRow]:
     """Stand for an engine."""
-    return json_files.parse(b'{"batch": 1, "reward": 0.5, "prompts": 4, "samples": 8}', EvalRow)
+    return [json_files.parse(b'{"batch": 1, "reward": 0.5, "prompts": 4, "samples": 8}', EvalRow)]
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

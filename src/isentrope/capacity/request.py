@@ -20,6 +20,7 @@ from isentrope.check.source import KEY, find
 from isentrope.config import load
 from isentrope.console import say
 from isentrope.errors import ConfigError
+from isentrope.rollout.rewards.correctness import reward_names
 from isentrope.runfile import raise_all
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -62,7 +63,7 @@ def answer(request: Request) -> Figures:
             config.sampling.group_size,
             int(lengths.tokens.max()),
             config.sampling.max_new_tokens if before is None else before.response_tokens,
-            tuple(config.rewards or [config.data.train]),
+            tuple(reward_names(config.data)),
         ),
         retired_share=0.0 if before is None else before.retired_share,
         reference=findings.needs_reference,

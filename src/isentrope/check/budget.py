@@ -3,6 +3,7 @@
 from isentrope.capacity.sizes import Shape, group_bytes
 from isentrope.config import Config
 from isentrope.errors import ConfigError
+from isentrope.rollout.rewards.correctness import reward_names
 from isentrope.runfile import RunFile
 
 _KEY = "redis.max_bytes"
@@ -18,7 +19,7 @@ def require_budget(config: Config, file: RunFile, prompt_tokens: int, refill: in
         refill: groups that may be replaced for each group of a batch.
     """
     sampling, learner = config.sampling, config.learner
-    rewards = tuple(config.rewards or [config.data.train])
+    rewards = tuple(reward_names(config.data))
     size = group_bytes(Shape(sampling.group_size, prompt_tokens, sampling.max_new_tokens, rewards))
     batches = learner.staleness.max_lag + 1 + refill
     needed = learner.prompts_per_batch * batches * size

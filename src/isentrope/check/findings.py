@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from isentrope import config as run_config
 from isentrope.actors import reward_box
-from isentrope.check import broker, correctness, cuda, install, kept_training, lengths, machine, rendering
+from isentrope.check import broker, correctness, cuda, data_choice, install, kept_training, lengths, machine, rendering
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import has_own_code, probe
 from isentrope.check.source import KEY, Source
@@ -161,7 +161,7 @@ class Findings:
             self._config.learner,
             self._config.sampling,
             run_folder=self._file.folder,
-            evaluates=not self.from_kept and (bool(self._config.data.eval) or self._config.has_task),
+            evaluates=not self.from_kept and bool(self._config.data.eval_sets),
             graded=self._config.data.correct == NOTHING,
         )
         self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
@@ -178,8 +178,10 @@ class Findings:
     def _check_data(self) -> None:
         config, folder = self._config, self._file.folder
         self._prompts = open_prompts(config.data, run_folder=folder, seed=config.run.seed)
-        if config.data.eval and folder / config.data.eval == folder / config.data.train:
+        trained = {folder / name for name in config.data.train_files.values()}
+        if any(folder / each.file in trained for each in config.data.eval_sets.values()):
             self._notes.append("data.eval is data.train: evaluations are about prompts that the model is trained on")
+        self._notes += data_choice.notes(config.data, self._prompts)
 
     def _check_reward(self) -> None:
         try:

@@ -87,5 +87,5 @@ def notes(config: Config, objective: "Objective") -> Iterator[str]:
         )
     if objective.refill:
         yield "groups of one outcome are trained as they were kept: nothing makes others instead"
-    if config.data.eval or config.has_task:
+    if config.data.eval_sets:
         yield "nothing is evaluated while it trains, as there are no actors: `isentrope eval` does afterwards"

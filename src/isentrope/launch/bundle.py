@@ -6,7 +6,8 @@ from pathlib import Path
 from isentrope.check.findings import Checked
 from isentrope.learner.objective.presets import load_objective, own_functions
 from isentrope.model_folder import configuration_files
-from isentrope.rollout.data.prompts import TASK
+from isentrope.rollout.config import TASK, DataConfig
+from isentrope.rollout.data.scores import scores_path
 from isentrope.rollout.depot.bundle import FOLDER, may_hold_secrets, pack
 from isentrope.rollout.wire.spec import Bundle
 
@@ -18,12 +19,13 @@ def make_bundle(checked: Checked, output_dir: Path) -> Bundle:
     """Pack the run's bundle into its folder; errors as `pack`."""
     config, folder = checked.config, checked.file.folder
     files = {f"{RUN}/{path.relative_to(folder)}": path for path in _code(checked, output_dir)}
-    places = {}
-    for key, name in (("train", config.data.train), ("eval", config.data.eval)):
+    places: dict[str, str] = {}
+    for key, name in _named(config.data):
         for inside, path in _data(key, name, folder):
             files[inside] = path
             if inside.startswith(DATA):
                 places[key] = inside
+        files |= _scores(key, name, folder)
     model = Path(checked.model.path)
     if model.is_absolute():
         files |= {f"{MODEL}/{name}": path for name, path in configuration_files(model).items()}
@@ -33,8 +35,7 @@ def make_bundle(checked: Checked, output_dir: Path) -> Bundle:
         size_bytes=tar.stat().st_size,
         run_folder=RUN,
         model_dir=MODEL if model.is_absolute() else "",
-        train=places.get("train", ""),
-        eval=places.get("eval", ""),
+        data=places,
     )
 
 
@@ -60,6 +61,24 @@ def _code(checked: Checked, output_dir: Path) -> Iterator[Path]:
 def leads_out(name: str) -> bool:
     """Return True if a path is not one below the run file's folder: such a file is not packed."""
     return Path(name).is_absolute() or ".." in Path(name).parts
+
+
+def _named(data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Yield key and name of every data file; the key of one among several is `train.<name>`."""
+    for key, named in (("train", data.train), ("eval", data.eval)):
+        if isinstance(named, str):
+            yield key, named
+        else:
+            files = ((source, each if isinstance(each, str) else each.file) for source, each in named.items())
+            yield from ((f"{key}.{source}", file) for source, file in files)
+
+
+def _scores(key: str, name: str, folder: Path) -> dict[str, Path]:
+    """Return the scores of a data file with their name in the bundle, beside that file; none if there are none."""
+    path = scores_path(name, folder)
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        return {f"{DATA}/{key}/{path.name}": path} if path.is_file() else {}
+    return {f"{RUN}/{path.relative_to(folder)}": path}
 
 
 def _data(key: str, name: str, folder: Path) -> Iterator[tuple[str, Path]]:

@@ -60,7 +60,7 @@ def _learning(contents: RunContents, title: str) -> Chart:
     first, last = _ends([line.reward for line in contents.batches])
     text = f"The mean reward went from {first:.2f} in the first {_some(contents.batches)} to {last:.2f} in the last."
     text += _held_out(contents.before, contents.after)
-    return Chart(title, figures.learning(contents.batches, contents.evaluations), f"{text} {_LINES}")
+    return Chart(title, figures.learning(contents.batches, contents.first_set.evaluations), f"{text} {_LINES}")
 
 
 def _held_out(before: EvalRow | None, after: EvalRow | None) -> str:

@@ -6,7 +6,7 @@ disk or of an editor, is left out and named: the report of all other lines is wo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,14 +38,30 @@ class RunContents:
     """A sentence for each file of which something could not be read."""
 
     @property
+    def sets(self) -> list[str]:
+        """Names of the sets of held-out prompts, in the order of their evaluations."""
+        return list(dict.fromkeys(row.name for row in self.evaluations))
+
+    def of(self, name: str) -> "RunContents":
+        """Return the same run with the evaluations of one set alone."""
+        return replace(self, evaluations=tuple(row for row in self.evaluations if row.name == name))
+
+    @property
+    def first_set(self) -> "RunContents":
+        """The same run with the evaluations of the first set alone, which pictures and headlines are about."""
+        return self.of(self.sets[0]) if len(self.sets) > 1 else self
+
+    @property
     def before(self) -> EvalRow | None:
-        """The evaluation of the model as it came."""
-        return self.evaluations[0] if self.evaluations and self.evaluations[0].batch == 0 else None
+        """The evaluation of the model as it came, on the first set."""
+        rows = self.first_set.evaluations
+        return rows[0] if rows and rows[0].batch == 0 else None
 
     @property
     def after(self) -> EvalRow | None:
-        """The newest evaluation of a trained model."""
-        return self.evaluations[-1] if self.evaluations and self.evaluations[-1].batch > 0 else None
+        """The newest evaluation of a trained model, on the first set."""
+        rows = self.first_set.evaluations
+        return rows[-1] if rows and rows[-1].batch > 0 else None
 
     @property
     def law(self) -> EntropyLaw | None:

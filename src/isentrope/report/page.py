@@ -8,6 +8,7 @@ import jinja2
 
 from isentrope.learner.records import BatchRow, Summary
 from isentrope.learner.training import alarms
+from isentrope.report.by_name import held_out_rows, source_rows
 from isentrope.report.charts import charts
 from isentrope.report.contents import RunContents
 from isentrope.report.recovery import sentences
@@ -139,6 +140,7 @@ def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
         yield "groups", f"{summary.groups_issued:,} issued = {summary.groups_trained:,} trained + {retired}"
     if summary.recovery is not None and (told := list(sentences(summary.recovery))):
         yield "faults outlived", "; ".join(told)
+    yield from held_out_rows(contents)
     if not contents.batches:
         return
     yield "tokens trained", f"{summary.tokens_trained:,}"
@@ -146,6 +148,7 @@ def _rows(contents: RunContents, summary: Summary) -> Iterator[tuple[str, str]]:
     low = mean(line.clip_low for line in contents.batches)
     high = mean(line.clip_high for line in contents.batches)
     yield "tokens clipped", f"{percent(low)} at the low bound, {percent(high)} at the high one"
+    yield from source_rows(contents.batches)
     first = contents.batches[0]
     if explained := [each for line in contents.batches if (each := line.objective.explained_variance) is not None]:
         last, begun = mean(explained[-WINDOW:]), mean(explained[:WINDOW])

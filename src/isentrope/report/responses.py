@@ -55,10 +55,10 @@ def pairs(samples: Sequence[SampleRow]) -> tuple[Pair, ...]:
     return tuple(Pair(before[i][0].prompt, _answers(before[i]), _answers(after[i])) for i in shown)
 
 
-def _by_prompt(samples: Iterable[SampleRow]) -> dict[int, list[SampleRow]]:
-    grouped: dict[int, list[SampleRow]] = {}
+def _by_prompt(samples: Iterable[SampleRow]) -> dict[tuple[str, int], list[SampleRow]]:
+    grouped: dict[tuple[str, int], list[SampleRow]] = {}
     for sample in samples:
-        grouped.setdefault(sample.index, []).append(sample)
+        grouped.setdefault((sample.name, sample.index), []).append(sample)
     return grouped
 
 

@@ -49,7 +49,7 @@ def test_rewards_data_and_what_is_named_are_packed(tmp_path: Path) -> None:
     bundle, names = packed(run, tmp_path / "runs" / "mine")
     code = {"rules/__init__.py", "rules/length.py", "helper.py", "train.jsonl", "notes.txt", "a/b.json", "run.toml"}
     assert names == {f"run/{name}" for name in code}
-    assert (bundle.run_folder, bundle.model_dir, bundle.train, bundle.eval) == ("run", "", "", "")
+    assert (bundle.run_folder, bundle.model_dir, bundle.data) == ("run", "", {})
 
 
 def test_methods_and_stages_of_ones_own_are_packed(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_data_that_lies_elsewhere_is_found_under_its_new_name(tmp_path: Path) ->
     run = checked(tmp_path / "mine", held_out=str(held_out))
     bundle, _ = packed(run, tmp_path / "out")
     unpack(tmp_path / "out" / bundle_name(bundle.digest), tmp_path / "x")
-    assert (tmp_path / "x" / bundle.eval).read_text() == "rows" and bundle.train == ""
+    assert (tmp_path / "x" / bundle.data["eval"]).read_text() == "rows" and "train" not in bundle.data
 
 
 def test_the_model_is_packed_without_its_weights(tmp_path: Path) -> None:

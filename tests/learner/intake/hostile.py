@@ -143,7 +143,7 @@ def asked(_: int) -> Asked:
 
 
 SEED = 1
-CHECK = RunCheck(SEED, asked, asked)
+CHECK = RunCheck(SEED, asked, lambda index, name: asked(index))
 
 
 class Scene:

@@ -185,7 +185,8 @@ def test_a_record_that_does_not_fit_the_run_is_retired_and_not_trained(
 
 
 def test_a_record_that_contradicts_its_order_is_retired() -> None:
-    prompts = RunCheck(1, lambda seq: Asked(np.array([9], np.int32), "train"), lambda seq: Asked(np.array([9]), ""))
+    asked = Asked(np.array([9], np.int32), "train")
+    prompts = RunCheck(1, lambda seq: asked, lambda index, name: asked)
     buffer = Buffer(Ledger(), make_spec("run"), 1, AdmissionRules(LAG, 0.5, check=prompts), Mode.ASYNC)
     buffer.cursor, buffer.newest_version = 9, version_of(1, 0)
     assert buffer.add(entry(0))

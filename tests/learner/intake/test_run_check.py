@@ -24,7 +24,7 @@ def prompt(seq: int) -> Asked:
     return Asked(np.array([1, 2, seq], np.int32), "train")
 
 
-CHECK = RunCheck(SEED, prompt, prompt)
+CHECK = RunCheck(SEED, prompt, lambda index, name: prompt(index))
 
 
 def honest(seq: int = 7, *, version: int = NOW, places: tuple[int, ...] = (0, 1)) -> Group:

@@ -106,6 +106,16 @@ def test_entropy_metrics_see_the_full_distribution_of_tokens() -> None:
     assert found["entropy_by_position"][9] == pytest.approx(40.0) or len(found["entropy_by_position"]) == 10
 
 
+def test_rewards_and_pass_rates_are_told_by_data_set() -> None:
+    batch = without_demonstrations(random_batch())
+    found = monitors.batch_metrics(batch, objective_of("dapo").prepare(batch, halves(batch)))
+    assert batch.correct is not None and len(batch.source_names) > 1
+    for place, name in enumerate(batch.source_names):
+        own = batch.source == place
+        assert found["reward_by_source"][name] == pytest.approx(float(batch.reward[own].double().mean()))
+        assert found["pass_rate_by_source"][name] == pytest.approx(float(batch.correct[own].double().mean()))
+
+
 def test_clipped_tokens_are_those_without_gradient() -> None:
     logp = torch.tensor([[0.0, 1.0]], requires_grad=True)
     assert monitors.without_gradient(logp.clamp(max=0.5), logp).tolist() == [[False, True]]

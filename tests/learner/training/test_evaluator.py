@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 from wire_records import make_group, make_response
 
 from isentrope.learner.records import EvalRow
-from isentrope.learner.training.evaluator import SHOWN_PROMPTS, eval_row, orders, pass_at, shown
+from isentrope.learner.training.evaluator import (
+    SHOWN_PROMPTS,
+    eval_row,
+    held_out_score,
+    named_figures,
+    orders,
+    pass_at,
+    shown,
+)
 from isentrope.learner.training.function_rewards import MAX_PARTS, function_rewards
-from isentrope.rollout.config import MAX_REWARD
+from isentrope.rollout.config import MAX_REWARD, DataConfig
 from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.types import EvalResult, Finish
 from isentrope.rollout.wire.validation import Limits, validate_group
@@ -51,6 +59,15 @@ def test_figures_do_not_depend_on_the_order_in_which_answers_arrive(rewards: lis
     results = [result(index, each) for index, each in enumerate(rewards)]
     shuffled = draw.sample(results, len(results))
     assert figures_of(*shuffled) == figures_of(*results)
+
+
+def test_the_score_of_several_sets_is_their_mean_and_each_has_its_name() -> None:
+    rule = Correctness("reward", 0.5)
+    rows = [eval_row(VERSION, [result(0, [each])], rule, None, name=f"s{each}") for each in (0, 1)]
+    assert held_out_score(rows) == 0.5 and held_out_score(rows[1:]) == 1.0
+    assert held_out_score([]) is None and held_out_score([eval_row(VERSION, [], None, None)]) is None
+    assert list(named_figures(rows)) == ["eval/s0", "eval/s1"]
+    assert list(named_figures([eval_row(VERSION, [], None, None)])) == ["eval"]
 
 
 def test_a_reward_at_the_threshold_is_not_correct() -> None:
@@ -113,5 +130,5 @@ def test_the_same_prompts_are_shown_every_time() -> None:
 
 
 def test_every_prompt_is_ordered_once_of_the_same_version() -> None:
-    placed = orders(VERSION, 3, 8)
+    placed = orders(VERSION, {"heldout": 3}, DataConfig(train="a", eval="b", eval_samples=8))
     assert [(order.index, order.version, order.samples) for order in placed] == [(i, VERSION, 8) for i in range(3)]

@@ -115,7 +115,7 @@ class ToyActor(threading.Thread):
         return replace(self._group(prompt, seeds, spec, order.seq, order.attempt), source=row.source)
 
     def _evaluate(self, order: EvalOrder, spec: RunSpec) -> EvalResult:
-        row = self._prompts.eval(order.index)
+        row = self._prompts.eval(order.index, order.name)
         prompt = self._prompt(row, spec)
         seeds = [eval_seed(spec.seed, order.name, order.index, sample) for sample in range(order.samples)]
         group = replace(self._group(prompt, seeds, spec, order.index, 0), source=row.source)

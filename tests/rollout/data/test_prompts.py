@@ -92,6 +92,22 @@ def test_held_out_rows_are_spread_over_the_file(folder: Path) -> None:
     assert chosen(10) == chosen(99) == list(range(10))
 
 
+def test_several_held_out_sets_have_names_and_settings_of_their_own(folder: Path) -> None:
+    sets: dict[str, Any] = {"long": {"file": "aime.jsonl", "prompts": 3, "samples": 2, "temperature": 0.5}}
+    rows = prompts(folder, eval=sets | {"own": "train.jsonl"}, eval_samples=4, eval_top_p=0.9)
+    assert rows.eval_counts == {"long": 3, "own": 7} and rows.eval_count == 10
+    assert [rows.eval(index, "long").columns["answer"] for index in range(3)] == [0, 3, 6]
+    assert (rows.eval(0, "long").source, rows.row(rows.count - 1).prompt) == ("long", "train 6")
+    for index, name in ((3, "long"), (0, "heldout"), (-1, "own")):
+        with pytest.raises(DataError, match="there is no held-out prompt"):
+            rows.eval(index, name)
+    found = DataConfig(train="train.jsonl", eval=sets | {"own": "x"}, eval_samples=4, eval_top_p=0.9).eval_sets
+    assert [(each.samples, each.temperature, each.top_p) for each in found.values()] == [(2, 0.5, 0.9), (4, None, 0.9)]
+    with pytest.raises(DataError) as caught:
+        prompts(folder, eval={"gone": "none.jsonl"})
+    assert caught.value.where == "data.eval.gone"
+
+
 def test_a_file_has_no_held_out_rows_of_its_own_and_a_task_has(folder: Path) -> None:
     assert prompts(folder).eval_count == 0
     assert prompts(folder, train="task:digit_walk").eval_count == 200
