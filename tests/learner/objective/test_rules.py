@@ -120,7 +120,7 @@ REFUSED: list[Case] = [
     (["dapo"], {"advantage": {"baseline": "none", "scale": "none"}}, {**MANY, "group_size": 1}, "filter"),
     (["prorl"], {}, {**MANY, "evaluates": False}, "reset"),
     (["prorl"], {"kl": []}, MANY, "reset"),
-    (["ppo"], {}, {"updates": 4}, "advantage.baseline"),
+    (["remax"], {}, {"updates": 4}, "advantage.baseline"),
     (["luffy"], {}, {"updates": 4}, "aux.shaped_demonstration"),
     (["bcpg_nsa"], {}, {"updates": 4}, "tokens.step_labels"),
     (["remax"], {}, {"updates": 4}, "advantage.baseline"),
