@@ -185,8 +185,7 @@ class BatchRow(FileRecord):
     clip_high: float
     """Share of tokens with a positive advantage that the clip has cut off: their probability had risen enough."""
     clip_low: float
-    """Share of tokens with a negative advantage and a ratio of at most 1 that the clip has cut off: their probability
-    had fallen enough."""
+    """Share of tokens with a negative advantage and a ratio of at most 1 that the clip has cut off: fallen enough."""
     ratio_mean: float
     """Mean ratio of the objective, as a rule of the current policy to that before the batch; 1 without an update."""
     ratio_max: float
@@ -261,11 +260,12 @@ class EvalRow(FileRecord):
     """Responses of each prompt; the smallest number if some are missing."""
     pass_at: dict[int, float]
     """Share of prompts that at least one of k responses solves, an unbiased estimate; empty if graded or unanswered."""
+    by_prompt: dict[int, float] | None = None
+    """Share of correct responses (mean reward, if graded) of each prompt that was answered, by its place."""
     reward: float
     """Mean reward of a response."""
     rewards: dict[str, FunctionReward]
-    """Values of each reward function by its name, and of its components as `function.component`: of more than 256,
-    those of the most responses."""
+    """Values of each reward function and of its components by name, as in `metrics.jsonl`."""
     length_mean: float
     """Mean tokens of a response."""
     truncated: float

@@ -77,7 +77,7 @@ def fit(entropy: Sequence[float], reward: Sequence[float]) -> EntropyLaw | None:
     squares, total = float(residual @ residual), float(((y - y.mean()) ** 2).sum())
     # the ceiling is the line's value at x = -1
     error = math.sqrt(squares / (n - 2) * (1 / n + (-1 - x.mean()) ** 2 / spread))
-    margin = _student_t(n - 2) * error
+    margin = student_t(n - 2) * error
     ceiling = b - a
     return EntropyLaw(
         a=a,
@@ -91,7 +91,7 @@ def fit(entropy: Sequence[float], reward: Sequence[float]) -> EntropyLaw | None:
     )
 
 
-def _student_t(degrees: int) -> float:
+def student_t(degrees: int) -> float:
     """Return the 97.5 % quantile of Student's t, within 1 % from 3 degrees on: Cornish-Fisher around the normal, exact
     below 3."""
     if degrees <= 2:

@@ -194,6 +194,7 @@ def eval_row(
 ) -> EvalRow:
     """Return the figures over all prompts that were answered, not those that were given up; no `pass_at` if none
     was, or if rewards are graded."""
+    results = list(results)
     answered = [result.group.responses for result in results if result.group.responses]
     correct = [judged for responses in answered if (judged := judge(correctness, responses)) is not None]
     samples = min((len(each) for each in answered), default=0)
@@ -206,12 +207,24 @@ def eval_row(
         prompts=len(answered),
         samples=samples,
         pass_at={k: _mean([pass_at(len(each), sum(each), k) for each in correct]) for k in powers if correct},
+        by_prompt=_by_prompt(results, correctness),
         reward=_mean([response.reward for response in responses]),
         rewards=function_rewards((), responses),
         length_mean=_mean([len(response.tokens) for response in responses]),
         truncated=_mean([response.finish is Finish.LENGTH for response in responses]),
         entropy=entropy,
     )
+
+
+def _by_prompt(results: Iterable[EvalResult], correctness: Correctness | None) -> dict[int, float]:
+    """Return the mean outcome of each prompt that was answered, by its place."""
+    found: dict[int, float] = {}
+    for group in sorted((result.group for result in results), key=lambda group: group.seq):
+        if group.responses:
+            judged = judge(correctness, group.responses)
+            rewards = [response.reward for response in group.responses]
+            found[group.seq] = fmean(rewards if judged is None else judged)
+    return found
 
 
 def shown(results: Sequence[EvalResult]) -> list[EvalResult]:

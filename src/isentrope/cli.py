@@ -234,6 +234,18 @@ def replay(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", show_default=False)],
+    page: Annotated[Path, typer.Option(help="Page to write.")] = Path("comparison.html"),
+    as_json: Json = False,
+) -> None:
+    """Compare runs of several methods and seeds: one page, and a verdict with its interval for each pair of methods."""
+    from isentrope.compare import compare_runs
+
+    raise typer.Exit(compare_runs(runs, page, as_json, _console()))
+
+
+@app.command()
 def actor(
     run: Annotated[str, typer.Option(help="Name of the run.", show_default=False)],
     redis: Redis = "",

@@ -18,6 +18,10 @@ RUN_BY = {
     "actors/reward_worker.py": "actors/test_scoring.py",
     "actors/weight_receiver.py": "actors/test_engine.py",
     "learner/training/certificate_batch.py": "learner/training/test_certificate.py",
+    "src/isentrope/comparison/arms.py": "isentrope/report/test_compare.py",
+    "src/isentrope/comparison/figures.py": "isentrope/report/test_compare.py",
+    "src/isentrope/comparison/page.py": "isentrope/report/test_compare.py",
+    "src/isentrope/compare.py": "isentrope/report/test_compare.py",
     "src/isentrope/methods_cli.py": "isentrope/test_cli.py",
     "learner/training/circumstances.py": "learner/training/test_replay.py",
     "src/isentrope/check/kept_training.py": "isentrope/test_kept_training.py",
@@ -136,6 +140,7 @@ RUN_BY = {
 
 WITHOUT_A_MODULE = {
     "actors/test_evaluation.py": "the command `eval`, with the engine that all tests of actors share",
+    "isentrope/report/test_compare.py": "the command, with folders, page and JSON",
     "isentrope/report/test_report.py": "the whole page, which all modules of the package make together",
     "kernels/test_compiled.py": "what needs a process of its own: torch.compile, bare imports, code for other GPUs",
     "kernels/test_golden_policy.py": "published numbers, through the fused kernels and their plain twins alike",

@@ -74,6 +74,9 @@ BY_OTHERS = {
     "isentrope actor --per-gpu": (
         "tests/isentrope/launch/test_per_gpu.py::test_one_that_failed_is_started_again_until_it_leaves"
     ),
+    "isentrope compare RUN...": (
+        "tests/isentrope/report/test_compare.py::test_methods_are_told_apart_and_seeds_belong_together"
+    ),
     "isentrope methods certify": (
         "tests/isentrope/test_certify.py::test_no_division_of_a_batch_shows_in_sets_and_gradients"
     ),

@@ -25,6 +25,8 @@ from isentrope.report.windows import WINDOW, rolling_mean, window_means
 INK, SOFT, RULE = "#010101", "#020202", "#030303"
 REWARD, ENTROPY, BEFORE, AFTER = "#040404", "#050505", "#060606", "#070707"
 """Placeholders: text, lesser text, lines; the four quantities."""
+ARMS = ("#080808", "#090909", "#0a0a0a", "#0b0b0b", "#0c0c0c", "#0d0d0d")
+"""Placeholders of what is compared."""
 
 _VARIABLES = {
     INK: "--ink",
@@ -34,6 +36,7 @@ _VARIABLES = {
     ENTROPY: "--entropy",
     BEFORE: "--before",
     AFTER: "--after",
+    **{color: f"--arm{letter}" for color, letter in zip(ARMS, "abcdef", strict=True)},
 }
 
 _STYLE = Path(__file__).with_name("figures.mplstyle")
@@ -58,29 +61,29 @@ def learning(batches: Sequence[BatchRow], evaluations: Sequence[EvalRow]) -> str
     points = [(line.batch, line.pass_at[1]) for line in evaluations if 1 in line.pass_at]
     held_out = "share of right answers" if points or not evaluations else "reward"
     points = points or [(line.batch, line.reward) for line in evaluations]
-    with _axes("learning") as (figure, axes):
+    with axes_of("learning") as (figure, axes):
         axes.set_title(f"reward in training, and {held_out} on held-out prompts")
         _curve(axes, batches, [line.reward for line in batches], REWARD, "training")
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, "o-", color=AFTER, ms=5, lw=1.0)
             _label(axes, (x[-1], y[-1]), "held-out", AFTER, above=y[-1] >= _last_mean(batches))
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def entropy(batches: Sequence[BatchRow]) -> str:
     """Draw the mean entropy of a token per batch."""
-    with _axes("entropy") as (figure, axes):
+    with axes_of("entropy") as (figure, axes):
         axes.set_title("mean entropy of a token, nats")
         _curve(axes, batches, [line.entropy for line in batches], ENTROPY, "")
         axes.set_ylim(bottom=0)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def movers(budget: Budget) -> str:
     """Draw what each kind of token added to the entropy up to each batch as predicted, their sum, and what was measured
     at the batches' own tokens."""
-    with _axes("movers") as (figure, axes):
+    with axes_of("movers") as (figure, axes):
         axes.set_title("change of entropy by kind of token, nats; dots: measured")
         styles = zip(budget.kinds.items(), (AFTER, AFTER, BEFORE, BEFORE), ("-", ":", "-", ":"), strict=False)
         for (kind, values), color, style in styles:
@@ -91,14 +94,14 @@ def movers(budget: Budget) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(x=0.02)
         axes.legend(frameon=False, loc="best", labelcolor="linecolor", prop={"size": 8.5})
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def reward_over_entropy(batches: Sequence[BatchRow], law: EntropyLaw | None) -> str:
     """Draw what the entropy law was fitted to, single batches pale and means of ten dark, and the law's line."""
     entropies, rewards = zip(*map(pair_of, batches), strict=True)
     h, r = window_means(entropies), window_means(rewards)
-    with _axes("exchange") as (figure, axes):
+    with axes_of("exchange") as (figure, axes):
         axes.set_title(f"reward; pale: single batches, dark: means of {WINDOW}")
         axes.set_xlabel("entropy, nats (read from right to left: training uses it up)")
         axes.scatter(entropies, rewards, s=7, color=REWARD, alpha=0.25, lw=0)
@@ -120,12 +123,12 @@ def reward_over_entropy(batches: Sequence[BatchRow], law: EntropyLaw | None) -> 
         axes.margins(x=0.16)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.set_xlim(left=0)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def pass_at_k(before: EvalRow | None, after: EvalRow | None) -> str:
     """Draw the share of held-out prompts that at least one of k tries answers correctly."""
-    with _axes("tries") as (figure, axes):
+    with axes_of("tries") as (figure, axes):
         axes.set_title("share of prompts solved by at least one of k tries")
         axes.set_xlabel("k tries")
         for evaluation, color, name in ((before, BEFORE, "before"), (after, AFTER, "after")):
@@ -143,13 +146,13 @@ def pass_at_k(before: EvalRow | None, after: EvalRow | None) -> str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(0, 1.04)
-        _percent(axes)
-        return _svg(figure)
+        as_percent(axes)
+        return svg_of(figure)
 
 
 def token_entropy(first: EntropyHistogram, last: EntropyHistogram) -> str:
     """Draw the histogram of token entropies in the first and the last batch, with logarithmic counts."""
-    with _axes("tokens") as (figure, axes):
+    with axes_of("tokens") as (figure, axes):
         axes.set_title("tokens of one batch")
         axes.set_xlabel("entropy of the token, nats")
         bins = max(_filled(first), _filled(last))
@@ -173,12 +176,12 @@ def token_entropy(first: EntropyHistogram, last: EntropyHistogram) -> str:
             labelcolor="linecolor",
             prop={"weight": "bold", "size": 9},
         )
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def lags(tokens: Mapping[int, int]) -> str:
     """Draw the share of trained tokens by lag."""
-    with _axes("lags") as (figure, axes):
+    with axes_of("lags") as (figure, axes):
         axes.set_title("share of trained tokens")
         axes.set_xlabel("lag: age in batches of the policy that wrote the token")
         total = sum(tokens.values())
@@ -189,8 +192,8 @@ def lags(tokens: Mapping[int, int]) -> str:
         axes.xaxis.set_major_locator(FixedLocator(x))
         axes.set_xlim(-0.75, max(len(x), 4) - 0.25)
         axes.set_ylim(0, 1.12 * max(shares))
-        _percent(axes)
-        return _svg(figure)
+        as_percent(axes)
+        return svg_of(figure)
 
 
 def _curve(axes: Axes, batches: Sequence[BatchRow], values: Sequence[float], color: str, name: str) -> None:
@@ -237,20 +240,21 @@ def _share(share: float) -> str:
     return "< 0.1%" if share < 0.001 else f"{share:.1%}"
 
 
-def _percent(axes: Axes) -> None:
+def as_percent(axes: Axes) -> None:
+    """Show the vertical axis in per cent."""
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
 
 
 @contextmanager
-def _axes(name: str) -> Iterator[tuple[Figure, Axes]]:
+def axes_of(name: str) -> Iterator[tuple[Figure, Axes]]:
     """Yield one empty picture. `name` makes its ids unique on the page."""
     with matplotlib.rc_context({"svg.hashsalt": name}, fname=_STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         yield figure, figure.subplots()
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
     """Return the picture as an element of a page: without prologue, size, fonts and colours."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
