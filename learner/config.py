@@ -2,9 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from isentrope.rollout.config import BATCH_BITS, Seconds, Section
+from isentrope.rollout.config import Section
+from isentrope.rollout.units import (
+    MAX_NUMBER,
+    Batches,
+    BatchesOrNone,
+    Bound,
+    Copies,
+    Limits,
+    Nats,
+    Passes,
+    Processes,
+    Prompts,
+    Rate,
+    Seconds,
+    Share,
+    TimesOrNone,
+    Tokens,
+    Updates,
+    UpdatesOrNone,
+)
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -12,13 +31,13 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class StalenessConfig(Section):
     """`[learner.staleness]`: how old tokens may be. A lag is the number of batches trained since a token's version."""
 
-    max_lag: Annotated[int, Field(ge=0)] = 2
+    max_lag: BatchesOrNone = 2
     """Batches that orders may be issued ahead of the learner. 0 makes actors and learner take turns; too high trains
     on tokens of a policy that has long changed. `on_policy` always has 0."""
-    token_max_lag: Annotated[int, Field(ge=0)] | None = None
+    token_max_lag: BatchesOrNone | None = None
     """Lag in batches above which a token is masked; unset: as `max_lag`. Too low throws generated tokens away; too high
     trains on what the ratio clips anyway."""
-    min_kept: Annotated[float, Field(ge=0, le=1)] = 0.5
+    min_kept: Share = 0.5
     """Share of tokens that must be left unmasked, or the group is retired as stale and replaced. Too high discards
     groups that are mostly fresh; too low trains on remnants of responses."""
 
@@ -36,39 +55,39 @@ class AlarmsConfig(Section):
     action: Literal["warn", "stop"] = "warn"
     """`warn`: the run goes on. `stop`: it writes a checkpoint and ends with exit code 79; the same command continues
     it, and an alarm that stays on does not end it again."""
-    logp_gap: Annotated[float, Field(ge=0)] | None = None
+    logp_gap: Nats | None = None
     """Mean absolute difference in nats between the log-probabilities of engine and learner, over tokens of the newest
     version; unset: 0.002 in float32 and 0.05 in bfloat16. Too low and rounding is an alarm; too high and the run may
     train on what an engine with other weights, or another formula, has sampled."""
-    ratio_max: Annotated[float, Field(ge=0)] = 50.0
+    ratio_max: Bound = 50.0
     """Largest ratio of a batch. Too low and one rare token is an alarm; too high and a policy that has broken goes
     unnoticed."""
-    kl_old: Annotated[float, Field(ge=0)] = 0.1
+    kl_old: Nats = 0.1
     """Divergence in nats per token between the policy during a batch's updates and before them. Too low and large
     but sound steps are an alarm; too high and a policy that has broken goes unnoticed."""
-    entropy_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    entropy_share: Share = 0.1
     """Entropy as a share of the first batch's, below which it has collapsed. Too low tells it when nothing is left to
     explore; too high is an alarm where a task simply has one answer."""
-    no_signal: Annotated[int, Field(ge=0)] = 5
+    no_signal: BatchesOrNone = 5
     """Batches in a row in which every advantage is 0 or no group was left, so that nothing can be learned; more are
     an alarm. Too low and a few hard batches are one; too high and a run spends its time on nothing."""
-    failed: Annotated[float, Field(ge=0, le=1)] = 0.1
+    failed: Share = 0.1
     """Share of the groups, or of the responses, of the last `window` batches that failed: in the engine, in the
     reward, in the environment, or as a record. Too low and a passing fault is an alarm; too high and training goes on
     with the easiest part of the data."""
-    retired: Annotated[float, Field(ge=0, le=1)] = 0.8
+    retired: Share = 0.8
     """Share of the groups of the last `window` batches that were generated and replaced: as too old, or as of one
     outcome. Too low is an alarm where a filter works as it should; too high hides that most work is thrown away."""
-    truncated: Annotated[float, Field(ge=0, le=1)] = 0.5
+    truncated: Share = 0.5
     """Share of a batch's responses that the length limit ended. Too low is an alarm for a long tail; too high hides
     that most answers are cut off and count as wrong."""
-    at_bound: Annotated[int, Field(ge=0)] = 20
+    at_bound: BatchesOrNone = 20
     """Batches in a row that a controller's value stays at its `low` or `high`; more are an alarm. Too low and its way
     to the target is one; too high hides that it cannot reach the target."""
-    idle: Annotated[int, Field(ge=0)] = 20
+    idle: BatchesOrNone = 20
     """Batches in a row that a controller's value does nothing; more are an alarm. Too low and a controller that waits
     for entropy to reach its target is one; too high hides that it never acts."""
-    window: PositiveInt = 10
+    window: Batches = 10
     """Batches over which `failed` and `retired` are taken. Too few and one bad batch is an alarm; too many tell it
     late."""
 
@@ -81,7 +100,7 @@ class CriticConfig(Section):
     """Model whose network the critic begins with, a folder or a Hugging Face id; unset: `model.path`. It must know the
     same tokens, and a folder must be on the machine of every rank; the output layer is replaced by one that gives
     values."""
-    learning_rate: PositiveFloat | None = None
+    learning_rate: Rate | None = None
     """AdamW's learning rate of the critic; unset: as `learner.learning_rate`. Too low and its values explain nothing
     for as long as the run is; too high and they swing from batch to batch, and advantages with them."""
 
@@ -95,49 +114,49 @@ class LearnerConfig(Section):
     mode: Literal["async", "on_policy"] = "async"
     """`async`: actors and learner work at the same time, with bounded lag. `on_policy`: they take turns, every token is
     of the newest weights, and a batch is one update. `isentrope mode` changes it while the run goes on."""
-    ranks: PositiveInt = 1
+    ranks: Processes = 1
     """Processes that train together, each with its own GPU if there are any. More than there is work for wait for each
     other at every update. Another start may have more or fewer: weights and optimizer are carried over to the bit, and
     from then on sums are rounded in another order."""
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    zero_stage: Annotated[int, Limits(0, 3)] = 2
     """DeepSpeed's ZeRO stage; splits over the ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights.
     Higher saves memory per rank and costs communication."""
-    prompts_per_batch: PositiveInt = 32
+    prompts_per_batch: Prompts = 32
     """Groups in a batch, that is prompts. Too few and gradients are noisy; too many and the policy is updated rarely
     for the tokens spent."""
-    updates_per_batch: PositiveInt = 1
+    updates_per_batch: Updates = 1
     """Optimizer updates over which the groups of a batch are divided; must divide `prompts_per_batch`. With 1 ratios
     stay 1, and clips and divergences to the old policy do nothing; too many move the policy far from what sampled."""
-    epochs: PositiveInt = 1
+    epochs: Passes = 1
     """Passes over each batch (not over the data set). More reuse tokens that are expensive to generate; too many fit
     the batch instead of the task."""
-    micro_batch_tokens: PositiveInt = 16384
+    micro_batch_tokens: Tokens = 16384
     """Tokens of one forward and backward pass on a rank, prompts included; must hold the longest response. Too high
     runs out of memory; too low leaves the hardware idle. The gradient is the same, but for rounding."""
-    learning_rate: PositiveFloat = 1e-6
+    learning_rate: Rate = 1e-6
     """AdamW's learning rate after the warm-up. Too high destroys the policy within a few batches, often with a sudden
     fall of entropy; too low learns nothing in the batches there are."""
-    warmup_updates: Annotated[int, Field(ge=0)] = 0
+    warmup_updates: UpdatesOrNone = 0
     """Optimizer updates over which the learning rate rises linearly to its value. Too few let Adam's first, noisy
     steps be large; too many waste batches."""
     adam_betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay rates of the first and second moment of the gradient. The nearer to 1, the longer past batches
     count."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Limits(0, 100)] = 0.0
     """AdamW's weight decay per update, times the learning rate. Too high pulls the model's weights towards 0 and with
     that away from what pretraining found."""
-    max_grad_norm: PositiveFloat = 1.0
+    max_grad_norm: Annotated[float, Limits(1e-9, MAX_NUMBER)] = 1.0
     """Norm that a gradient is scaled down to if it is larger. Too low makes every update the same small size; too high
     lets one bad batch through."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: much less memory, about a third more
     time."""
-    batches: Annotated[int, Field(gt=0, lt=1 << BATCH_BITS)] = 100
+    batches: Batches = 100
     """Batches of the whole run, those of earlier starts included. A finished run is prolonged by raising it."""
-    checkpoint_every: PositiveInt = 20
+    checkpoint_every: Batches = 20
     """Batches between two checkpoints. Too rare and a crash repeats many batches, while the broker holds all their
     groups; too often and training waits for the disk."""
-    keep_checkpoints: PositiveInt = 2
+    keep_checkpoints: Copies = 2
     """Checkpoints kept on the disk; each takes several times the model's size. With 1 a damaged one leaves nothing to
     go back to."""
     retain: Literal["none", "groups"] = "none"
@@ -145,11 +164,11 @@ class LearnerConfig(Section):
     `isentrope replay` and `isentrope train --only train`; 9 bytes for each token of a response and 220 for the
     response, and nothing deletes them. Set late, only what is trained from then on can be repeated, from a checkpoint,
     and no other run can train them."""
-    poison_after: Annotated[int, Field(ge=0)] = 2
+    poison_after: TimesOrNone = 2
     """Deaths of ranks, one after another and all while they trained the same batch, after which its groups are retired
     as `poison`: they go to the dead letters (`isentrope dlq`), and training goes on with others. 0: never. Too low
     takes a batch that was hit from outside for poisoned; above `cluster.restart_limit` the run ends first."""
-    eval_every: Annotated[int, Field(ge=0)] = 0
+    eval_every: BatchesOrNone = 0
     """Batches between two evaluations on held-out prompts, during which training waits; 0: only before and after the
     run, and only if there is held-out data."""
     start_timeout_s: Seconds = 600.0
@@ -166,7 +185,7 @@ class LearnerConfig(Section):
     """Network of a critic, for methods that have one."""
     staleness: StalenessConfig = StalenessConfig()
     """Bounds on the age of tokens."""
-    attribution_every: Annotated[int, Field(ge=0)] = 10
+    attribution_every: BatchesOrNone = 10
     """Batches between two measurements of what the updates of a batch did to the entropy at its own tokens, by one more
     pass over at most 64 responses; 0: never. The report compares it with the predicted change."""
     alarms: AlarmsConfig = AlarmsConfig()

@@ -3,25 +3,28 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-MAX_RESPONSES = 1024
-"""Largest number of responses that one record holds."""
-
-BATCH_BITS = 20
-"""A version is `incarnation << BATCH_BITS | batch`: never reused, because an incarnation publishes each batch once."""
+from isentrope.rollout.units import (
+    Batches,
+    Bytes,
+    Factor,
+    Gib,
+    Limits,
+    Port,
+    Prompts,
+    Responses,
+    Seconds,
+    Temperature,
+    Times,
+    Tokens,
+)
 
 MAX_REWARD = 1e30
 """Largest absolute value of a reward or of a part of one: sums and squares of any number of them are finite."""
 
-MAX_SECONDS = 3.0e7
-"""Longest time limit, a year: clocks and timers overflow at some longer ones."""
-
 TASK = "task:"
 """Prefix that tells a built-in task from a file."""
-
-Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
-
 
 SECRET_PATH = r"^([/~].*)?$"
 
@@ -74,7 +77,7 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of weights and computation. `bfloat16` halves the memory and widens the gap between the engine's
     and the learner's log-probabilities; `float32` is for CPUs and for runs that must repeat to the bit."""
-    max_model_len: PositiveInt | None = None
+    max_model_len: Tokens | None = None
     """Longest prompt plus response, in tokens; unset: the model's own limit. Too low refuses or skips long prompts; too
     high makes the engine reserve key-value cache for lengths that never come."""
     chat_template: str = ""
@@ -89,9 +92,6 @@ SourceName = Annotated[str, Field(pattern=SOURCE)]
 """Name of a data file among several."""
 
 
-Temperature = Annotated[float, Field(ge=0.01, le=100)]
-"""Divisor of the logits; below 0.01 vLLM would sample at 0.01."""
-
 HELD_OUT = "heldout"
 """Name of the held-out prompts where `data.eval` names one file."""
 
@@ -101,9 +101,9 @@ class EvalSet(Section):
 
     file: str
     """Held-out prompts of this set, in the forms of `data.eval`."""
-    prompts: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    prompts: Prompts | None = None
     """Prompts of an evaluation, at most; unset: `data.eval_prompts`."""
-    samples: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] | None = None
+    samples: Responses | None = None
     """Responses to each prompt; unset: `data.eval_samples`."""
     temperature: Temperature | None = None
     """Temperature of the responses; unset: `data.eval_temperature`."""
@@ -119,7 +119,7 @@ class DataConfig(Section):
     Hub, or a folder, as `<id>:<configuration>:<split>`, such as `openai/gsm8k:main:train` (`<id>` alone: its only
     configuration, split `train`); or `task:<name>` for a built-in generator. Several files are a table of names, which
     are then the sources in all records: `{math = "math.jsonl", logic = "logic.jsonl"}`."""
-    mixture: dict[SourceName, Annotated[int, Field(ge=1, le=1000)]] = {}
+    mixture: dict[SourceName, Annotated[int, Limits(1, 1000)]] = {}
     """Weights of several training files, by their names: `{math = 3, logic = 1}`. After any number of prompts each file
     has given its share of them, exactly to less than one prompt. A large weight of a small file repeats its prompts
     sooner."""
@@ -128,10 +128,10 @@ class DataConfig(Section):
     a column, of the data or of what `isentrope score` wrote beside them: `"scored:answer_entropy"`, the smallest first,
     or `"scored:pass_rate descending"`. Kills and resumed runs do not change it. Easy prompts first make early batches
     steadier; hard ones first may give no signal at all."""
-    stages: Annotated[int, Field(ge=1, le=10_000)] = 1
+    stages: Annotated[int, Limits(1, 10_000)] = 1
     """Blocks of equal length into which an order that is not shuffled is cut; within one, prompts are shuffled. With 1
     the order is kept exactly. Many small ones are almost that, and few leave more to chance."""
-    stage_passes: Annotated[int, Field(ge=1, le=10_000)] = 1
+    stage_passes: Annotated[int, Limits(1, 10_000)] = 1
     """Passes over the prompts of one stage before the next begins. After the last stage the first one comes again."""
     keep: str = ""
     """Condition of the training prompts that are used, over columns of the data or of what `isentrope score` wrote
@@ -144,13 +144,13 @@ class DataConfig(Section):
     reward: str | list[str] = ""
     """Reward function, or several that are added: a built-in name, or `module:function` with TRL's signature; empty:
     the task's own verifier."""
-    reward_weights: list[float] = []
+    reward_weights: list[Factor] = []
     """Factor of each reward function, in their order; empty: all 1."""
     reward_timeout_s: Seconds = 60.0
     """Seconds one call of the reward may take before its process is killed and the call repeated. Too low fails slow
     verifiers, and their groups are retired; too high lets endless calls hold up a group for
     three times as long, because a call is tried three times."""
-    reward_memory_gib: Annotated[float, Field(gt=0, le=65536)] = 8.0
+    reward_memory_gib: Gib = 8.0
     """Memory that the processes of one reward worker may take together, in GiB. A function that asks for more fails
     with MemoryError, and processes that exceed it together are killed. Too low fails functions that load a model; too
     high lets one bad answer take the memory of engine and learner."""
@@ -187,10 +187,10 @@ class DataConfig(Section):
     rewards are graded. Unset, the only function decides; several need this key. A function that returns None for a
     response does not make it correct. Pass rates, pass@k and the stages that read `correct` follow it, before any
     shaping: too high a threshold and nothing ever counts, too low and everything does."""
-    eval_prompts: PositiveInt = 200
+    eval_prompts: Prompts = 200
     """Held-out prompts of an evaluation, at most. Too few and pass@k jumps by chance; too many and training waits
     longer for every evaluation."""
-    eval_samples: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] = 8
+    eval_samples: Responses = 8
     """Responses to each held-out prompt; the largest k of pass@k that can be told. More cost time in proportion."""
 
     eval_temperature: Temperature | None = None
@@ -233,18 +233,18 @@ class DataConfig(Section):
 class SamplingConfig(Section):
     """`[sampling]`: how responses are drawn from the model."""
 
-    group_size: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] = 8
+    group_size: Responses = 8
     """Responses to one prompt. Too few and baselines within the group are noisy, or 0 for a single response; too many
     spend the batch on few prompts."""
-    min_group: PositiveInt = 2
+    min_group: Responses = 2
     """Responses that a group must have left when some of its `group_size` failed, by engine, reward or record; with
     fewer it is retired. Unset and with a baseline that needs whole groups: all. Too low trains on groups that say
     little; too high throws away healthy responses."""
-    temperature: Annotated[float, Field(ge=0.01)] = 1.0
+    temperature: Temperature = 1.0
     """Divides the logits before sampling; the learner computes its log-probabilities at the same temperature. Too low
     explores little and loses entropy sooner; too high samples errors that the model alone would not make. Below 0.01
     vLLM would sample at 0.01, and the learner's log-probabilities would be those of another distribution."""
-    max_new_tokens: PositiveInt = 1024
+    max_new_tokens: Tokens = 1024
     """Longest response, in tokens. Too low cuts answers off, which then mostly count as wrong; too high lets a few
     long responses hold up a batch, and needs `learner.micro_batch_tokens` to match."""
     stop: list[Annotated[str, Field(min_length=1)]] = []
@@ -254,7 +254,7 @@ class SamplingConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of probability that sampling keeps. Anything below 1 is refused: log-probabilities would be those of
     another distribution."""
-    top_k: Annotated[int, Field(ge=-1)] = -1
+    top_k: Annotated[int, Limits(-1, 1 << 24, "tokens")] = -1
     """Number of likeliest tokens that sampling keeps; -1: all. Anything above 0 is refused, as `top_p` below 1 is."""
 
 
@@ -274,10 +274,10 @@ class RedisConfig(Section):
     ca_file: SecretPath = ""
     """File of the certificate authorities that a broker by `rediss://` is checked with, PEM, by its absolute path;
     empty: the system's."""
-    max_bytes: PositiveInt = 1 << 30
+    max_bytes: Bytes = 1 << 30
     """Budget for groups that no checkpoint covers yet, in bytes; above it no order is issued. Too low makes actors
     wait between checkpoints; too high can fill the server's memory."""
-    max_record_bytes: PositiveInt = 64 << 20
+    max_record_bytes: Bytes = 64 << 20
     """Largest record, in bytes; a larger one is refused before it is decoded. Too low refuses groups of many long
     responses; too high lets one bad record take that much memory."""
     timeout_s: Seconds = 300.0
@@ -292,11 +292,11 @@ class WeightsConfig(Section):
     """`[weights]`: new versions, which reach the actors as files of a depot: the run's folder, a server, or an object
     store."""
 
-    publish_every: PositiveInt = 1
+    publish_every: Batches = 1
     """Batches between two published versions. Higher saves writing and loading, and makes tokens older: it needs
     `learner.staleness.max_lag` of at least one less. A run that begins `on_policy` needs 1; one that is switched to it
     publishes every version."""
-    keep: Annotated[int, Field(ge=2)] = 3
+    keep: Annotated[int, Limits(2, 1 << 16, "versions")] = 3
     """Newest versions kept on the disk, beside those that actors still use. Too few and an actor that is slow to load
     finds its version gone; each one more takes the size of the model."""
     depot: str = ""
@@ -308,7 +308,7 @@ class WeightsConfig(Section):
     to actors that do not see its folder; empty: it does not. Requests need a token that follows from the broker's
     password."""
 
-    relay_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    relay_port: Port | None = None
     """Port at which each machine's actors offer the versions that they have fetched to the actors of other machines,
     so that the depot sends few copies; 0: any free one; unset: they do not, because it opens a port on every machine,
     and pays only where the depot's uplink is the bottleneck. What comes from there is verified and costs time at most;
@@ -321,6 +321,6 @@ class LeaseConfig(Section):
     heartbeat_s: Seconds = 5.0
     """Seconds between two signs of life; an actor that is silent for three of them loses its leases. Too low and a
     busy machine loses leases of actors that live; too high and the groups of a dead actor are late."""
-    max_tries: PositiveInt = 5
+    max_tries: Times = 5
     """Leases of one group that may end with their actor's death before the group is retired, with reason `tries`. Too
     low retires good groups on unreliable machines; too high lets one bad prompt kill many actors."""

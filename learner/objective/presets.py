@@ -9,15 +9,16 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from isentrope.errors import ConfigError, RewardError
 from isentrope.learner.objective.dimensions import CHOICES, DIMENSIONS, KL_TOKENS, READABLE, KlKeys
 from isentrope.learner.objective.objective import KlTerm, Objective
 from isentrope.learner.objective.schema import Form, Kind, Locate, Stage, Table, kind_of, parse_keys, unknown
 from isentrope.rollout.rewards.loading import load_function
+from isentrope.rollout.units import BatchesOrNone, Passes, Responses, Temperature, Updates
 
 FOLDER = Path(__file__).resolve().parent.parent / "methods"
 OWN = "run file"
@@ -31,11 +32,11 @@ class Suggested(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    updates_per_batch: Annotated[int, Field(ge=1)] | None = None
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    group_size: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(gt=0)] | None = None
-    max_lag: Annotated[int, Field(ge=0)] | None = None
+    updates_per_batch: Updates | None = None
+    epochs: Passes | None = None
+    group_size: Responses | None = None
+    temperature: Temperature | None = None
+    max_lag: BatchesOrNone | None = None
 
 
 class Preset(BaseModel):

@@ -16,19 +16,20 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from isentrope.errors import ConfigError, nearest, requirement
+from isentrope.rollout.units import MAX_NUMBER, Bound, Factor, Limits
 
 Function = Callable[..., Any]
 Table = Mapping[str, object]
 Locate = Callable[[str], str]
 """Function from a key to the place that set it, for messages."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER, allow_inf_nan=False)]
+NonNegative = Bound
+Finite = Factor
 Share = Annotated[float, Field(gt=0, le=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Limits(0, 1)]
+Count = Annotated[int, Limits(1, 1 << 40)]
+Whole = Annotated[int, Limits(0, 1 << 20)]
 Line = tuple[NonNegative, NonNegative]
 """Value at the start of a run and at its end, between which it is a line over progress."""
 

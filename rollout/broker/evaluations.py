@@ -15,7 +15,7 @@ from isentrope.rollout.broker.answers import BrokerFullError
 from isentrope.rollout.broker.connection import BLOCK_S
 from isentrope.rollout.broker.fenced import FencedBroker, RawFields
 from isentrope.rollout.broker.news import wake
-from isentrope.rollout.config import BATCH_BITS
+from isentrope.rollout.units import BATCH_BITS
 from isentrope.rollout.wire.codec import RawHeader, decode_eval, header_int, header_text, split_fields
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, EvalResult, Group

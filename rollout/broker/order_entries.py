@@ -8,7 +8,7 @@ from typing import TypeAlias, TypeVar
 
 from isentrope.rollout.broker.connection import Broker, Client
 from isentrope.rollout.broker.keys import ACTORS
-from isentrope.rollout.config import MAX_RESPONSES
+from isentrope.rollout.units import MAX_RESPONSES
 from isentrope.rollout.wire.types import EvalOrder, WorkOrder
 
 RawOrder: TypeAlias = tuple[str, str, dict[str, str]]

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from isentrope.rollout.config import MAX_RESPONSES
+from isentrope.rollout.units import MAX_RESPONSES
 from isentrope.rollout.wire.payload import (
     GROUP_KEYS,
     GROUP_OPTIONS,

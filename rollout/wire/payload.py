@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.errors import RecordError
-from isentrope.rollout.config import MAX_RESPONSES
+from isentrope.rollout.units import MAX_RESPONSES
 from isentrope.rollout.wire.types import (
     Bool,
     Demonstration,

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 
-from isentrope.rollout.config import DataConfig, EvalSet, LeaseConfig, ModelConfig, SamplingConfig, Seconds
+from isentrope.rollout.config import DataConfig, EvalSet, LeaseConfig, ModelConfig, SamplingConfig
+from isentrope.rollout.units import MAX_SECONDS, Bytes, Port, Prompts, Seconds
 from isentrope.rollout.wire.validation import Limits
 
 
@@ -35,6 +36,8 @@ class RunSpec(LeaseConfig):
     """
 
     schema_version: Literal[2] = 2
+    heartbeat_s: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 5.0
+    """As in the run file, but for its least value: the protocol holds for any."""
     run: str
     config_digest: str
     seed: Annotated[int, Field(ge=0)]
@@ -49,22 +52,22 @@ class RunSpec(LeaseConfig):
     sampling: SamplingConfig
     actors: dict[str, JsonValue]
     """The other keys of `[actors]`, as plain JSON because their model belongs to `actors/`, unknown here."""
-    prompts_per_batch: PositiveInt
+    prompts_per_batch: Prompts
     run_folder: str
     """Folder of the run file: relative paths and `module:function` resolve from it."""
     output_dir: str
     """Absolute folder of checkpoints, weights and reports."""
     depots: tuple[str, ...] = ()
     """URLs of the depots that hold the bundle and the published weights, the preferred one first."""
-    relay_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    relay_port: Port | None = None
     """Port at which actors offer fetched versions to each other; 0: any free one. None: they do not."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of isentrope, Python and the libraries that all processes of the run must have alike."""
     bundle: Bundle | None = None
     """The files an actor needs; None: it is on a machine that has them at the paths above."""
-    max_bytes: PositiveInt = 1 << 30
+    max_bytes: Bytes = 1 << 30
     """Budget of un-committed payload in bytes; nothing is issued above it."""
-    max_record_bytes: PositiveInt = 64 << 20
+    max_record_bytes: Bytes = 64 << 20
     """A larger payload is refused before it is decoded, in bytes."""
 
     broker_timeout_s: Seconds = 300.0

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from isentrope.rollout.config import BATCH_BITS
+from isentrope.rollout.units import BATCH_BITS
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentrope.errors import RecordError
-from isentrope.rollout.config import MAX_RESPONSES, MAX_REWARD
+from isentrope.rollout.config import MAX_REWARD
+from isentrope.rollout.units import MAX_RESPONSES
 from isentrope.rollout.wire.types import (
     Demonstration,
     EvalResult,

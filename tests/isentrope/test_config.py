@@ -1,6 +1,8 @@
 """Contradictions between keys are refused, and a run's digest changes with what is learned, and with nothing else."""
 
+import re
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ path = "m"
 train = "train.jsonl"
 reward = "exact"
 """
+
+Number = tuple[tuple[str, ...], Mapping[str, Any]]
 
 
 def _load(folder: Path, text: str, *overrides: str) -> Config:
@@ -193,6 +197,56 @@ def test_the_digest_of_a_run_that_uses_no_later_key_is_that_of_version_0_2_0() -
 def test_digest_changes_with_the_merged_objective() -> None:
     config = validate(from_values(Path("a"), tomllib.loads(FILE_DATA)), Config)
     assert digest(config, {"clip": {"high": 0.2}}) != digest(config, {"clip": {"high": 0.3}})
+
+
+def _numbers(schema: Mapping[str, Any], definitions: Mapping[str, Any], at: tuple[str, ...] = ()) -> Iterator[Number]:
+    """Yield each number of a configuration: the steps to it, and its JSON schema."""
+    if "$ref" in schema:
+        yield from _numbers(definitions[schema["$ref"].rpartition("/")[2]], definitions, at)
+    for branch in schema.get("anyOf", ()):
+        yield from _numbers(branch, definitions, at)
+    for name, inner in schema.get("properties", {}).items():
+        yield from _numbers(inner, definitions, (*at, name))
+    for place in ("items", "additionalProperties"):
+        if isinstance(inner := schema.get(place), Mapping):
+            yield from _numbers(inner, definitions, (*at, place))
+    for index, inner in enumerate(schema.get("prefixItems", ())):
+        yield from _numbers(inner, definitions, (*at, str(index)))
+    if schema.get("type") in ("integer", "number"):
+        yield at, schema
+
+
+SCHEMA = Config.model_json_schema()
+NUMBERS = list(_numbers(SCHEMA, SCHEMA["$defs"]))
+
+
+def test_every_number_has_limits_on_both_sides() -> None:
+    assert len(NUMBERS) > 50
+    for at, schema in NUMBERS:
+        assert {"minimum", "exclusiveMinimum"} & set(schema) and {"maximum", "exclusiveMaximum"} & set(schema), at
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: ".".join(number[0]))
+def test_a_number_beyond_its_limits_is_one_error_that_says_what_is_allowed(tmp_path: Path, number: Number) -> None:
+    (*steps, last), schema = number
+    whole = schema["type"] == "integer"
+    beyond = [
+        *(2 * schema.get("maximum", schema.get("exclusiveMaximum")) + 1,),
+        *(schema.get("minimum", schema.get("exclusiveMinimum")) - 1, 10**18 if whole else 1e300),
+    ]
+    for value in beyond:
+        written: Any = value if whole else float(value)
+        if last == "items":
+            override = f"{'.'.join(steps)}=[{written}]"
+        elif last.isdigit():
+            override = f"{'.'.join(steps)}={[0.5, 0.5][: int(last)] + [written] + [0.5] * (1 - int(last))}"
+        else:
+            override = f"{'.'.join([*steps, last])}={written}"
+        if last == "seed" and value == 10**18:
+            continue
+        with pytest.raises(ConfigError, match="is not allowed") as raised:
+            _load(tmp_path, FILE_DATA, override)
+        assert re.search("must be (from .+ to |less than|greater than)", raised.value.fix), override
 
 
 def _changed(values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def test_page_of_the_configuration_holds_every_key_and_stage() -> None:
 
 def test_entry_shows_bounds_default_and_meaning() -> None:
     shown = _shown("learner.learning_rate")
-    assert "number > 0; default 1e-06" in shown and "Too high" in shown
+    assert "number ≥ 1e-12, ≤ 1; default 1e-06" in shown and "Too high" in shown
 
 
 def test_stage_shows_how_it_is_set_and_its_keys() -> None:

@@ -15,7 +15,7 @@ OWN = {
 """Parts of this project that a folder may import; `isentrope` itself may import all."""
 
 OTHERS = {
-    "rollout": {"blake3", "msgpack", "numpy", "pydantic", "redis"},
+    "rollout": {"blake3", "msgpack", "numpy", "pydantic", "pydantic_core", "redis"},
     "kernels": {"torch", "triton"},
     "actors": {"numpy", "pydantic", "safetensors", "torch", "transformers", "vllm"},
     "learner": {"deepspeed", "numpy", "pydantic", "safetensors", "torch", "transformers"},
@@ -30,8 +30,8 @@ INSIDE_A_FUNCTION = {
 
 
 ROOMS = {
-    "rollout/wire": {"errors", "rollout.config", "rollout.wire"},
-    "rollout/broker": {"errors", "long_waits", "rollout.config", "rollout.wire", "rollout.broker"},
+    "rollout/wire": {"errors", "rollout.config", "rollout.units", "rollout.wire"},
+    "rollout/broker": {"errors", "long_waits", "rollout.config", "rollout.units", "rollout.wire", "rollout.broker"},
     "rollout/depot": {"errors", "long_waits", "rollout.wire", "rollout.depot"},
     "rollout/data": {"errors", "rollout.config", "rollout.data"},
     "rollout/rewards": {"errors", "rollout.config", "rollout.data", "rollout.rewards"},
@@ -48,6 +48,7 @@ ROOMS = {
         "learner.config",
         "learner.objective",
         "rollout.config",
+        "rollout.units",
         "rollout.rewards.loading",  # a stage of the user's own, by `module:function`
     },
     "learner/records.py": {
@@ -57,12 +58,13 @@ ROOMS = {
     "learner/outage_record.py": {"learner.json_files"},
     "learner/measures.py": {"learner.json_files"},
     "learner/json_files.py": {"errors", "rollout.wire.files"},
-    "learner/config.py": {"rollout.config"},
-    "rollout/config.py": set(),
+    "learner/config.py": {"rollout.config", "rollout.units"},
+    "rollout/config.py": {"rollout.units"},
+    "rollout/units.py": set(),
     "actors": {
         *("errors", "long_waits", "actors", "rollout.config", "rollout.data", "rollout.depot", "rollout.rewards"),
         *(
-            "rollout.wire",
+            *("rollout.units", "rollout.wire"),
             *(f"rollout.broker.{name}" for name in ("actor_port", "connection", "news", "relay_list", "run_view")),
         ),
     },

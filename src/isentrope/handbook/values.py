@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from isentrope.rollout.units import in_words
+
 Schema = Mapping[str, Any]
 
 UNSET = "unset"
@@ -50,7 +52,7 @@ def _words(schema: Schema, definitions: Schema) -> str:
             held = schema.get("additionalProperties")
             return f"table of {_words(held, definitions)}" if isinstance(held, dict) else "table"
         case str(name):
-            bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
+            bounds = [f"{sign} {in_words(schema[key])}" for key, sign in _BOUNDS.items() if key in schema]
             pattern = f" like {schema['pattern']}" if "pattern" in schema else ""
             return f"{_WORDS[name]}{pattern} {', '.join(bounds)}".strip()
     return "any value"

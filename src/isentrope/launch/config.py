@@ -1,10 +1,11 @@
 """Configuration of the machines that a run works on; imports nothing heavy."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from isentrope.rollout.config import Section
+from isentrope.rollout.units import Times, TimesOrNone
 
 Labels = dict[str, str]
 """Label -> value, or one of Ray's selectors: `in(a,b)`, `!a`, `!in(a,b)`."""
@@ -33,11 +34,11 @@ class ClusterConfig(Section):
     actor_labels: Labels = Field(default_factory=dict)
     """Labels of Ray nodes on which actors may be; empty: any, those without ranks first. Labels that too few nodes have
     leave actors waiting for room."""
-    quarantine_after: PositiveInt = 3
+    quarantine_after: Times = 3
     """Deaths of actors and ranks on one node within half an hour after which none starts there for half an hour, as
     long as other nodes have room. Too low and a few unlucky deaths empty a good node; too high and a bad one takes
     actor after actor."""
-    restart_limit: Annotated[int, Field(ge=0)] = 3
+    restart_limit: TimesOrNone = 3
     """Deaths of ranks without a new checkpoint or dead letter in between after which the run ends; that they do not
     open the run again within `learner.start_timeout_s` is one. Between two checkpoints as many dead letters count. Too
     low ends a run on machines that are taken away often; too high repeats

@@ -20,7 +20,7 @@ from isentrope.learner.config import LearnerConfig
 
 
 def plan_for(model: Path | None) -> LearnerPlan:
-    job: Any = SimpleNamespace(config=LearnerConfig(start_timeout_s=1e-9))
+    job: Any = SimpleNamespace(config=LearnerConfig().model_copy(update={"start_timeout_s": 0.0}))
     return LearnerPlan(
         job,
         gpu=False,

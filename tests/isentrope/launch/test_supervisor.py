@@ -61,7 +61,7 @@ def test_a_fenced_learner_ends_the_command_by_its_own_code_whatever_outcome_lies
 
 
 def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_actors(run_file: Path) -> None:
-    config, _ = load(run_file, ["learner.start_timeout_s=1e-9", "actors.start_timeout_s=1000"])
+    config, _ = load(run_file, ["learner.start_timeout_s=0.1", "actors.start_timeout_s=1000"])
     started: Any = SimpleNamespace(
         revive_broker=lambda: False,
         spec=SimpleNamespace(output_dir=str(run_file.parent)),
@@ -81,7 +81,7 @@ class Looks:
     """What the command sees of a run, look after look; also its learner, which ends after the last one."""
 
     def __init__(self, run_file: Path, *controls: object, starts_again: bool = False) -> None:
-        config, _ = load(run_file, ["learner.start_timeout_s=1e-9"])
+        config, _ = load(run_file, ["learner.start_timeout_s=0.1"])
         self._controls, self._left = [*controls, controls[-1]], len(controls)
         self._now: Any = None
         self.asked, self.asks_when_empty, self.requests = False, False, list[str]()
