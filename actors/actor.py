@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import time
-import uuid
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -92,7 +91,7 @@ class Actor:
         self._last_error = ""
         self._load_failures = self._refused = 0
         self._load_s, self._failed = 0.0, False
-        self._boot = uuid.uuid4().hex
+        self._boot = run.boot
         self._counted = (0, time.monotonic())
 
     async def serve(self) -> Control | None:

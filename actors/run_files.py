@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from isentrope.actors.config import ActorsConfig
 from isentrope.errors import ConfigError, UnreachableError
+from isentrope.rollout.broker.run_view import new_boot
 from isentrope.rollout.depot.access import Access
 from isentrope.rollout.depot.bundle import FOLDER, bundle_name, fetch_bundle
 from isentrope.rollout.depot.cache import Cache
@@ -167,3 +168,5 @@ class Joined:
     spec: RunSpec
     config: ActorsConfig
     files: RunFiles
+    boot: str = field(default_factory=new_boot)
+    """Id of this process in the broker."""

@@ -30,7 +30,7 @@ from isentrope.long_waits import waiting_for
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.relay_list import RelayList
-from isentrope.rollout.broker.run_view import RunView
+from isentrope.rollout.broker.run_view import RunView, new_boot
 from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.data.prompts import Prompts, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
@@ -54,7 +54,8 @@ class ActorOptions:
 
     actor_id: its first id; later ones are `<actor_id>.2`, `<actor_id>.3`. places: where its files come from and go to.
     spec: the run's facts; None: they are read from the broker. insecure: allow a broker on another host without
-    password. versions: what this process runs with, by name; empty: nobody compares it with the run's.
+    password. boot: id of the process from `new_boot`, by which whoever started it knows what it held; empty: it makes
+    one. versions: what this process runs with, by name; empty: nobody compares it with the run's.
     """
 
     url: str
@@ -63,6 +64,7 @@ class ActorOptions:
     places: Places = field(default_factory=Places)
     spec: RunSpec | None = None
     insecure: bool = False
+    boot: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -95,7 +97,7 @@ async def serve(options: ActorOptions, drain: asyncio.Event | None = None) -> bo
             relays = _relaying(broker, options, spec)
             files = RunFiles(spec, options.places, spec.broker_timeout_s, relays)
             try:
-                control = await _serve_run(broker, files, options.actor_id, drain)
+                control = await _serve_run(broker, files, options, drain)
                 return drain.is_set() or (control is not None and control.goes_on)
             finally:
                 if relays is not None:
@@ -146,17 +148,17 @@ def _relaying(broker: Broker, options: ActorOptions, spec: RunSpec) -> Relaying 
     return Relaying(RelayList(broker), offer)
 
 
-async def _serve_run(broker: Broker, files: RunFiles, actor_id: str, drain: asyncio.Event) -> Control | None:
+async def _serve_run(broker: Broker, files: RunFiles, options: ActorOptions, drain: asyncio.Event) -> Control | None:
     """Return the run's last state that was seen; None: none was."""
     async with AsyncExitStack() as stack:
         bundle = stack.enter_context(contextlib.ExitStack())
         if not await _unpack(bundle, files, drain):
             return None
         spec = files.spec
-        run = Joined(spec, config_of(spec), files)
+        run = Joined(spec, config_of(spec), files, options.boot or new_boot())
         tools = asyncio.create_task(equip(stack, spec, run.config))
         try:
-            for name in _names(actor_id):
+            for name in _names(options.actor_id):
                 try:
                     return await Actor(ActorPort(broker, name, spec), run, tools, drain).serve()
                 except LeasesLost:

@@ -46,7 +46,9 @@ _ASK = ("evalsha", "hset", "hdel", "xadd")
 
 RIGHTS: Mapping[Role, Rights] = MappingProxyType(
     {
-        Role.COMMAND: Rights(_ALL_KEYS, (*_LOOK, *_ASK, "del")),
+        Role.COMMAND: Rights(
+            _ALL_KEYS, (*_LOOK, *_ASK, "del", "hget", "hincrby", "xpending", "xrange", "xack", "xdel")
+        ),
         Role.LEARNER: Rights(
             _ALL_KEYS,
             (

@@ -14,7 +14,7 @@ from typing import Any
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.keys import ACTORS
 from isentrope.rollout.broker.news import wake
-from isentrope.rollout.broker.run_view import GONE
+from isentrope.rollout.broker.run_view import GONE, actor_state
 from isentrope.rollout.config import LeaseConfig
 from isentrope.rollout.wire.plain_text import printable
 
@@ -109,6 +109,21 @@ class Reaper:
         if leases > 0:
             wake(self._broker)
         return max(leases, 0)
+
+    def revoke_process(self, boot: str) -> int:
+        """Revoke the leases of a process that has ended, by the id of its own that it put into its heartbeats; return
+        their number. Whoever has one of its actor ids by now keeps what it holds."""
+        taken = 0
+        for name, record in self._records().items():
+            if record.startswith(GONE) or actor_state(name, record).boot != boot:
+                continue
+            leases = int(self._broker.call("reap", _raw(name), _raw(record), self._max_tries))
+            if leases >= 0:
+                logger.warning("%s GONE: its process has ended, %d leases re-queued", printable(name), leases)
+            taken += max(leases, 0)
+        if taken:
+            wake(self._broker)
+        return taken
 
     def _judge(self, name: str, seen: _Watched, holds_leases: bool) -> int:
         gone = seen.record.startswith(GONE)

@@ -338,6 +338,11 @@ def seconds_of(value: bytes) -> float:
     return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
+def new_boot() -> str:
+    """Return a random id for a process of an actor."""
+    return secrets.token_hex(16)
+
+
 def actor_state(name: str, record: str) -> ActorState:
     """Return the state that the record of actor `name` holds, its texts printable; one without facts if it cannot be
     read."""

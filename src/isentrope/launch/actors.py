@@ -20,7 +20,7 @@ from isentrope.launch.ray_ground import End
 from isentrope.launch.scaling import Seat, next_to_leave
 from isentrope.learner.placement_record import PlacedRecord, PlacementRecord
 from isentrope.rollout.broker.reaper import SILENT_BEATS
-from isentrope.rollout.broker.run_view import ActorStage, ActorState
+from isentrope.rollout.broker.run_view import ActorStage, ActorState, new_boot
 from isentrope.rollout.broker.waiting import describe
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ class _Slot:
 
     phase: Phase = Phase.WANTED
     name: str = ""
+    boot: str = ""
+    """Id of its process in the broker."""
     running: Running | None = None
     since: float = 0.0
     """Time at which the phase began."""
@@ -137,6 +139,8 @@ class Actors:
         self._up_at = time.monotonic()
         self._guests_serve = False
         self._hosts: dict[str, str] = {}
+        self.ended: list[str] = []
+        """Ids of the processes that have ended, whose orders others may have. Whoever revokes them deletes the id."""
 
     @property
     def wanted(self) -> int:
@@ -245,16 +249,17 @@ class Actors:
         else:
             return
         running.remove()
+        self.ended.append(slot.boot)
         self._slots.remove(slot)
 
     def _start(self, slot: _Slot, now: float) -> None:
         self._number += 1
-        slot.name, slot.node, slot.wish = f"a{self._number}", "", 0
+        slot.name, slot.boot, slot.node, slot.wish = f"a{self._number}", new_boot(), "", 0
         self._place(slot, now)
 
     def _place(self, slot: _Slot, now: float) -> None:
         slot.selector = self._selector(slot, now)
-        options = dataclasses.replace(self._plan.options, actor_id=slot.name)
+        options = dataclasses.replace(self._plan.options, actor_id=slot.name, boot=slot.boot)
         slot.running = self._ground.start(options, self._log(slot), slot.selector)
         slot.phase, slot.since = Phase.PLACING, now
         self._has_room(slot, slot.running, now)  # known now, the next one is placed elsewhere
@@ -348,6 +353,7 @@ class Actors:
         node = slot.node or slot.running.node()
         host = self._hosts.get(node, "its node")
         slot.running.remove()
+        self.ended.append(slot.boot)
         pause_s = min(2.0**slot.failures, MAX_PAUSE_S)
         slot.phase, slot.running, slot.node, slot.retry_at = Phase.WANTED, None, "", now + pause_s
         yield f"actor {slot.name} {end.why}; another starts in {pause_s:.0f} s (on {host}, log: {self._log(slot)})"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from isentrope.config import Config
-from isentrope.errors import FencedError, IsentropeError, StorageError, UnreachableError
+from isentrope.errors import AccessError, FencedError, IsentropeError, StorageError, UnreachableError
 from isentrope.launch.actors import LEAVE_EXTRA_S, Actors
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.learner import Learner
@@ -26,6 +26,7 @@ from isentrope.learner.records import BatchRow, EvalRow, Notice, Outcome
 from isentrope.learner.training.journal import Journal
 from isentrope.long_waits import waiting_for
 from isentrope.progress import Progress, Tail
+from isentrope.rollout.broker.reaper import Reaper
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
 from isentrope.rollout.wire.control import Control, RunState
@@ -214,6 +215,21 @@ class Supervisor:
                     self._run.learner.join(STOP_S)
             record_error(Path(self._run.spec.output_dir), error)
             raise
+        self._revoke()
+
+    def _revoke(self) -> None:
+        """Revoke what actors held whose end this command has seen, once more at the next look if the broker is
+        away. Their silence would tell the learner too, three heartbeats later."""
+        ended = self._run.actors.ended
+        while ended:
+            try:
+                Reaper(self._run.view.broker, self._run.spec).revoke_process(ended[0])
+            except UnreachableError as error:
+                self._progress.note(error.what)
+                return
+            except AccessError as error:  # by rules of an earlier version
+                self._progress.note(error.what)
+            del ended[0]
 
     def _late(self, shown: "_Shown") -> list[str]:
         """Return everything that is waited for while the run starts."""

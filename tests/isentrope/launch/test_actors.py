@@ -28,6 +28,7 @@ class Fake:
 
     name: str
     selector: dict[str, str]
+    boot: str
     at: str = ""
     ended: End | None = None
     removed: bool = False
@@ -54,7 +55,7 @@ class FakeGround:
     started: list[Fake] = field(default_factory=list)
 
     def start(self, options: ActorOptions, log: Path, selector: Mapping[str, str]) -> Fake:
-        self.started.append(Fake(options.actor_id, dict(selector)))
+        self.started.append(Fake(options.actor_id, dict(selector), options.boot))
         self.settle()
         return self.started[-1]
 
@@ -278,3 +279,17 @@ def test_one_that_does_not_leave_is_ended_long_after_its_time(run: Any) -> None:
     assert not there.actor("a2").removed
     there.until(10.0, step=1.0)
     assert there.actor("a2").removed and "a2 has not left for 35 s" in there.events[-1]
+
+
+def test_each_process_has_an_id_of_its_own_and_those_that_have_ended_are_told(run: Any) -> None:
+    lab = run(2, {"n1": 3})
+    lab.look()
+    lab.serve("a1", "a2")
+    assert lab.actors.ended == []
+    lab.die("a1")
+    assert lab.actors.ended == [lab.actor("a1").boot]
+    lab.until(START_S / 10)
+    assert len({each.boot for each in lab.ground.started}) == 3 and "" not in [each.boot for each in lab.ground.started]
+    lab.actors.resize(1, [])
+    lab.die("a3")
+    assert lab.actors.ended == [lab.actor("a1").boot, lab.actor("a3").boot]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from run_records import make_outcome, make_row
+from wire_records import ASYNC, make_spec
 
-from isentrope.config import load
+from isentrope.config import Config, load
 from isentrope.errors import FencedError, UnreachableError
 from isentrope.launch import supervisor
 from isentrope.launch.supervisor import Supervisor
@@ -16,6 +17,10 @@ from isentrope.learner.outage_record import OutageRow
 from isentrope.learner.placement_record import PlacementRecord
 from isentrope.learner.records import BatchRow, Notice, Outcome
 from isentrope.learner.training.journal import Journal
+from isentrope.rollout.broker.actor_port import ActorPort
+from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.learner_port import LearnerPort
+from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.wire.control import RunState
 
 
@@ -61,7 +66,7 @@ def test_a_fenced_learner_ends_the_command_by_its_own_code_whatever_outcome_lies
 
 
 def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_actors(run_file: Path) -> None:
-    config, _ = load(run_file, ["learner.start_timeout_s=0.1", "actors.start_timeout_s=1000"])
+    config = late_at_once(run_file, "actors.start_timeout_s=1000")
     started: Any = SimpleNamespace(
         revive_broker=lambda: False,
         spec=SimpleNamespace(output_dir=str(run_file.parent)),
@@ -77,11 +82,17 @@ def test_a_learner_that_does_not_open_the_run_is_given_its_own_key_and_not_the_a
     assert "raise learner.start_timeout_s" in raised.value.fix and "learner-0.log" in raised.value.fix
 
 
+def late_at_once(run_file: Path, *overrides: str) -> Config:
+    """Configuration of a learner that has no time at all to open the run."""
+    config, _ = load(run_file, overrides)
+    return config.model_copy(update={"learner": config.learner.model_copy(update={"start_timeout_s": 0.0})})
+
+
 class Looks:
     """What the command sees of a run, look after look; also its learner, which ends after the last one."""
 
     def __init__(self, run_file: Path, *controls: object, starts_again: bool = False) -> None:
-        config, _ = load(run_file, ["learner.start_timeout_s=0.1"])
+        config = late_at_once(run_file)
         self._controls, self._left = [*controls, controls[-1]], len(controls)
         self._now: Any = None
         self.asked, self.asks_when_empty, self.requests = False, False, list[str]()
@@ -98,6 +109,7 @@ class Looks:
                 ask_to_stop=self._ask_to_stop,
             ),
             actors=SimpleNamespace(
+                ended=[],
                 leave=lambda within_s: None,
                 tend=lambda states: [],
                 unready=lambda states: [],
@@ -268,6 +280,7 @@ def test_ranks_that_start_again_are_what_is_waited_for_and_not_the_silence_of_th
             incarnation=lambda: 1,
         ),
         actors=SimpleNamespace(
+            ended=[],
             leave=lambda within_s: None,
             tend=lambda states: [],
             record=lambda: PlacementRecord(wanted=1, waits="", actors={}),
@@ -280,3 +293,24 @@ def test_ranks_that_start_again_are_what_is_waited_for_and_not_the_silence_of_th
     progress: Any = SimpleNamespace(note=lambda line: None, waiting=shown.append)
     Supervisor(started, SimpleNamespace(asked=False), progress).watch()  # type: ignore[arg-type]
     assert shown[0] == [line]
+
+
+def test_orders_of_an_actor_that_was_seen_to_end_go_to_others_without_waiting_for_its_silence(
+    run_file: Path, redis_server: str, run_name: str
+) -> None:
+    """Its silence would be noticed within three heartbeats of an hour each."""
+    broker = Broker.connect(redis_server, run_name)
+    spec = make_spec(run_name, heartbeat_s=3600.0, output_dir=str(run_file.parent))
+    learner = LearnerPort.fence(broker, 1, 0, 0, spec, ASYNC)
+    learner.issue(trained_batches=0, retired=0, limit=3)
+    for name, orders in (("a1", 2), ("a2", 1)):
+        actor = ActorPort(broker, name, spec)
+        assert actor.heartbeat(ActorState(id=name, boot=f"boot of {name}"))
+        assert len(actor.take(orders, 0.0)) == orders
+    looks = Looks(run_file, OPEN)
+    looks.run.spec, looks.run.view.broker, looks.run.actors.ended = spec, broker, ["boot of a1"]
+    json_files.write(run_file.parent, make_outcome())
+    looks.watch()
+    assert learner.view.queues() == {**learner.view.queues(), "waiting": 2, "leased": 1}
+    assert looks.run.actors.ended == []
+    broker.close()

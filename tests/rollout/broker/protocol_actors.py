@@ -6,6 +6,7 @@ from wire_records import VOCABULARY, make_actor_port, make_group, make_response
 
 from isentrope.rollout.broker.actor_port import ActorPort, PublishResult
 from isentrope.rollout.broker.connection import Broker
+from isentrope.rollout.broker.run_view import ActorState
 from isentrope.rollout.wire.codec import encode_group
 from isentrope.rollout.wire.types import Group, WorkOrder, version_of
 
@@ -22,7 +23,9 @@ class Actor:
 
     def _join(self) -> ActorPort:
         self._lives += 1
-        return make_actor_port(self._broker, f"{self._name}.{self._lives}", max_tries=MAX_TRIES)
+        port = make_actor_port(self._broker, f"{self._name}.{self._lives}", max_tries=MAX_TRIES)
+        assert port.heartbeat(ActorState(id=port.actor, boot=port.actor))
+        return port
 
     def die(self) -> str:
         """Returns the id under which its leases stay behind."""

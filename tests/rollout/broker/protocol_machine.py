@@ -16,6 +16,7 @@ from protocol_model import MAX_TRIES, SPEC, TIGHT, CrashError, Learner, Storage,
 from protocol_site import Site
 
 from isentrope.errors import BrokerChangedError, FencedError
+from isentrope.rollout.broker.reaper import Reaper
 from isentrope.rollout.wire.control import Mode
 
 
@@ -140,8 +141,14 @@ class Protocol(RuleBasedStateMachine):
         self.live(Learner.requeue)
 
     def reap(self) -> None:
+        """Take what the dead hold, as a reaper does that saw their records stand still."""
+        records = self.broker.run(lambda client: client.hgetall(self.broker.keys.actors))
         for name in sorted(self.gone):
-            self.broker.call("reap", name, "", MAX_TRIES)
+            self.broker.call("reap", name, records.get(name.encode(), b""), MAX_TRIES)
+
+    def revoke(self, name: str) -> None:
+        """Take what a process holds, as a command does that saw it end. A broker that lost its record names nobody."""
+        Reaper(self.broker, self.spec).revoke_process(name)
 
     # --- learners
 
@@ -177,12 +184,12 @@ class Protocol(RuleBasedStateMachine):
             case "dies":
                 self.gone.add(actor.die())
             case "dies and is reaped":
-                self.gone.add(actor.die())
-                self.reap()
+                self.gone.add(dead := actor.die())
+                self.revoke(dead)
             case "dies too often":
                 self.die_too_often(actor, taken)
-            case "lease race":  # a reaper at idle 0, while the owner lives
-                self.broker.call("reap", actor.port.actor, "", MAX_TRIES)
+            case "lease race":  # as after a cut between the command and an owner that lives
+                self.revoke(actor.port.actor)
                 actor.rejoin()
             case "lost reply":
                 actor.lose_take()

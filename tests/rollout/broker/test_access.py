@@ -21,6 +21,7 @@ from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.news import EVERYTHING
+from isentrope.rollout.broker.reaper import Reaper
 from isentrope.rollout.broker.relay_list import RelayList
 from isentrope.rollout.broker.run_view import ActorState, RunView
 from isentrope.rollout.broker.waiting import why_waiting
@@ -104,6 +105,9 @@ def life(guarded: Guarded, run: str) -> None:
     assert actor.fail(failed, "reward", "") == "done"
     actor.hand_back([back])
     dead.take(1, 0.0)
+    ended = ActorPort(guarded.connect("actor", run), "a3", spec)
+    assert ended.heartbeat(ActorState(id="a3", boot="b")) and ended.take(1, 0.0)
+    assert Reaper(command.broker, spec).revoke_process("b") == 1
     assert actor.eval_version(VERSION) == VERSION
     answered, *_ = actor.take_eval(1, 0.0, VERSION)
     assert actor.publish_eval(EvalResult("held-out", VERSION, make_group(answered.index)), answered) == "done"
@@ -117,7 +121,7 @@ def life(guarded: Guarded, run: str) -> None:
         asking.request("stop")
         assert learner.control().requested_stop
     for reader in (view, operator, command, learner.view):
-        assert reader.desired() is None and reader.leaving() == {} and len(reader.actors()) == 2
+        assert reader.desired() is None and reader.leaving() == {} and len(reader.actors()) == 3
     for asking in (operator, command):
         asking.want(3)
         asking.ask_to_leave(["a1"], 5.0)
@@ -136,7 +140,7 @@ def life(guarded: Guarded, run: str) -> None:
     assert len(learner.admit_eval(3, 0.01)) == 2
     learner.reap()
     actor.leave()
-    for port in (learner, view, operator, command, actor, dead):
+    for port in (learner, view, operator, command, actor, dead, ended):
         port.broker.close()
 
 

@@ -74,6 +74,23 @@ def test_a_silent_actor_is_reaped_after_three_intervals(
     assert wait(10) == 0, "once is enough"
 
 
+def test_what_a_process_held_that_has_ended_is_taken_at_once_and_nothing_of_others(
+    learner: LearnerPort, broker: Broker, reaper: Reaper
+) -> None:
+    """It came back under a second id, and the first is another process's by now."""
+    held = {"a1": "other", "a1.2": "ended", "a1.3": "ended", "a2": "third", "a3": ""}
+    for name, boot in held.items():
+        actor = make_actor_port(broker, name)
+        assert actor.heartbeat(ActorState(id=name, boot=boot))
+        learner.issue(trained_batches=100, retired=0, limit=learner.view.cursor() + 2)
+        assert len(actor.take(2, 0.0)) == 2
+    assert reaper.revoke_process("ended") == 4
+    assert learner.view.queues() == {**learner.view.queues(), "leased": 6, "waiting": 4}
+    gone = {state.id for state in learner.actors() if state.state is ActorStage.GONE}
+    assert gone == {"a1.2", "a1.3"} and learner.counters()["deaths"] == 2
+    assert reaper.revoke_process("ended") == 0 and learner.counters()["deaths"] == 2
+
+
 def test_an_actor_whose_counter_moves_is_left_alone(
     learner: LearnerPort, broker: Broker, reaper: Reaper, wait: Callable[..., int]
 ) -> None:
