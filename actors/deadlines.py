@@ -12,9 +12,9 @@ _A = TypeVar("_A")
 _T = TypeVar("_T")
 
 
-async def within(seconds: float, function: Callable[[_A], _T], argument: _A) -> _T:
-    """Return what `function` returns, which runs in a thread of its own; TimeoutError if that takes too long. The
-    thread then goes on alone."""
+async def within(seconds: float | None, function: Callable[[_A], _T], argument: _A) -> _T:
+    """Return what `function` returns, which runs in a thread of its own; TimeoutError if that takes too long, None:
+    never. The thread then goes on alone, as it does when this is cancelled."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_T] = loop.create_future()
 

@@ -2,12 +2,19 @@
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 
+from isentrope.actors.deadlines import within
 from isentrope.actors.run_files import RunFiles, Wanted
 from isentrope.long_waits import waiting_for
 from isentrope.rollout.wire.weights import Manifest
+
+STOP_S = 30.0
+"""Time in which a fetch must stop: it looks between two pieces of a file."""
+
+logger = logging.getLogger(__name__)
 
 
 class Fetch:
@@ -19,7 +26,7 @@ class Fetch:
         self._stop = threading.Event()
         self._stack = contextlib.ExitStack()
         entered = files.version(wanted, self._stop)
-        self._task = asyncio.create_task(asyncio.to_thread(self._stack.enter_context, entered))
+        self._task = asyncio.create_task(within(None, self._stack.enter_context, entered))
         self._task.add_done_callback(lambda task: on_end())
 
     @property
@@ -32,10 +39,14 @@ class Fetch:
         return self._task.result()
 
     async def close(self) -> None:
-        """Stop it if it is on its way, and let the files go."""
+        """Stop it if it is on its way, and let the files go. One that hangs in its depot is left to its thread."""
         self._stop.set()
         with waiting_for(f"the fetch of version {self.version} to stop"):
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=STOP_S)
+        if not self._task.done():
+            self._task.cancel()
+            logger.warning("the fetch of version %d hangs in its depot, and is given up", self.version)
+            return
         if not self._task.cancelled():
             self._task.exception()  # else asyncio reports one that nobody asked for
         self._stack.close()

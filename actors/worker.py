@@ -15,12 +15,15 @@ import time
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from isentrope.actors.actor import Actor, LeasesLost, first_error
 from isentrope.actors.config import ActorsConfig
+from isentrope.actors.deadlines import within
+from isentrope.actors.fetches import STOP_S
 from isentrope.actors.groups import GroupMaker, Tools
 from isentrope.actors.relaying import Offer, Relaying, address_towards
 from isentrope.actors.run_files import Joined, Places, RunFiles
@@ -152,7 +155,7 @@ async def _serve_run(broker: Broker, files: RunFiles, options: ActorOptions, dra
     """Return the run's last state that was seen; None: none was."""
     async with AsyncExitStack() as stack:
         bundle = stack.enter_context(contextlib.ExitStack())
-        if not await _unpack(bundle, files, drain):
+        if not await unpack(bundle, files, drain):
             return None
         spec = files.spec
         run = Joined(spec, config_of(spec), files, options.boot or new_boot())
@@ -169,16 +172,21 @@ async def _serve_run(broker: Broker, files: RunFiles, options: ActorOptions, dra
     return None
 
 
-async def _unpack(stack: contextlib.ExitStack, files: RunFiles, drain: asyncio.Event) -> bool:
+async def unpack(stack: contextlib.ExitStack, files: RunFiles, drain: asyncio.Event) -> bool:
     """Keep the run's bundle on this machine until `stack` is closed; return False if `drain` was set before."""
     stop = threading.Event()
-    unpacking = asyncio.create_task(asyncio.to_thread(stack.enter_context, files.unpacked(stop)))
+    unpacking = asyncio.create_task(within(None, stack.enter_context, files.unpacked(stop)))
     with waiting_for(f"the bundle of run {files.spec.run!r}, from its depot"):
         leaving = asyncio.create_task(drain.wait())
         await asyncio.wait({unpacking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    leaving.cancel()
+        leaving.cancel()
+        if not unpacking.done():
+            stop.set()
+            await asyncio.wait({unpacking}, timeout=STOP_S)
     if not unpacking.done():
-        stop.set()
+        unpacking.cancel()
+        logger.warning("the fetch of the bundle hangs in its depot, and is given up")
+        return False
     try:
         await unpacking
     except FetchStopped:
@@ -215,8 +223,8 @@ async def equip(stack: AsyncExitStack, spec: RunSpec, config: ActorsConfig) -> T
         async with asyncio.TaskGroup() as group:
             engine = group.create_task(started(vllm.Engine.start(options)))
             rewards = group.create_task(stack.enter_async_context(scorer))
-            tokenizer = group.create_task(asyncio.to_thread(load_tokenizer, spec.model_dir, chat=spec.model))
-            prompts = group.create_task(asyncio.to_thread(prompts_of, spec))
+            tokenizer = group.create_task(within(None, partial(load_tokenizer, chat=spec.model), spec.model_dir))
+            prompts = group.create_task(within(None, prompts_of, spec))
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
     maker = GroupMaker(

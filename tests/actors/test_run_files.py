@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from depot_kinds import TOKEN, make_version
+from waits import DEADLINE_S
 from wire_records import make_spec
 
 from isentrope.actors import run_files
@@ -41,6 +45,47 @@ def server(run: RunSpec) -> Iterator[DepotServer]:
 
 def files_of(spec: RunSpec, tmp_path: Path, *, timeout_s: float = 60.0, depot: str = "") -> RunFiles:
     return RunFiles(spec, Places(depot, tmp_path / "cache", Access(TOKEN)), timeout_s)
+
+
+HANGS = """
+import asyncio, sys, time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from isentrope.actors import fetches, worker
+from isentrope.actors.fetches import Fetch
+from isentrope.actors.run_files import Places, RunFiles, Wanted
+from isentrope.rollout.wire.spec import RunSpec
+
+class Hanging(RunFiles):
+    @contextmanager
+    def unpacked(self, stop):
+        time.sleep(100_000)
+        yield
+
+fetches.STOP_S = worker.STOP_S = 0.1
+files = Hanging(RunSpec.model_validate_json(sys.argv[1]), Places(cache=Path(sys.argv[2])), 60.0)
+
+async def leave():
+    fetch = Fetch(files, Wanted(1, None, ()), lambda: None)
+    await asyncio.sleep(0.05)
+    await fetch.close()
+    drain = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, drain.set)
+    assert not await worker.unpack(ExitStack(), files, drain)
+    print("left", flush=True)
+
+asyncio.run(leave())
+"""
+"""An actor that leaves while a version is fetched, and then while its bundle is."""
+
+
+def test_a_depot_that_hangs_does_not_keep_an_actor_from_leaving(run: RunSpec, tmp_path: Path) -> None:
+    """A manifest to which nobody writes, and a bundle whose fetch never ends."""
+    (tmp_path / "run" / "weights" / "1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "run" / "weights" / "1" / "manifest.json")
+    words = [sys.executable, "-c", HANGS, run.model_dump_json(), str(tmp_path / "cache")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.stdout == "left\n", done.stderr
 
 
 def elsewhere(spec: RunSpec, *depots: str) -> RunSpec:
