@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -116,6 +117,20 @@ def with_variables(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def with_temporary_folder(folder: Path) -> Iterator[None]:
+    """Put the temporary files of this process, and of what it starts, into `folder` while the block runs; what PyTorch
+    compiles stays for the next one."""
+    before = tempfile.gettempdir()
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str(Path(before) / f"torchinductor_{os.getuid()}")
+    with with_variables({"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": compiled}):
+        tempfile.tempdir = str(folder)  # where the standard library remembers what it has read
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def forget(names: Iterable[str]) -> None:

@@ -7,7 +7,6 @@ run, in their order, whatever its method makes of them.
 import contextlib
 import functools
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from isentrope.launch.guard import Guard
 from isentrope.launch.interrupts import Interrupts
 from isentrope.launch.local_ranks import LocalRanks
 from isentrope.launch.plan import ClaimedRun, make_record, make_spec
+from isentrope.launch.temporary import own_folder
 from isentrope.learner import json_files
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.records import BatchRow, Notice, Outcome
@@ -86,7 +86,7 @@ def _drive(batches: Sequence[Path], run: ClaimedRun, progress: Progress) -> Outc
         run.folder.begin(make_record(run, socket="", redis_version=""))
         job = LearnerJob(make_spec(run.checked, folder), config.learner, config.weights, url="")
         stop = multiprocessing.get_context("spawn").Event()
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="isentrope-train-")))
+        place = stack.enter_context(own_folder("train"))
         shown = _Shown(folder, config.learner.batches, progress)
         body = functools.partial(train_kept, job, batches, stop)
         progress.note(f"groups of {run.groups}: {len(batches)} batches are kept")

@@ -5,7 +5,6 @@ The ranks are processes of their own, which meet through a file; there is no bro
 
 import functools
 import json
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from isentrope.environment import hide_gpus, set_defaults
 from isentrope.errors import ConfigError, InternalError
 from isentrope.launch.local_ranks import LocalRanks
 from isentrope.launch.plan import make_spec
+from isentrope.launch.temporary import own_folder
 from isentrope.resolved import RUN_FILE
 from isentrope.runfile import raise_all
 from isentrope.toml_text import toml_value
@@ -71,8 +71,8 @@ def replay(request: Request, as_json: bool, console: Console) -> int:
             fix="train them, by `isentrope train RUN.toml --only train --groups` and this folder",
         )
     route = find_route(folder, request.to, request.begin)
-    with tempfile.TemporaryDirectory(prefix="isentrope-replay-") as place:
-        parting = _repeated(_job(folder, request, route, Path(place)), route)
+    with own_folder("replay") as place:
+        parting = _repeated(_job(folder, request, route, place), route)
     if parting is not None:
         raise InternalError(
             f"replay parts from the run in batch {parting.batch}: {parting.what}",

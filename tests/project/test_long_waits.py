@@ -69,7 +69,7 @@ QUIET = {
     "src/isentrope/launch/actors.py: Actors.leave": CALLER,
     "src/isentrope/launch/guard.py: Guard.close": SHORT,
     "src/isentrope/launch/guard.py: _descendants": LIFE,
-    "src/isentrope/launch/guard.py: main": LIFE,
+    "src/isentrope/launch/guard.py: _kill_left": LIFE,
     "src/isentrope/launch/learner.py: Learner._death": SHORT,
     "src/isentrope/launch/learner.py: Learner._wait": CALLER,
     "src/isentrope/launch/learner.py: Learner.failure": SHORT,

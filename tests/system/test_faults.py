@@ -7,13 +7,15 @@ once or retired with a reason, and all that was trained is trained again, from t
 
 import json
 import signal
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from random_kills import FIVE, Kills, require_all_accounted_for
-from whole_commands import BOOT_S, Command, Start, batches, left, lines
+from waits import wait_until
+from whole_commands import BOOT_S, END_S, Command, Start, batches, left, lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first test waits for the whole story
 
@@ -42,6 +44,8 @@ class Story:
     stopped: dict[str, object] = field(default_factory=dict)
     """Outcome of the second command."""
     left_by_stopped: list[str] = field(default_factory=list)
+    left_files: list[str] = field(default_factory=list)
+    """Temporary files that are left when all commands have ended."""
     wanted: int = 0
     """Batches that the third command is to reach."""
     finished_code: int = -1
@@ -53,14 +57,15 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory, start: Start, request: pytest.FixtureRequest) -> Story:
     folder = tmp_path_factory.mktemp("faults")
+    request.addfinalizer((place := tempfile.TemporaryDirectory(prefix="t", dir="/tmp")).cleanup)
     run = folder / "run"
     seen = Story(run)
 
     def demo(batches: int) -> Command:
         options = ("--method", "kl_cov", "--actors", "2", "--batches", str(batches), "--output-dir", "run")
-        return start("demo", *options, folder=folder)
+        return start("demo", *options, folder=folder, env={"TMPDIR": place.name})
 
     command = demo(NEVER)
     kills = Kills(command, run, "story")
@@ -73,6 +78,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Story:
     processes = command.processes()
     command.send(signal.SIGKILL)
     seen.left = left(processes)
+    wait_until(lambda: not _left_files(place), lambda: str(_left_files(place)), deadline_s=END_S)
 
     command = demo(NEVER)
     command.until(lambda: f"/{NEVER}" in command.output)
@@ -86,11 +92,16 @@ def story(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Story:
     command = demo(seen.wanted)
     seen.finished_code = command.wait(2 * BOOT_S)
     seen.output = command.output
+    seen.left_files = _left_files(place)
 
     command = start("replay", "run", "--to", str(seen.wanted), folder=folder)
     seen.replayed_code = command.wait()
     seen.replayed = command.output
     return seen
+
+
+def _left_files(place: "tempfile.TemporaryDirectory[str]") -> list[str]:
+    return sorted(path.name for path in Path(place.name).iterdir() if not path.name.startswith("torchinductor"))
 
 
 def test_killed_actor_is_replaced_under_a_new_name(story: Story) -> None:
@@ -118,6 +129,11 @@ def test_ctrl_c_writes_a_checkpoint_and_ends_with_0(story: Story) -> None:
     assert story.stopped_code == 0
     assert story.stopped["status"] == "stopped"
     assert story.left_by_stopped == []
+
+
+def test_no_temporary_file_is_left(story: Story) -> None:
+    """Neither sockets of engines, of which some were killed, nor Ray's files, nor a broker's password."""
+    assert story.left_files == []
 
 
 def test_another_command_finishes_what_was_interrupted(story: Story) -> None:

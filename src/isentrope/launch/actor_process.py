@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from isentrope.environment import cache_folder
 from isentrope.errors import AccessError, ConfigError, DataError, RunFolderError
-from isentrope.launch import logs, machines
+from isentrope.launch import logs, machines, temporary
 from isentrope.launch.interrupts import SIGNALS
 from isentrope.launch.surroundings import Surroundings
 
@@ -47,4 +47,5 @@ async def serve(options: "ActorOptions") -> bool:
     drain = asyncio.Event()
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, drain.set)
-    return await worker.serve(options, drain)
+    with temporary.engine_folder():
+        return await worker.serve(options, drain)

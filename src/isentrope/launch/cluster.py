@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from isentrope.config import Config
 from isentrope.environment import gpu_count, has_gpu, variable, with_variables
 from isentrope.errors import ConfigError, UnreachableError
 from isentrope.launch.config import ClusterConfig
+from isentrope.launch.temporary import own_folder
 
 OBJECT_STORE_BYTES = 80 << 20
 """The minimum that Ray accepts."""
@@ -66,9 +66,7 @@ def cluster(address: str, env: Mapping[str, str]) -> Iterator[Resources]:
             stack.callback(ray.shutdown)
             _join(address, env)
         else:
-            private = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="isentrope-ray-", ignore_cleanup_errors=True)
-            )
+            private = stack.enter_context(own_folder("ray"))
             folder = os.path.join(private, "r")  # Ray lets everybody into its own
             if len(os.fsencode(folder)) > MAX_FOLDER:
                 raise ConfigError(f"{folder} is too long a path for Ray's sockets", fix="set TMPDIR to a shorter one")

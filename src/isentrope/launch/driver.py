@@ -31,6 +31,7 @@ from isentrope.launch.scaler import Scaler
 from isentrope.launch.scaling import OWN_ID
 from isentrope.launch.supervisor import StartedRun, Supervisor
 from isentrope.launch.surroundings import Surroundings
+from isentrope.launch.temporary import delete_left
 from isentrope.learner.placement_record import ScaleRow
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.journal import Journal
@@ -61,6 +62,7 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(logs.kept_apart(folder / "logs" / "command.log"))
+        stack.callback(delete_left)
         guard = Guard()
         stack.callback(guard.close)
         resources = _joined(stack, run, address, progress) if address else None

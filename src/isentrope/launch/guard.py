@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import psutil
 
 from isentrope.environment import COMMAND_MARK
+from isentrope.launch.temporary import delete_left
 
 _LOOK_S = 2.0
 _ROUNDS = 10
@@ -42,7 +43,12 @@ class Guard:
 
 
 def main(mark: str, command: int) -> None:
-    """Wait for the end of the process `command`, then kill the processes it has left."""
+    """Wait for the end of the process `command`, then kill the processes it has left, and delete their folders."""
+    _kill_left(mark, command)
+    delete_left()
+
+
+def _kill_left(mark: str, command: int) -> None:
     left = list(_descendants(command))
     for _ in range(_ROUNDS):
         left = [process for process in (*left, *_marked(mark)) if not _is_child(process, command)]
