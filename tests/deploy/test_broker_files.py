@@ -1,7 +1,6 @@
 """The broker's files: a server starts on them, and their users are those of the protocol."""
 
 import contextlib
-import os
 import shlex
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from deploy_files import DEPLOY, checked
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
-from servers import REDIS_7
+from servers import redis_7
 from waits import DEADLINE_S, wait_until
 from whole_commands import free_port
 
@@ -138,9 +137,9 @@ def test_the_tls_variant_differs_in_its_ports_alone(tmp_path: Path) -> None:
 @pytest.fixture
 def encrypted(private: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Address of a server on the TLS variant, and the file of its authority; the certificate's places are its own."""
-    program = os.environ.get(REDIS_7)
+    program = redis_7()
     if not program or shutil.which("openssl") is None:
-        pytest.skip(f"a server with TLS is wanted, which {REDIS_7} names, and openssl for its certificate")
+        pytest.skip("a server with TLS is wanted, and openssl for its certificate")
     kind = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
     whose = ("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1")
     files = ("-keyout", str(tmp_path / "tls.key"), "-out", str(tmp_path / "tls.crt"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import redis
 from feeding import Actor, Learner, P, Run
+from servers import binary_of
 from waits import DEADLINE_S, wait_until
 from wire_records import answer, make_actor_port, make_response
 
@@ -235,9 +236,9 @@ def check(group: Group) -> None:
 
 
 @contextmanager
-def scene(program: str, folder: Path) -> Iterator[Scene]:
-    """Yield a scene on a server of its own; `program` as in `servers`."""
-    with RedisServer(run=NAME, binary=Path(program) if program else None) as server:
+def scene(kind: str, folder: Path) -> Iterator[Scene]:
+    """Yield a scene on a server of its own; `kind` as in `servers`."""
+    with RedisServer(run=NAME, binary=binary_of(kind)) as server:
         server.start(folder)
         playing = Scene(server)
         try:

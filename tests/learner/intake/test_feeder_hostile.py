@@ -20,10 +20,10 @@ COMMANDS = 5000
 FLOODS = 10
 
 
-@pytest.mark.parametrize("program", BOTH)
+@pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.partition(":")[2])
-def test_whatever_an_actor_does_to_a_key_the_run_goes_on(program: str, key: str, tmp_path: Path) -> None:
-    with scene(program, tmp_path) as playing:
+def test_whatever_an_actor_does_to_a_key_the_run_goes_on(kind: str, key: str, tmp_path: Path) -> None:
+    with scene(kind, tmp_path) as playing:
         for number, verb in enumerate(VERBS, 1):
             for _ in range(3):
                 playing.hostile.give(verb, key)
@@ -36,7 +36,7 @@ def test_whatever_an_actor_does_to_a_key_the_run_goes_on(program: str, key: str,
 
 @pytest.mark.parametrize("with_orders", [False, True], ids=["marks", "marks and orders"])
 def test_an_attempt_that_was_never_ordered_makes_no_honest_group_invalid(with_orders: bool, tmp_path: Path) -> None:
-    with scene("", tmp_path) as playing:
+    with scene("own", tmp_path) as playing:
         playing.go_on()
         client = playing.hostile.client
         marks = client.hgetall("{hostile}:pub")
@@ -98,10 +98,10 @@ def test_a_run_opens_on_keys_that_an_actor_made_before(kind: str, tmp_path: Path
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("program", BOTH)
+@pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("seed", range(10))
-def test_random_commands_end_nobody(program: str, seed: int, tmp_path: Path) -> None:
-    with scene(program, tmp_path) as playing:
+def test_random_commands_end_nobody(kind: str, seed: int, tmp_path: Path) -> None:
+    with scene(kind, tmp_path) as playing:
         dice = playing.hostile.dice = random.Random(seed)
         batches = 0
         while playing.hostile.given < COMMANDS:
@@ -111,7 +111,7 @@ def test_random_commands_end_nobody(program: str, seed: int, tmp_path: Path) -> 
             batches += 1
             if dice.random() < 0.15:
                 playing.succeed(saved=dice.random() < 0.5)
-        server = "Redis 7" if program else "Redis 6.2"
+        server = "Redis 7" if kind == "redis-7" else "Redis 6.2"
         counts = {"commands": playing.hostile.given, "refused": playing.hostile.refused, "batches trained": batches}
         counts |= {"processes ended": 0, "groups accepted that the checker refuses": 0}
         totals.add(f"hostile commands, {server}", str(seed), counts)

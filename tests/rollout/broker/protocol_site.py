@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 from protocol_model import RUN
+from servers import binary_of
 
 from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.connection import Broker
@@ -14,9 +15,9 @@ from isentrope.rollout.broker.connection import Broker
 class Site:
     """A server that can be killed, set back and wiped."""
 
-    def __init__(self, folder: Path, program: str = "") -> None:
+    def __init__(self, folder: Path, kind: str = "own") -> None:
         self.folder = folder
-        self.server = RedisServer(fsync="always", binary=Path(program) if program else None)
+        self.server = RedisServer(fsync="always", binary=binary_of(kind))
         self.server.start(folder / "data")
         self.brokers: list[Broker] = []
 

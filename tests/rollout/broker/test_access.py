@@ -1,9 +1,6 @@
 """The access rules: enough for everything each role does, not a command more, and closed to a hostile one."""
 
 import contextlib
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -12,10 +9,11 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from servers import BOTH, binary_of
 from wire_records import ASYNC, answer, make_actor_port, make_group, make_spec, make_weights
 
 from isentrope.errors import AccessError, IsentropeError, NoScriptsError
-from isentrope.redis_server import RedisServer, find_binary
+from isentrope.redis_server import RedisServer
 from isentrope.rollout.broker.access import RIGHTS, Role
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
@@ -46,37 +44,21 @@ class Guarded:
         return Broker.connect(f"unix://{user}:PASSWORD@{quote(str(self.socket))}", run, deadline_s=0.5)
 
 
-def _servers() -> Iterator[Path]:
-    """The server that runs use here, and a newer one: on PATH, or named by the environment."""
-    yield find_binary()
-    named = os.environ.get("ISENTROPE_REDIS_7") or shutil.which("redis-server")
-    if named:
-        yield Path(named)
-
-
-def _version(binary: Path) -> str:
-    """As in `Redis server v=7.0.15 sha=...`."""
-    return subprocess.run([binary, "--version"], check=True, capture_output=True, text=True).stdout.partition("v=")[2]
-
-
-@pytest.fixture(scope="module", params=["6.2", "7"])
-def binary(request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(scope="module", params=BOTH)
+def binary(request: pytest.FixtureRequest) -> Path | None:
     """A server of each version whose rules differ."""
-    for each in _servers():
-        if _version(each).startswith(f"{request.param}."):
-            return each
-    pytest.skip(f"no Redis {request.param} here: ISENTROPE_REDIS_7 names the program")
+    return binary_of(request.param)
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, binary: Path) -> Iterator[Guarded]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, binary: Path | None) -> Iterator[Guarded]:
     with RedisServer(binary=binary) as server:
         server.start(tmp_path_factory.mktemp("redis"))
         yield Guarded(server)
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, binary: Path) -> Iterator[RedisServer]:
+def own(tmp_path_factory: pytest.TempPathFactory, binary: Path | None) -> Iterator[RedisServer]:
     """A private server as a run has it, whose learner has opened the run."""
     with RedisServer(run=RUN, binary=binary) as server:
         server.start(tmp_path_factory.mktemp("own"))
