@@ -48,7 +48,7 @@ def files_of(spec: RunSpec, tmp_path: Path, *, timeout_s: float = 60.0, depot: s
 
 
 HANGS = """
-import asyncio, sys, time
+import asyncio, sys, threading, time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from isentrope.actors import fetches, worker
@@ -67,7 +67,8 @@ files = Hanging(RunSpec.model_validate_json(sys.argv[1]), Places(cache=Path(sys.
 
 async def leave():
     fetch = Fetch(files, Wanted(1, None, ()), lambda: None)
-    await asyncio.sleep(0.05)
+    while threading.active_count() < 2:
+        await asyncio.sleep(0.01)
     await fetch.close()
     drain = asyncio.Event()
     asyncio.get_running_loop().call_later(0.1, drain.set)
