@@ -24,7 +24,7 @@ DIFFERENT = 1
 """Exit code if a method's results depend on the division."""
 INTERVAL_S = 0.5
 EXCEPTED = (
-    'stats = "microbatch" is excepted: by it a selection is of each micro-batch alone, as in the code that some papers '
+    'what sets `stats = "microbatch"` is excepted: by it a selection is of each micro-batch alone, as in the code that some papers '
     "published; no preset sets it"
 )
 
