@@ -24,8 +24,8 @@ DIFFERENT = 1
 """Exit code if a method's results depend on the division."""
 INTERVAL_S = 0.5
 EXCEPTED = (
-    'what sets `stats = "microbatch"` is excepted: by it a selection is of each micro-batch alone, as in the code that some papers '
-    "published; no preset sets it"
+    'what sets `stats = "microbatch"` is excepted: by it a selection is of each micro-batch alone, as in the code that '
+    "some papers published; no preset sets it"
 )
 
 
