@@ -1,5 +1,6 @@
 """Groups: from an order to its prompt, responses and scores."""
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ import numpy as np
 
 from isentrope.actors.decisions import CallHealth
 from isentrope.actors.scoring import Scorer
+from isentrope.actors.step_spans import to_tokens
 from isentrope.errors import InternalError, IsentropeError, RecordError, RewardError, UnreachableError
 from isentrope.rollout.data.prompts import Prompt, Prompts, tokenize
 from isentrope.rollout.data.rows import Row
@@ -18,7 +20,7 @@ from isentrope.rollout.data.tokenizer import TextTokenizer
 from isentrope.rollout.rewards.functions import Outcome, Score, columns_for
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import EvalOrder, Group, Int32, Missing, MissingReason, Response, WorkOrder
+from isentrope.rollout.wire.types import EvalOrder, Group, Int32, Missing, MissingReason, Response, Steps, WorkOrder
 from isentrope.rollout.wire.validation import Limits, validate_response
 
 if TYPE_CHECKING:
@@ -40,11 +42,13 @@ class Generated:
     seeds: Sequence[int]
     samples: "Sequence[Sample | None]"
     seconds: float
+    greedy: "Sample | None" = None
+    """The greedy response, which is scored and not trained; None: it failed, or there is to be none."""
 
     @property
     def tokens(self) -> int:
         """Number of generated tokens."""
-        return sum(len(sample.tokens) for sample in self.samples if sample is not None)
+        return sum(len(sample.tokens) for sample in (*self.samples, self.greedy) if sample is not None)
 
 
 class TooFewResponsesError(IsentropeError):
@@ -103,28 +107,38 @@ class GroupMaker:
         )
         seeds = self._seeds(order)
         started = time.monotonic()
-        samples = await self._engine.generate(
-            prompt.ids,
-            seeds,
-            max_tokens=sampling.max_new_tokens,
-            temperature=self._temperature(order),
-            stop=sampling.stop,
-            top_p=self._top_p(order),
+        requests = [(seeds, self._temperature(order), self._top_p(order))]
+        if isinstance(order, WorkOrder) and self._spec.greedy:
+            requests.append(([sampling_seed(self._spec.seed, order.seq, order.attempt, len(seeds))], 0.0, 1.0))
+        samples, *others = await asyncio.gather(
+            *(
+                self._engine.generate(
+                    prompt.ids,
+                    chosen,
+                    max_tokens=sampling.max_new_tokens,
+                    temperature=heat,
+                    stop=sampling.stop,
+                    top_p=top_p,
+                )
+                for chosen, heat, top_p in requests
+            )
         )
-        self._engine_health.record(failed=samples.count(None), of=len(samples))
+        greedy = [sample for other in others for sample in other]
+        self._engine_health.record(failed=[*samples, *greedy].count(None), of=len(samples) + len(greedy))
         if self._engine_health.broken:
             raise UnreachableError("the engine fails too many requests", fix="see the log above")
-        return Generated(order, prompt, seeds, samples, time.monotonic() - started)
+        return Generated(order, prompt, seeds, samples, time.monotonic() - started, *greedy)
 
     async def score(self, generated: Generated, actor: str) -> Group:
         """Return the finished group, of the responses that have an outcome.
 
         Raises:
-            TooFewResponsesError: they are fewer than `sampling.min_group`.
+            TooFewResponsesError: they are fewer than `sampling.min_group`, or the greedy one is missing.
             RewardError: rewards fail so often that the run should end.
         """
         started = time.monotonic()
         order, prompt = generated.order, generated.prompt
+        greedy = self._greedy_sample(generated)
         samples = {place: sample for place, sample in enumerate(generated.samples) if sample is not None}
         lost = {
             place: Lost(Missing(place, MissingReason.ENGINE), InternalError("the engine did not finish its request"))
@@ -132,7 +146,8 @@ class GroupMaker:
             if place not in samples
         }
         self._demand(order, len(samples), lost)
-        outcomes = await self._outcomes(prompt, [sample.tokens for sample in samples.values()])
+        outcomes = await self._outcomes(prompt, [sample.tokens for sample in (*samples.values(), *greedy)])
+        greedy_reward = self._greedy_reward(outcomes.pop(), greedy[0], lost) if greedy else None
         responses = []
         for (place, sample), outcome in zip(samples.items(), outcomes, strict=True):
             try:
@@ -151,6 +166,7 @@ class GroupMaker:
             temperature=self._temperature(order),
             source=prompt.source,
             seconds={"generate": generated.seconds, "reward": time.monotonic() - started},
+            greedy_reward=greedy_reward,
         )
 
     @property
@@ -178,6 +194,24 @@ class GroupMaker:
         least = min(sampling.min_group, sampling.group_size) if isinstance(order, WorkOrder) else 1
         if found < least:
             raise TooFewResponsesError(lost, found)
+
+    def _greedy_sample(self, generated: Generated) -> "list[Sample]":
+        """Return the greedy response, if there is to be one; TooFewResponsesError: it failed."""
+        if not (isinstance(generated.order, WorkOrder) and self._spec.greedy):
+            return []
+        if generated.greedy is None:
+            place = len(generated.samples)
+            error = InternalError("the engine did not finish the request of the greedy response")
+            raise TooFewResponsesError({place: Lost(Missing(place, MissingReason.ENGINE), error)}, place)
+        return [generated.greedy]
+
+    def _greedy_reward(self, outcome: Outcome, sample: "Sample", lost: Mapping[int, Lost]) -> float:
+        """Return the reward of the greedy response; TooFewResponsesError: it has none."""
+        if isinstance(outcome, RewardError):
+            place = self._spec.sampling.group_size
+            missing = Lost(Missing(place, MissingReason.REWARD, len(sample.tokens)), outcome)
+            raise TooFewResponsesError({**lost, place: missing}, place - len(lost))
+        return outcome.reward
 
     async def _outcomes(self, prompt: Prompt, tokens: Sequence[Int32]) -> list[Outcome]:
         """Return the outcome of each response: its first score in up to three calls, or its last error."""
@@ -217,9 +251,21 @@ class GroupMaker:
             seed=seed,
             reward_parts=outcome.parts,
             answer=outcome.answer,
+            steps=self._steps(sample, outcome),
         )
         validate_response(response, prompt_length, Limits(self._spec.vocab_size), f"response of seed {seed}")
         return response
+
+    def _steps(self, sample: "Sample", outcome: Score) -> Steps | None:
+        """Return the judged steps by tokens; None: the reward gives none."""
+        if outcome.steps is None:
+            return None
+        ids = sample.tokens.tolist()
+
+        def characters(count: int) -> int:
+            return len(self._tokenizer.decode(ids[:count], skip_special_tokens=True))
+
+        return to_tokens(outcome.steps, len(ids), characters)
 
     def _seeds(self, order: Order) -> list[int]:
         run_seed = self._spec.seed

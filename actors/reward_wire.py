@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from isentrope.errors import ConfigError, DataError, InternalError, IsentropeError, RewardError
 from isentrope.rollout.config import MAX_REWARD
 from isentrope.rollout.rewards.functions import MAX_ANSWER_BYTES, MAX_COMPONENTS, Outcome, Score
+from isentrope.rollout.rewards.steps import MAX_STEPS, Step, read_steps
 
 LENGTH_BYTES = 8
 """Bytes before each message that hold its length."""
@@ -41,6 +42,7 @@ class Scored(_Message):
     reward: _Number
     parts: Annotated[dict[_Text, _Number], Field(max_length=MAX_COMPONENTS)]
     answer: Annotated[str, Field(max_length=MAX_ANSWER_BYTES)]
+    steps: Annotated[list[Step], Field(max_length=MAX_STEPS)] | None = None
 
 
 class Failed(_Message):
@@ -91,14 +93,20 @@ def to_message(outcome: Outcome) -> Scored | Failed:
     if isinstance(outcome, RewardError):
         return Failed.of(outcome)
     parts = {plain_text(name)[:MAX_TEXT]: value for name, value in outcome.parts.items()}
-    return Scored(reward=outcome.reward, parts=parts, answer=plain_text(outcome.answer))
+    steps = None if outcome.steps is None else list(outcome.steps)
+    return Scored(reward=outcome.reward, parts=parts, answer=plain_text(outcome.answer), steps=steps)
 
 
 def to_outcome(message: Scored | Failed) -> Outcome:
     """Return the outcome that a message holds; a response's error is a `RewardError` of whatever kind it is."""
     if isinstance(message, Failed):
         return RewardError(message.what, where=message.where, fix=message.fix)
-    return Score(message.reward, message.parts, message.answer)
+    if message.steps is None:
+        return Score(message.reward, message.parts, message.answer)
+    try:
+        return Score(message.reward, message.parts, message.answer, read_steps(message.steps))
+    except ValueError as error:
+        return RewardError(str(error))
 
 
 def plain_text(text: str) -> str:

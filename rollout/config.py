@@ -80,6 +80,9 @@ class ModelConfig(Section):
     max_model_len: Tokens | None = None
     """Longest prompt plus response, in tokens; unset: the model's own limit. Too low refuses or skips long prompts; too
     high makes the engine reserve key-value cache for lengths that never come."""
+    reference: str = ""
+    """Model of the reference policy, in the forms of `path`; empty: `path`. A teacher for the methods that learn from
+    one, which must have the same tokenizer; with it nothing can refresh the reference."""
     chat_template: str = ""
     """Jinja template of chat prompts: its text, or `file:` and a path relative to the run file; empty: the tokenizer's
     own. One that the model was not trained with puts every prompt into a form that it does not know."""

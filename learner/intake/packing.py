@@ -93,6 +93,7 @@ def make_batch(
         **columns,
         number=ragged.number,
         source_names=ragged.source_names,
+        part_weights=ragged.part_weights,
         valid=pad(ragged.length, ragged.longest, torch.ones(int(ragged.length.sum()), dtype=torch.bool)),
         seed=seed,
         statistics=statistics,

@@ -5,7 +5,7 @@ Rank 0 makes a `RaggedBatch` of groups, and sends each other rank one of the row
 P prompts, L tokens of all prompts, N responses, S tokens of all responses.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from isentrope.learner.intake import columns
 from isentrope.learner.intake.columns import Array
 from isentrope.learner.objective.batch import COLUMNS, PER_TOKEN, Responses
 from isentrope.rollout.rewards.correctness import Correctness, judge
-from isentrope.rollout.wire.types import Finish, Group, Int64, batch_of
+from isentrope.rollout.wire.types import Finish, Group, Int64, Response, batch_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,7 @@ class RaggedBatch(Responses[Array]):
         found: dict[str, Any] = dict(columns.from_bytes(blob))
         found |= {name: int(found[name]) for name in ("number", "longest")}
         found["source_names"] = tuple(str(name) for name in found["source_names"])
+        found["part_weights"] = tuple(float(weight) for weight in found["part_weights"])
         return cls(**found)
 
     def take(self, rows: Sequence[int]) -> "RaggedBatch":
@@ -81,13 +82,14 @@ class RaggedBatch(Responses[Array]):
         return replace(self, logp_rollout=np.full_like(self.logp_rollout, np.nan))
 
 
-def make_ragged(
+def make_ragged(  # noqa: PLR0913  (the groups, and five facts of their run)
     groups: Iterable[Group],
     *,
     number: int,
     token_max_lag: int,
     correctness: Correctness | None,
     newest_version: int = 0,
+    functions: Mapping[str, float] | None = None,
 ) -> RaggedBatch:
     """Lay the responses of `groups` end to end; the order in which groups are given does not matter.
 
@@ -97,6 +99,7 @@ def make_ragged(
         token_max_lag: older tokens are masked.
         correctness: what makes a response correct; None: rewards are graded.
         newest_version: newest published version; its tokens are fresh if it is the policy before the batch.
+        functions: weight of each reward function by its name; None: their single values are left out.
     """
     groups = sorted(groups, key=lambda group: group.seq)
     responses = [response for group in groups for response in group.responses]
@@ -111,11 +114,14 @@ def make_ragged(
     return RaggedBatch(
         number=number,
         source_names=tuple(str(name) for name in names),
+        part_weights=tuple((functions or {}).values()),
         group=owner,
         seq=np.array([group.seq for group in groups], np.int64)[owner],
         index=np.concatenate([np.arange(size) for size in count]),
         reward=np.array([response.reward for response in responses], np.float64),
         correct=None if correct is None else np.array(correct, np.bool_),
+        greedy_reward=_greedy_rewards(groups, owner),
+        parts=None if functions is None else _parts(responses, list(functions)),
         length=np.array([len(response.tokens) for response in responses], np.int64),
         longest=max(len(response.tokens) for response in responses),
         truncated=np.array([response.finish is Finish.LENGTH for response in responses], np.bool_),
@@ -124,11 +130,34 @@ def make_ragged(
         mask=np.concatenate([response.mask for response in responses]) & (lag <= token_max_lag),
         lag=lag,
         fresh=(version == newest_version) & (batch_of(version) == number),
+        step_correct=_step_correct(responses),
         logp_rollout=np.concatenate([response.logp_rollout for response in responses]),
         prompt=np.concatenate([group.prompt for group in groups]),
         prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
         tokens=np.concatenate([response.tokens for response in responses]),
     )
+
+
+def _greedy_rewards(groups: Sequence[Group], owner: Array) -> Array | None:
+    rewards = [group.greedy_reward for group in groups]
+    return None if None in rewards else np.array(rewards, np.float64)[owner]
+
+
+def _step_correct(responses: Sequence[Response]) -> Array | None:
+    if all(response.steps is None for response in responses):
+        return None
+    starts = starts_of(np.array([len(response.tokens) for response in responses], np.int64))
+    column = np.zeros(sum(len(response.tokens) for response in responses), np.bool_)
+    for first, response in zip(starts, responses, strict=True):
+        if (steps := response.steps) is not None:
+            for start, end in zip(steps.start[steps.correct], steps.end[steps.correct], strict=True):
+                column[first + start : first + end] = True
+    return column
+
+
+def _parts(responses: Sequence[Response], names: Sequence[str]) -> Array:
+    values = [[response.reward_parts.get(name, np.nan) for name in names] for response in responses]
+    return np.array(values, np.float64).reshape(len(responses), len(names))
 
 
 def starts_of(lengths: Int64) -> Int64:

@@ -35,9 +35,11 @@ class HeldOut(Protocol):
 class RunCheck:
     """The comparison of records with the orders of one run."""
 
-    def __init__(self, seed: int, train: Callable[[int], Asked], held_out: HeldOut) -> None:
+    def __init__(self, seed: int, train: Callable[[int], Asked], held_out: HeldOut, *, greedy: bool = False) -> None:
         """Compare with the prompts `train` of work orders and `held_out` of evaluation orders, and with the seeds that
-        follow from the run's. Either raises DataError for a row that is not a prompt for the model."""
+        follow from the run's. Either raises DataError for a row that is not a prompt for the model. greedy: every group
+        must have the reward of a greedy response."""
+        self._greedy = greedy
         self._seed = seed
         self._train = train
         self._held_out = held_out
@@ -50,6 +52,8 @@ class RunCheck:
         """
         if group.attempt:
             refuse("run", f"attempt {group.attempt} was never ordered")
+        if self._greedy and group.greedy_reward is None:
+            refuse("run", "no reward of a greedy response")
         self._check(group, self._train, lambda place: sampling_seed(self._seed, group.seq, group.attempt, place))
         for version in {int(each) for response in group.responses for each in response.span_version}:
             if incarnation_of(version) == incarnation and version not in announced:

@@ -29,6 +29,8 @@ class Responses(Generic[Column]):
     number: int
     """Batches trained before this one."""
     source_names: tuple[str, ...]
+    part_weights: tuple[float, ...] = ()
+    """Weight of each reward function, in the order of `parts`."""
     group: Column
     """[N] int64: number of the response's group in the batch, 0..P-1."""
     seq: Column
@@ -53,22 +55,26 @@ class Responses(Generic[Column]):
     """[S] or [N, T]: from the engine that sampled."""
     correct: Column | None = None
     """[N] bool: by `data.correct`, whatever shaping does; None: rewards are graded."""
+    greedy_reward: Column | None = None
+    """[N]: reward of the greedy response to the same prompt; None: there is none."""
+    parts: Column | None = None
+    """[N, R]: value of each of the R reward functions, not a number where one did not apply; None: unknown."""
     fresh: Column | None = None
     """[S] or [N, T] bool: sampled from the newest version, which is the policy before the batch. A lag of 0 does not
     say it: a version of an abandoned lineage may be ahead of the batch. None: unknown."""
+    step_correct: Column | None = None
+    """[S] or [N, T] bool: of a reasoning step that was judged correct; None: the reward gives no steps."""
 
 
-PER_TOKEN = ("mask", "lag", "logp_rollout", "fresh")
+PER_TOKEN = ("mask", "lag", "logp_rollout", "fresh", "step_correct")
 """Columns of `Responses` with a place for each token."""
-COLUMNS = tuple(each.name for each in fields(Responses) if each.name not in ("number", "source_names"))
+COLUMNS = tuple(each.name for each in fields(Responses) if each.name not in ("number", "source_names", "part_weights"))
 
 STATISTICS = {"logp": "logp_old", "entropy": "entropy_old", "sum_p2": "sum_p2", "sum_p2_logp": "sum_p2_logp"}
 """Names of the fields of `Batch.statistics` in stages."""
 
 SUPPLIED = {
     "values": "[N, T]: a critic's estimates",
-    "greedy_reward": "[N]: reward of the greedy response to the same prompt",
-    "step_correct": "[N, T] bool: the token belongs to a reasoning step judged correct",
     "demonstration": "[N, T] bool: written by a demonstrator, not sampled from any policy of the run",
 }
 """Columns that a run has only if somebody supplies them, with their meaning; see `needs.py`."""
@@ -108,8 +114,8 @@ class Batch(Responses[Tensor]):
         return {name: value for name, value in own.items() if value is not None}
 
 
-BATCH_NAMES = frozenset({*COLUMNS, "valid", "logp_ref", "progress", *STATISTICS.values(), *SUPPLIED})
-"""Names of everything of a batch that a stage may read: tensors, and the number `progress`."""
+BATCH_NAMES = frozenset({*COLUMNS, "part_weights", "valid", "logp_ref", "progress", *STATISTICS.values(), *SUPPLIED})
+"""Names of everything of a batch that a stage may read: tensors, the number `progress`, the numbers `part_weights`."""
 
 
 @dataclass(frozen=True, slots=True)

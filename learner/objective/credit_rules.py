@@ -19,7 +19,10 @@ GROUP_BASELINES = (
     advantage.best_of_group,
     advantage.max_likelihood,
     advantage.entropy_range,
+    advantage.per_reward,
 )
+SCALED = (advantage.entropy_range, advantage.per_reward)
+"""Baselines with a scale of their own."""
 WHOLE_GROUP_BASELINES = (advantage.best_of_group,)
 """Baselines whose objective is that of the number of responses: a group with fewer trains another one."""
 
@@ -40,12 +43,22 @@ def constant_baseline(objective: Objective, facts: RunFacts) -> Findings:
 def scaled_twice(objective: Objective, facts: RunFacts) -> Findings:
     """Refuse a scale behind a baseline that has its own."""
     baseline, scale = objective.baseline, objective.scale
-    if baseline.runs(advantage.entropy_range) and not scale.runs(advantage.unscaled):
+    if baseline.runs(*SCALED) and not scale.runs(advantage.unscaled):
         yield Finding(
             "advantage.scale",
             f"{baseline.kind.name} has a scale of its own, and {scale.kind.name} would scale it again",
             'set advantage.scale = "none"',
         )
+
+
+def single_rewards(objective: Objective, facts: RunFacts) -> Findings:
+    """Refuse shaping of the sum of rewards where credit is taken from each reward alone, or from a teacher."""
+    baseline = objective.baseline
+    if baseline.runs(advantage.per_reward, advantage.teacher):
+        taken = "takes each by itself" if baseline.runs(advantage.per_reward) else "reads no reward"
+        for kind in names(objective.reward):
+            reason = f"shapes the sum of rewards, and {baseline.kind.name} {taken}"
+            yield Finding(f"reward.{kind}", reason, "drop one of the two")
 
 
 def groups(objective: Objective, facts: RunFacts) -> Findings:
@@ -65,6 +78,14 @@ def groups(objective: Objective, facts: RunFacts) -> Findings:
     for kind in names(running(objective.filter, filter.mixed_groups)):
         if facts.group_size == 1:
             yield Finding("filter", "a response that is alone in its group never differs from another", f"drop {kind}")
+
+
+def hidden_differences(objective: Objective, facts: RunFacts) -> Findings:
+    """Yield a doubt about a filter of groups by the sum of rewards, where credit is taken from each reward alone."""
+    for kind in names(running(objective.filter, filter.mixed_groups)):
+        if objective.baseline.runs(advantage.per_reward):
+            reason = "drops groups whose sums are equal, of which the single rewards may differ"
+            yield Finding(f"filter.{kind}", reason, "drop it")
 
 
 def needs_whole_groups(objective: Objective) -> bool:

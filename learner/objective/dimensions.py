@@ -105,6 +105,8 @@ _TABLE = (
             best_of_group=advantage.best_of_group,
             max_likelihood=advantage.max_likelihood,
             entropy_range=advantage.entropy_range,
+            per_reward=advantage.per_reward,
+            teacher=advantage.teacher,
             returns=advantage.returns,
             gae=advantage.gae,
         ),

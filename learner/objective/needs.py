@@ -6,14 +6,17 @@ from enum import StrEnum
 from isentrope.learner.objective.objective import KlTerm, Objective
 from isentrope.learner.objective.places import SEVERAL, SINGLE
 from isentrope.learner.objective.schema import Stage
+from isentrope.learner.objective.stages import advantage
 
 
 class Need(StrEnum):
     """Input that a run must supply; the value is its name in messages."""
 
     REFERENCE = "a reference model"
+    TEACHER = "a teacher"
     ANSWERS = "final-answer keys from the reward function"
     CORRECTNESS = "a rule of what is correct"
+    REWARDS = "two reward functions or more"
     CRITIC = "a critic"
     DEMONSTRATIONS = "demonstrations"
     STEP_LABELS = "step labels"
@@ -22,19 +25,53 @@ class Need(StrEnum):
     ROUTING = "routing replay"
 
 
-PROVIDED = frozenset({Need.REFERENCE, Need.ANSWERS, Need.CORRECTNESS, Need.CRITIC})
-"""Needs that the training loop supplies, correctness only where rewards are not graded; a change that builds another
-one adds it here."""
+PROVIDED = frozenset(
+    {
+        Need.REFERENCE,
+        Need.TEACHER,
+        Need.ANSWERS,
+        Need.CORRECTNESS,
+        Need.REWARDS,
+        Need.CRITIC,
+        Need.GREEDY,
+        Need.STEP_LABELS,
+    }
+)
+"""Needs that the training loop supplies, some only where data and model have them; a change that builds another one
+adds it here."""
 
 _BY_TENSOR = {
     "logp_ref": Need.REFERENCE,
     "answer": Need.ANSWERS,
     "correct": Need.CORRECTNESS,
+    "parts": Need.REWARDS,
     "values": Need.CRITIC,
     "demonstration": Need.DEMONSTRATIONS,
     "step_correct": Need.STEP_LABELS,
     "greedy_reward": Need.GREEDY,
 }
+
+
+_ABSENT = {
+    Need.TEACHER: (
+        "and the reference is the model itself, from which nothing can be learned",
+        "name the teacher in model.reference, a model with the same tokenizer",
+    ),
+    Need.CORRECTNESS: (
+        'and data.correct = "nothing" says that rewards are graded',
+        'say in data.correct what is correct ("reward > 1.5"), or choose a method without it',
+    ),
+    Need.REWARDS: (
+        "and data.reward has one: what is left of the method is group mean and standard deviation",
+        "name the others in data.reward, or choose a method without it",
+    ),
+}
+"""Needs that a run may lack, with why and the remedy."""
+
+
+def absent(need: Need) -> tuple[str, str]:
+    """Return why a run cannot supply a need, and the remedy."""
+    return _ABSENT.get(need, ("which this version cannot supply yet", "choose a method without it"))
 
 
 def stages_of(objective: Objective) -> Iterator[tuple[str, Stage]]:
@@ -58,6 +95,8 @@ def needs(objective: Objective) -> dict[Need, str]:
     for place, term in enumerate(objective.kl):
         if term.keys.anchor == "ref" and acts(objective, term):
             found.setdefault(Need.REFERENCE, f"kl.{place}")
+    if objective.baseline.runs(advantage.teacher):
+        found[Need.TEACHER] = "advantage.baseline"
     if objective.routing != "none":
         found[Need.ROUTING] = "ratio.routing"
     if objective.sampling_mask != "none":

@@ -358,7 +358,7 @@ class Objective:
         scope = part.named()
         # off the mask everything is 0, so that no value there can reach a sum, not even as 0 times infinity
         for name, value in scope.items():
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 2:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 2 and name != "parts":
                 scope[name] = value.masked_fill(~whole, 0.0)
         scope |= {
             "mask": whole & ~scope["demonstration"] if "demonstration" in scope else whole,

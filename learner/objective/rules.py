@@ -12,15 +12,17 @@ from isentrope.learner.objective.credit_rules import (
     constant_baseline,
     doubts_about_credit,
     groups,
+    hidden_differences,
     lengths,
     on_policy_definition,
     scaled_twice,
+    single_rewards,
     unread_critic,
     whole_groups,
 )
 from isentrope.learner.objective.dimensions import CHOICES, KlKeys
 from isentrope.learner.objective.findings import Finding, Findings, Rule, names, running
-from isentrope.learner.objective.needs import Need, acts, needs, stages_of
+from isentrope.learner.objective.needs import absent, acts, needs, stages_of
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.places import LEARNING_RATE, split_target
 from isentrope.learner.objective.policy_rules import (
@@ -64,12 +66,10 @@ def _missing_needs(objective: Objective, facts: RunFacts) -> Findings:
     for need, key in needs(objective).items():
         if need in facts.provided:
             continue
-        if need is Need.CORRECTNESS:
-            remedy = 'say in data.correct what is correct ("reward > 1.5"), or choose a method without it'
-            yield Finding(key, f'needs {need}, and data.correct = "nothing" says that rewards are graded', remedy)
-            continue
-        remedy = f'set {key} = "{CHOICES[key].words[0]}"' if key in CHOICES else "choose a method without it"
-        yield Finding(key, f"needs {need}, which this version cannot supply yet", remedy)
+        why, remedy = absent(need)
+        yield Finding(
+            key, f"needs {need}, {why}", f'set {key} = "{CHOICES[key].words[0]}"' if key in CHOICES else remedy
+        )
 
 
 def _controllers(objective: Objective, facts: RunFacts) -> Findings:
@@ -144,6 +144,7 @@ REFUSALS: tuple[Rule, ...] = (
     statistics,
     constant_baseline,
     scaled_twice,
+    single_rewards,
     groups,
     whole_groups,
     unread_critic,
@@ -155,4 +156,11 @@ REFUSALS: tuple[Rule, ...] = (
     unbounded_age,
     too_few_selected,
 )
-WARNINGS: tuple[Rule, ...] = (doubts_about_tokens, doubts_about_credit, doubts_about_clip, wide_clip, few_selected)
+WARNINGS: tuple[Rule, ...] = (
+    doubts_about_tokens,
+    doubts_about_credit,
+    hidden_differences,
+    doubts_about_clip,
+    wide_clip,
+    few_selected,
+)

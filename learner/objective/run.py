@@ -4,12 +4,14 @@ Everything that starts or checks a run uses it, so that all refuse the same.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 from isentrope.errors import ConfigError
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective.credit_rules import needs_whole_groups
+from isentrope.learner.objective.needs import Need
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import Merged, build, load_objective
 from isentrope.learner.objective.rules import Verdict, check
@@ -44,12 +46,18 @@ class Opened:
 
 
 def open_objective(
-    learner: LearnerConfig, sampling: SamplingConfig, *, run_folder: Path, evaluates: bool, graded: bool = False
+    learner: LearnerConfig,
+    sampling: SamplingConfig,
+    *,
+    run_folder: Path,
+    evaluates: bool,
+    lacks: AbstractSet[Need] = frozenset(),
 ) -> Opened:
     """Build the objective of `learner.method` and `learner.objective`.
 
-    evaluates: there is held-out data. graded: nothing says what is correct. Keys that the run file does not set take
-    the presets' suggestions. The refusals of the rules are in `verdict` (see `refusals`).
+    evaluates: there is held-out data. lacks: needs that the run cannot supply . Keys that the run
+    file does not set take the presets' suggestions. The refusals of the rules are in `verdict` (see
+    `refusals`).
 
     Raises:
         ConfigError: it cannot be built.
@@ -60,7 +68,11 @@ def open_objective(
     if needs_whole_groups(objective) and "min_group" not in sampling.model_fields_set:
         sampling = sampling.model_copy(update={"min_group": sampling.group_size})
     facts = run_facts(
-        learner, sampling, mode=learner.mode, evaluates=evaluates and learner.eval_every > 0, graded=graded
+        learner,
+        sampling,
+        mode=learner.mode,
+        evaluates=evaluates and learner.eval_every > 0,
+        lacks=lacks,
     )
     return Opened(learner, sampling, merged, objective, facts, check(objective, facts), suggested)
 

@@ -1,5 +1,6 @@
 """Facts of a run that the rules need, and the one place that takes them from a configuration."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from isentrope.learner.config import LearnerConfig
@@ -35,7 +36,12 @@ class RunFacts:
 
 
 def run_facts(
-    learner: LearnerConfig, sampling: SamplingConfig, *, mode: str, evaluates: bool, graded: bool = False
+    learner: LearnerConfig,
+    sampling: SamplingConfig,
+    *,
+    mode: str,
+    evaluates: bool,
+    lacks: AbstractSet[Need] = frozenset(),
 ) -> RunFacts:
     """Return the facts of a run with this configuration.
 
@@ -44,7 +50,7 @@ def run_facts(
         sampling: as configured.
         mode: the mode to judge, which need not be the one that the run begins in.
         evaluates: there is held-out data, scored at intervals.
-        graded: nothing says what is correct.
+        lacks: needs that it cannot supply.
     """
     learner = learner.in_mode(mode)
     return RunFacts(
@@ -56,5 +62,5 @@ def run_facts(
         whole_groups=sampling.min_group >= sampling.group_size,
         tokens=learner.prompts_per_batch * sampling.group_size * sampling.max_new_tokens,
         evaluates=evaluates,
-        provided=PROVIDED - {Need.CORRECTNESS} if graded else PROVIDED,
+        provided=PROVIDED - lacks,
     )

@@ -10,7 +10,7 @@ from isentrope.learner.intake.ragged import RaggedBatch, make_ragged
 from isentrope.learner.objective.objective import ControllerStates
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.trainer import Schedule
-from isentrope.rollout.rewards.correctness import correctness_of
+from isentrope.rollout.rewards.correctness import correctness_of, weights_of
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.types import Group
 
@@ -48,4 +48,5 @@ class Circumstances(BaseModel):
             token_max_lag=job.config.staleness.oldest_token,
             correctness=correctness_of(job.spec.data),
             newest_version=self.newest_version,
+            functions=weights_of(job.spec.data),
         )

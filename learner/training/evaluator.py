@@ -53,6 +53,7 @@ class Evaluator:
             spec.seed,
             lambda seq: self._asked(self._prompts.train(seq)),
             lambda index, name: self._asked(self._prompts.eval(index, name)),
+            greedy=spec.greedy,
         )
         self._correctness = correctness_of(spec.data)
         self._figures = Journal(Path(spec.output_dir), EvalRow)

@@ -219,7 +219,8 @@ class RankGroup:
             return problems[0]
         reference = None
         if Need.REFERENCE in needs(self._objective):
-            reference = ReferencePolicy(self._load(gradient_checkpointing=False), spec.sampling.temperature, device)
+            teacher = self._load(self._job.local.reference_dir, gradient_checkpointing=False)
+            reference = ReferencePolicy(teacher, spec.sampling.temperature, device)
             if told.reference is not None:
                 reference.load(told.reference)
         # Before the policy, whose random state is the last that is loaded.

@@ -123,6 +123,7 @@ class Trainer:
             logger.info("loss and gradient: %s", "one fused call" if self._rules else "from fused log-probabilities")
         wanted = needs(objective)
         self._wants_answers, self._wants_values = Need.ANSWERS in wanted, Need.CRITIC in wanted
+        self._wants_steps = Need.STEP_LABELS in wanted
 
     def statistics(self, ragged: RaggedBatch | None, micro_batch_tokens: int) -> Moments:
         """Return statistics of the present policy over all responses: [N, T] each, 0 off responses; on other ranks,
@@ -223,6 +224,12 @@ class Trainer:
                     "the method tells responses apart by their final answers, and the reward gives none",
                     where="data.reward",
                     fix='return {"reward": ..., "answer": ...} for each response',
+                )
+            if self._wants_steps and ragged.step_correct is None:
+                raise RewardError(
+                    "the method weighs steps of reasoning, and the reward gives none",
+                    where="data.reward",
+                    fix='return {"reward": ..., "steps": [[start, end, correct], ...]} for each response',
                 )
             return make_plan(
                 ragged.packed_length,

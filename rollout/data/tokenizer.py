@@ -40,6 +40,8 @@ class ModelTokenizer(TextTokenizer, Protocol):
     all_special_ids: Sequence[int]
     added_tokens_decoder: Mapping[int, object]
 
+    def get_vocab(self) -> Mapping[str, int]: ...
+
 
 def load_tokenizer(model: str, where: str = "model.path", chat: ModelConfig | None = None) -> ModelTokenizer:
     """Load the tokenizer of a model, a folder or a Hugging Face id; takes seconds, because transformers is imported.

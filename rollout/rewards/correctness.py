@@ -94,6 +94,12 @@ def reward_names(data: DataConfig) -> list[str]:
     return [data.task] if data.task else []
 
 
+def weights_of(data: DataConfig) -> dict[str, float]:
+    """Return the weight of each reward function of a run, by its name and in their order."""
+    names = reward_names(data)
+    return dict(zip(names, data.reward_weights or [1.0] * len(names), strict=True))
+
+
 def correctness_of(data: DataConfig) -> Correctness | None:
     """Return the rule of a run; None: its rewards are graded. Unset, the only function decides, above 0.5.
 

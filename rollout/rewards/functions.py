@@ -5,7 +5,8 @@ completion. Besides `prompts` and `completions` a function gets `completion_ids`
 list of the same length, and of these only what it names unless it takes `**kwargs`. A number may be a boolean, or a
 scalar, array or tensor of another library; so may the whole list. None means "not applicable". An entry may be a map
 `{"reward": 1.0, "answer": "42", "format": 0.5}`: `reward` counts, `answer` is a key under which equal answers are the
-same, every other name is a component that is recorded.
+same, `steps` are judged steps of reasoning, `[[start, end, correct], ...]` in characters, every other name is a
+component that is recorded.
 
 A failure is a `RewardError`, never a reward of 0: of the whole call if a function raises or returns no such list, of
 one completion if its entry is not a reward.
@@ -30,6 +31,7 @@ from isentrope.rollout.rewards import builtin
 from isentrope.rollout.rewards.correctness import reward_names
 from isentrope.rollout.rewards.foreign import plain, short, short_text
 from isentrope.rollout.rewards.loading import last_line, load_function
+from isentrope.rollout.rewards.steps import Step, read_steps
 
 Outcome = Union["Score", RewardError]
 """Result of the reward functions for one response: a score, or why it has none."""
@@ -56,12 +58,14 @@ class Score:
 
     reward: weighted sum over the functions that apply. parts: each function's own value under its name, and its
     components as `name.component`; what `data.correct` looks at.
-    answer: key of the final answer, "" if no function gives one.
+    answer: key of the final answer, "" if no function gives one. steps: of the first function that gives some; None:
+    none does.
     """
 
     reward: float
     parts: Mapping[str, float]
     answer: str
+    steps: tuple[Step, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class _Value:
     reward: float
     answer: str
     components: Mapping[str, float]
+    steps: tuple[Step, ...] | None = None
 
 
 class _Function:
@@ -148,8 +153,15 @@ class _Function:
             raise self._refused(
                 f"returned the answer {short(answer)} for completion {index}", "return the answer as text"
             )
-        numbers = {str(k): self._number(v, str(k), index) for k, v in entry.items() if k != "answer"}
-        return _Value(numbers.pop("reward"), answer, numbers)
+        steps = self._steps(entry["steps"], index) if "steps" in entry else None
+        numbers = {str(k): self._number(v, str(k), index) for k, v in entry.items() if k not in ("answer", "steps")}
+        return _Value(numbers.pop("reward"), answer, numbers, steps)
+
+    def _steps(self, value: object, index: int) -> tuple[Step, ...]:
+        try:
+            return read_steps(value)
+        except ValueError as error:
+            raise self._refused(f"returned other steps for completion {index}", str(error)) from error
 
     def _number(self, value: object, key: str, index: int) -> float:
         fix = (
@@ -267,12 +279,14 @@ class RewardSet:
 
     def _score(self, values: Sequence[_Value | RewardError | None], index: int) -> Score:
         reward, answer, parts = 0.0, "", {}
+        steps: tuple[Step, ...] | None = None
         for function, value in zip(self._functions, values, strict=True):
             if isinstance(value, RewardError):
                 raise value
             if value is not None:
                 reward += function.weight * value.reward
                 answer = answer or value.answer
+                steps = value.steps if steps is None else steps
                 parts[function.name] = value.reward
                 parts |= {f"{function.name}.{name}": number for name, number in value.components.items()}
         if not parts:
@@ -288,7 +302,7 @@ class RewardSet:
             )
         if len(parts) > MAX_COMPONENTS:
             raise RewardError(f"{len(parts)} components of a reward; at most {MAX_COMPONENTS} are recorded")
-        return Score(reward, parts, _answer_key(answer))
+        return Score(reward, parts, _answer_key(answer), steps)
 
 
 def load_rewards(data: DataConfig, *, run_folder: Path) -> RewardSet:

@@ -44,6 +44,8 @@ class RunSpec(LeaseConfig):
     model: ModelConfig
     model_dir: str
     """Folder or id of the model's configuration and tokenizer (weights arrive by manifest)."""
+    reference_dir: str = ""
+    """Folder or id of the reference policy; empty: `model_dir`. Only the learner's ranks read it."""
     vocab_size: PositiveInt
     """Token ids on the wire are below this."""
     data: DataConfig
@@ -53,6 +55,8 @@ class RunSpec(LeaseConfig):
     actors: dict[str, JsonValue]
     """The other keys of `[actors]`, as plain JSON because their model belongs to `actors/`, unknown here."""
     prompts_per_batch: Prompts
+    greedy: bool = False
+    """True: every group has the reward of a greedy response, which is not trained."""
     run_folder: str
     """Folder of the run file: relative paths and `module:function` resolve from it."""
     output_dir: str

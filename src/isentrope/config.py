@@ -79,11 +79,13 @@ MADE_BY: Collection[str] = frozenset({"model", "data", "sampling", "learner.prom
 """Tables and keys that decide which groups a run makes: another run that trains them has the same, but for what
 `MAY_CHANGE` names and for `PLACES`."""
 
-PLACES: Collection[str] = frozenset({"model.path", "data.train", "data.eval"})
-"""Keys that say where something is: data are the same by their digest, and another model is trained off-policy."""
+PLACES: Collection[str] = frozenset({"model.path", "model.reference", "data.train", "data.eval"})
+"""Keys that say where something is: data are the same by their digest, another model is trained off-policy, and no
+group depends on the reference."""
 
 
 LATER: Mapping[str, object] = {
+    "model.reference": "",
     "data.mixture": {},
     "data.order": SHUFFLED,
     "data.stages": 1,

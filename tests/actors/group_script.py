@@ -55,9 +55,12 @@ class GroupScript:
     """Names of the responses that were scored, by call."""
     max_model_len: int = 100
     version: int = version_of(1, 0)
+    greedy: str = ""
+    """How the greedy response fares, whose name is the number of the others; empty: there is to be none."""
 
     def maker(self, **sampling: Any) -> GroupMaker:
-        spec = make_spec("run", sampling=SamplingConfig(group_size=len(self.fates), max_new_tokens=LONGEST, **sampling))
+        sampled = SamplingConfig(group_size=len(self.fates), max_new_tokens=LONGEST, **sampling)
+        spec = make_spec("run", sampling=sampled, greedy=bool(self.greedy))
         return GroupMaker(
             spec,
             engine=cast(Any, self),
@@ -67,7 +70,9 @@ class GroupScript:
         )
 
     def generated(self, order: WorkOrder | EvalOrder = ORDER) -> Generated:
-        return Generated(order, Prompt(PROMPT, "p", {}, "train"), list(self.fates), cast(Any, self.samples()), 0.0)
+        greedy = self._sample(len(self.fates), self.greedy) if self.greedy else None
+        prompt = Prompt(PROMPT, "p", {}, "train")
+        return Generated(order, prompt, list(self.fates), cast(Any, self.samples()), 0.0, cast(Any, greedy))
 
     def samples(self) -> list[ScriptedSample | None]:
         return [self._sample(*each) for each in self.fates.items()]
@@ -98,7 +103,8 @@ class GroupScript:
         return ScriptedSample(tokens, logp)
 
     def _outcome(self, name: int) -> Outcome:
-        fate = self.fates[name]
+        fate = self.fates.get(name, self.greedy)
         if fate == "reward" or (fate == "slow reward" and len(self.calls) == 1):
             return RewardError("returned nan")
-        return Score(float(name % 3 == 0), {"call": float(len(self.calls))}, str(name % 4))
+        parts = {"call": float(len(self.calls)), "third": float(name % 3 == 0), "fifth": float(name % 5 == 0)}
+        return Score(float(name % 3 == 0), parts, str(name % 4))

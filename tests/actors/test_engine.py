@@ -202,6 +202,29 @@ def test_tokens_and_bits_depend_on_weights_prompt_and_seed_alone(
     assert all(other == first for other in others)
 
 
+def test_a_greedy_request_is_the_same_for_every_seed_and_changes_no_bit_of_those_beside_it(
+    runner: asyncio.Runner, engine: "Engine", versions: list[Version]
+) -> None:
+    async def greedy(seed: int) -> "Sample | None":
+        return (await engine.generate(PROMPT, [seed], max_tokens=13, temperature=0.0))[0]
+
+    async def both() -> "tuple[list[Sample], list[Sample | None], list[Sample]]":
+        await engine.load(versions[0].manifest)
+        alone = await _generate(engine, PROMPT, list(range(8)))
+        beside, *greedies = await asyncio.gather(_generate(engine, PROMPT, list(range(8))), greedy(8), greedy(9))
+        return alone, greedies, beside
+
+    alone, (one, other), beside = runner.run(both())
+    assert [each.logp.tobytes() for each in alone] == [each.logp.tobytes() for each in beside]
+    assert [each.tokens.tobytes() for each in alone] == [each.tokens.tobytes() for each in beside]
+    assert one is not None and other is not None and one.tokens.tobytes() == other.tokens.tobytes()
+    ids = [*PROMPT.tolist()]
+    for token in one.tokens.tolist():
+        logp = [versions[0].logp(np.array(ids, np.int32), np.array([each], np.int32))[0] for each in range(46)]
+        assert token == int(np.argmax(logp))
+        ids.append(token)
+
+
 def test_responses_end_at_the_end_token_or_at_the_limit(
     runner: asyncio.Runner, engine: "Engine", versions: list[Version]
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 from isentrope.actors.decisions import MAX_FAILURES
 from isentrope.actors.groups import TooFewResponsesError
 from isentrope.errors import RewardError, UnreachableError
+from isentrope.rollout.wire.codec import encode_group
 from isentrope.rollout.wire.types import EvalOrder, Group, Int32, MissingReason, WorkOrder, version_of
 
 
-def scripted(*fates: str, fails: bool = False) -> GroupScript:
-    return GroupScript(dict(enumerate(fates)), fails)
+def scripted(*fates: str, fails: bool = False, greedy: str = "") -> GroupScript:
+    return GroupScript(dict(enumerate(fates)), fails, greedy=greedy)
 
 
 def made(script: GroupScript, order: WorkOrder | EvalOrder = ORDER, **sampling: Any) -> Group:
@@ -50,6 +52,27 @@ def test_healthy_responses_make_a_group_and_the_others_are_missing_for_their_rea
     late = {place for place in found if fates[place] == "slow reward"}
     assert [r.reward_parts["call"] for r in group.responses] == [2 if place in late else 1 for place in found]
     assert len(script.calls) == (3 if "reward" in fates else 2 if late else 1)
+
+
+@given(st.lists(st.sampled_from(FATES), min_size=3, max_size=8), st.sampled_from(FATES))
+def test_the_greedy_response_gives_its_reward_and_changes_nothing_else(fates: list[str], greedy: str) -> None:
+    plain = made(scripted(*fates, "good", "good"))
+    script = scripted(*fates, "good", "good", greedy=greedy)
+    if greedy in ("engine", "reward"):
+        with pytest.raises(TooFewResponsesError) as caught:
+            made(script)
+        assert (caught.value.missing[-1].index, caught.value.missing[-1].reason) == (len(script.fates), REASONS[greedy])
+        return
+    group = made(script)
+    assert group.greedy_reward == float(len(script.fates) % 3 == 0) and plain.greedy_reward is None
+    assert encode_group(_timeless(replace(group, greedy_reward=None))) == encode_group(_timeless(plain))
+    order = EvalOrder("heldout", 0, version_of(1, 0), len(script.fates), "0-0")
+    assert made(script, order).greedy_reward is None
+
+
+def _timeless(group: Group) -> Group:
+    """The group without what depends on when it was made, and by which call of the reward."""
+    return replace(group, seconds={}, responses=tuple(replace(each, reward_parts={}) for each in group.responses))
 
 
 def test_a_reward_that_fails_as_a_whole_is_called_three_times_and_gives_no_group() -> None:

@@ -11,10 +11,18 @@ from isentrope.actors.reward_wire import MAX_TEXT, Answer, Failed, Scored, to_me
 from isentrope.errors import ConfigError, InternalError, IsentropeError, RewardError, StorageError
 from isentrope.rollout.config import MAX_REWARD
 from isentrope.rollout.rewards.functions import MAX_ANSWER_BYTES, MAX_COMPONENTS, Score
+from isentrope.rollout.rewards.steps import MAX_STEPS, Step
 
 NUMBERS = st.floats(-MAX_REWARD, MAX_REWARD)
+STEPS = st.lists(st.integers(0, 99), max_size=6, unique=True).map(
+    lambda cuts: tuple(Step(*pair, pair[0] % 2 == 0) for pair in zip(*[iter(sorted(cuts))] * 2, strict=False))
+)
 SCORES = st.builds(
-    Score, NUMBERS, st.dictionaries(st.text(max_size=20), NUMBERS, max_size=4), st.text(max_size=MAX_ANSWER_BYTES // 4)
+    Score,
+    NUMBERS,
+    st.dictionaries(st.text(max_size=20), NUMBERS, max_size=4),
+    st.text(max_size=MAX_ANSWER_BYTES // 4),
+    st.none() | STEPS,
 )
 
 
@@ -27,7 +35,8 @@ def test_scores_come_back_to_the_bit(scores: list[Score]) -> None:
     frame = Answer(call=7, outcomes=[to_message(each) for each in scores]).model_dump_json().encode()
     for sent, outcome in zip(scores, Answer.read(frame, 7).outcomes, strict=True):
         came = to_outcome(outcome)
-        assert isinstance(came, Score) and came.answer == sent.answer and bits(came.reward) == bits(sent.reward)
+        assert isinstance(came, Score) and came.answer == sent.answer and came.steps == sent.steps
+        assert bits(came.reward) == bits(sent.reward)
         assert {name: bits(value) for name, value in came.parts.items()} == {
             name: bits(value) for name, value in sent.parts.items()
         }
@@ -55,6 +64,9 @@ def test_what_is_not_an_answer_is_refused(frame: bytes) -> None:
         '{"reward": 1, "parts": {}, "answer": "' + "x" * (MAX_ANSWER_BYTES + 1) + '"}',
         '{"reward": 1, "parts": {}, "answer": "", "more": 1}',
         '{"reward": 1, "parts": {' + ",".join(f'"{i}": 1' for i in range(MAX_COMPONENTS + 1)) + '}, "answer": ""}',
+        '{"reward": 1, "parts": {}, "answer": "", "steps": [[0, 1]]}',
+        '{"reward": 1, "parts": {}, "answer": "", "steps": [[0, 1, 2]]}',
+        '{"reward": 1, "parts": {}, "answer": "", "steps": [' + "[0, 1, true]," * MAX_STEPS + "[0, 1, true]]}",
         '{"kind": "SystemExit", "what": "", "where": "", "fix": ""}',
         '{"kind": "RewardError", "what": "' + "x" * (MAX_TEXT + 1) + '", "where": "", "fix": ""}',
     ],
@@ -62,6 +74,11 @@ def test_what_is_not_an_answer_is_refused(frame: bytes) -> None:
 def test_a_score_of_another_form_is_refused(score: str) -> None:
     with pytest.raises(ValueError, match="outcomes"):
         Answer.read(f'{{"call": 7, "outcomes": [{score}]}}'.encode(), 7)
+
+
+def test_steps_that_overlap_are_an_error_of_their_response() -> None:
+    scored = Scored(reward=1.0, parts={}, answer="", steps=[Step(0, 3, True), Step(2, 4, True)])
+    assert isinstance(to_outcome(scored), RewardError)
 
 
 def test_an_answer_to_another_call_is_refused() -> None:

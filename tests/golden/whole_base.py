@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from whole_batches import LONGEST, Loss, Paper, Reference
+from whole_batches import LONGEST, PART_WEIGHTS, Loss, Paper, Reference
 from whole_terms import (
     centred,
     clipped,
@@ -22,6 +22,7 @@ from whole_terms import (
     token_mean,
     total,
     trained,
+    varied,
     whitened,
 )
 
@@ -29,6 +30,21 @@ from whole_terms import (
 def grpo(paper: Paper) -> Loss:
     """DeepSeekMath (2402.03300), equations 3 and 4.1.2, without its divergence."""
     a = per_group(paper, everyone(paper), standardized)[:, None]
+    return lambda rows, p, _: response_mean(clipped(ratio(p, paper.old), a, 0.2, 0.2), paper.mask, rows)
+
+
+def gdpo(paper: Paper) -> Loss:
+    """GDPO (2601.05242), equations 4 to 6, as TRL has it (`normalize_then_sum`): each reward in the deviations of its
+    group, the weighted sum of those that there are in the deviations of the batch, 1e-4 below both lines."""
+    total = torch.zeros_like(paper.reward)
+    for k, weight in enumerate(PART_WEIGHTS):
+        for number in paper.group.unique():
+            here = [i for i in (paper.group == number).nonzero()[:, 0].tolist() if not paper.parts[i, k].isnan()]
+            r = paper.parts[here, k]
+            if len(here) > 1 and float(r.max()) > float(r.min()):
+                total[here] += weight * (r - r.mean()) / (r.std(unbiased=True) + 1e-4)
+    s = total[paper.mask.any(1)]
+    a = ((total - s.mean()) / (s.std(unbiased=True) + 1e-4))[:, None]
     return lambda rows, p, _: response_mean(clipped(ratio(p, paper.old), a, 0.2, 0.2), paper.mask, rows)
 
 
@@ -55,6 +71,37 @@ def rloo(paper: Paper) -> Loss:
     """RLOO (2402.14740): the mean of the others as baseline; PPO's clip and token mean are the product's defaults."""
     a = per_group(paper, everyone(paper), lambda r: r - (r.sum() - r) / (len(r) - 1))[:, None]
     return _clipped_mean(paper, a)
+
+
+def remax(paper: Paper) -> Loss:
+    """ReMax (2310.10505), equation 6: the reward minus that of the greedy response; -A log p, the token mean."""
+    a = (paper.reward - paper.greedy)[:, None]
+    return lambda rows, p, _: token_mean(-a * p, paper.mask, rows)
+
+
+def opd(paper: Paper, forward: bool = False) -> Loss:
+    """On-policy distillation (2306.13649) by the sampled token: grad KL(p, q) = E[log(p / q) grad log p], grad KL(q, p)
+    = E[(1 - q / p) grad log p], q the teacher, each factor at most 20 in size; PPO's clip."""
+    q = paper.ref - paper.old
+    a = (q.exp() - 1 if forward else q).clamp(-20.0, 20.0)
+    return lambda rows, p, _: token_mean(clipped(ratio(p, paper.old), a, 0.2, 0.2), paper.mask, rows)
+
+
+def bcpg_nsa(paper: Paper) -> Loss:
+    """BCPG-NSA (2505.14403): A log p, half of it on correct steps of wrong responses of mixed groups, and 1e-3 / 2 (log
+    ratio of the whole response to the behaviour policy, here the reference) squared; both over length and responses."""
+    kept = varied(paper)
+    m = trained(paper, kept)
+    a = per_group(paper, kept, centred)[:, None]
+    weight = torch.where(paper.good_step & ~paper.correct[:, None], 0.5, 1.0)
+
+    def loss(rows: Tensor, p: Tensor, _: Tensor) -> Tensor:
+        x = torch.where(m, (p - paper.ref).clamp(-20.0, 20.0), 0.0).sum(1, keepdim=True)
+        return response_mean(-a * weight * p, m, rows) + 1e-3 * response_mean(
+            0.5 * (x**2 / m.sum(1, keepdim=True).clamp_min(1)).expand_as(p), m, rows
+        )
+
+    return loss
 
 
 def maxrl(paper: Paper) -> Loss:

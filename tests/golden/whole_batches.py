@@ -21,6 +21,8 @@ from isentrope.learner.objective.run import open_objective
 from isentrope.rollout.config import SamplingConfig
 
 LONGEST = 24
+PART_WEIGHTS = (1.0, 0.5, -2.0)
+"""Weights of the reward functions."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class Paper:
     """[N, T]: uniform random numbers, for methods that draw tokens."""
     values: Tensor
     """[N, T]: a critic's estimates before the first update."""
+    parts: Tensor
+    """[N, R]: value of each reward function; not a number where one did not apply."""
+    greedy: Tensor
+    """[N]: reward of the greedy response to the same prompt."""
+    good_step: Tensor
+    """[N, T] bool: of a step that was judged correct."""
     progress: float = 0.25
     """Share of the run that is done."""
 
@@ -101,7 +109,26 @@ def scene(seed: int) -> Scene:
     chance = philox.uniform(7, 3, 0, group + 100, index, LONGEST)
     answer = torch.randint(-1, 3, (n,), generator=draw)
     values = _chance((n, LONGEST), torch.Generator().manual_seed(seed)) * valid
-    paper = Paper(group, reward, reward > 0.5, length, answer, valid, mask, rollout, old, ref, entropy, chance, values)
+    parts, greedy = _parts(reward), group % 3 / 2.0
+    good_step = valid & ((torch.arange(LONGEST) // 3 + torch.arange(n)[:, None]) % 2 == 0)
+    paper = Paper(
+        group,
+        reward,
+        reward > 0.5,
+        length,
+        answer,
+        valid,
+        mask,
+        rollout,
+        old,
+        ref,
+        entropy,
+        chance,
+        values,
+        parts,
+        greedy,
+        good_step,
+    )
     batch = Batch(
         number=3,
         source_names=("one",),
@@ -109,6 +136,10 @@ def scene(seed: int) -> Scene:
         seq=group + 100,
         index=index,
         reward=reward,
+        parts=paper.parts,
+        greedy_reward=paper.greedy,
+        step_correct=paper.good_step,
+        part_weights=PART_WEIGHTS,
         correct=paper.correct,
         length=length,
         truncated=length == LONGEST,
@@ -200,6 +231,15 @@ def _rewards(prompts: int, size: int, draw: torch.Generator) -> Tensor:
     reward[0] = 0.97 if _chance(1, draw) < 0.5 else 0.1
     reward[1] = right[1]
     return reward.flatten()
+
+
+def _parts(reward: Tensor) -> Tensor:
+    """Return values [N, R] of three reward functions, one of which does not apply to every response. They take no
+    random number of the scene."""
+    place = torch.arange(len(reward))
+    format_ = (place * 7 % 5 < 2).double()
+    brevity = torch.where(place % 6 == 4, torch.nan, (place * 3 % 7).double() / 7)
+    return torch.stack([(reward > 0.5).double(), format_, brevity], dim=1)
 
 
 def _logp(n: int, draw: torch.Generator) -> Tensor:

@@ -42,6 +42,7 @@ class Whole:
 
 PRESETS: dict[str, Reference] = {
     "advanced": entropy.advanced,
+    "bcpg_nsa": base.bcpg_nsa,
     "ce_gppo": base.ce_gppo,
     "cispo": base.cispo,
     "clip_b": entropy.clip_b,
@@ -54,6 +55,7 @@ PRESETS: dict[str, Reference] = {
     "entropic": entropy.entropic,
     "pi_bonus": entropy.pi_bonus,
     "entrocraft": entropy.entrocraft,
+    "gdpo": base.gdpo,
     "gmpo": base.gmpo,
     "gpg": base.gpg,
     "grpo": base.grpo,
@@ -65,6 +67,7 @@ PRESETS: dict[str, Reference] = {
     "maxrl": base.maxrl,
     "minirl": stale.minirl,
     "nsr": base.signed(None, -1.0),
+    "opd": base.opd,
     "opo": base.opo,
     "pass_at_k": base.pass_at_k,
     "positive_weight": entropy.positive_weight,
@@ -73,6 +76,7 @@ PRESETS: dict[str, Reference] = {
     "prorl_v2": stale.prorl_v2,
     "psr": base.signed(1.0, None),
     "reinforce_pp": base.reinforce_pp,
+    "remax": base.remax,
     "rloo": base.rloo,
     "sapo": base.sapo,
     "seed_grpo": entropy.seed_grpo,
@@ -131,6 +135,7 @@ OTHERS = (
             ]
         },
     ),
+    Whole(("opd",), partial(base.opd, forward=True), {"advantage": {"baseline": {"divergence": "forward"}}}, "forward"),
     Whole(("clip_b",), partial(entropy.clip_b, deviations=0.5), {"tokens": {"discriminator": {"deviations": 0.5}}}),
     Whole(
         ("entrocraft",),

@@ -5,12 +5,13 @@ A baseline returns the advantage of each response [N] or token [N, T]; a scale m
 unbiased variance and are exactly 0 where all rewards of the group are equal, also when their mean is not exact; a
 response that is alone in its group has advantage 0.
 
-Shapes: reward, greedy_reward [N]; group [N] int64; correct [N] bool; advantage, token_reward, values, logp_old, sum_p2
-[N, T]; mask [N, T] bool. token_reward holds the shaped reward at the last masked token of a response, and token
-penalties.
+Shapes: reward, greedy_reward [N]; parts [N, R], with R numbers part_weights; group [N] int64; correct [N] bool;
+advantage, token_reward, values, logp_old, logp_ref, sum_p2 [N, T]; mask [N, T] bool. token_reward holds the shaped
+reward at the last masked token of a response, and token penalties.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from isentrope.learner.objective import selection
-from isentrope.learner.objective.schema import Finite, Fraction, Line, NonNegative
+from isentrope.learner.objective.schema import Finite, Fraction, Line, NonNegative, Positive
 
 Epsilon = Annotated[float, Field(ge=0, le=1e-2)]
 
@@ -128,6 +129,53 @@ def entropy_range(
     if entropy < low[0] + (low[1] - low[0]) * share:
         return reward.clamp_max(0.0)
     return group_std(group_mean(reward, group)[:, None], reward, group, eps=eps)[:, 0]
+
+
+def per_reward(
+    parts: Tensor, part_weights: Sequence[float], group: Tensor, mask: Tensor, *, eps: Epsilon = 1e-4
+) -> Tensor:
+    """A_i = (S_i - mean of S) / (standard deviation of S + eps) over the responses of the batch, with S_i = sum_k w_k
+    (r_ik - mean) / (standard deviation + eps) over the group, for each reward function k: [N]. With its own scale.
+
+    "GDPO" by Liu et al. (https://arxiv.org/abs/2601.05242): responses with the same sum of different rewards keep
+    different advantages. Weights are `data.reward_weights`; a function that gave a response no value adds 0 for it, and
+    responses without a trained token are not part of the batch's statistics. `eps` as in TRL's `normalize_then_sum`.
+
+    Args:
+        eps: added to both deviations, in units of reward. Too low blows up groups whose rewards hardly differ.
+    """
+    total = torch.zeros_like(parts[:, 0])
+    for weight, value in zip(part_weights, parts.T, strict=True):
+        known = value.isfinite().nonzero()[:, 0]
+        reward, owner = value[known], group[known]
+        scaled = group_std(group_mean(reward, owner)[:, None], reward, owner, eps=eps)[:, 0]
+        total = total.index_add(0, known, weight * scaled)
+    counted = total[mask.any(1)].double()
+    deviation = counted.std() if len(counted) > 1 else torch.zeros_like(counted.sum())
+    return ((total - counted.mean()) / (deviation + eps)).to(parts.dtype)
+
+
+def teacher(
+    logp_old: Tensor,
+    logp_ref: Tensor,
+    mask: Tensor,
+    *,
+    divergence: Literal["reverse", "forward"] = "reverse",
+    limit: Positive = 20.0,
+) -> Tensor:
+    """A_t = log p_ref - log p_old of each token, by which a policy gradient descends KL(p, p_ref), or p_ref / p_old - 1
+    for KL(p_ref, p): [N, T]. On the student's own tokens; rewards have no part in it.
+
+    "On-Policy Distillation of Language Models" by Agarwal et al. (https://arxiv.org/abs/2306.13649), whose divergences
+    are sums over the vocabulary; these are their estimates by the sampled token, with expectation 0 where both agree.
+
+    Args:
+        divergence: `reverse` keeps to what the teacher likes most, `forward` to all that it would say.
+        limit: largest size of A. Too low lets tokens that the teacher never says weigh as little as others; too high
+            lets one of them rule the update.
+    """
+    gap = torch.where(mask, logp_ref - logp_old, 0.0)
+    return (gap if divergence == "reverse" else gap.exp() - 1).clamp(-limit, limit)
 
 
 def returns(token_reward: Tensor, mask: Tensor, *, gamma: Fraction = 1.0) -> Tensor:

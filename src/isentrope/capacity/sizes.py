@@ -96,7 +96,8 @@ def _group(shape: Shape, responses: int, seq: int = 0) -> Group:
 
 def _ragged(shape: Shape, groups: int, responses: int) -> RaggedBatch:
     made = [_group(shape, responses, seq) for seq in range(groups)]
-    return make_ragged(made, number=0, token_max_lag=0, correctness=None)
+    functions = dict.fromkeys(shape.rewards, 1.0)
+    return make_ragged(made, number=0, token_max_lag=0, correctness=None, functions=functions)
 
 
 def _header_bytes(header: HeaderFields) -> int:

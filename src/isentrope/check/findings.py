@@ -10,13 +10,14 @@ from isentrope.check import broker, correctness, cuda, data_choice, install, kep
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import has_own_code, probe
 from isentrope.check.source import KEY, Source
+from isentrope.check.supplies import lacking
+from isentrope.check.teacher import open_teacher
 from isentrope.config import Config
 from isentrope.environment import variable
-from isentrope.errors import IsentropeError, RewardError, collected
+from isentrope.errors import ConfigError, IsentropeError, RewardError, collected
 from isentrope.redis_server import find_binary
 from isentrope.rollout.data.prompts import Prompts, encode, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
-from isentrope.rollout.rewards.correctness import NOTHING
 from isentrope.runfile import RunFile, raise_all
 
 _METHOD = "learner.method"
@@ -36,6 +37,10 @@ class Checked:
     model: Model
     notes: Sequence[str]
     """Suggestions that were applied, and warnings."""
+    reference: str = ""
+    """Folder or id of a reference policy of its own; empty: the model is its own reference."""
+    greedy: bool = False
+    """True if the method needs a greedy response to every prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,8 @@ class Findings:
         """Lines about what the model will be given, for a reader."""
         self.lengths: lengths.Lengths | None = None
         """Lengths of the prompts; None: not measured, or the model is still to be made."""
+        self._reference = ""
+        self._needs_greedy = False
         self.needs_reference = False
         """True if the objective needs a reference policy."""
         self.needs_critic = False
@@ -133,6 +140,8 @@ class Findings:
             data_digest=self._prompts.digest,
             model=self._model,
             notes=self._notes,
+            reference=self._reference,
+            greedy=self._needs_greedy,
         )
 
     def _errors(self, stage: Stage) -> list[Exception] | None:
@@ -156,19 +165,27 @@ class Findings:
     def _check_objective(self) -> None:
         from isentrope.learner.objective.needs import Need, needs
         from isentrope.learner.objective.run import naming_suggestions, notes, open_objective, refusals  # loads torch
+        from isentrope.learner.objective.stages.reset import never
 
         opened = open_objective(
             self._config.learner,
             self._config.sampling,
             run_folder=self._file.folder,
             evaluates=not self.from_kept and bool(self._config.data.eval_sets),
-            graded=self._config.data.correct == NOTHING,
+            lacks=lacking(self._config),
         )
         self._config = self._config.model_copy(update={"learner": opened.learner, "sampling": opened.sampling})
         self._objective = opened.merged.plain()
         self._refill = opened.objective.refill
         wanted = needs(opened.objective)
         self.needs_reference, self.needs_critic = Need.REFERENCE in wanted, Need.CRITIC in wanted
+        self._needs_greedy = Need.GREEDY in wanted
+        if self._config.model.reference and not opened.objective.reset.runs(never):
+            raise ConfigError(
+                "a reset would replace the reference, which is a model of its own, by the trained policy",
+                where=self._file.where("model.reference"),
+                fix='leave model.reference out, or set reset = "never" in [learner.objective]',
+            )
         self._notes += notes(opened)
         if self.from_kept:
             self._notes += kept_training.notes(self._config, opened.objective)
@@ -204,6 +221,8 @@ class Findings:
                 from isentrope.check import critic  # loads torch
 
                 self.shown.append(critic.examined(self._config, self._model, self._source, self._file))
+        if self._config.model.reference:
+            self._reference = open_teacher(self._config.model, self._file, self._model)
 
     def _has_room(self) -> bool:
         """Return True if prompts and model are known, and leave any length for a prompt."""

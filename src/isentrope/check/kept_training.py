@@ -63,7 +63,7 @@ def require_same_groups(resolved: ResolvedRun, data_digest: str, source: Path, s
 
 def require_same_tokens(checked: "Checked", batch: Path, seed: int) -> None:
     """Raise ConfigError if the prompts of the first kept batch, of a run with this seed, have other tokens by the model
-    of this run; StorageError if the batch is damaged."""
+    of this run, or its groups lack what the method needs; StorageError if the batch is damaged."""
     from isentrope.learner.training.group_store import read_batch  # loads torch
 
     config, where = checked.config, checked.file.where("model.path")
@@ -75,6 +75,12 @@ def require_same_tokens(checked: "Checked", batch: Path, seed: int) -> None:
                 f"the prompt of kept group {group.seq} has other tokens by the tokenizer of {config.model.path}",
                 where=where,
                 fix="train a model with the tokenizer of the run that has kept the groups",
+            )
+        if checked.greedy and group.greedy_reward is None:
+            raise ConfigError(
+                "the method needs a greedy response to every prompt, and the kept groups have none",
+                where=checked.file.where("learner.method"),
+                fix="choose a method without it, or groups of a run whose method has it",
             )
 
 

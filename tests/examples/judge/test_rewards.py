@@ -61,14 +61,14 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def rewards(folder: Path, port: int, timeout_s: float = DEADLINE_S) -> Iterator[RewardSet]:
+def rewards(folder: Path, port: int, timeout_s: float = DEADLINE_S, function: str = "judged") -> Iterator[RewardSet]:
     """The example's reward, which asks another port, as a run loads it."""
     text = (EXAMPLES / "judge" / "rewards.py").read_text()
     assert "8001" in text and "TIMEOUT_S = 10.0" in text and f"AT_ONCE = {AT_ONCE}\n" in text
     module = f"judge_rewards_{next(_numbers)}"
     changed = text.replace("8001", str(port)).replace("TIMEOUT_S = 10.0", f"TIMEOUT_S = {timeout_s}")
     (folder / f"{module}.py").write_text(changed)
-    loaded = load_rewards(DataConfig(train="train.jsonl", reward=f"{module}:judged"), run_folder=folder)
+    loaded = load_rewards(DataConfig(train="train.jsonl", reward=f"{module}:{function}"), run_folder=folder)
     yield loaded
     loaded.close()
 
@@ -142,6 +142,34 @@ def test_a_request_that_hangs_fails_that_response_alone(tmp_path: Path) -> None:
         outcomes = values(list(judged(["?"] * 2, ["a", "b"], {})))
         over.set()
     assert outcomes == [0.8, None]
+
+
+def test_a_step_is_correct_if_both_verdicts_say_so_of_a_judge_that_delays_fails_and_disagrees(tmp_path: Path) -> None:
+    over, asked = threading.Event(), set[str]()
+    replies = {"3 + 4 = 7": ("yes", "No."), "so 8": ("no", "yes"), "perhaps 9": ("yes", "yes"), "slow": ("yes", "no")}
+
+    def verdict(content: str) -> str:
+        if "\nStep: " not in content:
+            return "5"
+        step = content.partition("\nStep: ")[2].partition("\n")[0]
+        if step == "slow":
+            over.wait(DEADLINE_S)
+        if content not in asked:
+            asked.add(content)
+            raise ConnectionError
+        return replies[step]["mistake" in content]
+
+    text = "3 + 4 = 7\n\nso 8\n\nperhaps 9\n\nslow"
+    with served(verdict) as port, rewards(tmp_path, port, timeout_s=2.0, function="stepwise") as judged:
+        (outcome,) = judged(["?"], [text], {})
+        over.set()
+    assert isinstance(outcome, Score) and outcome.reward == 0.5 and outcome.steps is not None
+    assert [(text[start:end], correct) for start, end, correct in outcome.steps] == [
+        ("3 + 4 = 7", True),
+        ("so 8", False),
+        ("perhaps 9", False),
+        ("slow", False),
+    ]
 
 
 def test_no_answer_at_all_is_an_error_and_not_a_reward(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def test_a_group_is_as_large_as_its_payload(shape: Shape) -> None:
 @settings(max_examples=15)
 def test_a_batch_is_as_large_as_what_the_ranks_get_and_hold(shape: Shape, groups: int) -> None:
     made = [whole(shape, seq) for seq in range(groups)]
-    ragged = make_ragged(made, number=0, token_max_lag=0, correctness=None)
+    functions = dict.fromkeys(shape.rewards, 1.0)
+    ragged = make_ragged(made, number=0, token_max_lag=0, correctness=None, functions=functions)
     assert sizes.batch_bytes(shape, groups) == ragged.nbytes
     batch = make_batch(ragged, Moments(*(torch.zeros(ragged.shape) for _ in range(4))), seed=0)
     columns = [getattr(batch, name) for name in batch.__slots__]

@@ -9,15 +9,15 @@ from isentrope.config import load
 from isentrope.errors import ConfigError
 
 
-@pytest.mark.parametrize(("overrides", "place"), [((), "run.toml:19: "), (("learner.method=remax",), "command line: ")])
+@pytest.mark.parametrize(("overrides", "place"), [((), "run.toml:19: "), (("learner.method=luffy",), "command line: ")])
 def test_a_presets_key_has_the_place_of_the_method(run_file: Path, overrides: tuple[str, ...], place: str) -> None:
-    run_file.write_text(run_file.read_text() + 'method = "remax"\n')
+    run_file.write_text(run_file.read_text() + 'method = "luffy"\n')
     stages = Findings(*load(run_file, overrides)).stages()
     errors = next(errors for name, errors in stages if name == "objective")
     assert errors
     (error,) = errors
     assert isinstance(error, ConfigError)
-    assert error.where == f"{place}learner.objective.advantage.baseline (set by remax)"
+    assert error.where == f"{place}learner.objective.aux.shaped_demonstration (set by luffy)"
 
 
 def test_a_password_that_no_role_has_is_missed_before_the_run(

@@ -1,5 +1,6 @@
 """The ragged rows of a batch, and that packed and padded form are two views of the same tokens."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -13,7 +14,7 @@ from isentrope.learner.intake.packing import make_batch, pack
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
 from isentrope.rollout.rewards.correctness import Correctness
-from isentrope.rollout.wire.types import Finish, Group, Response, version_of
+from isentrope.rollout.wire.types import Finish, Group, Response, Steps, version_of
 
 LAG = 2
 few = settings(max_examples=40)
@@ -100,6 +101,35 @@ def test_a_share_is_packed_and_padded_like_its_rows_of_the_whole_batch(found: li
     for name in ("seq", "index", "reward", "length", "answer", "mask", "lag", "logp_rollout", "valid"):
         assert torch.equal(getattr(expected, name), getattr(got, name))
     assert [whole.group[row] for row in rows] == [np.unique(whole.group[rows])[place] for place in share.group]
+
+
+def test_values_of_reward_functions_are_columns_in_the_order_of_their_weights() -> None:
+    given = [replace(response([1, 2]), reward_parts=parts) for parts in ({"a": 1.0, "b": 2.0, "b.x": 7.0}, {"b": 3.0})]
+    ragged = make_ragged(
+        [group(0, [1], *given)], number=0, token_max_lag=LAG, correctness=RULE, functions={"b": 0.5, "a": 2.0}
+    )
+    back = RaggedBatch.from_bytes(ragged.to_bytes())
+    assert back.part_weights == (0.5, 2.0)
+    np.testing.assert_array_equal(back.parts, [[2.0, 1.0], [3.0, np.nan]])
+    np.testing.assert_array_equal(batch_of(back.take([1])).parts, [[3.0, np.nan]])
+    assert ragged_of([group(0, [1], *given)]).parts is None
+
+
+def test_the_reward_of_a_greedy_response_is_that_of_its_group() -> None:
+    two = [replace(group(seq, [1], response([1, 2]), response([3])), greedy_reward=seq / 4) for seq in (1, 2)]
+    np.testing.assert_array_equal(batch_of(ragged_of(two)).greedy_reward, [0.25, 0.25, 0.5, 0.5])
+    assert ragged_of([two[0], replace(two[1], greedy_reward=None)]).greedy_reward is None
+
+
+def test_tokens_of_correct_steps_are_a_column_where_the_reward_gives_steps() -> None:
+    steps = Steps(np.array([0, 2], np.int32), np.array([2, 4], np.int32), np.array([False, True]))
+    plain = response([5, 6])
+    ragged = ragged_of([group(0, [1], replace(response([1, 2, 3, 4]), steps=steps), plain)])
+    np.testing.assert_array_equal(ragged.step_correct, [False, False, True, True, False, False])
+    assert batch_of(RaggedBatch.from_bytes(ragged.take([0]).to_bytes())).step_correct.tolist() == [
+        [False, False, True, True]
+    ]
+    assert ragged_of([group(0, [1], plain)]).step_correct is None
 
 
 @few

@@ -70,6 +70,15 @@ def test_a_lie_is_refused(lie: str) -> None:
     assert caught.value.what == "run" and caught.value.where
 
 
+def test_a_run_with_greedy_responses_takes_no_group_without_one() -> None:
+    check = RunCheck(SEED, prompt, lambda index, name: prompt(index), greedy=True)
+    check.group(replace(honest(), greedy_reward=0.0), 2, ANNOUNCED)
+    with pytest.raises(RecordError) as caught:
+        check.group(honest(), 2, ANNOUNCED)
+    assert caught.value.what == "run" and "greedy" in caught.value.where
+    check.answer(answered())
+
+
 def answered(index: int = 7, **changes: Any) -> EvalResult:
     responses = tuple(make_response(NOW, seed=eval_seed(SEED, "heldout", index, place)) for place in (0, 1))
     return EvalResult(

@@ -60,12 +60,16 @@ def random_batch(seed: int = 0, *, prompts: int = 6, group: int = 4, dtype: torc
     logp_old, entropy_old = logp_rollout + noise(0.05), positive(2.0)
     logp_ref = logp_rollout + noise(0.3)
     return Batch(
+        greedy_reward=torch.rand(prompts, generator=draw, dtype=dtype)[owner],
+        step_correct=torch.rand(n, T, generator=draw) < 0.5,
         mask=valid & ~stale,
         valid=valid,
         group=owner,
         seq=owner + 100,
         index=torch.cat([torch.arange(size) for size in sizes]),
         reward=torch.where(correct, 0.97, 0.1).to(dtype),
+        parts=torch.stack([correct.to(dtype), (torch.arange(n) % 3 == 0).to(dtype)], dim=1),
+        part_weights=(1.0, 0.5),
         correct=correct,
         length=length,
         truncated=length == T,
@@ -80,8 +84,6 @@ def random_batch(seed: int = 0, *, prompts: int = 6, group: int = 4, dtype: torc
         logp_ref=logp_ref,
         supplied={
             "values": noise(0.5),
-            "greedy_reward": torch.rand(n, generator=draw, dtype=dtype),
-            "step_correct": torch.rand(n, T, generator=draw) < 0.5,
             "demonstration": demonstration,
         },
     )

@@ -3,7 +3,7 @@ for, from the actor to the gradient."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ from isentrope.learner.objective.needs import PROVIDED, needs
 from isentrope.learner.objective.presets import method_names
 from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.codec import decode_group, encode_group
-from isentrope.rollout.wire.types import Group, WorkOrder, version_of
+from isentrope.rollout.wire.types import Group, Response, Steps, WorkOrder, version_of
 from isentrope.rollout.wire.validation import Limits
 
 RUNNABLE = [name for name in method_names() if set(needs(objective_of(name))) <= PROVIDED]
+FUNCTIONS = {"third": 1.0, "fifth": 0.5}
 GROUPS, SIZE, BATCHES = 6, 8, 2
 
 
@@ -41,17 +42,24 @@ def drawn_fates(seed: int) -> list[dict[int, str]]:
     return fates
 
 
+def with_steps(response: Response) -> Response:
+    """The response with one step, its first half."""
+    end = np.full(1, (len(response.tokens) + 1) // 2, np.int32)
+    return replace(response, steps=Steps(np.zeros(1, np.int32), end, np.ones(1, np.bool_)))
+
+
 def published(seq: int, fates: Mapping[int, str]) -> Group:
     """The group as the learner reads it."""
     script, order = GroupScript(fates), WorkOrder(seq, 0, 1, 0, 0, "work", f"{seq}-0")
     made = asyncio.run(script.maker().score(script.generated(order), "a1"))
     limits = Limits(VOCABULARY, len(fates), version_of(1, 0))
+    made = replace(made, greedy_reward=seq % 2 + 0.25, responses=tuple(map(with_steps, made.responses)))
     return decode_group(*encode_group(made), max_bytes=1 << 20, limits=limits)
 
 
 def ragged_of(fates: Sequence[Mapping[int, str]]) -> RaggedBatch:
     groups = [published(seq, each) for seq, each in enumerate(fates)]
-    return make_ragged(groups, number=3, token_max_lag=4, correctness=Correctness("reward", 0.5))
+    return make_ragged(groups, number=3, token_max_lag=4, correctness=Correctness("reward", 0.5), functions=FUNCTIONS)
 
 
 def batch_of(ragged: RaggedBatch) -> Batch:

@@ -73,6 +73,9 @@ REFUSED: list[Case] = [
     ([], {"control": [{**PI, "of": "entropy", "initial": 2.0}]}, MANY, "control.entropy_pi.initial"),
     (["prorl"], {"control": [{**PI, "of": "kl.ref", "effect": "lowers"}]}, MANY, "control.entropy_pi"),
     (["entrocraft"], {"advantage": {"scale": "group_std"}}, MANY, "advantage.scale"),
+    (["gdpo"], {"advantage": {"scale": "group_std"}}, MANY, "advantage.scale"),
+    (["dapo", "gdpo"], {}, MANY, "reward.scheme"),
+    (["dapo", "opd"], {}, MANY, "reward.scheme"),
     (["entrocraft"], {"stats": "rollout"}, {**MANY, "on_policy": True}, "advantage.baseline"),
     (["cispo"], {"ratio": {"level": "sequence"}, "reduce": "seq_token_mean"}, MANY, "ratio.level"),
     (["cispo"], {"ratio": {"level": "none"}}, MANY, "clip"),
@@ -120,10 +123,9 @@ REFUSED: list[Case] = [
     (["dapo"], {"advantage": {"baseline": "none", "scale": "none"}}, {**MANY, "group_size": 1}, "filter"),
     (["prorl"], {}, {**MANY, "evaluates": False}, "reset"),
     (["prorl"], {"kl": []}, MANY, "reset"),
-    (["remax"], {}, {"updates": 4}, "advantage.baseline"),
     (["luffy"], {}, {"updates": 4}, "aux.shaped_demonstration"),
-    (["bcpg_nsa"], {}, {"updates": 4}, "tokens.step_labels"),
-    (["remax"], {}, {"updates": 4}, "advantage.baseline"),
+    (["bcpg_nsa"], {}, {"updates": 4, "provided": frozenset()}, "tokens.step_labels"),
+    (["remax"], {}, {"updates": 4, "provided": frozenset()}, "advantage.baseline"),
 ]
 
 
@@ -157,6 +159,8 @@ def test_refused(methods: list[str], own: dict[str, object], facts: dict[str, ob
         (["dapo", "vespo"], {}, MANY),
         (["dapo", "ce_gppo", "clip_b"], {}, MANY),
         (["entrocraft"], {}, MANY),
+        (["remax"], {}, {"max_lag": 0}),
+        (["bcpg_nsa"], {}, {"max_lag": 0}),
         (["pi_bonus"], {}, MANY),
         (["dapo"], {"control": [{**PI, "of": "clip.high", "initial": 0.28, "low": 0.2}]}, MANY),
         (["prorl"], {"control": [{**PI, "of": "kl.ref", "effect": "lowers", "low": 0.0}]}, MANY),
@@ -179,6 +183,7 @@ DOUBTED: list[Case] = [
     (["seed_grpo"], {"advantage": {"scale": "whiten"}}, MANY, "advantage.scale"),
     (["vapo"], {}, MANY, "aux.positive_nll"),
     (["grpo"], {}, {"updates": 1}, "clip"),
+    (["gdpo"], {"filter": ["mixed_groups"]}, MANY, "filter.mixed_groups"),
     (["prorl"], {}, MANY, "reset"),
     (["clip_cov"], {}, MANY, "clip.low"),
     (["kl_cov"], {}, {**FRESH, "tokens": 15000}, "kl.0.tokens.share"),
@@ -284,9 +289,9 @@ def test_a_clip_that_never_acts_on_policy_is_not_told_to_take_more_updates_alone
 
 
 def test_refusals_are_errors_that_name_the_preset() -> None:
-    opened = open_objective(LearnerConfig(method="remax"), SamplingConfig(), run_folder=Path("/"), evaluates=True)
+    opened = open_objective(LearnerConfig(method="luffy"), SamplingConfig(), run_folder=Path("/"), evaluates=True)
     (error,) = refusals(opened)
-    assert "a greedy response" in error.what and error.where == "learner.objective.advantage.baseline (set by remax)"
+    assert "demonstrations" in error.what and error.where == "learner.objective.aux.shaped_demonstration (set by luffy)"
 
 
 WALKS: dict[str, Any] = {"method": ["dapo", "kl_cov"], "updates_per_batch": 4}

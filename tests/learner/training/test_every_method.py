@@ -29,7 +29,16 @@ CPU = torch.device("cpu")
 RIGHT = np.arange(16) % 5 == 1
 """One right answer in each of three groups, none in the fourth."""
 RAGGED = [
-    replace(ragged, answer=np.arange(16) % 3, reward=RIGHT.astype(np.float64), correct=RIGHT)
+    replace(
+        ragged,
+        answer=np.arange(16) % 3,
+        reward=RIGHT.astype(np.float64),
+        correct=RIGHT,
+        greedy_reward=np.repeat([0.0, 1.0, 0.0, 0.5], 4),
+        step_correct=np.arange(len(ragged.tokens)) % 2 == 0,
+        parts=np.stack([RIGHT, np.arange(16) % 2], axis=1).astype(np.float64),
+        part_weights=(1.0, 0.5),
+    )
     for ragged in (make_toy_rows(groups=4, group_size=4, seed=number, number=number) for number in range(2))
 ]
 
@@ -60,6 +69,16 @@ def policy_of(folder: Path) -> Policy:
     return load_policy(str(folder), dtype=torch.float32, device=CPU, gradient_checkpointing=False)
 
 
+def another_policy(folder: Path) -> ReferencePolicy:
+    """A reference that is not the policy: a teacher."""
+    policy = policy_of(folder)
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in policy.parameters():
+            value += 0.05 * torch.randn(value.shape, generator=draw)
+    return ReferencePolicy(policy, 1.0, CPU)
+
+
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_it_moves_the_weights_and_says_how(
     method: str,
@@ -71,7 +90,7 @@ def test_it_moves_the_weights_and_says_how(
 ) -> None:
     objective = objective_of(method)
     valued = Need.CRITIC in needs(objective)
-    reference = ReferencePolicy(policy_of(toy_model), 1.0, CPU) if Need.REFERENCE in needs(objective) else None
+    reference = another_policy(toy_model) if Need.REFERENCE in needs(objective) else None
     trainer = Trainer(alone, engine, objective, reference, critic if valued else None)
     engine.forget_moments()
     state: ControllerStates = objective.start()
@@ -100,6 +119,22 @@ def test_the_change_of_entropy_is_that_of_the_batchs_own_tokens(alone: Collectiv
     assert trainer.train(RAGGED[0], replace(schedule, attributes=False), objective.start()).entropy_change is None
 
 
+@pytest.mark.parametrize("divergence", ["reverse", "forward"])
+def test_a_student_comes_nearer_to_its_teacher(
+    divergence: str, alone: Collectives, engine: TrainingEngine, toy_model: Path
+) -> None:
+    own = {"advantage": {"baseline": {"divergence": divergence}}}
+    objective = build(load_objective("opd", own, Path()), Path(), max_new_tokens=LONGEST)
+    trainer = Trainer(alone, engine, objective, another_policy(toy_model))
+    engine.forget_moments()
+    gaps = []
+    for _ in range(12):
+        batch = trainer.train(RAGGED[0], Schedule(1, 120, 1, 1, 0.0), {}).batch
+        assert batch.logp_ref is not None
+        gaps.append(float((batch.logp_ref - batch.statistics.logp)[batch.mask].square().mean()))
+    assert gaps[-1] < 0.5 * gaps[0]
+
+
 def test_a_reward_without_answers_is_told_when_the_method_needs_them(
     alone: Collectives, engine: TrainingEngine
 ) -> None:
@@ -107,6 +142,12 @@ def test_a_reward_without_answers_is_told_when_the_method_needs_them(
     silent = replace(RAGGED[0], answer=np.full(16, -1))
     with pytest.raises(RewardError, match="final answers"):
         trainer.train(silent, Schedule(1, 120, 1, 1, 0.0), {})
+
+
+def test_a_reward_without_steps_is_told_when_the_method_needs_them(alone: Collectives, engine: TrainingEngine) -> None:
+    trainer = Trainer(alone, engine, objective_of("bcpg_nsa"), None)
+    with pytest.raises(RewardError, match="steps of reasoning"):
+        trainer.train(replace(RAGGED[0], step_correct=None), Schedule(1, 120, 1, 1, 0.0), {})
 
 
 def test_no_rank_waits_for_a_share_that_rank_0_cannot_deal(

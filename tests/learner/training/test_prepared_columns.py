@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_batch import LONGEST, make_toy_rows
+from toy_batch import FUNCTIONS, LONGEST, make_toy_rows
 
 from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.packing import make_batch
@@ -22,7 +22,7 @@ from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import build, load_objective, method_names
 from isentrope.learner.training import prepared_columns
 from isentrope.rollout.rewards.correctness import Correctness
-from isentrope.rollout.wire.types import Finish, Group, Response, version_of
+from isentrope.rollout.wire.types import Finish, Group, Response, Steps, version_of
 
 
 def objective_of(name: str) -> Objective:
@@ -46,14 +46,20 @@ def long_rows() -> RaggedBatch:
             span_version=np.full(1, version_of(1, int(rng.integers(4, 6)))),
             finish=Finish.STOP,
             reward=float(rng.random() < 0.5),
+            steps=Steps(np.zeros(1, np.int32), np.full(1, length // 2, np.int32), np.ones(1, np.bool_)),
+            reward_parts={"second": float(index % 2), "third": float(rng.random())},
             seed=index,
             answer=str(index % 3),
         )
 
     def group(seq: int) -> Group:
-        return Group(seq, 0, "a", np.ones(100, np.int32), tuple(map(response, range(4))), 1.0)
+        return Group(
+            seq, 0, "a", np.ones(100, np.int32), tuple(map(response, range(4))), 1.0, greedy_reward=seq % 2 / 2
+        )
 
-    return make_ragged(map(group, range(32)), number=6, token_max_lag=2, correctness=Correctness("reward", 0.5))
+    correctness = Correctness("reward", 0.5)
+    groups = list(map(group, range(32)))
+    return make_ragged(groups, number=6, token_max_lag=2, correctness=correctness, functions=FUNCTIONS)
 
 
 LONG = long_rows()

@@ -112,7 +112,17 @@ class ToyActor(threading.Thread):
         row = self._prompts.train(order.seq)
         prompt = self._prompt(row, spec)
         seeds = [sampling_seed(spec.seed, order.seq, order.attempt, index) for index in range(spec.sampling.group_size)]
-        return replace(self._group(prompt, seeds, spec, order.seq, order.attempt), source=row.source)
+        group = replace(self._group(prompt, seeds, spec, order.seq, order.attempt), source=row.source)
+        return replace(group, greedy_reward=self._greedy_reward(prompt, spec)) if spec.greedy else group
+
+    @torch.no_grad()
+    def _greedy_reward(self, prompt: np.ndarray, spec: RunSpec) -> float:
+        ids = torch.from_numpy(prompt.astype(np.int64))[None]
+        for _ in range(spec.sampling.max_new_tokens):
+            logits = self._network(input_ids=ids, use_cache=False).logits[:, -1]
+            ids = torch.cat([ids, logits.argmax(1, keepdim=True)], 1)
+        tokens = ids[0, len(prompt) :].numpy()
+        return self._response(tokens, np.zeros(len(tokens), np.float32), 0, spec).reward
 
     def _evaluate(self, order: EvalOrder, spec: RunSpec) -> EvalResult:
         row = self._prompts.eval(order.index, order.name)

@@ -8,10 +8,14 @@ from isentrope.learner.intake.packing import make_batch
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
 from isentrope.rollout.rewards.correctness import Correctness
-from isentrope.rollout.wire.types import Finish, Group, Response, version_of
+from isentrope.rollout.wire.types import Finish, Group, Response, Steps, version_of
 
 VOCABULARY = 46
 LONGEST = 13
+
+
+FUNCTIONS = {"second": 1.0, "third": 0.5}
+"""Weights of the reward functions."""
 
 
 def make_toy_rows(*, groups: int, group_size: int, seed: int = 0, number: int = 0) -> RaggedBatch:
@@ -29,11 +33,13 @@ def make_toy_rows(*, groups: int, group_size: int, seed: int = 0, number: int = 
             finish=Finish.STOP,
             reward=float(index % 2),
             seed=index,
+            steps=Steps(np.zeros(1, np.int32), np.full(1, (length + 1) // 2, np.int32), np.ones(1, np.bool_)),
+            reward_parts={"second": float(index % 2), "third": float(index % 3 == 0)},
         )
 
     def group(seq: int) -> Group:
         prompt = rng.integers(3, VOCABULARY, int(rng.integers(4, 10))).astype(np.int32)
-        return Group(seq, 0, "a1", prompt, tuple(map(response, range(group_size))), 1.0)
+        return Group(seq, 0, "a1", prompt, tuple(map(response, range(group_size))), 1.0, greedy_reward=seq % 2 / 2)
 
     return make_ragged(
         list(map(group, range(groups))),
@@ -41,6 +47,7 @@ def make_toy_rows(*, groups: int, group_size: int, seed: int = 0, number: int = 
         token_max_lag=2,
         correctness=Correctness("reward", 0.5),
         newest_version=version_of(1, number),
+        functions=FUNCTIONS,
     )
 
 

@@ -134,6 +134,40 @@ def test_equal_rewards_give_exactly_no_advantage(baseline, value: float, size: i
     assert not scaled.any()
 
 
+def test_a_teacher_gives_credit_whose_mean_is_the_divergence() -> None:
+    p, q = (torch.tensor(x, dtype=torch.float64) for x in ([0.5, 0.3, 0.2], [0.25, 0.25, 0.5]))
+    logits = p.log().clone().requires_grad_()
+    logp = torch.log_softmax(logits, 0)
+    exact = {"reverse": (logp.exp() * (logp - q.log())).sum(), "forward": (q * (q.log() - logp)).sum()}
+    mask = torch.ones(3, 1, dtype=torch.bool)
+    for divergence, value in exact.items():
+        a = advantage.teacher(p.log()[:, None], q.log()[:, None], mask, divergence=divergence)[:, 0]  # type: ignore[arg-type]
+        (expected,) = torch.autograd.grad(value, logits, retain_graph=True)
+        (found,) = torch.autograd.grad(-(p * a * logp).sum(), logits, retain_graph=True)
+        torch.testing.assert_close(found, expected)
+    far = advantage.teacher(torch.tensor([[-50.0]]), torch.tensor([[0.0]]), mask[:1], limit=3.0)
+    assert far.item() == 3.0
+
+
+def test_per_reward_keeps_apart_what_the_sum_of_rewards_hides() -> None:
+    group, mask = torch.tensor([0, 0, 1, 1]), torch.ones(4, 2, dtype=torch.bool)
+    parts = torch.tensor([[0.0, 0], [1, 0], [0, 0], [1, 1]], dtype=torch.float64)
+    found = advantage.per_reward(parts, (1.0, 1.0), group, mask)
+    low, high = math.sqrt(0.3), math.sqrt(1.2)  # of 0.707 and 1.414 over their deviation sqrt(5 / 3)
+    assert found.tolist() == pytest.approx([-low, low, -high, high], rel=1e-3)
+    by_sum = advantage.group_std(advantage.group_mean(parts.sum(1), group)[:, None], parts.sum(1), group)
+    assert by_sum[0].item() == pytest.approx(by_sum[2].item(), rel=1e-5)
+
+
+def test_per_reward_takes_no_part_of_a_function_that_did_not_apply_or_of_a_response_that_is_not_trained() -> None:
+    group, mask = torch.tensor([0, 0, 0, 1]), torch.ones(4, 1, dtype=torch.bool)
+    mask[3] = False
+    parts = torch.tensor([[0.0, 3], [1, math.nan], [1, math.nan], [5, 5]], dtype=torch.float64)
+    found = advantage.per_reward(parts, (2.0, 1.0), group, mask)
+    assert found[:3].tolist() == pytest.approx([-2 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)], rel=1e-3)
+    assert found[3].item() == pytest.approx(0.0, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("entropy", "progress", "shape", "expected"),
     [
