@@ -13,7 +13,7 @@ from isentrope.runs import list_runs
 
 def _listed(place: Path, *, as_json: bool) -> str:
     out = io.StringIO()
-    assert list_runs(place, as_json, Console(file=out, width=300)) == 0
+    assert list_runs(place, as_json, Console(file=out, width=1000)) == 0
     return out.getvalue()
 
 

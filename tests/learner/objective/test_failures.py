@@ -74,7 +74,8 @@ def batch_of(ragged: RaggedBatch) -> Batch:
         return padded
 
     moments = Moments(-column(1, 3.0), column(2, 2.0), column(3, 0.5), -column(4, 0.5))
-    return make_batch(ragged, moments, seed=7, logp_ref=-column(5, 3.0), dtype=torch.float64)
+    batch = make_batch(ragged, moments, seed=7, logp_ref=-column(5, 3.0), dtype=torch.float64)
+    return replace(batch, supplied={"values": column(6, 1.0)})
 
 
 @pytest.fixture(scope="module", params=range(BATCHES))
@@ -90,6 +91,10 @@ def pair(request: pytest.FixtureRequest) -> tuple[Batch, Batch]:
 def assert_same(one: Any, two: Any, where: str) -> None:
     if isinstance(one, Tensor):
         assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for name in one:
+            assert_same(one[name], two[name], f"{where}[{name}]")
     elif isinstance(one, tuple):
         assert len(one) == len(two)
         for number, pair in enumerate(zip(one, two, strict=True)):

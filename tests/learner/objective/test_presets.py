@@ -121,7 +121,7 @@ def test_own_stages_are_functions_beside_the_run_file(tmp_path: Path) -> None:
         (["grpo"], {"clip": {"hgih": 1}}, "unknown key `hgih` of kind `ppo`", "learner.objective.clip.hgih", "`high`"),
         (["grpo"], {"clpi": {}}, "unknown dimension `clpi`", "learner.objective.clpi", "`clip`"),
         (["grpo"], {"clip": "ppoo"}, "unknown kind `ppoo`", "learner.objective.clip.kind", "`ppo`"),
-        (["grpo"], {"clip": {"high": -1}}, "`high`.*-1", "learner.objective.clip.high", "greater"),
+        (["grpo"], {"clip": {"high": -1}}, "`high`.*-1", "learner.objective.clip.high", "from 0 to"),
         (["grpo"], {"clip": {"high": "wide"}}, "`high`.*'wide'", "learner.objective.clip.high", ""),
         (
             ["kl_cov"],

@@ -92,6 +92,7 @@ def test_it_moves_the_weights_and_says_how(
     valued = Need.CRITIC in needs(objective)
     reference = another_policy(toy_model) if Need.REFERENCE in needs(objective) else None
     trainer = Trainer(alone, engine, objective, reference, critic if valued else None)
+    engine.policy.load_state_dict(policy_of(toy_model).state_dict())  # masks see a policy far from what sampled
     engine.forget_moments()
     state: ControllerStates = objective.start()
     before = {name: value.clone() for name, value in engine.weights.in_memory()}

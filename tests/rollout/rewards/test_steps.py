@@ -44,16 +44,18 @@ def test_steps_may_be_arrays_and_nothing_else_is_taken_for_some() -> None:
 
 
 def test_a_reward_function_gives_steps_beside_its_number(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    (tmp_path / "stepped.py").write_text(
+    (tmp_path / "judged_steps.py").write_text(
         "def judged(prompts, completions, **columns):\n"
         "    return [{'reward': 0.0, 'steps': [[0, 2, True]]} if text else {'reward': 1.0} for text in completions]\n"
         "def wrong(prompts, completions, **columns):\n"
         "    return [{'reward': 0.0, 'steps': [[2, 0, True]]} for _ in completions]\n"
     )
-    rewards = load_rewards(DataConfig(train="x.jsonl", reward="stepped:judged"), run_folder=tmp_path)
+    rewards = load_rewards(DataConfig(train="x.jsonl", reward="judged_steps:judged"), run_folder=tmp_path)
     first, second = rewards(["p", "p"], ["ab", ""], {})
-    assert isinstance(first, Score) and first.steps == (Step(0, 2, True),) and first.parts == {"stepped:judged": 0.0}
+    assert (
+        isinstance(first, Score) and first.steps == (Step(0, 2, True),) and first.parts == {"judged_steps:judged": 0.0}
+    )
     assert isinstance(second, Score) and second.steps is None
-    refused = load_rewards(DataConfig(train="x.jsonl", reward="stepped:wrong"), run_folder=tmp_path)
+    refused = load_rewards(DataConfig(train="x.jsonl", reward="judged_steps:wrong"), run_folder=tmp_path)
     with pytest.raises(RewardError, match="other steps"):
         refused(["p"], ["ab"], {})
