@@ -27,7 +27,7 @@ def compare_runs(runs: Sequence[Path], page: Path, as_json: bool, console: Conso
     comparison = compare(read_arms([runfolder.find(run) for run in runs]))
     if len(comparison.arms) < 2:
         raise ConfigError(
-            f"all runs are of one method, {comparison.arms[0].name}",
+            f"all runs are of one method, {', '.join(arm.name for arm in comparison.arms)}",
             where="RUN",
             fix="name runs of two methods or more",
         )

@@ -83,7 +83,7 @@ class Run:
     seen: list[Entry] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
-    async def actor(self, name: str = "a1") -> "AsyncIterator[asyncio.Task[None]]":
+    async def actor(self, name: str = "a1") -> "AsyncIterator[asyncio.Task[Any]]":
         """An actor, as long as the context; then it drains, unless it has ended. Its port is `port`."""
         ready: asyncio.Future[Tools] = asyncio.get_running_loop().create_future()
         ready.set_result(self.tools)

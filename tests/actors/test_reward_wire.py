@@ -15,7 +15,7 @@ from isentrope.rollout.rewards.steps import MAX_STEPS, Step
 
 NUMBERS = st.floats(-MAX_REWARD, MAX_REWARD)
 STEPS = st.lists(st.integers(0, 99), max_size=6, unique=True).map(
-    lambda cuts: tuple(Step(*pair, pair[0] % 2 == 0) for pair in zip(*[iter(sorted(cuts))] * 2, strict=False))
+    lambda cuts: tuple(Step(start, end, start % 2 == 0) for start, end in zip(*[iter(sorted(cuts))] * 2, strict=False))
 )
 SCORES = st.builds(
     Score,

@@ -126,9 +126,8 @@ def test_tokens_of_correct_steps_are_a_column_where_the_reward_gives_steps() -> 
     plain = response([5, 6])
     ragged = ragged_of([group(0, [1], replace(response([1, 2, 3, 4]), steps=steps), plain)])
     np.testing.assert_array_equal(ragged.step_correct, [False, False, True, True, False, False])
-    assert batch_of(RaggedBatch.from_bytes(ragged.take([0]).to_bytes())).step_correct.tolist() == [
-        [False, False, True, True]
-    ]
+    taken = batch_of(RaggedBatch.from_bytes(ragged.take([0]).to_bytes())).step_correct
+    assert taken is not None and taken.tolist() == [[False, False, True, True]]
     assert ragged_of([group(0, [1], plain)]).step_correct is None
 
 

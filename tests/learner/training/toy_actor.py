@@ -166,5 +166,5 @@ class ToyActor(threading.Thread):
             finish=Finish.STOP if len(ends) else Finish.LENGTH,
             reward=reward,
             seed=seed,
-            reward_parts={spec.data.train: reward},
+            reward_parts={str(spec.data.train): reward},
         )

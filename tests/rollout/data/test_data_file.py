@@ -26,7 +26,7 @@ def opened(folder: Path, **data: Any) -> Prompts:
     return open_prompts(DataConfig(**{"train": "a.jsonl", **data}), run_folder=folder, seed=3)
 
 
-def served(prompts: Prompts, seqs: range) -> list[tuple[str, object]]:
+def served(prompts: Prompts, seqs: range) -> list[tuple[str, Any]]:
     return [(row.source, row.columns["n"]) for row in map(prompts.train, seqs)]
 
 
