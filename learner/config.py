@@ -131,8 +131,9 @@ class LearnerConfig(Section):
     """Passes over each batch (not over the data set). More reuse tokens that are expensive to generate; too many fit
     the batch instead of the task."""
     micro_batch_tokens: Tokens = 16384
-    """Tokens of one forward and backward pass on a rank, prompts included; must hold the longest response. Too high
-    runs out of memory; too low leaves the hardware idle. The gradient is the same, but for rounding."""
+    """Tokens of one forward and backward pass on a rank, prompts and padding included (only on a CPU rows are padded);
+    must hold the longest response. Too high runs out of memory; too low leaves the hardware idle. The gradient is the
+    same, but for rounding."""
     learning_rate: Rate = 1e-6
     """AdamW's learning rate after the warm-up. Too high destroys the policy within a few batches, often with a sudden
     fall of entropy; too low learns nothing in the batches there are."""

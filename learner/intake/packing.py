@@ -136,9 +136,19 @@ def pack(ragged: RaggedBatch, rows: Sequence[int], device: torch.device | str = 
 
 def pack_row(tokens: Sequence[int], device: torch.device | str = "cpu") -> Packed:
     """Pack one row of which every token but the first is to be predicted."""
-    ids, place = np.asarray(tokens, np.int64), np.arange(len(tokens) - 1)
-    bounds = np.array([0, len(place)])
-    return _packed(np.zeros(1, np.int64), (ids[:-1], place, bounds, place, ids[1:], place), len(place), device)
+    return pack_rows([tokens], device)
+
+
+def pack_rows(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Packed:
+    """Pack rows of which every token but the first is to be predicted."""
+    length = np.array([len(tokens) - 1 for tokens in rows], np.int64)
+    row, place = places_of(length)
+    longest = int(length.max())
+    ids = np.concatenate([np.asarray(tokens[:-1], np.int64) for tokens in rows])
+    target = np.concatenate([np.asarray(tokens[1:], np.int64) for tokens in rows])
+    bounds = np.append(starts_of(length), len(row))
+    columns = (ids, place, bounds, np.arange(len(row)), target, row * longest + place)
+    return _packed(np.arange(len(rows)), columns, longest, device)
 
 
 def _packed(

@@ -1,8 +1,8 @@
 """The plan of a batch: its optimizer updates, each divided over ranks and micro-batches.
 
 A pure function of lengths and groups. It affects speed and memory only: losses are sums over responses with global
-denominators, so the gradient does not depend on it. A rank sees a response in all passes or in none, so its tokens
-travel once.
+denominators, so the gradient does not depend on it. Where rows are padded, those of like length share a micro-batch.
+A rank sees a response in all passes or in none, so its tokens travel once.
 """
 
 import heapq
@@ -17,6 +17,9 @@ from isentrope.rollout.wire.types import Int64
 
 Rows: TypeAlias = tuple[int, ...]
 """Indices of responses, ascending."""
+
+MICRO_BATCH_COST = 64
+"""What a micro-batch costs beside its tokens, in tokens; decides how many there are where rows are padded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ def make_plan(  # noqa: PLR0913  (two arrays, and four numbers from three owners
     micro_batch_tokens: int,
     updates_per_batch: int,
     epochs: int,
+    padded: bool = False,
 ) -> Plan:
     """Return the plan of one batch.
 
@@ -63,6 +67,7 @@ def make_plan(  # noqa: PLR0913  (two arrays, and four numbers from three owners
         updates_per_batch: optimizer updates in one pass over the batch. With fewer groups than updates, every group is
             an update: an update without data would still change the weights, by momentum and decay.
         epochs: passes over the batch.
+        padded: rows of a micro-batch count as long as its longest: it is a rectangle, which is what is limited.
     """
     assert len(lengths) == len(groups) > 0
     size = [int(length) for length in lengths]
@@ -71,29 +76,67 @@ def make_plan(  # noqa: PLR0913  (two arrays, and four numbers from three owners
     for part in np.array_split(np.unique(groups), min(updates_per_batch, len(np.unique(groups)))):
         rows = np.flatnonzero(np.isin(groups, part)).tolist()
         shares = _fullest_to_emptiest(size, _balance(size, rows, ranks), held)
-        updates.append(_sweep(size, shares, micro_batch_tokens))
+        updates.append(_sweep(size, shares, micro_batch_tokens, padded=padded))
         held = [(*before, *new) for before, new in zip(held, shares, strict=True)]
-    return Plan(_sweep(size, held, micro_batch_tokens), tuple(updates * epochs))
+    return Plan(_sweep(size, held, micro_batch_tokens, padded=padded), tuple(updates * epochs))
 
 
-def make_sweep(lengths: Int64, rows: Iterable[int], ranks: int, micro_batch_tokens: int) -> Sweep:
+def make_sweep(
+    lengths: Int64, rows: Iterable[int], ranks: int, micro_batch_tokens: int, *, padded: bool = False
+) -> Sweep:
     """Divide one pass over `rows`: token counts of any two ranks differ by at most the longest response."""
     size = [int(length) for length in lengths]
-    return _sweep(size, _balance(size, rows, ranks), micro_batch_tokens)
+    return _sweep(size, _balance(size, rows, ranks), micro_batch_tokens, padded=padded)
 
 
-def _sweep(size: Sequence[int], shares: Sequence[Rows], limit: int) -> Sweep:
+def _sweep(size: Sequence[int], shares: Sequence[Rows], limit: int, *, padded: bool) -> Sweep:
     """Divide the rows of each rank into micro-batches."""
-    count = _fewest(size, shares, limit)
-    while True:
-        split = [_balance(size, share, count) for share in shares]
-        if all(_fits(size, part, limit) for parts in split for part in parts):
-            break  # at the latest when every response is alone
-        count += 1
+    split = _rectangles(size, shares, limit) if padded else _packs(size, shares, limit)
     return Sweep(
         rows=tuple(sorted(row for share in shares for row in share)),
         shares=tuple(tuple(_longest_first(size, parts)) for parts in split),
     )
+
+
+def _packs(size: Sequence[int], shares: Sequence[Rows], limit: int) -> list[list[Rows]]:
+    """Return micro-batches of like sums of tokens, equally many for each rank."""
+    count = _fewest(size, shares, limit)
+    while True:
+        split = [_balance(size, share, count) for share in shares]
+        if all(_fits(size, part, limit) for parts in split for part in parts):
+            return split  # at the latest when every response is alone
+        count += 1
+
+
+def _rectangles(size: Sequence[int], shares: Sequence[Rows], limit: int) -> list[list[Rows]]:
+    """Return micro-batches of like lengths, equally many for each rank: ranks with fewer divide their largest."""
+    split = [_least_area(size, share, limit) for share in shares]
+    count = max(len(parts) for parts in split)
+    for parts in split:
+        while len(parts) < count:
+            largest = max(parts, key=lambda part: (len(part) > 1, _area(size, part)), default=())
+            by_length = sorted(largest, key=lambda row: -size[row])
+            longer, shorter = by_length[: (len(largest) + 1) // 2], by_length[(len(largest) + 1) // 2 :]
+            parts.append(tuple(sorted(shorter)))
+            if longer:
+                parts[parts.index(largest)] = tuple(sorted(longer))
+    return split
+
+
+def _least_area(size: Sequence[int], share: Rows, limit: int) -> list[Rows]:
+    """Return the micro-batches of a rank with the smallest sum of rectangles, each within the limit or a single row."""
+    rows = sorted(share, key=lambda row: (-size[row], row))
+    cost, end = np.zeros(len(rows) + 1), np.zeros(len(rows), np.int64)
+    for first in range(len(rows) - 1, -1, -1):
+        most = max(1, min(len(rows) - first, limit // size[rows[first]]))
+        costs = size[rows[first]] * np.arange(1, most + 1) + cost[first + 1 : first + most + 1]
+        best = int(costs.argmin())
+        cost[first], end[first] = costs[best] + MICRO_BATCH_COST, first + best + 1
+    parts, first = list[Rows](), 0
+    while first < len(rows):
+        parts.append(tuple(sorted(rows[first : end[first]])))
+        first = int(end[first])
+    return parts
 
 
 def _fullest_to_emptiest(size: Sequence[int], shares: Sequence[Rows], held: Sequence[Rows]) -> list[Rows]:
@@ -129,6 +172,11 @@ def _fits(size: Sequence[int], part: Rows, limit: int) -> bool:
 
 def _tokens(size: Sequence[int], rows: Rows) -> int:
     return sum(size[row] for row in rows)
+
+
+def _area(size: Sequence[int], rows: Rows) -> int:
+    """Return the tokens of a rectangle."""
+    return len(rows) * max((size[row] for row in rows), default=0)
 
 
 def _longest_first(size: Sequence[int], parts: Sequence[Rows]) -> list[Rows]:

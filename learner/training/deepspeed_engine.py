@@ -68,6 +68,7 @@ class TrainingEngine:
         self._temperature = temperature
         self._config = config
         self._engine = _initialize(policy, config, device, loads_universal=loads_universal)
+        self.policy.settle_attention(device)
         self.policy.check_head(device)
 
     @property

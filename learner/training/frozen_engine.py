@@ -20,6 +20,7 @@ class FrozenEngine:
         """Take over `policy`, which is whole; `temperature` is that of sampling."""
         self.device = device
         self.policy = policy.requires_grad_(False).to(device)
+        self.policy.settle_attention(device)
         self.policy.check_head(device)
         self._temperature = temperature
 

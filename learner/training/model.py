@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 from isentrope.errors import ConfigError
-from isentrope.learner.intake.packing import Packed
+from isentrope.learner.intake.packing import Packed, pack_rows
+from isentrope.learner.training.attention import PADDED, attention
 from isentrope.learner.training.logits import require_plain_logits
 from isentrope.learner.training.weight_source import WeightSource
 from isentrope.rollout.data.model_place import require_here
@@ -23,8 +23,9 @@ from isentrope.rollout.data.model_place import require_here
 Result = TypeVar("Result")
 PROBE_TOKENS = 4
 
-FLASH = "flash_attention_2"
-PADDED = "sdpa"
+ROW_TOLERANCE = 0.02
+"""Largest difference of a row's hidden states among packed rows from those of the row alone, as a share of the largest:
+above the rounding of bfloat16."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class Policy(nn.Module):
         super().__init__()
         self.network = network
         self.dtype: torch.dtype = network.dtype
-        self._runs_packed = network.config._attn_implementation == FLASH
+        self.runs_packed = network.config._attn_implementation != PADDED
+        """Whether rows lie end to end; otherwise each micro-batch is a rectangle."""
 
     def forward(self, packed: Packed, use: Callable[[Tensor, Tensor], Result]) -> Result:
         """Return `use(logits [K, V], targets [K])`, called here because ZeRO-3 has the parameters only while the
@@ -48,6 +50,26 @@ class Policy(nn.Module):
         head: nn.Module | None = self.network.get_output_embeddings()
         assert head is not None, "a causal language model has an output layer"
         return head
+
+    @torch.no_grad()
+    def settle_attention(self, device: torch.device) -> None:
+        """Pad rows, and log why, where packed ones would see each other (layers that carry a state from token to token
+        do not ask where a row starts), or need what the attention of packed rows does not have."""
+        if not self.runs_packed:
+            return
+        first, second = [1, 0, 2, 3], [0, 1, 1]
+        try:
+            together = self._hidden_packed(pack_rows([first, second], device))[-len(second) + 1 :]
+            alone = self._hidden_packed(pack_rows([second], device))
+        except NotImplementedError as error:
+            reason = str(error)
+        else:
+            if float((together - alone).abs().max()) <= ROW_TOLERANCE * float(alone.abs().max()):
+                return
+            reason = f"rows of {type(self.network).__name__} are not independent of those packed before them"
+        logger.warning("rows are padded to the longest of each micro-batch: %s", reason)
+        self.network.set_attn_implementation(PADDED)
+        self.runs_packed = False
 
     @torch.no_grad()
     def check_head(self, device: torch.device) -> None:
@@ -64,7 +86,7 @@ class Policy(nn.Module):
 
     def _hidden(self, packed: Packed) -> Tensor:
         """Return the last hidden states at the places before the targets: [K, D]."""
-        return self._hidden_packed(packed) if self._runs_packed else self._hidden_padded(packed)
+        return self._hidden_packed(packed) if self.runs_packed else self._hidden_padded(packed)
 
     def _hidden_padded(self, packed: Packed) -> Tensor:
         """Return [K, D]. Rows padded on the right need no mask. For many short responses on a CPU this is 1.2 (16
@@ -88,24 +110,6 @@ class Policy(nn.Module):
         return hidden[0, packed.source]
 
 
-def attention(device: torch.device, dtype: torch.dtype) -> str:
-    """Return the implementation of attention: packed rows where flash-attn is, else padded ones, and log why.
-
-    Transformers is asked for it: a module `flash_attn` may also be another package's, with nothing that it can use.
-    """
-    if device.type != "cuda":
-        return PADDED
-    if dtype != torch.bfloat16:
-        reason = f"packed ones need bfloat16, and model.dtype is {str(dtype).removeprefix('torch.')}"
-    elif not is_flash_attn_2_available():
-        reason = "flash-attn 2 is not installed: pip install --no-build-isolation 'isentrope[flash]', which compiles it"
-    else:
-        logger.info("rows are trained packed, by flash-attn")
-        return FLASH
-    logger.info("rows are padded to the longest of each micro-batch: %s", reason)
-    return PADDED
-
-
 def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient_checkpointing: bool) -> Policy:
     """Load the whole policy from the folder or id `path` onto the CPU. Runs no code from the model's folder.
 
@@ -117,12 +121,13 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient
     require_here(path)
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=attention(device, dtype), trust_remote_code=False
+            path, dtype=dtype, attn_implementation=PADDED, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"model cannot be loaded: {reason}", where="model.path") from None
     WeightSource(network).check(Path(path))
+    network.set_attn_implementation(attention(type(network), device, dtype))
     network.eval()
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})

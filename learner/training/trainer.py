@@ -131,7 +131,8 @@ class Trainer:
         plan = None
         if ragged is not None:
             lengths, rows = ragged.packed_length, range(len(ragged.length))
-            plan = Plan(make_sweep(lengths, rows, self._collectives.size, micro_batch_tokens), ())
+            padded = not self._engine.policy.runs_packed
+            plan = Plan(make_sweep(lengths, rows, self._collectives.size, micro_batch_tokens, padded=padded), ())
         return self._statistics(self._share(ragged, plan), plan)
 
     def train(self, ragged: RaggedBatch | None, schedule: Schedule, state: ControllerStates) -> BatchFacts:
@@ -238,6 +239,7 @@ class Trainer:
                 micro_batch_tokens=schedule.micro_batch_tokens,
                 updates_per_batch=schedule.updates_per_batch,
                 epochs=schedule.epochs,
+                padded=not self._engine.policy.runs_packed,
             )
 
     def _share(self, ragged: RaggedBatch | None, plan: Plan | None) -> Share:

@@ -12,8 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GraniteConfig, PreTra
 from isentrope.errors import ConfigError
 from isentrope.learner.intake.packing import pack
 from isentrope.learner.intake.ragged import RaggedBatch
-from isentrope.learner.training import model
-from isentrope.learner.training.model import Policy, attention, load_policy
+from isentrope.learner.training.model import Policy, load_policy
 
 CPU = torch.device("cpu")
 RAGGED = make_toy_rows(groups=3, group_size=4)
@@ -101,28 +100,3 @@ def test_an_architecture_that_scales_its_logits_is_refused(toy_model: Path) -> N
 def test_a_folder_without_model_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model cannot be loaded"):
         load(tmp_path)
-
-
-GPU = torch.device("cuda")
-
-
-def test_attention_is_padded_without_flash_attention_and_the_log_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A folder `flash_attn` on the path, as other packages have it, is not flash-attention 2."""
-    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
-    monkeypatch.syspath_prepend(tmp_path)
-    caplog.set_level("INFO")
-    assert attention(GPU, torch.bfloat16) == "sdpa"
-    assert "isentrope[flash]" in caplog.text
-
-
-def test_attention_is_packed_where_transformers_can(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(model, "is_flash_attn_2_available", lambda: True)
-    caplog.set_level("INFO")
-    assert attention(GPU, torch.bfloat16) == "flash_attention_2"
-    assert attention(GPU, torch.float32) == "sdpa" and "bfloat16" in caplog.text
-    caplog.clear()
-    assert attention(CPU, torch.bfloat16) == "sdpa" and not caplog.text
