@@ -152,6 +152,7 @@ def _arguments(options: EngineOptions) -> AsyncEngineArgs:
         if options.tensor_parallel_size > 1
         else None,  # in Ray, vLLM would take Ray's
         logprobs_mode="processed_logprobs",
+        hf_overrides={"head_dtype": "float32"},  # as the learner has them: rounded logits make noise in every ratio
         worker_extension_cls=EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
     )

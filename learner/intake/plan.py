@@ -19,7 +19,7 @@ Rows: TypeAlias = tuple[int, ...]
 """Indices of responses, ascending."""
 
 MICRO_BATCH_COST = 64
-"""What a micro-batch costs beside its tokens, in tokens; decides how many there are where rows are padded."""
+"""Cost of a micro-batch beside its tokens, in tokens; decides how many there are where rows are padded."""
 
 
 @dataclass(frozen=True, slots=True)

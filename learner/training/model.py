@@ -17,6 +17,7 @@ from isentrope.errors import ConfigError
 from isentrope.learner.intake.packing import Packed, pack_rows
 from isentrope.learner.training.attention import PADDED, attention
 from isentrope.learner.training.logits import require_plain_logits
+from isentrope.learner.training.output_layer import widen
 from isentrope.learner.training.weight_source import WeightSource
 from isentrope.rollout.data.model_place import require_here
 
@@ -38,7 +39,7 @@ class Policy(nn.Module):
         self.network = network
         self.dtype: torch.dtype = network.dtype
         self.runs_packed = network.config._attn_implementation != PADDED
-        """Whether rows lie end to end; otherwise each micro-batch is a rectangle."""
+        """True if rows lie end to end; else each micro-batch is a rectangle."""
 
     def forward(self, packed: Packed, use: Callable[[Tensor, Tensor], Result]) -> Result:
         """Return `use(logits [K, V], targets [K])`, called here because ZeRO-3 has the parameters only while the
@@ -53,8 +54,8 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def settle_attention(self, device: torch.device) -> None:
-        """Pad rows, and log why, where packed ones would see each other (layers that carry a state from token to token
-        do not ask where a row starts), or need what the attention of packed rows does not have."""
+        """Choose padded rows, and log why, where packed ones would see each other (layers that carry a state from token
+        to token do not ask where a row starts), or need what the attention of packed rows does not have."""
         if not self.runs_packed:
             return
         first, second = [1, 0, 2, 3], [0, 1, 1]
@@ -128,6 +129,7 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device, gradient
         raise ConfigError(f"model cannot be loaded: {reason}", where="model.path") from None
     WeightSource(network).check(Path(path))
     network.set_attn_implementation(attention(type(network), device, dtype))
+    widen(network)
     network.eval()
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})

@@ -8,6 +8,7 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+LOGIT_BYTES = 4
 _MASTER_BYTES = 12
 """Optimizer's state of a parameter: its float32 value and two moments."""
 
@@ -63,10 +64,11 @@ def training_bytes(facts: ModelFacts, *, ranks: int, zero_stage: int) -> int:
 
 
 def activation_bytes(facts: ModelFacts, *, tokens: int, checkpointing: bool) -> int:
-    """Return the memory of what a forward pass over `tokens` saves, with the logits and their gradient."""
+    """Return the memory of what a forward pass over `tokens` saves, with the logits in float32, and
+    their gradient in the model's format."""
     layers = facts.layers * (facts.hidden * facts.itemsize if checkpointing else facts.layer_bytes)
     recomputed = facts.layer_bytes if checkpointing else 0
-    logits = 2 * facts.vocabulary * facts.itemsize
+    logits = facts.vocabulary * (LOGIT_BYTES + facts.itemsize)
     return tokens * (layers + recomputed + facts.rest_bytes + logits)
 
 
