@@ -12,7 +12,7 @@ environment.set_defaults(offline=True)
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from rank_stages import CPU, RAGGED, SHARES, is_equal, weights  # noqa: E402
+from rank_stages import CPU, RAGGED, SHARES, capture_gradient, is_equal, weights  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from toy_batch import make_toy_rows  # noqa: E402
 
@@ -68,20 +68,8 @@ def half_square(packed: Packed, temperature: float, values: Tensor, targets: Ten
 
 def gradient_error(model: str, critic: CriticEngine) -> float:
     """The largest difference of the critic's gradient from that of one process and micro-batch, relative."""
-    from deepspeed.utils import safe_get_full_grad
-
-    caught: dict[str, Tensor] = {}
-    apply = critic._apply
-
-    def catch() -> tuple[bool, float]:
-        for name, parameter in critic.policy.named_parameters():
-            gradient: Any = parameter.grad if critic._config.zero_stage == 0 else safe_get_full_grad(parameter)
-            caught[name] = gradient.clone()
-        return apply()
-
-    critic._apply = catch
-    critic.update([pack(RAGGED, rows) for rows in SHARES[dist.get_rank()]], half_square)
-    critic._apply = apply
+    micro_batches = [pack(RAGGED, rows) for rows in SHARES[dist.get_rank()]]
+    caught, _ = capture_gradient(critic, lambda: critic.update(micro_batches, half_square))
     plain = ValueModel(policy(model))
     whole = pack(RAGGED, range(24))
     plain(whole, lambda values, targets: half_square(whole, 1.0, values, targets)[0]).backward()

@@ -4,6 +4,7 @@ import json
 import math
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -99,8 +100,8 @@ def weights(engine: TrainingEngine) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in engine.weights.in_memory()}
 
 
-def capture_gradient(engine: TrainingEngine) -> tuple[dict[str, Tensor], UpdateFacts]:
-    """The summed gradient at the moment it is applied, and the update."""
+def capture_gradient(engine: TrainingEngine, step: Callable[[], UpdateFacts]) -> tuple[dict[str, Tensor], UpdateFacts]:
+    """The summed gradient at the moment that `step` applies it, and the update."""
     from deepspeed.utils import safe_get_full_grad
 
     caught: dict[str, Tensor] = {}
@@ -113,9 +114,9 @@ def capture_gradient(engine: TrainingEngine) -> tuple[dict[str, Tensor], UpdateF
         return apply()
 
     engine._apply = catch
-    step = update(engine)
+    facts = step()
     engine._apply = apply
-    return caught, step
+    return caught, facts
 
 
 def refused_save(engine: TrainingEngine, folder: Path) -> str:
@@ -211,7 +212,7 @@ def check(model: str, folder: Path, stage: int, collectives: Collectives) -> dic
     wanted = reference(model)
     engine = make_engine(model, stage)
     before = weights(engine)
-    got, step = capture_gradient(engine)
+    got, step = capture_gradient(engine, lambda: update(engine))
     scale = max(float(gradient.abs().max()) for gradient in wanted.values())
     facts["names"] = sorted(before) == sorted(name.removeprefix("network.") for name in wanted)
     facts["error"] = max(float((got[name] - wanted[name]).abs().max()) for name in wanted) / scale
