@@ -5,7 +5,7 @@ Rank 0 makes a `RaggedBatch` of groups, and sends each other rank one of the row
 P prompts, L tokens of all prompts, N responses, S tokens of all responses.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,6 +16,9 @@ from isentrope.learner.intake.columns import Array
 from isentrope.learner.objective.batch import COLUMNS, PER_TOKEN, Responses
 from isentrope.rollout.rewards.correctness import Correctness, judge
 from isentrope.rollout.wire.types import Finish, Group, Int64, Response, batch_of
+
+PREPARING = ("step_correct", "greedy_reward", "parts")
+"""Columns that credit and selection read, once a batch, and that not every run has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +80,13 @@ class RaggedBatch(Responses[Array]):
         taken |= {"group": owner, "prompt": self.prompt[of_prompts], "prompt_length": self.prompt_length[groups]}
         return replace(self, **taken, tokens=self.tokens[of_responses])
 
-    def without_rollout(self) -> "RaggedBatch":
-        """Return the batch without what the engine that sampled computed; whoever reads it spoils the loss."""
-        return replace(self, logp_rollout=np.full_like(self.logp_rollout, np.nan))
+    def for_updates(self, read: Collection[str]) -> "RaggedBatch":
+        """Return the batch for ranks that do its updates, which read the columns `read`: without the others that only
+        its preparation needs. Whoever reads what the engine that sampled computed spoils the loss."""
+        left: dict[str, Any] = {name: None for name in PREPARING if name not in read}
+        if "logp_rollout" not in read:
+            left["logp_rollout"] = np.full_like(self.logp_rollout, np.nan)
+        return replace(self, **left)
 
 
 def make_ragged(  # noqa: PLR0913  (the groups, and five facts of their run)

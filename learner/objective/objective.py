@@ -209,8 +209,8 @@ class Objective:
         return idle(self.control, state)
 
     @property
-    def updates_read_rollout(self) -> bool:
-        """True if `token_loss` reads the log-probabilities of the engine that sampled."""
+    def updates_read(self) -> frozenset[str]:
+        """Columns of the batch that `token_loss` reads: all others are read once, when a batch is prepared."""
         anchored = [name for term in self.kl for name in (term.keys.anchor, term.keys.importance)]
         stages = [self.anchor, self.level, self.clip, self.entropy, *self.aux, *(term.estimator for term in self.kl)]
         stages += [stage for stage in self.tokens if self._follows_update(stage)]
@@ -218,7 +218,7 @@ class Objective:
         if self.stats == "microbatch":
             stages += [term.tokens for term in self.kl if term.tokens is not None]
         read = {name for stage in stages for name in (*stage.kind.reads, *stage.kind.may_read)}
-        return self.stats == "rollout" or "rollout" in anchored or "logp_rollout" in read
+        return frozenset(read | ({"logp_rollout"} if self.stats == "rollout" or "rollout" in anchored else set()))
 
     @property
     def refill(self) -> int:

@@ -246,7 +246,7 @@ class Trainer:
         """Return the share of this rank in the batch that rank 0 has."""
         if ragged is None or plan is None:
             return Share.from_bytes(self._dealt())
-        told = ragged if self._objective.updates_read_rollout else ragged.without_rollout()
+        told = ragged.for_updates(self._objective.updates_read)
         self._collectives.deal(lambda rank: share_of(told, plan, rank).to_bytes())
         return share_of_first(ragged, plan)
 
