@@ -54,7 +54,9 @@ supervise() {
 
 # Requeue after a warning, or after a failure that another start may cure, at most MAX_REQUEUES times; else end.
 finish() {
-  if [ -n "$warned" ] && [ "$code" -eq 0 ]; then requeue; fi
+  case "$code" in # 143: the signal came before the command heeded it
+    0 | 143) if [ -n "$warned" ]; then requeue; fi ;;
+  esac
   case " $TRY_AGAIN " in
     *" $code "*) if [ "${SLURM_RESTART_COUNT:-0}" -lt "${MAX_REQUEUES:-3}" ]; then requeue; fi ;;
   esac

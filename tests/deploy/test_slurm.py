@@ -143,8 +143,10 @@ ARGUMENTS = {"train.sbatch": ("run.toml", "learner.batches=3"), "actors.sbatch":
 
 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
-def test_a_warning_reaches_the_program_and_the_job_is_requeued(job: Job, name: str) -> None:
-    job.code = ""
+@pytest.mark.parametrize("after", [0, 143])
+def test_a_warning_reaches_the_program_and_the_job_is_requeued(job: Job, name: str, after: int) -> None:
+    """Also where the signal ends it at once, as before it has set what to do."""
+    job.code, job.after = "", after
     running = job.start(name, *ARGUMENTS[name])
     wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
     os.kill(running.pid, signal.SIGTERM)
@@ -369,9 +371,8 @@ def test_a_planted_mistake_loses_the_warning(job: Job, given: str, planted: str)
     library = job.folder / "deploy" / "slurm" / "requeue.sh"
     assert given in library.read_text()
     library.write_text(library.read_text().replace(given, planted))
-    job.deploy, job.code = job.folder / "deploy", ""
+    job.deploy, job.code, job.after = job.folder / "deploy", "", 65
     running = job.start("actors.sbatch", "mine")
     wait_until(lambda: (job.folder / "started").exists(), "the program was not started")
     os.kill(running.pid, signal.SIGTERM)
-    running.wait(30)
-    assert "scontrol requeue 7" not in job.calls("scontrol")
+    assert running.wait(30) != 65
