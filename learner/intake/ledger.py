@@ -31,7 +31,7 @@ class LedgerState(BaseModel):
     replaced: Count = 0
     """Number of those that count against what the next batch may replace for their outcome."""
     batches: Count = 0
-    """Number of trained batches."""
+    """Number of batches done: trained or, of kept groups alone, skipped."""
     chain: str = ""
     """Digest of the records of these batches, in their order."""
     poisoned: tuple[Count, ...] = ()
@@ -101,12 +101,17 @@ class Ledger:
 
     def train(self, record: PlanRecord) -> None:
         """Record that the batch of `record` was trained, from the state that it names."""
-        assert (record.batch, record.chain) == (self.batches + 1, self.chain), "batches follow each other"
+        self._follow(record)
         for group in record.groups:
             self._add(group.seq)
         self.trained += len(record.groups)
-        self.batches = record.batch
-        self.chain = record.after
+
+    def skip(self, record: PlanRecord, reason: str) -> None:
+        """Record that the batch of `record` was not trained and the one after it is next: where kept groups are
+        trained, no others take the place of its groups, which are retired."""
+        self._follow(record)
+        for group in record.groups:
+            self.retire(group.seq, reason)
 
     def retire(self, seq: int, reason: str) -> None:
         """Record that `seq` will not be trained."""
@@ -139,6 +144,11 @@ class Ledger:
             self.retire(seq, POISON)
             self._requeues = {name for name in self._requeues if not name.endswith(f".{seq}")}
         return len(withdrawn)
+
+    def _follow(self, record: PlanRecord) -> None:
+        assert (record.batch, record.chain) == (self.batches + 1, self.chain), "batches follow each other"
+        self.batches = record.batch
+        self.chain = record.after
 
     def _add(self, seq: int) -> None:
         assert not self.known(seq), f"seq {seq} is done already"

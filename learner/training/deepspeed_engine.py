@@ -31,6 +31,9 @@ from isentrope.learner.training.weight_source import WeightSource
 
 BUCKET_ELEMENTS = 50_000_000
 
+COUNTERS = ("global_steps", "global_samples", "skipped_steps")
+"""Counters of DeepSpeed's engine that it saves, and raises for an update that it discards too."""
+
 
 @dataclass(frozen=True, slots=True)
 class UpdateFacts:
@@ -90,9 +93,10 @@ class TrainingEngine:
         return values.tolist()
 
     def update(self, micro_batches: Sequence[Packed], loss: Loss) -> UpdateFacts:
-        """Accumulate the gradient of all micro-batches of all ranks, equally many on each, and apply it once."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+        """Accumulate the gradient of all micro-batches of all ranks, equally many on each, and apply it once, or leave
+        every bit of the state as it was."""
+        rates, counts = self._rates(), [getattr(self._engine, name) for name in COUNTERS]
+        self._set_rates([self._learning_rate()] * len(rates))
         parts: list[LossParts] = []
         for place, packed in enumerate(micro_batches):
             self._engine.set_gradient_accumulation_boundary(place == len(micro_batches) - 1)
@@ -101,6 +105,12 @@ class TrainingEngine:
             parts.append(part)
         applied, norm = self._apply()
         self.updates += applied
+        if not applied:  # a checkpoint would tell of it, and a batch that is skipped has no part in the run
+            self._set_rates(rates)
+            for name, count in zip(COUNTERS, counts, strict=True):
+                setattr(self._engine, name, count)
+            if hasattr(self._engine.optimizer, "overflow"):
+                self._engine.optimizer.overflow = False
         return UpdateFacts(applied, norm, _added([part.sums for part in parts]), _largest([p.maxima for p in parts]))
 
     def forget_moments(self) -> None:
@@ -166,6 +176,13 @@ class TrainingEngine:
             return True, float(norm)
         self._engine.step()
         return self._engine.was_step_applied(), float(self._engine.get_global_grad_norm())
+
+    def _rates(self) -> list[float]:
+        return [group["lr"] for group in self._engine.optimizer.param_groups]
+
+    def _set_rates(self, rates: Sequence[float]) -> None:
+        for group, rate in zip(self._engine.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def _learning_rate(self) -> float:
         warmup = self._config.warmup_updates

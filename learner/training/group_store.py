@@ -45,6 +45,8 @@ class BatchRecord(BaseModel):
     circumstances: Circumstances
     groups: tuple[KeptGroup, ...]
     """As the payloads follow each other."""
+    skipped: bool = False
+    """True if no update of it had a finite loss and gradient, so that the weights after it are those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,15 @@ class GroupKeeper:
         self._writer = writer
         self._unwritten: dict[Path, bytes] = {}
 
-    def keep(self, batch: ReadyBatch, circumstances: Circumstances) -> None:
-        """Write a batch that was trained. One that cannot be written is tried again before the next checkpoint.
+    def keep(self, batch: ReadyBatch, circumstances: Circumstances, *, skipped: bool = False) -> None:
+        """Write a batch that was trained or skipped. One that cannot be written is tried again before the next
+        checkpoint.
 
         Raises:
             StorageError: those that wait are too large for memory; the next learner trains them again.
         """
-        self._unwritten[self._folder / f"{batch.record.batch}-{self._incarnation}"] = encode(batch, circumstances)
+        path = self._folder / f"{batch.record.batch}-{self._incarnation}"
+        self._unwritten[path] = encode(batch, circumstances, skipped=skipped)
         try:
             self._write()
         except OSError as error:
@@ -151,10 +155,11 @@ class KeptBatches:
             yield self.folder / f"{number}-{incarnation}"
 
 
-def encode(batch: ReadyBatch, circumstances: Circumstances) -> bytes:
+def encode(batch: ReadyBatch, circumstances: Circumstances, *, skipped: bool = False) -> bytes:
     """Return the file of a batch."""
     groups, payloads = encoded(batch.groups)
-    return packed(BatchRecord(plan=batch.record, circumstances=circumstances, groups=groups), payloads)
+    record = BatchRecord(plan=batch.record, circumstances=circumstances, groups=groups, skipped=skipped)
+    return packed(record, payloads)
 
 
 def read_record(path: Path) -> BatchRecord:

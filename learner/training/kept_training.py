@@ -7,35 +7,28 @@ chain of the kept plans, by which a later start knows that it goes on with the s
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from isentrope.errors import AlarmError, ConfigError, FencedError, InternalError, IsentropeError, RunFolderError
-from isentrope.learner import json_files
+from isentrope.errors import ConfigError, FencedError, IsentropeError, RunFolderError
 from isentrope.learner.intake.buffer import ReadyBatch
 from isentrope.learner.intake.intake_facts import CommitFacts, FeederStatus
-from isentrope.learner.intake.ledger import Ledger, LedgerState
+from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.outcomes import Tally
-from isentrope.learner.intake.ragged import RaggedBatch
+from isentrope.learner.intake.retirement import NONFINITE, LengthCounts
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.records import Outcome
-from isentrope.learner.training.alarms import Alarms, bounds_in_force
-from isentrope.learner.training.canary import tokens_of
-from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore
-from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, stored, trace_elsewhere
-from isentrope.learner.training.circumstances import Circumstances
+from isentrope.learner.training.batch_steps import BatchSteps, Step
+from isentrope.learner.training.checkpointer import Start
 from isentrope.learner.training.function_rewards import of_groups
-from isentrope.learner.training.group_store import GroupKeeper, KeptBatch, read_batch, read_record
+from isentrope.learner.training.group_store import KeptBatch, read_batch, read_record
 from isentrope.learner.training.job import LearnerJob
 from isentrope.learner.training.main import open_ranks
-from isentrope.learner.training.metrics import Accounts, BatchLog, Surroundings
+from isentrope.learner.training.metrics import Surroundings
 from isentrope.learner.training.notices import noticed
-from isentrope.learner.training.publisher import Publisher
+from isentrope.learner.training.opening import new_state, open_folder
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.sinks import Sink, TensorBoard
-from isentrope.learner.training.stopwatch import Stopwatch
-from isentrope.learner.training.untrained import UntrainedCounts
 from isentrope.rollout.wire.control import Mode
 from isentrope.rollout.wire.weights import prune
 
@@ -85,51 +78,13 @@ def _conduct(job: LearnerJob, batches: Sequence[Path], stop: Stop, objective: Ob
     ended.write(output_dir)
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The parts of a run on rank 0."""
-
-    job: LearnerJob
-    batches: Sequence[Path]
-    ranks: RankGroup
-    start: Start
-    publisher: Publisher
-    keeper: GroupKeeper | None
-    """None: no groups are kept."""
-    checkpointer: Checkpointer
-    sinks: list[Sink]
-
-
 def _open(job: LearnerJob, batches: Sequence[Path], objective: Objective, ranks: RankGroup) -> "_Run":
-    spec, config = job.spec, job.config
-    output_dir = Path(spec.output_dir)
-    store = CheckpointStore(output_dir / CHECKPOINTS)
-    trace = trace_elsewhere(store, output_dir, "")
-    claim = store.claim()
-    json_files.remove(output_dir, Outcome)
-    new = CheckpointState(
-        config_digest=spec.config_digest,
-        data_digest=spec.data_digest,
-        mode=Mode.ASYNC,
-        ledger=LedgerState(),
-        controllers=stored(objective.start()),
-    )
-    start = choose_start(store, ranks, new, trace)
+    opening = open_folder(job, ranks, new_state(job, objective, Mode.ASYNC, job.spec.data_digest), "")
+    start, config = opening.start, job.config
     _require_same_groups(start, batches)
     ranks.build(start.folder, objective.refreshed_at(start.state.controllers))
-    keeper = GroupKeeper(output_dir, claim.incarnation, ranks) if config.retain == "groups" else None
-    return _Run(
-        _Parts(
-            job=job,
-            batches=batches,
-            ranks=ranks,
-            start=start,
-            publisher=Publisher(ranks, spec, claim.incarnation, job.weights.keep, config.stall_timeout_s),
-            keeper=keeper,
-            checkpointer=Checkpointer(store, keeper or ranks, config.keep_checkpoints),
-            sinks=[TensorBoard(output_dir / "tensorboard")] if config.tensorboard else [],
-        )
-    )
+    sinks: list[Sink] = [TensorBoard(Path(job.spec.output_dir) / "tensorboard")] if config.tensorboard else []
+    return _Run(job, batches, start, BatchSteps(job, opening, ranks, sinks))
 
 
 def _require_same_groups(start: Start, batches: Sequence[Path]) -> None:
@@ -155,85 +110,77 @@ class _NoBroker:
 class _Run:
     """One learner's run, from its first batch to the end."""
 
-    def __init__(self, parts: _Parts) -> None:
-        self._parts = parts
-        self._config = parts.job.config
-        self._ledger = Ledger(parts.start.state.ledger)
-        self._controllers = parts.start.state.controllers
-        self._watch = Stopwatch()
-        bounds = bounds_in_force(self._config.alarms, parts.job.spec.model.dtype)
-        accounts = Accounts(None, UntrainedCounts(), Alarms(bounds, self._config.alarms.window))
-        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, accounts)
-        self._log.rewind(-1 if parts.start.folder is None else self._ledger.batches, None)
-        self._alarm: AlarmError | None = None
+    def __init__(self, job: LearnerJob, batches: Sequence[Path], start: Start, steps: BatchSteps) -> None:
+        self._job = job
+        self._batches = batches
+        self._start = start
+        self._steps = steps
+        self._ledger = Ledger(start.state.ledger)
+        self._skipped = LengthCounts()
+        self._steps.log.rewind(-1 if start.folder is None else self._ledger.batches, None)
+        self._steps.untrained.start(self._intake())
 
     def conduct(self, stop: Stop) -> Outcome:
         """Train until all batches are done, an alarm ends the run, or it is asked to end."""
         try:
-            while self._ledger.batches < self._config.batches and self._alarm is None and not stop.is_set():
-                self._train(read_batch(self._parts.batches[self._ledger.batches]))
+            while self._ledger.batches < self._job.config.batches and self._steps.alarm is None and not stop.is_set():
+                self._train(read_batch(self._batches[self._ledger.batches]))
             self._save()
-            finished = self._ledger.batches >= self._config.batches and self._alarm is None
+            finished = self._ledger.batches >= self._job.config.batches and self._steps.alarm is None
             ended = self.outcome(finished=finished, version=self._publish())
-            return ended if self._alarm is None else ended.ended_by(self._alarm)
+            return ended if self._steps.alarm is None else ended.ended_by(self._steps.alarm)
         finally:
-            for sink in self._parts.sinks:
-                sink.close()
+            self._steps.close()
 
     def outcome(self, *, finished: bool = False, version: int = 0) -> Outcome:
         """Return how the run ends if it ends now."""
         return Outcome.of_nothing().model_copy(
             update={
                 "status": "finished" if finished else "stopped",
-                "incarnation": self._parts.publisher.incarnation,
+                "incarnation": self._steps.publisher.incarnation,
                 "batches": self._ledger.batches,
                 "version": version,
                 "trained": self._ledger.trained,
-                "issued": self._ledger.trained,
-                "total_s": self._watch.total_s,
+                "retired": dict(self._ledger.reasons),
+                "issued": self._ledger.trained + self._ledger.retired,
+                "total_s": self._steps.watch.total_s,
             }
         )
 
     def _train(self, kept: KeptBatch) -> None:
         """Train one batch and do all that is due after it."""
-        job, plan = self._parts.job, kept.record.plan
-        around = Circumstances.of(job, plan.batch, Mode.ASYNC, self._controllers, _newest_version(kept))
-        ragged = around.lay_out(kept.groups, self._ledger.batches, job)
-        _require_vocabulary(ragged, job)
-        facts = self._parts.ranks.train(ragged, around.schedule, around.controllers)
-        if facts.failed:
-            raise InternalError(
-                f"batch {plan.batch} had no update with finite loss and gradient",
-                where=f"batch {plan.batch}",
-                fix="see metrics.jsonl; a lower learner.learning_rate often helps",
-            )
-        if self._parts.keeper is not None:
-            self._parts.keeper.keep(ReadyBatch(plan, kept.groups, replayed=False), around)
-        self._watch.add("stats_s", facts.statistics_s)
-        self._watch.add("update_s", facts.updates_s)
-        self._controllers = stored(facts.state)
-        self._parts.publisher.canary = tokens_of(ragged)
-        self._ledger.train(plan)
-        rewards = of_groups(job.spec.data, kept.groups)
-        around_it = Surroundings(Mode.ASYNC, self._intake(), 0, 0, rewards, None, self._config.ranks)
-        verdict = self._log.write(ragged, facts, around_it)
-        for text in verdict.said:
-            logger.warning(text)
-        if self._config.alarms.action == "stop":
-            self._alarm = verdict.error
-        if self._ledger.batches % self._config.checkpoint_every == 0:
+        plan = kept.record.plan
+        _require_vocabulary(kept, self._job)
+        step = self._steps.train(ReadyBatch(plan, kept.groups, replayed=False), Mode.ASYNC, _newest_version(kept))
+        if self._steps.take(step):
+            self._ledger.train(plan)
+            rewards = of_groups(self._job.spec.data, kept.groups)
+            around = Surroundings(Mode.ASYNC, self._intake(), 0, 0, rewards, None, self._job.config.ranks)
+            self._steps.write(step, around)
+        else:
+            self._skip(step)
+        if self._ledger.batches % self._job.config.checkpoint_every == 0:
             self._save()
 
+    def _skip(self, step: Step) -> None:
+        """Record a batch of which no update had a finite loss and gradient as skipped."""
+        logger.warning("batch %d has no finite update and is skipped", step.ready.record.batch)
+        if self._steps.keeper is not None:
+            self._steps.keeper.keep(step.ready, step.around, skipped=True)
+        self._ledger.skip(step.ready.record, NONFINITE)
+        for group in step.ready.groups:
+            self._skipped.add(NONFINITE, (len(response.tokens) for response in group.responses))
+        self._steps.require_finite(step.ready.record.batch)
+
     def _intake(self) -> FeederStatus:
-        """Return the progress: every group comes from the folder, and each is trained."""
-        done = self._ledger.trained
+        """Return the progress: every group comes from the folder, and each is trained or skipped."""
         return FeederStatus(
             ready=0,
-            issued=done,
-            trained=done,
-            retired={},
+            issued=self._ledger.trained + self._ledger.retired,
+            trained=self._ledger.trained,
+            retired=dict(self._ledger.reasons),
             failed={},
-            retired_whole={},
+            retired_whole=self._skipped.copy(),
             idle_s=0.0,
             quiet_s=0.0,
             replaced=Tally(),
@@ -241,14 +188,14 @@ class _Run:
 
     def _save(self) -> None:
         ledger = self._ledger.state()
-        state = self._parts.start.state.model_copy(update={"ledger": ledger, "controllers": self._controllers})
-        with self._watch("checkpoint_s"):
-            self._parts.checkpointer.save(state, CommitFacts(ledger, ledger.lwm, (), ()), _NoBroker())
+        state = self._start.state.model_copy(update={"ledger": ledger, "controllers": self._steps.controllers})
+        with self._steps.watch("checkpoint_s"):
+            self._steps.checkpointer.save(state, CommitFacts(ledger, ledger.lwm, (), ()), _NoBroker())
 
     def _publish(self) -> int:
         """Write the weights as a version, which is returned, and delete earlier ones."""
-        version = self._parts.publisher.write(self._ledger.batches).version
-        prune(self._parts.job.spec.output_dir, {version})
+        version = self._steps.publisher.write(self._ledger.batches).version
+        prune(self._job.spec.output_dir, {version})
         return version
 
 
@@ -258,11 +205,11 @@ def _newest_version(kept: KeptBatch) -> int:
     return kept.record.circumstances.newest_version if kept.record.plan.batch == 1 else 0
 
 
-def _require_vocabulary(ragged: RaggedBatch, job: LearnerJob) -> None:
-    largest = int(max(ragged.tokens.max(initial=0), ragged.prompt.max(initial=0)))
-    if largest >= job.spec.vocab_size:
+def _require_vocabulary(kept: KeptBatch, job: LearnerJob) -> None:
+    tokens = [each for group in kept.groups for each in (group.prompt, *(it.tokens for it in group.responses))]
+    if (largest := max(int(each.max(initial=0)) for each in tokens)) >= job.spec.vocab_size:
         raise ConfigError(
-            f"token {largest} of batch {ragged.number + 1} is not of this model, which has {job.spec.vocab_size}",
+            f"token {largest} of batch {kept.record.plan.batch} is not of this model, which has {job.spec.vocab_size}",
             where="model.path",
             fix="train a model with the tokenizer of the run that has kept the groups",
         )

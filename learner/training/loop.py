@@ -18,48 +18,39 @@
 
 import logging
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from isentrope.errors import AlarmError, FencedError, InternalError, IsentropeError
-from isentrope.learner import json_files
+from isentrope.errors import FencedError, IsentropeError
 from isentrope.learner.intake.admission import AdmissionRules
 from isentrope.learner.intake.buffer import ReadyBatch
 from isentrope.learner.intake.feeder import Feeder
 from isentrope.learner.intake.intake_facts import FeederOptions
-from isentrope.learner.intake.ledger import Ledger, LedgerState
+from isentrope.learner.intake.ledger import Ledger
 from isentrope.learner.intake.outcomes import OutcomeRule
+from isentrope.learner.intake.retirement import NONFINITE
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.rules import unfit
 from isentrope.learner.objective.run_facts import run_facts
 from isentrope.learner.records import Outcome
-from isentrope.learner.training.alarms import Alarms, bounds_in_force
-from isentrope.learner.training.canary import tokens_of
-from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore
-from isentrope.learner.training.checkpointer import Checkpointer, Start, choose_start, stored, trace_elsewhere
+from isentrope.learner.training.batch_steps import BatchSteps
+from isentrope.learner.training.checkpointer import stored
 from isentrope.learner.training.chosen_mode import in_chosen_mode, keep_mode
-from isentrope.learner.training.circumstances import Circumstances
 from isentrope.learner.training.evaluator import Evaluator, held_out_score, named_figures
 from isentrope.learner.training.function_rewards import of_groups
-from isentrope.learner.training.group_store import GroupKeeper
 from isentrope.learner.training.job import LearnerJob
-from isentrope.learner.training.metrics import Accounts, BatchLog, Draws, Surroundings, scalars, served_policy
+from isentrope.learner.training.metrics import Draws, Surroundings, scalars, served_policy
 from isentrope.learner.training.notices import noticed
+from isentrope.learner.training.opening import Opening, new_state, open_folder
 from isentrope.learner.training.poison import Poison
-from isentrope.learner.training.publisher import Publisher
 from isentrope.learner.training.rank_group import RankGroup
-from isentrope.learner.training.sinks import Sink, open_sinks
-from isentrope.learner.training.stopwatch import Stopwatch
-from isentrope.learner.training.untrained import UntrainedCounts
+from isentrope.learner.training.sinks import open_sinks
 from isentrope.learner.training.waiting import SLICE_S, StopAsked, Wait
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.learner_port import LearnerPort
 from isentrope.rollout.broker.run_view import ActorStage, RunView
 from isentrope.rollout.rewards.correctness import correctness_of
 from isentrope.rollout.wire.control import Control, Mode, RunState
-
-MAX_NONFINITE = 3
-"""Batches in a row without a finite update that end the run."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,34 +84,21 @@ class _Parts:
     job: LearnerJob
     objective: Objective
     rank_group: RankGroup
-    start: Start
+    opening: Opening
     feeder: Feeder
-    publisher: Publisher
-    keeper: GroupKeeper | None
-    """None: no groups are kept."""
     poison: Poison
-    checkpointer: Checkpointer
     evaluator: Evaluator
-    sinks: list[Sink]
+    steps: BatchSteps
 
 
 def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: Broker) -> "_Run":
     spec, config = job.spec, job.config
     output_dir = Path(spec.output_dir)
     evaluator = Evaluator(job.local, rank_group, config.stall_timeout_s)
-    store = CheckpointStore(output_dir / CHECKPOINTS)
-    trace = trace_elsewhere(store, output_dir, RunView(broker).checkpoint())
-    claim = store.claim()
-    json_files.remove(output_dir, Outcome)
-    new = CheckpointState(
-        config_digest=spec.config_digest,
-        data_digest=evaluator.data_digest,
-        mode=Mode(config.mode),
-        ledger=LedgerState(),
-        controllers=stored(objective.start()),
-    )
-    start = choose_start(store, rank_group, new, trace)
-    start = replace(start, state=in_chosen_mode(start.state, output_dir))
+    new = new_state(job, objective, Mode(config.mode), evaluator.data_digest)
+    opening = open_folder(job, rank_group, new, RunView(broker).checkpoint())
+    opening = opening.started_as(in_chosen_mode(opening.start.state, output_dir))
+    claim, start = opening.claim, opening.start
     ledger, poison = Ledger(start.state.ledger), Poison(output_dir, claim.incarnation, config.poison_after)
     poison.restore(ledger)
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
@@ -134,15 +112,11 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
         data_rows=evaluator.train_rows,
         check=evaluator.check,
     )
-    options = FeederOptions(config.batches, rules, control.mode, store.newest_claim, lambda: rank_group.state)
+    options = FeederOptions(config.batches, rules, control.mode, opening.store.newest_claim, lambda: rank_group.state)
     feeder = Feeder(port, ledger, options)
-    publisher = Publisher(rank_group, spec, claim.incarnation, job.weights.keep, config.stall_timeout_s)
-    keeper = GroupKeeper(output_dir, claim.incarnation, rank_group) if config.retain == "groups" else None
-    checkpointer = Checkpointer(store, keeper or rank_group, config.keep_checkpoints)
-    sinks = open_sinks(config, output_dir, feeder)
-    return _Run(
-        _Parts(job, objective, rank_group, start, feeder, publisher, keeper, poison, checkpointer, evaluator, sinks)
-    )
+    sinks, draws = open_sinks(config, output_dir, feeder), Draws() if objective.refill else None
+    steps = BatchSteps(job, opening, rank_group, sinks, draws)
+    return _Run(_Parts(job, objective, rank_group, opening, feeder, poison, evaluator, steps))
 
 
 class _Run:
@@ -151,32 +125,22 @@ class _Run:
     def __init__(self, parts: _Parts) -> None:
         self._parts = parts
         self._config = parts.job.config
-        self._batch = parts.start.state.ledger.batches
-        self._mode = parts.start.state.mode
-        self._controllers = parts.start.state.controllers
-        self._watch = Stopwatch()
-        draws = Draws() if parts.objective.refill else None
-        self._untrained = UntrainedCounts()
-        accounts = Accounts(
-            draws,
-            self._untrained,
-            Alarms(bounds_in_force(self._config.alarms, parts.job.spec.model.dtype), self._config.alarms.window),
-        )
-        self._log = BatchLog(Path(parts.job.spec.output_dir), parts.sinks, self._watch, accounts)
-        self._nonfinite = 0
-        self._alarm: AlarmError | None = None
+        self._start = parts.opening.start
+        self._batch = self._start.state.ledger.batches
+        self._mode = self._start.state.mode
+        self._steps = parts.steps
+        self._publisher = parts.steps.publisher
 
     def conduct(self) -> Outcome:
         """Run from the first published weights to the end."""
         feeder = self._parts.feeder
         try:
             ended = self._end(finished=self._train_all())
-            return ended if self._alarm is None else ended.ended_by(self._alarm)
+            return ended if self._steps.alarm is None else ended.ended_by(self._steps.alarm)
         finally:
-            self._parts.publisher.drain()
+            self._publisher.drain()
             feeder.stop()
-            for sink in self._parts.sinks:
-                sink.close()
+            self._steps.close()
 
     def outcome(self, *, finished: bool = False, version: int = 0, published: int = 0, again: int = 0) -> Outcome:
         """Return how the run ends if it ends now."""
@@ -187,7 +151,7 @@ class _Run:
             what="",
             where="",
             fix="",
-            incarnation=self._parts.publisher.incarnation,
+            incarnation=self._publisher.incarnation,
             batches=self._batch,
             version=version,
             trained=status.trained,
@@ -196,7 +160,7 @@ class _Run:
             published=published,
             again=again,
             idle_s=status.idle_s,
-            total_s=self._watch.total_s,
+            total_s=self._steps.watch.total_s,
         )
 
     # --- beginning and end
@@ -208,35 +172,35 @@ class _Run:
             while self._batch < self._config.batches:
                 if not self._train_next():
                     return False
-            if self._parts.start.state.ledger.batches < self._batch:
+            if self._start.state.ledger.batches < self._batch:
                 self._evaluate()
         except StopAsked:
             return False
         return True
 
     def _begin(self) -> None:
-        new = self._parts.start.folder is None
+        new = self._start.folder is None
         kept = -1 if new else self._batch
-        self._log.rewind(kept, self._parts.objective.refreshed_at(self._controllers))
+        self._steps.log.rewind(kept, self._parts.objective.refreshed_at(self._steps.controllers))
         self._parts.evaluator.rewind(kept)
-        self._untrained.start(self._parts.feeder.start(self._parts.publisher.write(self._batch)))
+        self._steps.untrained.start(self._parts.feeder.start(self._publisher.write(self._batch)))
         if self._is_evaluated() and self._parts.evaluator.lacks(self._batch) and self._evaluate():
             self._save()
 
     def _end(self, *, finished: bool) -> Outcome:
         self._save()
-        self._parts.publisher.settle(self._parts.feeder)
-        if self._parts.publisher.newest.batch < self._batch:
-            self._parts.publisher.write(self._batch)  # stopped between two versions: the newest is what was trained
+        self._publisher.settle(self._parts.feeder)
+        if self._publisher.newest.batch < self._batch:
+            self._publisher.write(self._batch)  # stopped between two versions: the newest is what was trained
         feeder = self._parts.feeder
         self._parts.poison.keep_requeues(feeder)
         control = feeder.control()
         answered = {"state": RunState.STOP, "requested_stop": False, "requested_mode": None}
-        feeder.set_control(control.model_copy(update=answered | {"goes_on": not (finished or self._alarm)}))
+        feeder.set_control(control.model_copy(update=answered | {"goes_on": not (finished or self._steps.alarm)}))
         counters = feeder.counters()
         return self.outcome(
             finished=finished,
-            version=self._parts.publisher.newest.version,
+            version=self._publisher.newest.version,
             published=counters.get("published", 0),
             again=counters.get("reaped", 0) + counters.get("reissued", 0),
         )
@@ -246,42 +210,29 @@ class _Run:
     def _train_next(self) -> bool:
         """Train one batch and do all that is due after it. False: an operator or an alarm ends the run."""
         feeder = self._parts.feeder
-        with self._watch("wait_s"):
+        with self._steps.watch("wait_s"):
             ready = self._await_batch()
         if ready is None:
             return False
         if self._parts.poison.retire(ready, feeder):
             return True
-        job, newest = self._parts.job, self._parts.publisher.newest.version
-        around = Circumstances.of(job, self._batch + 1, ready.record.mode, self._controllers, newest)
+        newest = self._publisher.newest.version
         with self._parts.poison.watched(ready.record):
-            ragged = around.lay_out(ready.groups, self._batch, job)
-            facts = self._parts.rank_group.train(ragged, around.schedule, around.controllers)
-        if facts.failed:
+            step = self._steps.train(ready, ready.record.mode, newest)
+        if not self._steps.take(step):
             self._give_up(ready)
             return True
-        if self._parts.keeper is not None:
-            self._parts.keeper.keep(ready, around)
-        self._nonfinite = 0
-        self._watch.add("stats_s", facts.statistics_s)
-        self._watch.add("update_s", facts.updates_s)
-        self._controllers = stored(facts.state)
-        self._parts.publisher.canary = tokens_of(ragged)
         feeder.trained()
         self._batch += 1
         intake = feeder.status()  # before anything else is issued
         stop_asked = not self._publish_if_due()  # the batch is trained: its row is written first
         actors = feeder.actors()
         serving = sum(actor.state is ActorStage.SERVING for actor in actors)
-        version = self._parts.publisher.newest.version
-        rewards, served = of_groups(job.spec.data, ready.groups), served_policy(actors)
+        version = self._publisher.newest.version
+        rewards, served = of_groups(self._parts.job.spec.data, ready.groups), served_policy(actors)
         surroundings = Surroundings(ready.record.mode, intake, version, serving, rewards, served, self._config.ranks)
-        verdict = self._log.write(ragged, facts, surroundings)
-        for text in verdict.said:
-            logger.warning(text)
-        if self._config.alarms.action == "stop":
-            self._alarm = verdict.error
-        if stop_asked or self._alarm is not None:
+        self._steps.write(step, surroundings)
+        if stop_asked or self._steps.alarm is not None:
             return False
         if self._batch < self._config.batches:
             refreshed = self._is_evaluated() and self._evaluate()
@@ -316,15 +267,9 @@ class _Run:
 
     def _give_up(self, ready: ReadyBatch) -> None:
         """Abandon a batch of which no update had a finite loss and gradient."""
-        self._nonfinite += 1
         logger.warning("batch %d has no finite update; its groups are retired", self._batch + 1)
-        self._parts.feeder.give_up([group.seq for group in ready.groups], "nonfinite")
-        if self._nonfinite == MAX_NONFINITE:
-            raise InternalError(
-                f"{MAX_NONFINITE} batches in a row had no update with finite loss and gradient",
-                where=f"batch {self._batch + 1}",
-                fix="see metrics.jsonl; a lower learner.learning_rate often helps",
-            )
+        self._parts.feeder.give_up([group.seq for group in ready.groups], NONFINITE)
+        self._steps.require_finite(self._batch + 1)
 
     def _is_evaluated(self) -> bool:
         """Return True if the policy after the batches so far is one that is evaluated."""
@@ -337,37 +282,37 @@ class _Run:
     # --- after a batch
 
     def _publish(self) -> None:
-        with self._watch("publish_s"):
+        with self._steps.watch("publish_s"):
             verify = self._mode is Mode.ON_POLICY
-            self._parts.publisher.publish(self._batch, self._parts.feeder, verify=verify)
+            self._publisher.publish(self._batch, self._parts.feeder, verify=verify)
 
     def _evaluate(self) -> bool:
         """Evaluate; return True if the reference was refreshed, which a checkpoint must record at once."""
         self._publish()
-        with self._watch("publish_s"):
-            self._parts.publisher.settle(self._parts.feeder)
-        newest = self._parts.publisher.newest
-        with self._watch("evaluate_s"):
+        with self._steps.watch("publish_s"):
+            self._publisher.settle(self._parts.feeder)
+        newest = self._publisher.newest
+        with self._steps.watch("evaluate_s"):
             rows = self._parts.evaluator.evaluate(newest.version, self._parts.feeder)
-        for sink in self._parts.sinks:
+        for sink in self._steps.sinks:
             sink.write(newest.batch, scalars(named_figures(rows)))
         score = held_out_score(rows)
         if score is None or self._batch == self._config.batches:
             return False  # no prompt was answered, or no batch follows
-        state, refresh = self._parts.objective.after_evaluation(self._controllers, score, self._batch)
-        self._controllers = stored(state)
+        state, refresh = self._parts.objective.after_evaluation(self._steps.controllers, score, self._batch)
+        self._steps.controllers = stored(state)
         if refresh:
             logger.info("the reference was refreshed after batch %d, and the optimizer reset", self._batch)
             self._parts.rank_group.refresh(newest.version)
-            self._log.restart_law()
+            self._steps.log.restart_law()
         return refresh
 
     def _save(self) -> None:
         facts = self._parts.feeder.commit_facts()
-        changed = {"mode": self._mode, "ledger": facts.ledger, "controllers": self._controllers}
-        state = self._parts.start.state.model_copy(update=changed)
-        with self._watch("checkpoint_s"):
-            self._parts.checkpointer.save(state, facts, self._parts.feeder)
+        changed = {"mode": self._mode, "ledger": facts.ledger, "controllers": self._steps.controllers}
+        state = self._start.state.model_copy(update=changed)
+        with self._steps.watch("checkpoint_s"):
+            self._steps.checkpointer.save(state, facts, self._parts.feeder)
 
     # --- operator
 

@@ -181,9 +181,13 @@ class _Repetition:
             return parting
         ragged = around.lay_out(kept.groups, plan.batch - 1, self._job)
         facts = self._ranks.train(ragged, around.schedule, self._controllers)
-        self._controllers = facts.state
-        if (row := self._rows.get(plan.batch)) is not None and (what := _difference(measure(ragged, facts), row)):
-            return Parting(plan.batch, what, f"{BatchRow.FILE}, batch {plan.batch}")
+        if facts.failed != kept.record.skipped:
+            what = "it has no finite update, and had one" if facts.failed else "it had no finite update, and has one"
+            return Parting(plan.batch, what, f"kept plan of batch {plan.batch}")
+        if not facts.failed:
+            self._controllers = facts.state
+            if (row := self._rows.get(plan.batch)) is not None and (what := _difference(measure(ragged, facts), row)):
+                return Parting(plan.batch, what, f"{BatchRow.FILE}, batch {plan.batch}")
         if (name := self._route.checkpoints.get(plan.batch)) is not None:
             return self._compare(plan.batch, name)
         return None

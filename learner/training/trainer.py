@@ -97,8 +97,7 @@ class BatchFacts:
     @property
     def failed(self) -> bool:
         """True if updates were due and none had a finite loss and gradient."""
-        due = self.updates or self.critic
-        return bool(due) and not any(update.applied for update in due) and bool(self.prepared.tokens.any())
+        return failed(self.updates or self.critic, self.prepared)
 
 
 class Trainer:
@@ -152,11 +151,12 @@ class Trainer:
         batch = replace(batch, progress=schedule.progress, supplied=supplied)
         measured = time.monotonic()
         prepared = self._prepared(share.ragged, batch, plan, state)
-        critic = () if self._critic is None else self._update_critic(self._critic, share, prepared, state)
-        updates: tuple[UpdateFacts, ...] = ()
+        updates, critic, before = tuple[UpdateFacts, ...](), tuple[UpdateFacts, ...](), state
         trains = not critic_terms.warms_up(self._objective.critic, batch.number)
         if trains and isinstance(self._engine, TrainingEngine):
             updates, state = self._update(self._engine, share, prepared, schedule.progress, state)
+        if self._critic is not None and not failed(updates, prepared):  # a skipped batch changes no weights
+            critic = self._update_critic(self._critic, share, prepared, before)
         change = self._entropy_change(share, batch) if schedule.attributes and updates else None
         return BatchFacts(
             batch,
@@ -313,6 +313,11 @@ class Trainer:
             theirs = self._collectives.reported(rank, own.new_empty(len(own), int(length[rows].sum())))
             own[:, rows] = torch.stack([pad(length[rows], longest, values) for values in theirs])
         return own
+
+
+def failed(due: Sequence[UpdateFacts], prepared: Prepared) -> bool:
+    """Return True if updates were due and none had a finite loss and gradient."""
+    return bool(due) and not any(update.applied for update in due) and bool(prepared.tokens.any())
 
 
 def applied_sums(updates: Sequence[UpdateFacts]) -> dict[str, float]:

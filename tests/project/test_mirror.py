@@ -23,6 +23,8 @@ RUN_BY = {
     "src/isentrope/comparison/page.py": "isentrope/report/test_compare.py",
     "src/isentrope/compare.py": "isentrope/report/test_compare.py",
     "src/isentrope/methods_cli.py": "isentrope/test_cli.py",
+    "learner/training/batch_steps.py": "learner/training/test_kept_training.py",
+    "learner/training/opening.py": "learner/training/test_kept_training.py",
     "learner/training/circumstances.py": "learner/training/test_replay.py",
     "src/isentrope/check/kept_training.py": "isentrope/test_kept_training.py",
     "learner/training/kept_groups.py": "learner/training/test_group_store.py",

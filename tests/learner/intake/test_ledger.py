@@ -54,6 +54,19 @@ def test_a_checkpoint_restores_the_ledger(history: tuple[list[int], list[bool]])
     assert back.known_from(0) == ledger.known_from(0)
 
 
+def test_a_skipped_batch_is_one_of_the_chain_and_its_groups_are_retired() -> None:
+    ledger, other = Ledger(), Ledger()
+    plan = record(ledger, 0, 2)
+    ledger.skip(plan, "nonfinite")
+    other.train(plan)
+    assert (ledger.batches, ledger.chain) == (other.batches, other.chain) == (1, plan.after)
+    assert (ledger.trained, ledger.reasons, ledger.known_from(0)) == (0, {"nonfinite": 2}, {0, 2})
+    with pytest.raises(AssertionError, match="follow each other"):
+        ledger.skip(plan, "nonfinite")
+    ledger.train(record(ledger, 1))
+    assert Ledger(ledger.state()).state() == ledger.state()
+
+
 @pytest.mark.parametrize("again", ["trained", "retired"])
 def test_nothing_is_done_twice(again: str) -> None:
     ledger = play([0, 1], [True, False])

@@ -220,11 +220,19 @@ def check(model: str, folder: Path, stage: int, collectives: Collectives) -> dic
     update(engine)
     facts |= published(engine, model, folder / f"version-{stage}", collectives)
 
-    before = weights(engine)
+    before, sound = weights(engine), folder / f"sound-{stage}"
+    if collectives.rank == 0:
+        sound.mkdir()
+    collectives.gather(None)
+    engine.save(sound)
     spoilt = update(engine, factor=math.inf if collectives.rank == 1 else 1.0)
     after = weights(engine)
     facts["spoilt"] = collectives.gather(
-        {"applied": spoilt.applied, "unchanged": all(torch.equal(before[name], after[name]) for name in before)}
+        {
+            "applied": spoilt.applied,
+            "unchanged": all(torch.equal(before[name], after[name]) for name in before),
+            "differs": engine.difference(sound),
+        }
     )
 
     refused, kept = folder / f"refused-{stage}", folder / f"kept-{stage}"

@@ -176,3 +176,22 @@ def test_a_skipped_update_leaves_the_controllers_as_they_are(
     skipped = trainer.train(RAGGED[0], schedule, start)
     assert moved.applied == 2 and moved.state != start
     assert skipped.applied == 0 and skipped.state == start
+
+
+def test_a_batch_of_which_no_update_is_applied_changes_no_critic(
+    alone: Collectives, engine: TrainingEngine, critic: CriticEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its groups, which are retired and not kept, would have had a part in the weights after it."""
+    update, before = engine.update, weights(critic)
+    trainer = Trainer(alone, engine, objective_of("ppo"), None, critic)
+    with monkeypatch.context() as unlucky:
+        unlucky.setattr(engine, "update", lambda *given: replace(update(*given), applied=False))
+        facts = trainer.train(RAGGED[0], Schedule(1, 120, 2, 1, 0.5), {})
+    assert facts.failed and not facts.critic
+    assert all(torch.equal(before[name], value) for name, value in weights(critic).items())
+    assert len(trainer.train(RAGGED[0], Schedule(1, 120, 2, 1, 0.5), {}).critic) == 2
+    assert not all(torch.equal(before[name], value) for name, value in weights(critic).items())
+
+
+def weights(engine: TrainingEngine) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in engine.weights.in_memory()}

@@ -1,6 +1,6 @@
 """A run on the groups that another has kept: its own method, equal bits, and a start that goes on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ from toy_run import rows
 from whole_run import Run
 
 from isentrope.learner import json_files
+from isentrope.learner.intake.buffer import ReadyBatch
 from isentrope.learner.records import Outcome
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.fault_points import VARIABLE
+from isentrope.learner.training.group_store import encode, read_batch, read_record
 from isentrope.learner.training.kept_route import kept_from_the_beginning
 from isentrope.learner.training.kept_training import train_kept
-from isentrope.learner.training.replay import find_route, repeat
+from isentrope.learner.training.replay import Parting, Route, find_route, repeat
+from isentrope.rollout.config import MAX_REWARD
 
 pytestmark = pytest.mark.slow
 
@@ -135,20 +138,99 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert [row["batch"] for row in rows(parted.folder / "metrics.jsonl")] == list(range(1, BATCHES + 1))
 
 
+def repeated(own: Training, route: Route, work: Path) -> Parting | None:
+    """Where its steps part, made again in a folder of their own."""
+    work.mkdir()
+    job = own.source.job
+    spec = job.spec.model_copy(update={"output_dir": str(work)})
+    return repeat(replace(job, spec=spec, config=job.config.model_copy(update=own.changes), url=""), route)
+
+
 def test_it_can_be_replayed_if_it_keeps_its_groups_too(training: Callable[..., Training], tmp_path: Path) -> None:
     kept = training(retain="groups", epochs=2)
     kept.start()
     route = find_route(kept.folder, None, "")
     assert (route.first, route.last) == (1, BATCHES)
-    (tmp_path / "work").mkdir()
-    job = kept.source.job
-    job = replace(
-        job,
-        spec=job.spec.model_copy(update={"output_dir": str(tmp_path / "work")}),
-        config=job.config.model_copy(update=kept.changes),
-        url="",
-    )
-    assert repeat(job, route) is None
+    assert repeated(kept, route, tmp_path / "work") is None
+
+
+def unbounded(run: Run, folder: Path, numbers: Collection[int]) -> tuple[Path, ...]:
+    """The kept batches, of which some have rewards as large as a reward may be: without a scale, no gradient of theirs
+    is finite."""
+    batches = []
+    for path in kept_from_the_beginning(run.folder, BATCHES):
+        kept = read_batch(path)
+        groups = list(kept.groups)
+        if kept.record.plan.batch in numbers:
+            answers = [(replace(group.responses[0], reward=MAX_REWARD), *group.responses[1:]) for group in groups]
+            groups = [replace(group, responses=own) for group, own in zip(groups, answers, strict=True)]
+        batches.append(folder / path.name)
+        batch = ReadyBatch(kept.record.plan, tuple(groups), replayed=False)
+        batches[-1].write_bytes(encode(batch, kept.record.circumstances))
+    return tuple(batches)
+
+
+@pytest.fixture
+def without_bounds(run: Run, tmp_path: Path) -> tuple[Path, ...]:
+    return unbounded(run, tmp_path, {3})
+
+
+UNSCALED = {"method": "dr_grpo", "objective": {}}
+
+
+def test_a_batch_without_a_finite_update_is_skipped_and_replayed_as_skipped(
+    training: Callable[..., Training], without_bounds: tuple[Path, ...], tmp_path: Path
+) -> None:
+    own = training(retain="groups", checkpoint_every=3, keep_checkpoints=9, **UNSCALED)
+    outcome = own.start(without_bounds)
+    assert (outcome.status, outcome.batches, outcome.retired) == ("finished", BATCHES, {"nonfinite": 4})
+    assert (outcome.trained, outcome.issued) == (4 * (BATCHES - 1), 4 * BATCHES)
+    lines = rows(own.folder / "metrics.jsonl")
+    assert [row["batch"] for row in lines] == [1, 2, 4, 5, 6]
+    assert [row["untrained"]["groups"] for row in lines] == [{}, {}, {"nonfinite": 4}, {}, {}]
+    route = find_route(own.folder, None, "")
+    assert [read_record(path).skipped for path in route.batches] == [False, False, True, False, False, False]
+    assert list(route.checkpoints) == [3, 6]
+    assert repeated(own, route, tmp_path / "work") is None
+
+
+def test_a_skipped_batch_changes_nothing_and_one_that_was_stopped_behind_it_goes_on(
+    training: Callable[..., Training], without_bounds: tuple[Path, ...]
+) -> None:
+    whole, parted, before = training(**UNSCALED), training(**UNSCALED), training(batches=2, **UNSCALED)
+    whole.start(without_bounds)
+    before.start(without_bounds)
+    stopped = parted.start(without_bounds, after=3)
+    assert (stopped.status, stopped.batches, stopped.retired) == ("stopped", 3, {"nonfinite": 4})
+    assert parted.weights() == before.weights()
+    outcome = parted.start(without_bounds)
+    assert (outcome.status, outcome.batches, outcome.retired) == ("finished", BATCHES, {"nonfinite": 4})
+    assert parted.weights() == whole.weights()
+
+
+def test_a_batch_that_is_skipped_in_the_run_or_in_the_replay_alone_is_named(
+    training: Callable[..., Training], without_bounds: tuple[Path, ...], tmp_path: Path
+) -> None:
+    own = training(retain="groups", **UNSCALED)
+    own.start(without_bounds)
+    for number, skipped, says in ((2, True, "had no finite update, and has one"), (3, False, "has no finite update")):
+        path = own.folder / "groups" / f"{number}-1"
+        before, kept = path.read_bytes(), read_batch(path)
+        batch = ReadyBatch(kept.record.plan, kept.groups, replayed=False)
+        path.write_bytes(encode(batch, kept.record.circumstances, skipped=skipped))
+        parting = repeated(own, find_route(own.folder, None, ""), tmp_path / f"work-{number}")
+        assert parting is not None and parting.batch == number and says in parting.what
+        path.write_bytes(before)
+
+
+def test_batches_in_a_row_without_a_finite_update_end_it(
+    run: Run, training: Callable[..., Training], tmp_path: Path
+) -> None:
+    own = training(**UNSCALED)
+    outcome = own.start(unbounded(run, tmp_path, {1, 3, 4, 5}))
+    assert (outcome.status, outcome.exit_code, outcome.batches) == ("error", 70, 5)
+    assert outcome.what == "3 batches in a row had no update with finite loss and gradient"
+    assert outcome.retired == {"nonfinite": 16}
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,18 @@ def test_a_critics_steps_come_out_again_and_a_bit_of_it_is_named(
     assert parting is not None and parting.what.startswith("the state differs in critic/")
 
 
+def test_a_batch_that_the_run_has_skipped_has_no_part_in_it(
+    new_run: Callable[..., Run], alone: Collectives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as a launcher sets it
+    run = new_run(ranks=1, mode="async", method="dr_grpo", batches=4, keep_checkpoints=9, retain="groups")
+    run.actor.unbounded = frozenset(range(4, 8))  # of one batch: there is one actor
+    run.to_the_end()
+    assert run.outcome["retired"]["nonfinite"] == 4 and run.accounts_for_every_group()
+    assert [row["batch"] for row in run.rows] == [1, 2, 3, 4]
+    assert again(run, find_route(run.folder, None, ""), tmp_path / "work") is None
+
+
 def test_a_damaged_checkpoint_is_not_compared_with(folder: Path, replayed: Replayed) -> None:
     (file,) = (folder / "checkpoints" / "step-2-1").glob("*optim_states.pt")
     file.write_bytes(file.read_bytes()[:-1])

@@ -17,6 +17,7 @@ from isentrope.errors import UnreachableError
 from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
+from isentrope.rollout.config import MAX_REWARD
 from isentrope.rollout.data.prompts import open_prompts, tokenize
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.wire.control import RunState
@@ -39,6 +40,8 @@ class ToyActor(threading.Thread):
         """Set: it loads newer weights than its first."""
         self.last: int | None = None
         """It takes no more groups once it has served so many."""
+        self.unbounded: frozenset[int] = frozenset()
+        """Groups of which one reward is as large as a reward may be."""
         self.answers.set()
         self.follows.set()
         self._broker = Broker.connect(url, run)
@@ -113,6 +116,9 @@ class ToyActor(threading.Thread):
         prompt = self._prompt(row, spec)
         seeds = [sampling_seed(spec.seed, order.seq, order.attempt, index) for index in range(spec.sampling.group_size)]
         group = replace(self._group(prompt, seeds, spec, order.seq, order.attempt), source=row.source)
+        if order.seq in self.unbounded:
+            first, *others = group.responses
+            group = replace(group, responses=(replace(first, reward=MAX_REWARD), *others))
         return replace(group, greedy_reward=self._greedy_reward(prompt, spec)) if spec.greedy else group
 
     @torch.no_grad()
