@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from isentrope.rollout.data.prompts import Prompt, Prompts, tokenize
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tokenizer import TextTokenizer
 from isentrope.rollout.rewards.functions import Outcome, Score, columns_for
+from isentrope.rollout.rewards.steps import known_steps
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.spec import RunSpec
 from isentrope.rollout.wire.types import EvalOrder, Group, Int32, Missing, MissingReason, Response, Steps, WorkOrder
@@ -214,7 +215,8 @@ class GroupMaker:
         return outcome.reward
 
     async def _outcomes(self, prompt: Prompt, tokens: Sequence[Int32]) -> list[Outcome]:
-        """Return the outcome of each response: its first score in up to three calls, or its last error."""
+        """Return the outcome of each response: its first score in up to three calls, or its last error; with the steps
+        that the data knows."""
         ids = [each.tolist() for each in tokens]
         texts = [self._tokenizer.decode(each, skip_special_tokens=True) for each in ids]
         columns = columns_for(prompt.columns, ids)
@@ -234,7 +236,7 @@ class GroupMaker:
             if self._reward_health.broken:
                 raise failed[0]
             logger.warning("%d rewards failed, %d tries left: %s", len(failed), tries_left, failed[0].what)
-        return outcomes
+        return [_with_known_steps(each, text, prompt.steps) for each, text in zip(outcomes, texts, strict=True)]
 
     def _response(self, sample: "Sample", outcome: Outcome, seed: int, prompt_length: int) -> Response:
         """Return a response that is a valid record; RewardError: it has no score."""
@@ -257,7 +259,7 @@ class GroupMaker:
         return response
 
     def _steps(self, sample: "Sample", outcome: Score) -> Steps | None:
-        """Return the judged steps by tokens; None: the reward gives none."""
+        """Return the judged steps by tokens; None: neither the reward gives some nor the data."""
         if outcome.steps is None:
             return None
         ids = sample.tokens.tolist()
@@ -273,6 +275,13 @@ class GroupMaker:
             count = self._spec.sampling.group_size
             return [sampling_seed(run_seed, order.seq, order.attempt, index) for index in range(count)]
         return [eval_seed(run_seed, order.name, order.index, sample) for sample in range(order.samples)]
+
+
+def _with_known_steps(outcome: Outcome, text: str, known: Mapping[str, bool] | None) -> Outcome:
+    """Return the outcome with the steps whose verdict the data holds, unless the reward has given some."""
+    if known is None or isinstance(outcome, RewardError) or outcome.steps is not None:
+        return outcome
+    return replace(outcome, steps=known_steps(text, known))
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,12 @@ class DataConfig(Section):
     prompt: str = "prompt"
     """Column that holds the prompt, or the dotted path to it inside a column: text as it is, or chat messages
     (`[{role, content}, ...]`) for the tokenizer's template."""
+    steps: str = ""
+    """Column of the training data with steps of reasoning whose verdict is known, or the dotted path to it inside a
+    column: `[["3 + 4 = 7", true], ["3 + 4 = 8", false], ...]`, or maps `{step, correct}`. A paragraph of a response
+    that is one of them, but for white space, is judged so; the others are of no step. Where a reward function gives
+    `steps` for a response, those count instead. Empty: the data holds none. Few known steps leave most of a response
+    unjudged, which is then weighed as by a method that takes no notice of steps."""
     system_prompt: str = ""
     """System message of chat prompts that do not begin with one: its text, or `file:` and a path relative to the run
     file; empty: none. Prompts that are text are refused with it, because they have no place for it."""

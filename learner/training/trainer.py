@@ -228,9 +228,10 @@ class Trainer:
                 )
             if self._wants_steps and ragged.step_correct is None:
                 raise RewardError(
-                    "the method weighs steps of reasoning, and the reward gives none",
+                    "the method weighs steps of reasoning, and the reward gives none, nor does the data hold some",
                     where="data.reward",
-                    fix='return {"reward": ..., "steps": [[start, end, correct], ...]} for each response',
+                    fix='return {"reward": ..., "steps": [[start, end, correct], ...]} for each response, or set '
+                    "data.steps",
                 )
             return make_plan(
                 ragged.packed_length,

@@ -36,7 +36,8 @@ class DataFile:
     """Rows of a data file in the file's order, as far as `data.keep` keeps them if they are training rows."""
 
     def __init__(self, file: NamedFile, data: DataConfig, run_folder: Path, *, trains: bool) -> None:
-        self._shape = RowShape(data.prompt, data.columns, file.source or source_name(file.name), data.system_prompt)
+        source, steps = file.source or source_name(file.name), data.steps if trains else ""
+        self._shape = RowShape(data.prompt, data.columns, source, data.system_prompt, steps)
         self._chooser = _Chooser(data, scores_path(file.name, run_folder)) if trains else None
         self._kept = array("q")
         self._rows = 0

@@ -42,12 +42,14 @@ class Prompt:
     """A prompt ready for the engine and the reward.
 
     ids: [L]. prompt: as the reward receives it. columns: the row's other columns, for the reward. source: data set.
+    steps: verdicts on steps by their normal text; None: the data holds none.
     """
 
     ids: NDArray[np.int32]
     prompt: str | Messages
     columns: Mapping[str, object]
     source: str
+    steps: Mapping[str, bool] | None = None
 
 
 class Prompts:
@@ -147,7 +149,7 @@ def tokenize(row: Row, tokenizer: Tokenizer, *, max_new_tokens: int, max_model_l
             where=row.where,
             fix='lower sampling.max_new_tokens, raise model.max_model_len, or set data.too_long = "skip"',
         )
-    return Prompt(ids, row.prompt, row.columns, row.source)
+    return Prompt(ids, row.prompt, row.columns, row.source, row.steps)
 
 
 def encode(row: Row, tokenizer: Tokenizer) -> NDArray[np.int32]:

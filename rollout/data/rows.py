@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from isentrope.errors import DataError, nearest
+from isentrope.rollout.data.known_steps import read_known_steps
 
 Messages = list[dict[str, str]]
 """A chat: `[{"role": ..., "content": ...}, ...]`; text only."""
@@ -23,13 +24,15 @@ class Row:
     """One problem.
 
     prompt: text, or chat messages. columns: all other columns, by the names the reward expects. source: data set.
-    where: place of the row for messages, such as `train.jsonl:7`.
+    where: place of the row for messages, such as `train.jsonl:7`. steps: verdicts on steps by their normal text; None:
+    the data holds none.
     """
 
     prompt: str | Messages
     columns: Mapping[str, object]
     source: str
     where: str
+    steps: Mapping[str, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +40,20 @@ class RowShape:
     """Mapping from the columns of one data set to a `Row`.
 
     prompt: the column that holds the prompt. columns: name the reward expects = name in the data. source: name of the
-    data set. system: system message of chats that have none; empty: they stay without.
+    data set. system: system message of chats that have none; empty: they stay without. steps: the column that holds
+    steps with their verdicts; empty: none does.
     """
 
     prompt: str
     columns: Mapping[str, str]
     source: str
     system: str = ""
+    steps: str = ""
 
     def row(self, raw: Mapping[str, object], where: str) -> Row:
         """Return the row of `raw`, or a `DataError` that names the column and what to set."""
         columns = dict(raw)
+        steps = _known_steps(columns, self.steps, where) if self.steps else None
         given = _taken(columns, self.prompt, "data.prompt", where)
         prompt = _with_system(checked_prompt(given, where), self.system, where)
         renamed = {name: _taken(columns, given, f"data.columns.{name}", where) for name, given in self.columns.items()}
@@ -59,7 +65,7 @@ class RowShape:
                     where=where,
                     fix=f'rename it in the data, or set data.columns.<another name> = "{name}"',
                 )
-        return Row(prompt, columns | renamed, self.source, where)
+        return Row(prompt, columns | renamed, self.source, where, steps)
 
 
 def _taken(columns: dict[str, object], name: str, key: str, where: str) -> object:
@@ -72,6 +78,18 @@ def _taken(columns: dict[str, object], name: str, key: str, where: str) -> objec
     except KeyError:
         there = f"{where} (columns: {', '.join(columns) or 'none'})"
         raise DataError(f"column {name!r} is missing", where=there, fix=set_column(key, name, columns)) from None
+
+
+def _known_steps(columns: dict[str, object], name: str, where: str) -> dict[str, bool]:
+    """Return the steps of column `name`, which the reward gets as any other; DataError if they are not steps."""
+    try:
+        return read_known_steps(_taken(dict(columns), name, "data.steps", where))
+    except ValueError as error:
+        raise DataError(
+            f"column {name!r} does not hold steps: {error}",
+            where=where,
+            fix='write [["3 + 4 = 7", true], ...], or null where none is known',
+        ) from error
 
 
 def value_of(columns: Mapping[str, object], name: str) -> object:

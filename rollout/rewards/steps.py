@@ -1,12 +1,14 @@
 """Steps of reasoning that a reward function has judged: spans of characters of a response.
 
 A reward function gives them as `{"reward": 0.0, "steps": [[start, end, correct], ...]}`; `paragraphs` cuts a response
-into such spans for a judge of its own.
+into such spans for a judge of its own, and `known_steps` finds those whose verdict the data holds.
 """
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from isentrope.rollout.data.known_steps import normal
 from isentrope.rollout.rewards.foreign import plain
 
 MAX_STEPS = 1024
@@ -24,6 +26,13 @@ class Step(NamedTuple):
 def paragraphs(text: str) -> list[tuple[int, int]]:
     """Return the spans of a text between its blank lines, without white space at their ends."""
     return [found.span() for found in re.finditer(r"\S(?:.|\n(?!\s*\n))*(?<=\S)", text)]
+
+
+def known_steps(text: str, known: Mapping[str, bool]) -> tuple[Step, ...]:
+    """Return the paragraphs of a text that are steps with a known verdict, up to `MAX_STEPS`; known: verdicts by the
+    `normal` text of a step."""
+    spans = ((start, end, known.get(normal(text[start:end]))) for start, end in paragraphs(text))
+    return tuple(Step(start, end, correct) for start, end, correct in spans if correct is not None)[:MAX_STEPS]
 
 
 def read_steps(value: object) -> tuple[Step, ...]:

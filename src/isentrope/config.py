@@ -91,6 +91,7 @@ LATER: Mapping[str, object] = {
     "data.stages": 1,
     "data.stage_passes": 1,
     "data.keep": "",
+    "data.steps": "",
     "learner.critic": {"path": None, "learning_rate": None},
 }
 """Keys that came after the first folders of this schema, with the values by which those runs were made: a digest is
@@ -343,12 +344,13 @@ def _sources(config: Config, file: RunFile) -> Iterator[ConfigError]:
 
 
 def _choices(data: DataConfig, file: RunFile) -> Iterator[ConfigError]:
-    """Yield what is wrong with how training prompts are chosen and ordered."""
+    """Yield what is wrong with how training prompts are chosen and ordered, and their steps found."""
     given = {key: key.removeprefix("data.") for key in LATER if key.startswith("data.")}
     chosen = [key for key, name in given.items() if getattr(data, name) != LATER[key]]
     if data.task and chosen:
+        lacking = "none of them has steps" if chosen == ["data.steps"] else "there are none to choose or order"
         yield ConfigError(
-            f"{data.task} makes its prompts one after another: there are none to choose or order",
+            f"{data.task} makes its prompts one after another: {lacking}",
             where=file.where(chosen[0]),
             fix="leave it out, or write the prompts into a file",
         )

@@ -57,6 +57,8 @@ class GroupScript:
     version: int = version_of(1, 0)
     greedy: str = ""
     """How the greedy response fares, whose name is the number of the others; empty: there is to be none."""
+    known: Mapping[str, bool] | None = None
+    """Steps that the data knows."""
 
     def maker(self, **sampling: Any) -> GroupMaker:
         sampled = SamplingConfig(group_size=len(self.fates), max_new_tokens=LONGEST, **sampling)
@@ -71,7 +73,7 @@ class GroupScript:
 
     def generated(self, order: WorkOrder | EvalOrder = ORDER) -> Generated:
         greedy = self._sample(len(self.fates), self.greedy) if self.greedy else None
-        prompt = Prompt(PROMPT, "p", {}, "train")
+        prompt = Prompt(PROMPT, "p", {}, "train", self.known)
         return Generated(order, prompt, list(self.fates), cast(Any, self.samples()), 0.0, cast(Any, greedy))
 
     def samples(self) -> list[ScriptedSample | None]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from isentrope.actors.decisions import MAX_FAILURES
 from isentrope.actors.groups import TooFewResponsesError
 from isentrope.errors import RewardError, UnreachableError
+from isentrope.rollout.rewards.functions import Score
 from isentrope.rollout.wire.codec import encode_group
 from isentrope.rollout.wire.types import EvalOrder, Group, Int32, MissingReason, WorkOrder, version_of
 
@@ -81,6 +82,25 @@ def test_a_reward_that_fails_as_a_whole_is_called_three_times_and_gives_no_group
         made(script)
     assert caught.value.reason is MissingReason.REWARD and len(script.calls) == 3
     assert caught.value.what == "4 of 4 responses failed (4 by reward): raised ValueError"
+
+
+def test_steps_that_the_data_knows_are_those_of_the_group_unless_the_reward_gives_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole text of a response is its name, which all of its tokens share; those of 0 and 1 are known."""
+    script = scripted("good", "good", "good", "good")
+    script.known = {"0": True, "1": False, "3": True}
+    given_by_reward = GroupScript._outcome
+
+    def outcome(own: GroupScript, name: int) -> Any:
+        found = given_by_reward(own, name)
+        return replace(found, steps=()) if name == 3 and isinstance(found, Score) else found
+
+    monkeypatch.setattr(GroupScript, "_outcome", outcome)
+    steps = [each.steps for each in made(script).responses]
+    assert all(each is not None for each in steps)
+    assert [each.correct.tolist() for each in steps if each is not None] == [[True], [False], [], []]
+    assert [each.start.tolist() for each in steps if each is not None] == [[0], [0], [], []]
 
 
 def test_an_evaluation_needs_one_response() -> None:

@@ -77,6 +77,18 @@ def test_all_positions_are_equally_likely_for_a_row(folder: Path) -> None:
     assert min(places.values()) > 60 and max(places.values()) < 140
 
 
+def test_training_rows_have_steps_and_held_out_ones_need_none(
+    folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    lines = [{"prompt": "1", "steps": [["2", True], ["3", False]]}, {"prompt": "2", "steps": None}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = prompts(tmp_path, steps="steps", eval=str(folder / "aime.jsonl"))
+    served = [tokenize(found.train(seq), tokenizer, max_new_tokens=1, max_model_len=9) for seq in range(2)]
+    assert sorted(served, key=lambda each: str(each.prompt))[0].steps == {"2": True, "3": False}
+    assert {len(each.steps or {}) for each in served} == {0, 2} and found.eval(0).steps is None
+    assert tokenize(prompts(tmp_path).train(0), tokenizer, max_new_tokens=1, max_model_len=9).steps is None
+
+
 def test_the_order_of_rows_is_pinned(folder: Path) -> None:
     """The stream is part of the format: a run resumed by a later version must see the same prompts."""
     rows = prompts(folder, seed=1)

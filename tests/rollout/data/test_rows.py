@@ -115,3 +115,15 @@ def test_a_system_message_goes_before_chats_that_have_none() -> None:
     assert shape.row({"prompt": [own, USER]}, "f:1").prompt == [own, USER]
     with pytest.raises(DataError, match="no place for"):
         shape.row({"prompt": "1+1"}, "f:1")
+
+
+def test_steps_of_a_row_stay_a_column_and_are_refused_where_they_are_none() -> None:
+    shape = RowShape("prompt", {}, "train", steps="judge.steps")
+    judged = {"steps": [["1 + 1 = 2", True]]}
+    row = shape.row({"prompt": "p", "judge": judged}, "f:1")
+    assert row.steps == {"1 + 1 = 2": True} and row.columns == {"judge": judged}
+    with pytest.raises(DataError, match="does not hold steps: a step is") as refused:
+        shape.row({"prompt": "p", "judge": {"steps": [["1 + 1 = 2"]]}}, "train.jsonl:7")
+    assert refused.value.where == "train.jsonl:7" and "null where none is known" in refused.value.fix
+    with pytest.raises(DataError, match=r"column 'judge\.steps' is missing"):
+        shape.row({"prompt": "p"}, "f:1")

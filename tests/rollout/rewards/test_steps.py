@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from isentrope.errors import RewardError
 from isentrope.rollout.config import DataConfig
 from isentrope.rollout.rewards.functions import Score, load_rewards
-from isentrope.rollout.rewards.steps import MAX_STEPS, Step, paragraphs, read_steps
+from isentrope.rollout.rewards.steps import MAX_STEPS, Step, known_steps, paragraphs, read_steps
 
 
 @given(st.text(alphabet="ab \n\t", max_size=40))
@@ -21,6 +21,20 @@ def test_paragraphs_are_all_that_lies_between_blank_lines(text: str) -> None:
     outside = "".join(text[end:start] for end, start in zip([0, *bounds[1::2]], [*bounds[::2], len(text)], strict=True))
     assert outside.strip() == ""
     assert all("\n" in text[end:start] for end, start in zip(bounds[1::2], bounds[2::2], strict=False))
+
+
+def test_paragraphs_that_the_data_knows_are_steps_and_others_are_of_none() -> None:
+    known = {"3 + 4 = 7": True, "so 8": False}
+    text = "Let me see.\n\n 3 + 4\n= 7\n\nso 8\n\nso 8.\n\n3 + 4 = 7"
+    steps = known_steps(text, known)
+    assert [(text[start:end], correct) for start, end, correct in steps] == [
+        ("3 + 4\n= 7", True),
+        ("so 8", False),
+        ("3 + 4 = 7", True),
+    ]
+    assert read_steps(list(steps)) == steps
+    assert known_steps(text, {}) == known_steps("", known) == ()
+    assert len(known_steps("so 8\n\n" * (MAX_STEPS + 5), known)) == MAX_STEPS
 
 
 def test_steps_may_be_arrays_and_nothing_else_is_taken_for_some() -> None:
