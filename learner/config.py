@@ -182,6 +182,11 @@ class LearnerConfig(Section):
     collective_timeout_s: Seconds = 600.0
     """Seconds a rank waits for the others in one step that all take together. Too low ends the run while one rank
     compiles or writes; too high notices a dead rank late."""
+    begin_from: str = ""
+    """Folder of another run, of the same architecture, `learner.zero_stage` and `model.dtype`: with its newest
+    checkpoint this run begins. Weights, optimizer with its count of updates, and critic go on; batches, data,
+    controllers and reference are those of a new run. `--from` of `isentrope train` sets it; empty: the weights of
+    `model.path`, and a new optimizer."""
     critic: CriticConfig = CriticConfig()
     """Network of a critic, for methods that have one."""
     staleness: StalenessConfig = StalenessConfig()

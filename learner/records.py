@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from isentrope.errors import IsentropeError, OutcomeError, StorageError
 from isentrope.learner import json_files
+from isentrope.learner.beginning_record import Beginning
 from isentrope.learner.json_files import FileRecord
 from isentrope.learner.measures import (
     AlarmFigures,
@@ -169,8 +170,7 @@ class BatchRow(FileRecord):
     reward_std: float
     """Standard deviation of the reward over responses."""
     rewards: dict[str, FunctionReward]
-    """Values of each reward function by its name, and of its components as `function.component`: of more than 256,
-    those of the most responses."""
+    """Values of each reward function by its name, and of components as `function.component`: the 256 most frequent."""
     pass_rate: float | None = None
     """Share of the responses that are correct by `data.correct`; absent where rewards are graded."""
     entropy: float
@@ -395,6 +395,6 @@ class Summary(FileRecord):
     """Versions of this program, of Python and of the libraries that matter, by name."""
 
 
-_WHOLE = (Outcome, RunRecord, PlacementRecord, Summary)
+_WHOLE = (Outcome, RunRecord, PlacementRecord, Beginning, Summary)
 FILES: tuple[type[FileRecord], ...] = (*_WHOLE, BatchRow, EvalRow, SampleRow, Notice, ScaleRow, OutageRow)
 """Every file of a run folder that holds records."""

@@ -43,10 +43,18 @@ class Committer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The state a learner begins with; without a folder the run is new."""
+    """The state a learner begins with."""
 
     state: CheckpointState
     folder: Path | None
+    """Tensors; None: those of the model itself."""
+    begins: bool = False
+    """True if the tensors are another run's, with which this one begins."""
+
+    @property
+    def is_new(self) -> bool:
+        """True if this run has no checkpoint of its own."""
+        return self.folder is None or self.begins
 
 
 def choose_start(store: CheckpointStore, ranks: Verifier, new: CheckpointState, trace: str) -> Start:

@@ -82,7 +82,7 @@ def _open(job: LearnerJob, batches: Sequence[Path], objective: Objective, ranks:
     opening = open_folder(job, ranks, new_state(job, objective, Mode.ASYNC, job.spec.data_digest), "")
     start, config = opening.start, job.config
     _require_same_groups(start, batches)
-    ranks.build(start.folder, objective.refreshed_at(start.state.controllers))
+    ranks.build(start.folder, objective.refreshed_at(start.state.controllers), begins=start.begins)
     sinks: list[Sink] = [TensorBoard(Path(job.spec.output_dir) / "tensorboard")] if config.tensorboard else []
     return _Run(job, batches, start, BatchSteps(job, opening, ranks, sinks))
 
@@ -117,12 +117,14 @@ class _Run:
         self._steps = steps
         self._ledger = Ledger(start.state.ledger)
         self._skipped = LengthCounts()
-        self._steps.log.rewind(-1 if start.folder is None else self._ledger.batches, None)
+        self._steps.log.rewind(-1 if start.is_new else self._ledger.batches, None)
         self._steps.untrained.start(self._intake())
 
     def conduct(self, stop: Stop) -> Outcome:
         """Train until all batches are done, an alarm ends the run, or it is asked to end."""
         try:
+            if self._start.begins:  # from now on the other run's checkpoint is not needed
+                self._save()
             while self._ledger.batches < self._job.config.batches and self._steps.alarm is None and not stop.is_set():
                 self._train(read_batch(self._batches[self._ledger.batches]))
             self._save()

@@ -103,7 +103,7 @@ def _open(job: LearnerJob, objective: Objective, rank_group: RankGroup, broker: 
     poison.restore(ledger)
     control = Control(mode=start.state.mode, max_lag=config.staleness.max_lag)
     port = LearnerPort.fence(broker, claim.incarnation, ledger.lwm, ledger.cursor, spec, control, nonce=claim.nonce)
-    rank_group.build(start.folder, objective.refreshed_at(start.state.controllers))
+    rank_group.build(start.folder, objective.refreshed_at(start.state.controllers), begins=start.begins)
     rules = AdmissionRules(
         token_max_lag=config.staleness.oldest_token,
         min_kept=config.staleness.min_kept,
@@ -179,12 +179,12 @@ class _Run:
         return True
 
     def _begin(self) -> None:
-        new = self._start.folder is None
-        kept = -1 if new else self._batch
+        kept = -1 if self._start.is_new else self._batch
         self._steps.log.rewind(kept, self._parts.objective.refreshed_at(self._steps.controllers))
         self._parts.evaluator.rewind(kept)
         self._steps.untrained.start(self._parts.feeder.start(self._publisher.write(self._batch)))
-        if self._is_evaluated() and self._parts.evaluator.lacks(self._batch) and self._evaluate():
+        refreshed = self._is_evaluated() and self._parts.evaluator.lacks(self._batch) and self._evaluate()
+        if refreshed or self._start.begins:  # from now on the other run's checkpoint is not needed
             self._save()
 
     def _end(self, *, finished: bool) -> Outcome:

@@ -7,6 +7,7 @@ from isentrope.learner import json_files
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.records import Outcome
+from isentrope.learner.training.beginning import start_from_another
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointState, CheckpointStore, Claim
 from isentrope.learner.training.checkpointer import Start, choose_start, stored, trace_elsewhere
 from isentrope.learner.training.job import LearnerJob
@@ -45,10 +46,14 @@ def open_folder(job: LearnerJob, ranks: RankGroup, new: CheckpointState, committ
 
     Raises:
         StorageError, RunFolderError: as those of `choose_start`.
+        ConfigError, StorageError: as those of `start_from_another`.
     """
     output_dir = Path(job.spec.output_dir)
     store = CheckpointStore(output_dir / CHECKPOINTS)
     trace = trace_elsewhere(store, output_dir, committed)
     claim = store.claim()
     json_files.remove(output_dir, Outcome)
-    return Opening(store, claim, choose_start(store, ranks, new, trace))
+    start = choose_start(store, ranks, new, trace)
+    if start.is_new and job.config.begin_from:
+        start = start_from_another(job, ranks, new)
+    return Opening(store, claim, start)

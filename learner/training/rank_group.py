@@ -22,6 +22,7 @@ from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
+from isentrope.learner.training.beginning import KEY, require_same_shapes
 from isentrope.learner.training.checkpoint_store import CRITIC, FileFacts, facts_of, verify
 from isentrope.learner.training.collectives import Collectives
 from isentrope.learner.training.critic import CriticEngine
@@ -118,14 +119,23 @@ class RankGroup:
         """Return what is wrong with a checkpoint's files, each read by one rank; empty: nothing."""
         return self._give(CHECK, CheckArguments(folder=folder, files=dict(files)))
 
-    def build(self, checkpoint: Path | None, refreshed_at: int | None) -> None:
+    def build(self, checkpoint: Path | None, refreshed_at: int | None, *, begins: bool = False) -> None:
         """Build network and optimizer, from `checkpoint` or new, and the reference if the objective needs one: the
         model itself, or its state when it was refreshed after batch `refreshed_at`. A run that trains nothing has the
-        model's own weights in every checkpoint, none of which holds any."""
+        model's own weights in every checkpoint, none of which holds any.
+
+        begins: the checkpoint is another run's, whose model may be another, and which may have no critic.
+
+        Raises:
+            ConfigError: the model cannot be loaded, or is not that of the checkpoint.
+            StorageError: as those of `convert`.
+        """
         checkpoint = checkpoint if self._job.trains else None
         reference = None if refreshed_at is None else reference_folder(self._root, refreshed_at)
         source = self._for_these_ranks(checkpoint) if checkpoint is not None else None
         told = BuildArguments(checkpoint=source, universal=source != checkpoint, reference=reference)
+        if begins:
+            told = told.model_copy(update={"begins": checkpoint})
         if problem := self._give(BUILD, told):
             raise ConfigError(problem, where=f"model.path = {self._job.spec.model.path!r}")
         if checkpoint is not None:
@@ -212,6 +222,8 @@ class RankGroup:
         try:
             policy = self._load(gradient_checkpointing=config.gradient_checkpointing)
             network = self._load_critic()
+            if told.begins is not None:
+                require_same_shapes(policy, told.begins)
         except ConfigError as error:
             problem = error.what
         problems = [str(each) for each in self._collectives.gather(problem) if each]
@@ -233,7 +245,11 @@ class RankGroup:
 
     def _critic(self, network: Policy, told: BuildArguments) -> CriticEngine:
         critic = CriticEngine(network, self._job.config, self._collectives.device, loads_universal=told.universal)
-        if told.checkpoint is not None:
+        if told.begins is not None and not (told.begins / CRITIC).is_dir():
+            logger.warning("the run that %s names had no critic: this one begins with a new one", KEY)
+        elif told.checkpoint is not None:
+            if told.begins is not None:
+                require_same_shapes(critic.policy, told.begins / CRITIC)
             critic.load(told.checkpoint / CRITIC)
         return critic
 

@@ -52,6 +52,8 @@ class BuildArguments(JsonArguments):
     """None: the optimizer is new, and the weights are the model's own."""
     universal: bool = False
     """The checkpoint is in its universal form, because another number of ranks wrote it."""
+    begins: Path | None = None
+    """The checkpoint as another run wrote it, if it is that run's; this one may have another model, and a critic."""
     reference: Path | None
     """None: the reference policy, if there is one, is the model itself."""
 

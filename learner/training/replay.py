@@ -16,6 +16,7 @@ from isentrope.errors import ConfigError, StorageError
 from isentrope.learner.intake.ledger import LedgerState
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.records import BatchRow, EvalRow
+from isentrope.learner.training.beginning import linked
 from isentrope.learner.training.checkpoint_store import CHECKPOINTS, CheckpointStore, verify
 from isentrope.learner.training.circumstances import Circumstances
 from isentrope.learner.training.evaluator import held_out_score
@@ -39,7 +40,7 @@ class Route:
     run: Path
     """Folder of the run."""
     start: str
-    """Checkpoint to begin with; empty: the model itself."""
+    """Checkpoint to begin with; empty: what the run began with."""
     batches: tuple[Path, ...]
     """Kept batches, the first one first."""
     checkpoints: Mapping[int, str]
@@ -161,19 +162,22 @@ class _Repetition:
 
     def _begin(self) -> None:
         start, output_dir = self._route.start, Path(self._job.spec.output_dir)
-        folder = None
-        if start:
-            self._require_whole(start)
-            self._controllers = self._store.state(start).controllers
-            folder = output_dir / CHECKPOINTS / start  # in its place: a conversion for other ranks lies beside it
-            folder.parent.mkdir()
-            folder.symlink_to(self._store.folder(start).absolute())
+        folder = self._linked(start, output_dir) if start else linked(self._route.run, output_dir)
         refreshed_at = self._objective.refreshed_at(self._controllers)
         if refreshed_at is not None:
             link = reference_folder(output_dir, refreshed_at)
             link.parent.mkdir()
             link.symlink_to(reference_folder(self._route.run, refreshed_at).absolute())
-        self._ranks.build(folder, refreshed_at)
+        self._ranks.build(folder, refreshed_at, begins=folder is not None and not start)
+
+    def _linked(self, start: str, output_dir: Path) -> Path:
+        """Link a checkpoint, in its place: a conversion for other ranks lies beside it."""
+        self._require_whole(start)
+        self._controllers = self._store.state(start).controllers
+        link = output_dir / CHECKPOINTS / start
+        link.parent.mkdir()
+        link.symlink_to(self._store.folder(start).absolute())
+        return link
 
     def _step(self, kept: KeptBatch) -> Parting | None:
         plan, around = kept.record.plan, kept.record.circumstances

@@ -91,12 +91,14 @@ def train(
     ray_address: Annotated[str, typer.Option(help="HOST:PORT of a running Ray cluster; default: a local Ray.")] = "",
     only: options.Only = "",
     groups: options.Groups = None,
+    begin_from: options.BeginFrom = None,
     stopped_code: options.StoppedCode = 0,
 ) -> None:
     """Train by a run file; the same command continues a run that was stopped."""
     from isentrope import commands, kept_training
 
-    request = commands.Training(run_file, overrides or [], ray_address, only, groups, stopped_code)
+    given = [*(overrides or []), *commands.beginning(begin_from)]
+    request = commands.Training(run_file, given, ray_address, only, groups, stopped_code)
     kept = only == "train" or groups is not None
     raise typer.Exit((kept_training if kept else commands).train(request, _console()))
 

@@ -46,6 +46,7 @@ from isentrope.rollout.data.tasks.digit_walk import VOCABULARY
 from isentrope.rollout.wire.control import Mode
 from isentrope.runfile import from_values, raise_all
 from isentrope.runfolder import RunFolder
+from isentrope.toml_text import toml_value
 
 if TYPE_CHECKING:
     from isentrope.capacity.request import Request as CapacityRequest
@@ -119,6 +120,15 @@ class Training:
     stopped_code: int = 0
 
 
+def beginning(run: Path | None) -> list[str]:
+    """Return the change of the run file that `--from` makes; none if it was not given.
+
+    Raises:
+        RunFolderError: there is no such run.
+    """
+    return [] if run is None else [f"learner.begin_from={toml_value(str(runfolder.find(run).resolve()))}"]
+
+
 def train(request: Training, console: Console) -> int:
     """Run a run file to its end, or continue where an earlier command of the same run stopped."""
     started, only = time.time(), request.part
@@ -131,6 +141,12 @@ def train(request: Training, console: Console) -> int:
             f"--only {ROLLOUT} makes groups to keep, and learner.retain = {config.learner.retain!r} keeps none",
             where=file.where("learner.retain"),
             fix="set learner.retain = groups",
+        )
+    if only and config.learner.begin_from:
+        raise ConfigError(
+            f"--only {ROLLOUT} trains nothing, and learner.begin_from names a run whose training is to go on",
+            where=file.where("learner.begin_from"),
+            fix="make groups with the weights of that run: model.path is the folder final in its own",
         )
     checked = check(config, file)
     show_notes(checked.notes, console)

@@ -92,6 +92,7 @@ LATER: Mapping[str, object] = {
     "data.stage_passes": 1,
     "data.keep": "",
     "data.steps": "",
+    "learner.begin_from": "",
     "learner.critic": {"path": None, "learning_rate": None},
 }
 """Keys that came after the first folders of this schema, with the values by which those runs were made: a digest is

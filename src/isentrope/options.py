@@ -28,6 +28,12 @@ PerGpu = Annotated[
     bool, typer.Option("--per-gpu", help="An actor for each GPU here, or for as many as one needs; kept up.")
 ]
 Only = Annotated[str, typer.Option(metavar="train|rollout", help="Train kept groups; or make and keep groups.")]
+BeginFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="RUN", help="Run whose newest checkpoint a new run begins with.", show_default=False
+    ),
+]
 Groups = Annotated[
     Path | None, typer.Option(metavar="RUN", help="With --only train: the run that has kept them.", show_default=False)
 ]

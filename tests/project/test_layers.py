@@ -52,8 +52,10 @@ ROOMS = {
         "rollout.rewards.loading",  # a stage of the user's own, by `module:function`
     },
     "learner/records.py": {
-        *("errors", "learner.json_files", "learner.measures", "learner.outage_record", "learner.placement_record"),
+        *("errors", "learner.json_files", "learner.measures"),
+        *("learner.beginning_record", "learner.outage_record", "learner.placement_record"),
     },
+    "learner/beginning_record.py": {"learner.json_files"},
     "learner/placement_record.py": {"learner.json_files"},
     "learner/outage_record.py": {"learner.json_files"},
     "learner/measures.py": {"learner.json_files"},

@@ -102,6 +102,7 @@ RUN_BY = {
     "rollout/wire/payload.py": "rollout/wire/test_codec.py",
     "rollout/wire/spec.py": "rollout/broker/test_run_view.py",
     "rollout/wire/validation.py": "rollout/wire/test_codec.py",
+    "learner/beginning_record.py": "learner/training/test_beginning.py",
     "learner/outage_record.py": "isentrope/launch/test_outages.py",
     "learner/placement_record.py": "isentrope/launch/test_actors.py",
     "src/isentrope/check/reward.py": "isentrope/test_cli.py",

@@ -33,6 +33,7 @@ ELSEWHERE = {
         "samples.jsonl",
         "outcome.json",
         "placement.json",
+        "begun_from.json",
         "scale.jsonl",
         "outages.jsonl",
         "run.json",
@@ -76,6 +77,9 @@ BY_OTHERS = {
     ),
     "isentrope compare RUN...": (
         "tests/isentrope/report/test_compare.py::test_methods_are_told_apart_and_seeds_belong_together"
+    ),
+    "isentrope train RUN.toml --from RUN": (
+        "tests/system/test_own_run.py::test_the_next_stage_begins_with_what_it_leaves"
     ),
     "isentrope methods certify": (
         "tests/isentrope/test_certify.py::test_no_division_of_a_batch_shows_in_sets_and_gradients"

@@ -267,10 +267,12 @@ def test_the_model_it_leaves_is_one_in_transformers_in_vllm_and_for_the_next_run
     assert newest.read_bytes() != begun.read_bytes()
 
 
-def test_the_next_run_trains_from_what_it_leaves(seen: Seen, start: Start) -> None:
+def test_the_next_stage_begins_with_what_it_leaves(seen: Seen, start: Start) -> None:
+    """The engine was started with the model that the first run began with."""
     final = (seen.run / "final" / "model.safetensors").read_bytes()
-    own = ("run.name=next", f"model.path={seen.run / 'final'}", "data.reward=rewards:reaches", "actors.count=1")
-    command = start("train", "run.toml", *CHANGES, *own, "learner.batches=1", folder=seen.run.parents[1])
+    own = ("run.name=next", "data.reward=rewards:reaches", "actors.count=1", "sampling.max_new_tokens=20")
+    stage = ("--from", str(seen.run), "learner.batches=1")
+    command = start("train", "run.toml", *CHANGES, *own, *stage, folder=seen.run.parents[1])
     assert command.wait(2 * BOOT_S) == 0, command.output
     run = seen.run.with_name("next")
     (line,) = lines(run / "metrics.jsonl")

@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 from isentrope import config as run_config
 from isentrope.actors import reward_box
-from isentrope.check import broker, correctness, cuda, data_choice, install, kept_training, lengths, machine, rendering
+from isentrope.check import (
+    beginning,
+    broker,
+    correctness,
+    cuda,
+    data_choice,
+    install,
+    kept_training,
+    lengths,
+    machine,
+    rendering,
+)
 from isentrope.check.model import Model, open_model
 from isentrope.check.reward import has_own_code, probe
 from isentrope.check.source import KEY, Source
@@ -221,6 +232,8 @@ class Findings:
                 from isentrope.check import critic  # loads torch
 
                 self.shown.append(critic.examined(self._config, self._model, self._source, self._file))
+        if self._config.learner.begin_from:
+            self.shown += filter(None, [beginning.examined(self._config, self._file)])
         if self._config.model.reference:
             self._reference = open_teacher(self._config.model, self._file, self._model)
 
