@@ -135,6 +135,7 @@ _TABLE = (
             entropy_change=tokens.entropy_change,
             entropy_change_exact=tokens.entropy_change_exact,
             discriminator=tokens.discriminator,
+            centred_discriminator=tokens.centred_discriminator,
             top_entropy=tokens.top_entropy,
             top_cov=tokens.top_cov,
             band_cov=tokens.band_cov,

@@ -14,6 +14,7 @@ SELECTIONS = (
     tokens.entropy_change,
     tokens.entropy_change_exact,
     tokens.discriminator,
+    tokens.centred_discriminator,
 )
 SCORE_SURROGATES = (clip.mask, clip.score_function)
 TOKEN_CLIPS = (clip.truncated_ratio, clip.geometric_mean, clip.gamma_weight)

@@ -38,6 +38,7 @@ def test_loss_and_gradient_are_those_of_the_paper(whole: Whole) -> None:
         ("bcpg_nsa", {"tokens": {"step_labels": {"beta": 1.0}}}),
         ("luspo", {"reduce": "seq_token_mean"}),
         ("clip_b", {"tokens": {"discriminator": {"deviations": 1.0}}}),
+        ("clip_v", {"tokens": {"centred_discriminator": {"deviations": 0.5}}}),
         ("entrocraft", {"advantage": {"baseline": {"low": [0.0, 0.0], "high": [3.0, 3.0]}}}),
         ("skywork", {"control": {"entropy_step": {"target": {"initial": 1.2}, "delta": 0.1, "high": 0.1}}}),
         ("positive_weight", {"control": {"positive_weight": {"target": {"initial": 1.2}}}}),

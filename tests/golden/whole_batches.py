@@ -58,6 +58,10 @@ class Paper:
     """[N]: reward of the greedy response to the same prompt."""
     good_step: Tensor
     """[N, T] bool: of a step that was judged correct."""
+    squares: Tensor
+    """[N, T]: sum of p^2 over the vocabulary, of the policy before the first update."""
+    squares_logp: Tensor
+    """[N, T]: sum of p^2 log p."""
     progress: float = 0.25
     """Share of the run that is done."""
 
@@ -108,7 +112,8 @@ def scene(seed: int) -> Scene:
     index = torch.arange(group_size).repeat(prompts)
     chance = philox.uniform(7, 3, 0, group + 100, index, LONGEST)
     answer = torch.randint(-1, 3, (n,), generator=draw)
-    values = _chance((n, LONGEST), torch.Generator().manual_seed(seed)) * valid
+    apart = torch.Generator().manual_seed(seed)
+    values, squares, squares_logp = ((_chance((n, LONGEST), apart) * valid) for _ in range(3))
     parts, greedy = _parts(reward), group % 3 / 2.0
     good_step = valid & ((torch.arange(LONGEST) // 3 + torch.arange(n)[:, None]) % 2 == 0)
     paper = Paper(
@@ -128,6 +133,8 @@ def scene(seed: int) -> Scene:
         parts,
         greedy,
         good_step,
+        squares,
+        -squares_logp,
     )
     batch = Batch(
         number=3,
@@ -151,7 +158,7 @@ def scene(seed: int) -> Scene:
         valid=valid,
         seed=7,
         progress=paper.progress,
-        statistics=Moments(old, entropy, torch.zeros_like(old), torch.zeros_like(old)),
+        statistics=Moments(old, entropy, paper.squares, paper.squares_logp),
         logp_ref=ref,
         supplied={"values": values},
     )

@@ -104,6 +104,16 @@ def clip_b(paper: Paper, deviations: float = 2.5) -> Loss:
     return lambda rows, p, _: token_mean(free * clipped(ratio(p, paper.old), a, 0.2, 0.2), paper.mask, rows)
 
 
+def clip_v(paper: Paper, deviations: float = 8.5, share: float = 1e-4) -> Loss:
+    """Clip_V (2602.03392), its code: negative tokens with N - S > 8.5 deviations have no loss, the worst of them up to
+    max(1, floor(1e-4 tokens)); S = p (log p + H), N = H sum p^2 + sum p^2 log p; the denominator stays all tokens."""
+    a = per_group(paper, everyone(paper), standardized)[:, None]
+    d = paper.entropy * paper.squares + paper.squares_logp - paper.old.exp() * (paper.entropy + paper.old)
+    worst = paper.mask & (a < 0) & (d > deviations * d[paper.mask].std(unbiased=False))
+    dropped = largest(d.masked_fill(~worst, -math.inf), share_of(paper.mask, share))
+    return lambda rows, p, _: token_mean(~dropped * clipped(ratio(p, paper.old), a, 0.2, 0.2), paper.mask, rows)
+
+
 def entrocraft(
     paper: Paper, low: tuple[float, float] = (0.6, 0.4), high: tuple[float, float] = (0.7, 0.5), share: float = 0.25
 ) -> Loss:

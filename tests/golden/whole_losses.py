@@ -46,6 +46,7 @@ PRESETS: dict[str, Reference] = {
     "ce_gppo": base.ce_gppo,
     "cispo": base.cispo,
     "clip_b": entropy.clip_b,
+    "clip_v": entropy.clip_v,
     "clip_cov": entropy.clip_cov,
     "dapo": base.dapo,
     "decoupled": stale.decoupled,
@@ -137,6 +138,11 @@ OTHERS = (
     ),
     Whole(("opd",), partial(base.opd, forward=True), {"advantage": {"baseline": {"divergence": "forward"}}}, "forward"),
     Whole(("clip_b",), partial(entropy.clip_b, deviations=0.5), {"tokens": {"discriminator": {"deviations": 0.5}}}),
+    Whole(
+        ("clip_v",),
+        partial(entropy.clip_v, deviations=0.5, share=0.1),
+        {"tokens": {"centred_discriminator": {"deviations": 0.5, "share": 0.1}}},
+    ),
     Whole(
         ("entrocraft",),
         partial(entropy.entrocraft, low=(0.1, 0.0), high=(2.0, 0.4), share=0.5 - 0.5 * math.cos(math.pi / 4)),

@@ -56,6 +56,7 @@ NAMES = [
     "vespo",
     "luspo",
     "clip_b",
+    "clip_v",
     "entrocraft",
     "gdpo",
     "opd",

@@ -149,6 +149,35 @@ def discriminator(
     return (~dropped).to(logp.dtype)
 
 
+def centred_discriminator(
+    logp: Tensor,
+    entropy: Tensor,
+    sum_p2: Tensor,
+    sum_p2_logp: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    deviations: NonNegative = 8.5,
+    share: Share = 1e-4,
+) -> Tensor:
+    """0 for tokens with A < 0 whose D = E S - S is more than `deviations` standard deviations of the batch, the largest
+    ones up to `share` of all tokens, else 1: [N, T].
+
+    S = p (log p + H), and E S = sum_k p_k^2 (log p_k + H), its mean over the vocabulary: to first order, punishing a
+    token changes its entropy by -|A| D. Wang et al. as above, Clip_V; their code measures D from 0 and its deviation
+    from the mean, and takes dropped tokens out of the denominator as well.
+
+    Args:
+        deviations: distance from 0 beyond which a token is dropped. Too low drops what is learned from; too high lets
+            entropy fall.
+        share: share of all tokens that are dropped, at most; one may always be. Too low lets entropy fall.
+    """
+    fall = sum_p2_logp + entropy * sum_p2 - logp.exp() * (logp + entropy)
+    deviation = selection.mean((fall - selection.mean(fall, mask)).masked_fill(~mask, 0.0).square(), mask).sqrt()
+    candidates = mask & (advantage < 0) & (fall > deviations * deviation) & (deviation > 1e-12)
+    return (~selection.top(fall, candidates, selected_count(mask, share))).to(logp.dtype)
+
+
 def positive_weight(advantage: Tensor, *, value: NonNegative = 1.0) -> Tensor:
     """`value` where A > 0, else 1: [N, T]. "Revisiting Entropy in Reinforcement Learning for Large Reasoning Models"
     (https://arxiv.org/abs/2511.05993).

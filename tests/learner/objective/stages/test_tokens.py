@@ -60,6 +60,28 @@ def test_discriminator_drops_wrong_tokens_far_below_the_mean() -> None:
     assert tokens.discriminator(p.log(), 0.1 / p - p.log(), advantage, MASK, deviations=0.0)[MASK].all()
 
 
+def test_centred_discriminator_drops_the_largest_falls_up_to_a_share() -> None:
+    """Uniform over two tokens, H = log 2: S is 0 for each, so D is what the sums of squares are chosen to make it."""
+    half = torch.full((2, 3), 0.5, dtype=torch.float64)
+    fall = torch.tensor([[0.9, 1.0, 0.2], [1.1, 0.3, 9.0]], dtype=torch.float64)  # the last one is off the mask
+    advantage = torch.tensor([[-1.0, -1.0, -1.0], [1.0, -1.0, -1.0]], dtype=torch.float64)
+    arguments = (half.log(), -half.log(), half * 0, fall, advantage, MASK)  # mean 0.7, deviation 0.374
+    found = {
+        (deviations, share): tokens.centred_discriminator(*arguments, deviations=deviations, share=share)[MASK].tolist()
+        for deviations, share in ((2.0, 1.0), (2.0, 0.2), (2.0, 1e-4), (2.6, 1.0), (2.7, 1.0), (0.0, 1.0))
+    }
+    assert found == {
+        (2.0, 1.0): [0.0, 0.0, 1.0, 1.0, 1.0],
+        (2.0, 0.2): [1.0, 0.0, 1.0, 1.0, 1.0],
+        (2.0, 1e-4): [1.0, 0.0, 1.0, 1.0, 1.0],
+        (2.6, 1.0): [1.0, 0.0, 1.0, 1.0, 1.0],
+        (2.7, 1.0): [1.0] * 5,
+        (0.0, 1.0): [0.0, 0.0, 0.0, 1.0, 0.0],
+    }
+    same = (*arguments[:3], torch.full_like(fall, 0.5), *arguments[4:])
+    assert tokens.centred_discriminator(*same, deviations=0.0)[MASK].all(), "equal falls drop nothing"
+
+
 def test_positive_weight_and_step_labels() -> None:
     a = torch.tensor([[2.0, 0.0, -1.0]])
     assert tokens.positive_weight(a, value=0.25).tolist() == [[0.25, 1.0, 1.0]]
