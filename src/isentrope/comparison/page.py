@@ -35,11 +35,20 @@ def render(comparison: Comparison) -> str:
     )
     return environment.get_template("comparison.html").render(
         names=[arm.name for arm in comparison.arms],
-        sentences=[sentence(pair, comparison.measure) for pair in comparison.pairs],
+        verdict_labels=["method", "is", "compared with", f"difference of {comparison.measure}", "95 % interval"],
+        pairs=[_verdict(pair) for pair in comparison.pairs],
+        apart=[sentence(pair, comparison.measure) for pair in comparison.pairs if pair.difference is None],
         notes=comparison.notes,
         charts=_charts(comparison.arms),
         rows=[_row(arm) for arm in comparison.arms],
-        measure=comparison.measure,
+        method_labels=[
+            "method",
+            "seeds",
+            f"held-out {comparison.measure}",
+            "entropy, nats",
+            "trained tokens",
+            "duration",
+        ],
         method=METHOD.format(measure=comparison.measure),
     )
 
@@ -75,6 +84,15 @@ def interval(found: Difference) -> str:
     """Return a difference and its interval as text."""
     text = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     return text.replace("-", "\u2212")
+
+
+def _verdict(pair: Pair) -> list[str]:
+    """Return the row of a pair; its labels are in `render`."""
+    found = pair.difference
+    if found is None:
+        return [pair.first, "not compared", pair.second, "", ""]
+    ends = interval(found).partition(" ")[2].strip("[]")
+    return [pair.first, found.verdict, pair.second, interval(found).partition(" ")[0], ends.replace(", ", " to ")]
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
