@@ -59,10 +59,19 @@ class Kills:
         checkpoint more: a run ends by deaths of ranks without one."""
         roles = [role for _ in range(-(-count // len(FIVE))) for role in FIVE]
         for role in self._chance.sample(roles, len(roles))[:count]:
-            victim = self._chance.choice(self._until_trained(role))
-            self._let_work(victim)
-            victim.kill()
+            while not self._kill_one(role):
+                pass
             self.done.append(role)
+
+    def _kill_one(self, role: str) -> bool:
+        """Kill a process of a role. False: it had ended by itself, as one that an earlier kill has left alone."""
+        victim = self._chance.choice(self._until_trained(role))
+        self._let_work(victim)
+        try:
+            victim.kill()
+        except psutil.NoSuchProcess:
+            return False
+        return True
 
     def _until_trained(self, role: str) -> list[psutil.Process]:
         """Wait until processes of a role may be killed; return them."""
