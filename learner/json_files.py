@@ -9,6 +9,8 @@ One line of many that is not a record, by a fault of the disk or of an editor, c
 named in the log. All other lines are worth having.
 """
 
+import contextlib
+import itertools
 import json
 import logging
 import os
@@ -23,6 +25,11 @@ from isentrope.errors import StorageError
 from isentrope.rollout.wire.files import write_whole
 
 BLOCK_BYTES = 1 << 16
+
+DAMAGED = ".damaged"
+"""Suffix of what was in the place of a file, and could not be used."""
+
+WITHOUT_IT = "move the file away; every command does without it"
 
 logger = logging.getLogger(__name__)
 
@@ -86,40 +93,50 @@ F = TypeVar("F", bound=FileRecord)
 
 
 def read(folder: Path, kind: type[F]) -> F | None:
-    """Return what a file of a run folder holds; None if there is none. StorageError if it holds something else."""
+    """Return what a file of a run folder holds; None if there is none. StorageError if it holds something else, or
+    cannot be read."""
     path = folder / kind.FILE
     try:
-        return _parsed(str(path), path.read_bytes(), kind)
+        with _told(path):
+            text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return _parsed(str(path), text, kind)
 
 
 def read_lines(folder: Path, kind: type[F], left_out: Callable[[str, StorageError], None] | None = None) -> Iterator[F]:
     """Yield the records of a file of a run folder: a last line without its end was cut off by a crash.
 
     left_out: receives the place of each line that is not a record, and why; None: the log does.
+
+    Raises:
+        StorageError: the file cannot be read.
     """
     path = folder / kind.FILE
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    with _told(path):
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     yield from records(kind, ((f"{path}:{number}", line) for number, line in enumerate(lines, 1)), left_out)
 
 
 def read_lines_with(folder: Path, kind: type[F], key: str) -> Iterator[F]:
-    """Yield the records of a file of a run folder whose lines hold a key; the other lines are not parsed."""
+    """Yield the records of a file of a run folder whose lines hold a key; the other lines are not parsed. StorageError
+    if the file cannot be read."""
     path, sought = folder / kind.FILE, json.dumps(key).encode()
     if not path.exists():
         return
-    with path.open("rb") as file:
+    with _told(path), path.open("rb") as file:
         lines = ((f"{path}:{number}", line) for number, line in enumerate(file, 1) if line.endswith(b"\n"))
         yield from records(kind, ((place, line) for place, line in lines if sought in line))
 
 
 def read_last(folder: Path, kind: type[F]) -> F | None:
-    """Return the last record of a file of a run folder, read from its end; None if there is none."""
+    """Return the last record of a file of a run folder, read from its end; None if there is none. StorageError if the
+    file cannot be read."""
     path = folder / kind.FILE
     if not path.exists():
         return None
-    return next(records(kind, ((str(path), line) for line in _from_the_end(path))), None)
+    with _told(path):
+        return next(records(kind, ((str(path), line) for line in _from_the_end(path))), None)
 
 
 def records(
@@ -131,6 +148,17 @@ def records(
             yield _parsed(place, line, kind)
         except StorageError as error:
             (left_out or _warn)(place, error)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Raise StorageError for what keeps a file that is there from being read."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise StorageError(f"it cannot be read: {error.strerror}", where=str(path), fix=WITHOUT_IT) from None
 
 
 def _warn(place: str, error: StorageError) -> None:
@@ -169,6 +197,7 @@ def write(folder: Path, record: FileRecord) -> None:
     path = folder / record.FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        make_room(path)
         write_whole(path, json.dumps(record.to_json(), indent=1) + "\n", durable=False)
     except OSError as error:
         raise StorageError(
@@ -180,7 +209,24 @@ def write(folder: Path, record: FileRecord) -> None:
 
 def remove(folder: Path, kind: type[FileRecord]) -> None:
     """Remove a file of a run folder, if it is there."""
-    (folder / kind.FILE).unlink(missing_ok=True)
+    path = folder / kind.FILE
+    make_room(path)
+    path.unlink(missing_ok=True)
+
+
+def make_room(path: Path) -> None:
+    """Put a folder aside that lies in the place of a file. OSError if it cannot be renamed."""
+    if path.is_dir() and not path.is_symlink():
+        put_aside(path)
+
+
+def put_aside(path: Path) -> None:
+    """Put under another name, which the log tells, what lies in the place of a file and cannot be used. OSError if it
+    cannot be renamed."""
+    names = (path.with_name(f"{path.name}{DAMAGED}{number or ''}") for number in itertools.count())
+    aside = next(name for name in names if not os.path.lexists(name))
+    path.rename(aside)
+    logger.warning("%s cannot be used, and is now %s", path, aside.name)
 
 
 def _parsed(where: str, text: bytes, kind: type[F]) -> F:
@@ -192,5 +238,5 @@ def _parsed(where: str, text: bytes, kind: type[F]) -> F:
         raise StorageError(
             f"not a record of this program: {key or 'the line'}: {first['msg']}",
             where=where,
-            fix="move the file away; a report does without it",
+            fix=WITHOUT_IT,
         ) from None

@@ -186,7 +186,7 @@ class DeadLetters:
         return [match[0] for match in sorted(found, key=lambda match: (int(match[2]), int(match[1]), match[0]))]
 
     def _prune(self, covered: Sequence[LetterRecord]) -> None:
-        sizes = {name: (self._folder / name).stat().st_size for name in self._names()}
+        sizes = {name: path.stat().st_size for name in self._names() if (path := self._folder / name).is_file()}
         for record in covered:
             if len(sizes) <= MAX_LETTERS and sum(sizes.values()) <= MAX_BYTES:
                 return
@@ -197,7 +197,7 @@ class DeadLetters:
                 logger.warning("dead letter %s of too many cannot be deleted: %s", record.name, error)
                 return
             logger.warning("dead letter %s is deleted: there are too many", record.name)
-            del sizes[record.name]
+            sizes.pop(record.name, None)
 
 
 def requeue_name(letter: str, seq: int) -> str:

@@ -37,21 +37,32 @@ class Journal(Generic[F]):
         self._late: list[str] = []
 
     def rewind(self, batch: int) -> None:
-        """Remove lines of later batches, which will be trained again, and those that cannot be read; -1: all lines.
+        """Remove lines of later batches, which will be trained again, and those that cannot be read; -1: all lines. A
+        file that cannot be read at all is put aside.
 
         Raises:
-            StorageError: the file cannot be read or replaced.
+            StorageError: the file cannot be replaced.
         """
-        if not self._path.exists():
+        if not os.path.lexists(self._path):
             return
         try:
-            lines = self._path.read_bytes().splitlines()
+            if (lines := self._readable()) is None:
+                json_files.put_aside(self._path)
+                return
             kept = [line for line in lines if _batch(line) <= batch]
             write_whole(self._path, b"".join(line + b"\n" for line in kept), durable=False)
         except OSError as error:
             raise StorageError(
                 f"{self._path.name} cannot be rewritten: {error.strerror}", where=str(self._path)
             ) from None
+
+    def _readable(self) -> list[bytes] | None:
+        """Return the lines; None: the system does not give them."""
+        try:
+            return self._path.read_bytes().splitlines()
+        except OSError as error:
+            logger.warning("%s cannot be read: %s", self._path, error.strerror)
+            return None
 
     def rows(self) -> list[F]:
         """Return every line that can be read, oldest first."""

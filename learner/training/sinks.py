@@ -1,12 +1,16 @@
 """Sinks of metrics besides their file: the broker, and TensorBoard if the run asks for it."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from isentrope.learner.broadcasted import EVALUATION, PHASES, SUMMED, SUMMED_BELOW, Broadcasted
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.feeder import Feeder
+
+logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -18,19 +22,35 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Event files in a folder."""
+    """Event files in a folder. What the disk refuses costs only them."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+        with self._optional():
+            self._writer = SummaryWriter(str(folder))
 
     def write(self, batch: int, numbers: Mapping[str, float]) -> None:
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, batch)
+        with self._optional():
+            for name, value in numbers.items():
+                if self._writer is not None:
+                    self._writer.add_scalar(name, value, batch)
 
     def close(self) -> None:
-        self._writer.close()
+        with self._optional():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _optional(self) -> Iterator[None]:
+        """Go on without the files once they cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            logger.warning("no more files for TensorBoard in %s: %s", self._folder, error.strerror)
 
 
 class Broadcast:

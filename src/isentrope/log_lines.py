@@ -46,6 +46,7 @@ class Logs:
         self._folder = folder
         self._name = name
         self._offsets: dict[Path, int] = {}
+        self._refused: set[Path] = set()
 
     def names(self) -> list[str]:
         """Return the names of the logs that exist."""
@@ -65,6 +66,15 @@ class Logs:
         return sorted(self._folder.glob(f"{self._name or '*'}.log"))
 
     def _read(self, path: Path) -> Iterator[str]:
+        """Yield the new lines of a log; of one that cannot be read, once, why."""
+        try:
+            yield from self._new(path)
+        except OSError as error:
+            if path not in self._refused:
+                yield f"{path} cannot be read: {error.strerror}"
+            self._refused.add(path)
+
+    def _new(self, path: Path) -> Iterator[str]:
         with path.open("rb") as file:
             file.seek(self._offsets.get(path, 0))
             for line in file:

@@ -48,9 +48,19 @@ class Tail(Generic[F]):
         self._kind = kind
         self._path = folder / kind.FILE
         self._offset = self._path.stat().st_size if from_end and self._path.exists() else 0
+        self._refused = False
 
     def read(self) -> Iterator[F]:
-        """Yield the lines that were finished since the last call; one that is not a record is left out."""
+        """Yield the lines that were finished since the last call; one that is not a record is left out, and so is a
+        file that cannot be read."""
+        try:
+            yield from self._new()
+        except OSError as error:
+            if not self._refused:
+                logger.warning("%s cannot be read: %s", self._path, error.strerror)
+            self._refused = True
+
+    def _new(self) -> Iterator[F]:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from isentrope import runfolder
 from isentrope.console import say
-from isentrope.errors import IsentropeError, RunFolderError
+from isentrope.errors import IsentropeError, RunFolderError, StorageError
 from isentrope.learner import json_files
 from isentrope.learner.records import BatchRow, Outcome, RunRecord
 
@@ -72,11 +72,17 @@ def read_run(folder: Path) -> ListedRun:
     """Return what a run folder says, whatever state it is in."""
     try:
         record = runfolder.read_record(folder)
-        outcome = json_files.read(folder, Outcome)
-        last = json_files.read_last(folder, BatchRow)
     except IsentropeError as error:
         return ListedRun(folder.name, State.DAMAGED, 0, 0, None, 0.0, str(folder), error.what)
+    damage, outcome, last = "", None, None
+    try:
+        last = json_files.read_last(folder, BatchRow)
+        outcome = json_files.read(folder, Outcome)
+    except StorageError as error:
+        damage = f"{Path(error.where).name}: {error.what}"
     state = State.DEAD if outcome is None else State(outcome.status)
+    if damage and outcome is None:
+        state = State.DAMAGED
     if runfolder.is_held(folder):
         state, outcome = State.RUNNING, None
     return ListedRun(
@@ -87,7 +93,7 @@ def read_run(folder: Path) -> ListedRun:
         reward=last.reward if last is not None else None,
         started=record.started,
         folder=str(folder),
-        why=outcome.what if outcome is not None else "",
+        why=outcome.what if outcome is not None else damage,
     )
 
 

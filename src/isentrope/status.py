@@ -1,6 +1,8 @@
 """The status of a run, from its folder and, while it runs, from its broker. Reads only."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
@@ -9,7 +11,7 @@ from rich.text import Text
 
 from isentrope import runfolder
 from isentrope.console import say
-from isentrope.errors import IsentropeError
+from isentrope.errors import IsentropeError, StorageError
 from isentrope.learner import json_files
 from isentrope.learner.measures import AlarmFigures
 from isentrope.learner.placement_record import PlacementRecord
@@ -24,6 +26,8 @@ from isentrope.rollout.wire.plain_text import inactive
 from isentrope.rollout.wire.types import batch_of, incarnation_of
 
 DEADLINE_S = 5.0
+
+T = TypeVar("T")
 
 
 class Live(BaseModel):
@@ -70,6 +74,8 @@ class Status(BaseModel):
     """Path of the report; empty: there is none yet."""
     dead_letters: int
     """Batches that killed the ranks and were retired; `isentrope dlq` lists them."""
+    damaged: dict[str, str] = {}
+    """Files of the folder that cannot be read, by their names: why, and what to do. What they hold is not told."""
 
 
 def read_status(folder: Path) -> Status:
@@ -82,22 +88,38 @@ def read_status(folder: Path) -> Status:
         view.broker.close()
     except IsentropeError as error:
         unreachable = error.what
-    alive = runfolder.is_held(folder)
+    alive, reader = runfolder.is_held(folder), _Reader()
     return Status(
         run=record.run,
         folder=str(folder.resolve()),
         command_alive=alive,
-        placement=json_files.read(folder, PlacementRecord) if alive else None,
+        placement=reader.tried(lambda: json_files.read(folder, PlacementRecord)) if alive else None,
         groups_of=record.groups_of,
         batches=record.batches,
-        last_batch=json_files.read_last(folder, BatchRow),
-        alarms=figures(json_files.read_lines_with(folder, BatchRow, "alarms")),
-        outcome=json_files.read(folder, Outcome),
+        last_batch=reader.tried(lambda: json_files.read_last(folder, BatchRow)),
+        alarms=reader.tried(lambda: figures(json_files.read_lines_with(folder, BatchRow, "alarms"))) or {},
+        outcome=reader.tried(lambda: json_files.read(folder, Outcome)),
         live=live,
         unreachable=unreachable,
         report=str(report.resolve()) if (report := folder / REPORT).exists() else "",
         dead_letters=len(DeadLetters(folder)),
+        damaged=reader.damaged,
     )
+
+
+class _Reader:
+    """Reads what can be read of a folder, and notes the rest."""
+
+    def __init__(self) -> None:
+        self.damaged: dict[str, str] = {}
+
+    def tried(self, read: Callable[[], T]) -> T | None:
+        """Return what `read` returns; None if the file is damaged, which is noted."""
+        try:
+            return read()
+        except StorageError as error:
+            self.damaged[Path(error.where).name] = f"{error.what}; {error.fix}"
+            return None
 
 
 def show(status: Status, console: Console) -> None:
@@ -111,10 +133,8 @@ def show(status: Status, console: Console) -> None:
             f"lag {last.lag_mean:.1f}, {last.time.tokens_per_second:,.0f} tokens/s",
             highlight=False,
         )
-    for sentence in sentences(status.alarms):
-        say(console, sentence, "yellow")
-    if status.dead_letters:
-        say(console, f"dead letters: {status.dead_letters}; see `isentrope dlq list`", "yellow")
+    for line in _trouble(status):
+        say(console, line, "yellow")
     if status.outcome is not None and not status.command_alive:
         if status.report:
             say(console, f"report: {status.report}")
@@ -136,6 +156,13 @@ def show(status: Status, console: Console) -> None:
     console.print(_actors(status.live.actors))
 
 
+def _trouble(status: Status) -> Iterator[str]:
+    yield from sentences(status.alarms)
+    yield from (f"{name} is damaged: {why}" for name, why in status.damaged.items())
+    if status.dead_letters:
+        yield f"dead letters: {status.dead_letters}; see `isentrope dlq list`"
+
+
 def _by_reason(counters: dict[str, int], what: str) -> str:
     """Return the counters of `what` by reason, the largest first; "" if there are none."""
     found = {name.partition(":")[2]: count for name, count in counters.items() if count and name.startswith(f"{what}:")}
@@ -147,6 +174,8 @@ def _state(status: Status) -> str:
     if status.outcome is not None:
         end = f"{status.outcome.status} after {status.outcome.batches} batches"
         return end + (f": {status.outcome.what}" if status.outcome.what else "")
+    if not status.command_alive and Outcome.FILE in status.damaged:
+        return "not running; how it ended is not known, and the same command continues it"
     if not status.command_alive:
         return "interrupted; the same command continues it"
     if status.live is not None:

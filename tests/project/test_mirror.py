@@ -145,6 +145,7 @@ WITHOUT_A_MODULE = {
     "actors/test_evaluation.py": "the command `eval`, with the engine that all tests of actors share",
     "isentrope/report/test_compare.py": "the command, with folders, page and JSON",
     "isentrope/report/test_report.py": "the whole page, which all modules of the package make together",
+    "isentrope/test_damaged_folder.py": "what every command makes of a run folder with damaged files",
     "kernels/test_compiled.py": "what needs a process of its own: torch.compile, bare imports, code for other GPUs",
     "kernels/test_golden_policy.py": "published numbers, through the fused kernels and their plain twins alike",
     "learner/intake/test_bad_links.py": "the feeder and an actor behind links that are cut, half open, late or slow",

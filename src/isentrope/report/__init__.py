@@ -20,5 +20,6 @@ def write(output_dir: Path) -> Path:
     summary = summarise(contents)
     json_files.write(output_dir, summary)
     report = output_dir / REPORT
+    json_files.make_room(report)
     write_whole(report, render(contents, summary), durable=False)
     return report

@@ -72,6 +72,7 @@ class RunContents:
 def read_contents(folder: Path) -> RunContents:
     """Read a run folder, without what it cannot read."""
     reader = _Reader(folder)
+    settings = {name: text for name in (RUN_FILE, OBJECTIVE) if (text := reader.text(name)) is not None}
     return RunContents(
         run=reader.whole(RunRecord),
         outcome=reader.whole(Outcome),
@@ -80,11 +81,7 @@ def read_contents(folder: Path) -> RunContents:
         samples=reader.lines(SampleRow),
         outages=reader.lines(OutageRow),
         left_out=tuple(reader.left_out),
-        settings={
-            name: (folder / name).read_text(encoding="utf-8", errors="replace")
-            for name in (RUN_FILE, OBJECTIVE)
-            if (folder / name).is_file()
-        },
+        settings=settings,
     )
 
 
@@ -98,8 +95,17 @@ class _Reader:
     def whole(self, kind: type[F]) -> F | None:
         try:
             return json_files.read(self._folder, kind)
-        except (StorageError, OSError) as error:
+        except StorageError as error:
             self.left_out.append(f"{kind.FILE} is left out: {_why(error)}")
+            return None
+
+    def text(self, name: str) -> str | None:
+        try:
+            return (self._folder / name).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.left_out.append(f"{name} is left out: {_why(error)}")
             return None
 
     def lines(self, kind: type[F]) -> tuple[F, ...]:
@@ -111,7 +117,7 @@ class _Reader:
         found: tuple[F, ...] = ()
         try:
             found = tuple(json_files.read_lines(self._folder, kind, note))
-        except OSError as error:
+        except StorageError as error:
             errors.append(_why(error))
         if errors:
             more = f" and {len(errors) - 1:,} more" if len(errors) > 1 else ""
