@@ -1,4 +1,4 @@
-"""The two differentiable functions of this folder: `fused_policy_loss` and `logp_entropy`.
+"""The two differentiable functions of this folder, `fused_policy_loss` and `logp_entropy`, and `moments` without one.
 
 `fused_policy_loss` does everything a policy loss needs from logits in one call: log-prob, entropy, verdicts, clipped
 loss and gradient. `logp_entropy` is for any other objective: whatever is computed from log-prob and entropy, its
@@ -30,6 +30,7 @@ from isentrope.kernels.checks import (
     check_tokens,
     check_types,
 )
+from isentrope.kernels.plain import Moments
 from isentrope.kernels.policy import LossRules, TokenInputs, coefficients
 
 
@@ -55,16 +56,25 @@ def logp_entropy(
     Raises:
         ArgumentError: shapes, types, devices; a second backward pass.
     """
-    check_logits(logits, targets)
-    count, device = logits.shape[0], logits.device
-    check_not_empty(count)
-    check_tokens(count, device, {"mask": mask})
-    check_types({"mask": mask}, allowed=(torch.bool,))
+    inverse, active = _rows(logits, targets, temperature, mask)
     check_overwritable(logits, inplace)
-    active = torch.ones(count, dtype=torch.bool, device=device) if mask is None else mask.contiguous()
-    inverse = inverse_temperature(temperature, count, device)
     logp, entropy = _LogpEntropy.apply(logits, targets.contiguous(), inverse, active, float(softcap), inplace)  # type: ignore[no-untyped-call]
     return logp, entropy
+
+
+@torch.no_grad()
+def moments(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: "float | torch.Tensor" = 1.0,
+    *,
+    mask: torch.Tensor | None = None,
+    softcap: float = 0.0,
+) -> Moments:
+    """Return `logp_entropy` without gradient, and the two sums that exact entropy changes and baselines need: [M]
+    float32 each, in one read of the logits. Arguments and errors as there."""
+    inverse, active = _rows(logits, targets, temperature, mask)
+    return Moments(*ops.row_moments(logits, targets.contiguous(), inverse, float(softcap), active).unbind())
 
 
 def fused_policy_loss(
@@ -96,6 +106,19 @@ def fused_policy_loss(
     check_overwritable(logits, inplace)
     leaf = logits if torch.is_grad_enabled() else logits.detach()  # inside of an autograd function it never is
     return PolicyLoss(*_PolicyLoss.apply(leaf, targets.contiguous(), tokens, rules, float(softcap), inplace))  # type: ignore[no-untyped-call]
+
+
+def _rows(
+    logits: torch.Tensor, targets: torch.Tensor, temperature: "float | torch.Tensor", mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return 1 / T and the rows to read, of inputs that are as they must be."""
+    check_logits(logits, targets)
+    count, device = logits.shape[0], logits.device
+    check_not_empty(count)
+    check_tokens(count, device, {"mask": mask})
+    check_types({"mask": mask}, allowed=(torch.bool,))
+    active = torch.ones(count, dtype=torch.bool, device=device) if mask is None else mask.contiguous()
+    return inverse_temperature(temperature, count, device), active
 
 
 class _LogpEntropy(torch.autograd.Function):

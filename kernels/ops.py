@@ -30,6 +30,18 @@ def _fake_row_stats(
     return torch.empty(4, logits.shape[0], dtype=torch.float32, device=logits.device)
 
 
+@torch.library.custom_op("isentrope::row_moments", mutates_args=())
+def row_moments(
+    logits: torch.Tensor, targets: torch.Tensor, inverse_temperature: torch.Tensor, softcap: float, active: torch.Tensor
+) -> torch.Tensor:
+    """Run `stats.row_moments` on the rows in `active` [M] bool; return [4, M] float32."""
+    check_targets(targets, logits.shape[1])
+    return stats.row_moments(logits, targets, inverse_temperature, softcap, compact(active))
+
+
+row_moments.register_fake(_fake_row_stats)
+
+
 @torch.library.custom_op("isentrope::write_gradient", mutates_args=("out",))
 def write_gradient(
     logits: torch.Tensor,

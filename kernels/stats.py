@@ -11,6 +11,11 @@ Triples of segments merge exactly (`merge`). From the merged one, logp = ln2 ((x
 H = ln2 (log2 s - t / s). t is kept relative to the maximum, so the entropy has no cancellation of large numbers; logp
 is formed from x_y - m, never from z_y - logsumexp, which would lose bits where |z| is large.
 
+Moments need two sums more, with the squares of the same powers (they merge alike, by the squares of the factors):
+
+    u = sum_j 4^(x_j - m),   w = sum_j 4^(x_j - m) (x_j - m)
+    sum p^2 = u / s^2,       sum p^2 log p = ln2 (w - u log2 s) / s^2
+
 Shapes: M tokens, V vocabulary, S segments. All statistics are float32, in nats where they leave this module.
 """
 
@@ -55,6 +60,10 @@ def tile_for(vocabulary: int) -> Tile:
     return Tile(4, 256, 1) if vocabulary > 256 else Tile(1, 256, 1)
 
 
+MOMENT_REGISTERS = 160
+"""Registers that a thread may have for moments. Left to itself, the assembler takes 128 for sm_90 and spills two."""
+
+
 def segments_for(vocabulary: int) -> int:
     """Return the programs per row: fixed by the vocabulary alone, so that a row gives the same bits in any batch."""
     return 2 if vocabulary >= 65536 else 1
@@ -76,10 +85,22 @@ def row_stats(
     return merge(triples, rows)
 
 
-def triple_buffer(logits: torch.Tensor, segments: int) -> torch.Tensor:
+def row_moments(
+    logits: torch.Tensor, targets: torch.Tensor, inverse_temperature: torch.Tensor, softcap: float, rows: RowList
+) -> torch.Tensor:
+    """Return log-probability, entropy, sum p^2 and sum p^2 log p [4, M] of the active rows; the others get 0.
+
+    Args: as of `row_stats`.
+    """
+    sums = triple_buffer(logits, segments_for(logits.shape[1]), moments=True)
+    segment_stats(logits, targets, inverse_temperature, softcap, rows, sums)
+    return merge(sums, rows)
+
+
+def triple_buffer(logits: torch.Tensor, segments: int, *, moments: bool = False) -> torch.Tensor:
     """Return the room for the triples and target logits of all rows: [4, S, M] float32 (m, s, t, x_y - m or -inf
-    elsewhere)."""
-    return torch.empty(4, segments, logits.shape[0], dtype=torch.float32, device=logits.device)
+    elsewhere); with moments [6, S, M] (then u, w)."""
+    return torch.empty(6 if moments else 4, segments, logits.shape[0], dtype=torch.float32, device=logits.device)
 
 
 def segment_stats(
@@ -93,20 +114,23 @@ def segment_stats(
 ) -> None:
     """Fill `triples` from the columns given; the first is token id `vocab_start` (shards of the vocabulary)."""
     count, vocabulary = logits.shape
-    tile = tile_for(vocabulary)
+    tile, moments = tile_for(vocabulary), len(triples) == 6
     _stats[(grid(count), triples.shape[1])](
         logits, targets, inverse_temperature, rows.order, rows.active, triples,
         logits.stride(0), vocabulary, count, vocab_start, softcap,
-        PER_ROW=inverse_temperature.numel() > 1, CAP=softcap > 0, INTERPRETED=INTERPRETED,
-        U=tile.unroll, B=tile.width, num_warps=tile.warps,
+        PER_ROW=inverse_temperature.numel() > 1, CAP=softcap > 0, MOMENTS=moments, INTERPRETED=INTERPRETED,
+        U=tile.unroll, B=tile.width, num_warps=tile.warps, maxnreg=MOMENT_REGISTERS if moments else None,
     )  # fmt: skip
 
 
 def merge(triples: torch.Tensor, rows: RowList) -> torch.Tensor:
-    """Return the statistics [4, M] from the triples of all segments, merged in segment order."""
-    _, segments, count = triples.shape
+    """Return the statistics [4, M] from the triples of all segments, merged in segment order; of a buffer with moments
+    those in place of the last two."""
+    parts, segments, count = triples.shape
     out = torch.empty(4, count, dtype=torch.float32, device=triples.device)
-    _merge[(triton.cdiv(count, 256),)](triples, rows.order, rows.active, out, count, segments, B=256, num_warps=4)
+    _merge[(triton.cdiv(count, 256),)](
+        triples, rows.order, rows.active, out, count, segments, MOMENTS=parts == 6, B=256, num_warps=4
+    )
     return out
 
 
@@ -157,6 +181,55 @@ def accumulate(x, scale, m, s, t):
 
 
 @triton.jit
+def accumulate_moments(x, scale, m, s, t, u, w):
+    """Add a tile to the running sums of each lane, as `accumulate` does, and to those with squares."""
+    new = tl.maximum(m, tl.max(x, 0) * scale)
+    delta = m - new
+    shrink = tl.exp2(delta)
+    w = shrink * shrink * tl.fma(delta, u, w)
+    u = shrink * shrink * u
+    t = shrink * tl.fma(delta, s, t)
+    s = shrink * s
+    y = tl.fma(x, scale, -new[None, :])
+    e = tl.exp2(y)
+    q = e * e
+    return new, s + tl.sum(e, 0), t + tl.sum(e * y, 0), u + tl.sum(q, 0), w + tl.sum(q * y, 0)
+
+
+@triton.jit
+def walk_moments(
+    base, first, last, scale, softcap, CAP: tl.constexpr, INTERPRETED: tl.constexpr, U: tl.constexpr, B: tl.constexpr
+):
+    """Return the triple of columns [first, last) of one row, and the two sums with squares."""
+    column = tl.arange(0, B)[None, :] + tl.arange(0, U)[:, None] * B
+    m = tl.full([B], -1.0e30, tl.float32)
+    s = tl.zeros([B], tl.float32)
+    t = tl.zeros([B], tl.float32)
+    u = tl.zeros([B], tl.float32)
+    w = tl.zeros([B], tl.float32)
+    whole = first + (last - first) // (U * B) * (U * B)
+    for start in tl.range(first, whole, U * B, num_stages=1):
+        x = load_logits(base + start + column, column, False, INTERPRETED)
+        m, s, t, u, w = accumulate_moments(capped(x, softcap, CAP), scale, m, s, t, u, w)
+    if whole < last:
+        inside = whole + column < last
+        x = load_logits(base + whole + column, inside, True, INTERPRETED)
+        x = tl.where(inside, capped(x, softcap, CAP), -1.0e37)
+        m, s, t, u, w = accumulate_moments(x, scale, m, s, t, u, w)
+    top = tl.max(m, 0)
+    delta = m - top
+    shrink = tl.exp2(delta)
+    square = shrink * shrink
+    return (
+        top,
+        tl.sum(shrink * s, 0),
+        tl.sum(shrink * tl.fma(delta, s, t), 0),
+        tl.sum(square * u, 0),
+        tl.sum(square * tl.fma(delta, u, w), 0),
+    )
+
+
+@triton.jit
 def walk(
     base, first, last, scale, softcap, CAP: tl.constexpr, INTERPRETED: tl.constexpr, U: tl.constexpr, B: tl.constexpr
 ):
@@ -192,7 +265,8 @@ def target_logit(base, target, inside, scale, softcap, top, CAP: tl.constexpr):
 def _stats(
     logits, targets, inverse_temperature, order, count, triples,
     row_stride, vocabulary, n, vocab_start, softcap,
-    PER_ROW: tl.constexpr, CAP: tl.constexpr, INTERPRETED: tl.constexpr, U: tl.constexpr, B: tl.constexpr,
+    PER_ROW: tl.constexpr, CAP: tl.constexpr, MOMENTS: tl.constexpr, INTERPRETED: tl.constexpr,
+    U: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     segment = tl.program_id(1)
     segments = tl.num_programs(1)
@@ -204,7 +278,10 @@ def _stats(
         row = tl.load(order + i)
         scale = tl.load(inverse_temperature + (row if PER_ROW else 0)) * LOG2E
         base = logits + tl.cast(row, tl.int64) * row_stride
-        top, s, t = walk(base, first, last, scale, softcap, CAP, INTERPRETED, U, B)
+        if MOMENTS:
+            top, s, t, u, w = walk_moments(base, first, last, scale, softcap, CAP, INTERPRETED, U, B)
+        else:
+            top, s, t = walk(base, first, last, scale, softcap, CAP, INTERPRETED, U, B)
         target = (tl.load(targets + row) - vocab_start).to(tl.int32)
         inside = (target >= first) & (target < last)
         x = target_logit(base, target, inside, scale, softcap, top, CAP)
@@ -213,16 +290,21 @@ def _stats(
         tl.store(out + segments * n, s)
         tl.store(out + 2 * segments * n, t)
         tl.store(out + 3 * segments * n, x)
+        if MOMENTS:
+            tl.store(out + 4 * segments * n, u)
+            tl.store(out + 5 * segments * n, w)
 
 
 @triton.jit(do_not_specialize=["n"])
-def _merge(triples, order, count, out, n, segments, B: tl.constexpr):
+def _merge(triples, order, count, out, n, segments, MOMENTS: tl.constexpr, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     row = tl.load(order + i, mask=i < n, other=0)
     on = i < tl.load(count)
     m = tl.full([B], -1.0e30, tl.float32)
     s = tl.zeros([B], tl.float32)
     t = tl.zeros([B], tl.float32)
+    u = tl.zeros([B], tl.float32)
+    w = tl.zeros([B], tl.float32)
     x = tl.full([B], -float("inf"), tl.float32)
     for k in tl.range(0, segments):
         place = triples + k * n + row
@@ -235,6 +317,11 @@ def _merge(triples, order, count, out, n, segments, B: tl.constexpr):
         b = tl.exp2(m_k - top)
         t = a * tl.fma(m - top, s, t) + b * tl.fma(m_k - top, s_k, t_k)
         s = a * s + b * s_k
+        if MOMENTS:
+            u_k = tl.load(place + 4 * segments * n, mask=on, other=0.0)
+            w_k = tl.load(place + 5 * segments * n, mask=on, other=0.0)
+            w = a * a * tl.fma(m - top, u, w) + b * b * tl.fma(m_k - top, u_k, w_k)
+            u = a * a * u + b * b * u_k
         x = tl.maximum(x + (m - top), x_k + (m_k - top))
         m = top
     empty = m <= -1.0e29  # not one finite logit
@@ -243,5 +330,12 @@ def _merge(triples, order, count, out, n, segments, B: tl.constexpr):
     entropy = tl.where(empty, 0.0, LN2 * positive(log_s - t / s))
     tl.store(out + row, tl.where(on, logp, 0.0), mask=i < n)
     tl.store(out + n + row, tl.where(on, entropy, 0.0), mask=i < n)
-    tl.store(out + 2 * n + row, tl.where(on, m, 0.0), mask=i < n)
-    tl.store(out + 3 * n + row, tl.where(on, log_s, 0.0), mask=i < n)
+    if MOMENTS:
+        square = tl.where(empty, 1.0, s * s)
+        third = tl.where(empty, 0.0, u / square)
+        fourth = tl.where(empty, 0.0, LN2 * (w - u * log_s) / square)
+    else:
+        third = m
+        fourth = log_s
+    tl.store(out + 2 * n + row, tl.where(on, third, 0.0), mask=i < n)
+    tl.store(out + 3 * n + row, tl.where(on, fourth, 0.0), mask=i < n)

@@ -46,6 +46,8 @@ class Kernel:
     loops: tuple[tuple[str, int], ...] = ()
     program: int = 0
     provider: str = "isentrope"
+    registers: int | None = None
+    """Registers that a thread may have; None: as many as the assembler chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ def examine(kernel: Kernel, architecture: int) -> list[Report]:
     signature = {name: kernel.types.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in kernel.aligned}
     source = ASTSource(kernel.function, signature, constexprs=dict(kernel.constants), attrs=attributes)
-    options = {"num_warps": kernel.warps, "enable_fp_fusion": True}  # as launches have it; Triton 3.10 will not
+    options = {"num_warps": kernel.warps, "maxnreg": kernel.registers}
+    options["enable_fp_fusion"] = True  # as launches have it; Triton 3.10 will not
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, WARP), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -108,17 +111,20 @@ def kernels() -> Iterable[Kernel]:
 
     for dtype in ("bf16", "fp32"):
         tile = stats.tile_for(151936)
-        yield Kernel(
-            "forward",
-            stats._stats,
-            types_of("logits:*{0} targets:*i64 inverse_temperature:*fp32 order:*i32 count:*i32 triples:*fp32", dtype)
-            | types_of("row_stride:i32 vocabulary:i32 n:i32 vocab_start:i32 softcap:fp32", dtype),
-            {"PER_ROW": False, "CAP": False, "INTERPRETED": False, "U": tile.unroll, "B": tile.width},
-            frozenset({"logits", "row_stride", "vocabulary"}),
-            tile.warps,
-            dtype,
-            (("", tile.unroll * tile.width),),
-        )
+        for name, moments in (("forward", False), ("moments", True)):
+            yield Kernel(
+                name,
+                stats._stats,
+                types_of("logits:*{0} targets:*i64 inverse_temperature:*fp32 order:*i32 count:*i32", dtype)
+                | types_of("triples:*fp32 row_stride:i32 vocabulary:i32 n:i32 vocab_start:i32 softcap:fp32"),
+                {"PER_ROW": False, "CAP": False, "MOMENTS": moments, "INTERPRETED": False}
+                | {"U": tile.unroll, "B": tile.width},
+                frozenset({"logits", "row_stride", "vocabulary"}),
+                tile.warps,
+                dtype,
+                (("", tile.unroll * tile.width),),
+                registers=stats.MOMENT_REGISTERS if moments else None,
+            )
         tile = gradient.tile_for(151936)
         yield Kernel(
             "backward",

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from isentrope.kernels import plain
+from isentrope.kernels.plain import Moments
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.intake.packing import Packed, pack_row
 from isentrope.learner.objective.batch import LossParts
@@ -27,6 +27,7 @@ from isentrope.learner.training.deepspeed_files import ComparedFiles, ShardFiles
 from isentrope.learner.training.micro_batch import Loss
 from isentrope.learner.training.model import Policy
 from isentrope.learner.training.rank_change import only_weights
+from isentrope.learner.training.token_statistics import logp_at, moments_at
 from isentrope.learner.training.weight_source import WeightSource
 
 BUCKET_ELEMENTS = 50_000_000
@@ -81,15 +82,15 @@ class TrainingEngine:
         return module
 
     @torch.no_grad()
-    def statistics(self, packed: Packed) -> plain.Moments:
+    def statistics(self, packed: Packed) -> Moments:
         """Return statistics of the present policy, without gradient: [n, T] each, on the CPU, 0 off the responses."""
-        moments = self._engine(packed, plain_moments(self._temperature))
-        return plain.Moments(*(packed.to_padded(values).cpu() for values in moments))
+        moments = self._engine(packed, moments_at(self._temperature))
+        return Moments(*(packed.to_padded(values).cpu() for values in moments))
 
     @torch.no_grad()
     def logp(self, tokens: Sequence[int]) -> list[float]:
         """Return the log-probability of every token but the first at temperature 1, whatever that of sampling is."""
-        values: Tensor = self._engine(pack_row(tokens, self.device), plain_logp)
+        values: Tensor = self._engine(pack_row(tokens, self.device), logp_at(1.0))
         return values.tolist()
 
     def update(self, micro_batches: Sequence[Packed], loss: Loss) -> UpdateFacts:
@@ -223,16 +224,6 @@ class _OneByOne(torch.nn.Module):
             own = memory[: each.nbytes].view(each.dtype).view(each.shape)
             each.data = own.copy_(each.data)
             yield each
-
-
-def plain_moments(temperature: float) -> Callable[[Tensor, Tensor], plain.Moments]:
-    """Return the function from logits and targets to statistics at a temperature."""
-    return lambda logits, targets: plain.moments(logits, targets, temperature)
-
-
-def plain_logp(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the log-probabilities of targets at temperature 1."""
-    return plain.logp_entropy(logits, targets)[0]
 
 
 def _added(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from isentrope.kernels import plain
+from isentrope.kernels.plain import Moments
 from isentrope.learner.intake.packing import Packed, pack_row
-from isentrope.learner.training.deepspeed_engine import plain_logp, plain_moments
 from isentrope.learner.training.model import Policy
+from isentrope.learner.training.token_statistics import logp_at, moments_at
 from isentrope.learner.training.weight_source import WeightSource
 
 
@@ -25,15 +25,15 @@ class FrozenEngine:
         self._temperature = temperature
 
     @torch.no_grad()
-    def statistics(self, packed: Packed) -> plain.Moments:
+    def statistics(self, packed: Packed) -> Moments:
         """Return statistics of the policy: [n, T] each, on the CPU, 0 off the responses."""
-        moments = self.policy(packed, plain_moments(self._temperature))
-        return plain.Moments(*(packed.to_padded(values).cpu() for values in moments))
+        moments = self.policy(packed, moments_at(self._temperature))
+        return Moments(*(packed.to_padded(values).cpu() for values in moments))
 
     @torch.no_grad()
     def logp(self, tokens: Sequence[int]) -> list[float]:
         """Return the log-probability of every token but the first at temperature 1."""
-        values: list[float] = self.policy(pack_row(tokens, self.device), plain_logp).tolist()
+        values: list[float] = self.policy(pack_row(tokens, self.device), logp_at(1.0)).tolist()
         return values
 
     def forget_moments(self) -> None:

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from isentrope.kernels import fused, plain
+from isentrope.kernels import fused
 from isentrope.kernels.policy import LossRules
 from isentrope.learner.intake.packing import Packed
 from isentrope.learner.objective.batch import LossParts, Prepared
 from isentrope.learner.objective.kernel_rules import token_inputs
 from isentrope.learner.objective.objective import ControllerStates, Objective
+from isentrope.learner.training.token_statistics import by_kernel, logp_entropy
 
 Loss = Callable[[Packed, float, Tensor, Tensor], tuple[Tensor, LossParts]]
 """(micro-batch, temperature, logits [K, V], targets [K]) -> loss with gradient, and its monitors."""
@@ -41,10 +42,8 @@ class UpdateLoss:
 
     def __call__(self, packed: Packed, temperature: float, logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
         """Return the loss and its monitors; the gradient may replace the logits."""
-        if not logits.is_cuda or not len(targets):  # a rank without work predicts nothing
-            return self._of_statistics(packed, *plain.logp_entropy(logits, targets, temperature))
-        if self._rules is None:
-            return self._of_statistics(packed, *fused.logp_entropy(logits, targets, temperature))
+        if self._rules is None or not by_kernel(logits, targets):
+            return self._of_statistics(packed, *logp_entropy(logits, targets, temperature))
         return self.by_kernel(packed, self._rules, temperature, logits, targets)
 
     def by_kernel(

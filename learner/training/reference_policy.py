@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from isentrope.errors import StorageError
-from isentrope.kernels import plain
 from isentrope.learner.intake.packing import Packed
 from isentrope.learner.training.model import Policy
+from isentrope.learner.training.token_statistics import logp_at
 from isentrope.learner.training.weight_files import write_version
 from isentrope.rollout.wire.files import UNFINISHED
 from isentrope.rollout.wire.weights import MANIFEST, Manifest, verify
@@ -36,7 +36,7 @@ class ReferencePolicy:
     @torch.no_grad()
     def logp(self, packed: Packed) -> Tensor:
         """Return the log-probabilities of the responses' tokens: [n, T], on the CPU, 0 off the responses."""
-        return packed.to_padded(self._policy(packed, self._logp)).cpu()
+        return packed.to_padded(self._policy(packed, logp_at(self._temperature))).cpu()
 
     @torch.no_grad()
     def refreshed(self, parameters: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -56,9 +56,6 @@ class ReferencePolicy:
         tensors = (item for path in shards for item in load_file(path).items())
         for _ in self.refreshed(tensors):
             pass
-
-    def _logp(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return plain.logp_entropy(logits, targets, self._temperature)[0]
 
 
 def reference_folder(output_dir: Path, batch: int) -> Path:

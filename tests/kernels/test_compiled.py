@@ -57,8 +57,9 @@ import dataclasses, json
 from isentrope.kernels.bench import aot
 print(json.dumps([dataclasses.asdict(report) for report in aot.reports(aot.kernels())]))
 """
-BUDGET = {"forward": 9.0, "backward": 9.0, "row_fused_forward": 9.5, "row_fused_backward": 8.5}
-"""Instructions per logit: below ten, an H200 is limited by memory."""
+BUDGET = {"forward": 9.0, "moments": 12.5, "backward": 9.0, "row_fused_forward": 9.5, "row_fused_backward": 8.5}
+"""Instructions per logit: below ten, an H200 is limited by memory; moments, which are read once, could be computed at
+5.3 TB/s of 16-bit logits, above what it has."""
 
 BLOCKED = {"pydantic", "redis", "msgpack", "transformers", "vllm", "deepspeed", "ray", "rich", "typer", "matplotlib"}
 
@@ -88,7 +89,7 @@ def test_code_for_ampere_and_hopper_stays_within_its_budget() -> None:
     assert {kernel["arch"] for kernel in found} == {"sm_80", "sm_90"}
     assert [kernel["name"] for kernel in found if kernel["spill_bytes"]] == []
     counted = [kernel for kernel in found if kernel["name"] in BUDGET]
-    assert len(counted) == 16  # four loops, two types, two architectures
+    assert len(counted) == 20  # five loops, two types, two architectures
     for kernel in counted:
         assert kernel["wide_loads"] > 0, kernel
         assert kernel["instructions_per_element"] <= BUDGET[kernel["name"]], kernel

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from kernel_truth import relative, statistics
+from kernel_truth import log_softmax, relative, statistics
 from torch import Tensor
 
 from isentrope.kernels import plain, stats
 from isentrope.kernels.checks import INTERPRETED
-from isentrope.kernels.fused import logp_entropy
+from isentrope.kernels.fused import logp_entropy, moments
 from isentrope.kernels.row_list import compact
 
 ONE = torch.ones(1)
@@ -60,6 +60,21 @@ def check(
     assert worst <= (3e-6 + 2 * capped) * float(exact.grad.abs().max()) + last_bits
 
 
+def check_moments(logits: Tensor, targets: Tensor, temperature: "float | Tensor", mask: Tensor, softcap: float) -> None:
+    """Compare moments of the active rows; those that `logp_entropy` gives too are the same to the bit."""
+    found = moments(logits, targets, temperature, mask=mask, softcap=softcap)
+    logp, entropy = logp_entropy(logits, targets, temperature, mask=mask, softcap=softcap)
+    assert torch.equal(found.logp, logp) and torch.equal(found.entropy, entropy)
+    y = log_softmax(logits, temperature, softcap)
+    coldest = float(temperature.min()) if isinstance(temperature, Tensor) else temperature
+    capped = 2.5e-7 * softcap / coldest
+    square = (2 * y).exp().sum(1)
+    assert ((found.sum_p2 - square).abs() <= (6e-7 + 4 * capped) * square)[mask].all()
+    exact = ((2 * y).exp() * y).sum(1)
+    assert ((found.sum_p2_logp - exact).abs() <= (6e-7 + 4 * capped) * (square + exact.abs()))[mask].all()
+    assert not torch.stack(found)[:, ~mask].any()
+
+
 @st.composite
 def shapes(draw: st.DrawFn) -> dict[str, object]:
     return {
@@ -102,6 +117,7 @@ def run(
     divisor: float | Tensor = 0.3 + 1.7 * torch.rand(count) if temperature is None else temperature
     mask = torch.rand(count) > 0.2
     mask[0] = True
+    check_moments(logits, targets, divisor, mask, softcap)
     check(logits, targets, divisor, mask, softcap, inplace=inplace)
 
 
@@ -117,6 +133,12 @@ def test_two_rows_of_a_real_vocabulary(vocabulary: int) -> None:
     torch.manual_seed(vocabulary)
     logits = 80 * (2 * torch.rand(2, vocabulary) - 1)
     check(logits, torch.tensor([3, vocabulary - 1]), 0.6, torch.ones(2, dtype=torch.bool), 0.0, inplace=True)
+
+
+def test_moments_of_a_row_that_two_programs_read() -> None:
+    torch.manual_seed(8)
+    logits = torch.cat([80 * (2 * torch.rand(1, 70000) - 1), 2 * torch.randn(1, 70000)])
+    check_moments(logits, torch.tensor([3, 69999]), 0.6, torch.ones(2, dtype=torch.bool), 0.0)
 
 
 @pytest.mark.parametrize(("dtype", "step"), [(torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11)])
@@ -171,6 +193,8 @@ def test_a_row_without_a_finite_logit_gives_no_nan_and_a_nan_is_not_hidden() -> 
     assert logp[0] == -torch.inf and entropy[0] == 0
     assert logp[1].isnan() and entropy[1].isnan()
     assert logp[2].isfinite()
+    square, with_log = torch.stack(moments(logits.detach(), torch.tensor([1, 2, 3]))[2:])
+    assert square[0] == with_log[0] == 0 and square[1].isnan() and with_log[1].isnan() and square[2].isfinite()
 
 
 def test_strided_targets_and_masks_are_read_where_they_are() -> None:
