@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from isentrope.actors.broker_calls import BrokerCaller
 from isentrope.actors.decisions import ActorSituation, is_stale, next_load, takes_groups
-from isentrope.actors.fetches import Fetch
+from isentrope.actors.fetches import Fetch, forget
 from isentrope.actors.groups import Tools
 from isentrope.actors.orders import Changes, Orders
 from isentrope.actors.run_files import Joined, Wanted
@@ -336,7 +336,7 @@ class Actor:
         self._announce()
         await self._end_fetch()
         if version == newest.manifest.version:
-            await asyncio.to_thread(self._files.forget, newest.manifest)
+            await forget(self._files, newest.manifest)
         await asyncio.sleep(LOAD_PAUSE_S)
 
     async def _end_fetch(self) -> None:

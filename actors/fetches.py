@@ -17,6 +17,15 @@ STOP_S = 30.0
 logger = logging.getLogger(__name__)
 
 
+async def forget(files: RunFiles, manifest: Manifest) -> None:
+    """Delete the fetched files of a version, one of which is damaged. On a disk that hangs they are left to a thread
+    that nothing waits for."""
+    try:
+        await within(STOP_S, files.forget, manifest)
+    except TimeoutError:
+        logger.warning("the files of version %d hang on their disk, and are not deleted", manifest.version)
+
+
 class Fetch:
     """One fetch, from its start until its files are not needed any more."""
 

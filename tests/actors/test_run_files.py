@@ -14,7 +14,7 @@ from depot_kinds import TOKEN, make_version
 from waits import DEADLINE_S
 from wire_records import make_spec
 
-from isentrope.actors import run_files
+from isentrope.actors import fetches, run_files
 from isentrope.actors.fetches import Fetch
 from isentrope.actors.run_files import Places, RunFiles, Wanted
 from isentrope.errors import ConfigError, UnreachableError
@@ -23,7 +23,7 @@ from isentrope.rollout.depot.bundle import pack
 from isentrope.rollout.depot.fetching import FetchStopped
 from isentrope.rollout.depot.server import Address, DepotServer
 from isentrope.rollout.wire.spec import Bundle, RunSpec
-from isentrope.rollout.wire.weights import verify
+from isentrope.rollout.wire.weights import Manifest, verify
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -87,6 +87,27 @@ def test_a_depot_that_hangs_does_not_keep_an_actor_from_leaving(run: RunSpec, tm
     words = [sys.executable, "-c", HANGS, run.model_dump_json(), str(tmp_path / "cache")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.stdout == "left\n", done.stderr
+
+
+class StandingDisk(RunFiles):
+    """Files on a disk that does not answer until it is let go."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+
+    def forget(self, manifest: Manifest) -> None:
+        self.goes_on.wait(DEADLINE_S)
+
+
+def test_files_that_cannot_be_deleted_do_not_keep_an_actor_from_leaving(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The event loop is closed while the disk still hangs."""
+    monkeypatch.setattr(fetches, "STOP_S", 0.01)
+    disk = StandingDisk()
+    asyncio.run(fetches.forget(disk, Manifest.model_construct(version=1)))
+    assert not disk.goes_on.is_set() and "hang on their disk" in caplog.text
+    disk.goes_on.set()
 
 
 def elsewhere(spec: RunSpec, *depots: str) -> RunSpec:

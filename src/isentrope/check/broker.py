@@ -10,6 +10,7 @@ from isentrope.config import Config
 from isentrope.environment import variable
 from isentrope.errors import ConfigError, UnreachableError, collected
 from isentrope.launch.broker import OF_A_COMMAND
+from isentrope.rollout.broker.access import Role
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import RunView
 from isentrope.rollout.config import RedisConfig
@@ -48,8 +49,13 @@ def _urls(redis: RedisConfig) -> list[str]:
         return []
     if redis.passwords and not Path(redis.passwords).expanduser().is_dir():
         raise ConfigError(f"{redis.passwords} is not a folder", where="redis.passwords", fix=PASSWORDS)
-    raise_all(collected(*(partial(url_for, role, redis) for role in OF_A_COMMAND)))
-    return [url_for(role, redis) for role in OF_A_COMMAND]
+    urls: list[str] = []
+
+    def read(role: Role) -> None:
+        urls.append(url_for(role, redis))
+
+    raise_all(collected(*(partial(read, role) for role in OF_A_COMMAND)))
+    return urls
 
 
 def require_memory(view: RunView, max_bytes: int, where: str) -> None:
