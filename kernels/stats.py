@@ -192,8 +192,8 @@ def accumulate_moments(x, scale, m, s, t, u, w):
     s = shrink * s
     y = tl.fma(x, scale, -new[None, :])
     e = tl.exp2(y)
-    q = e * e
-    return new, s + tl.sum(e, 0), t + tl.sum(e * y, 0), u + tl.sum(q, 0), w + tl.sum(q * y, 0)
+    a = e * y
+    return new, s + tl.sum(e, 0), t + tl.sum(a, 0), u + tl.sum(e * e, 0), w + tl.sum(e * a, 0)
 
 
 @triton.jit
