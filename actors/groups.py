@@ -14,6 +14,7 @@ from isentrope.actors.decisions import CallHealth
 from isentrope.actors.scoring import Scorer
 from isentrope.actors.step_spans import to_tokens
 from isentrope.errors import InternalError, IsentropeError, RecordError, RewardError, UnreachableError
+from isentrope.rollout.data.demonstrations import demonstration_tokens
 from isentrope.rollout.data.prompts import Prompt, Prompts, tokenize
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tokenizer import TextTokenizer
@@ -21,7 +22,17 @@ from isentrope.rollout.rewards.functions import Outcome, Score, columns_for
 from isentrope.rollout.rewards.steps import known_steps
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import EvalOrder, Group, Int32, Missing, MissingReason, Response, Steps, WorkOrder
+from isentrope.rollout.wire.types import (
+    Demonstration,
+    EvalOrder,
+    Group,
+    Int32,
+    Missing,
+    MissingReason,
+    Response,
+    Steps,
+    WorkOrder,
+)
 from isentrope.rollout.wire.validation import Limits, validate_response
 
 if TYPE_CHECKING:
@@ -45,6 +56,8 @@ class Generated:
     seconds: float
     greedy: "Sample | None" = None
     """The greedy response, which is scored and not trained; None: it failed, or there is to be none."""
+    demonstration: Int32 | None = None
+    """Tokens of the prompt's demonstration, which is scored as the responses are; None: there is none."""
 
     @property
     def tokens(self) -> int:
@@ -128,13 +141,22 @@ class GroupMaker:
         self._engine_health.record(failed=[*samples, *greedy].count(None), of=len(samples) + len(greedy))
         if self._engine_health.broken:
             raise UnreachableError("the engine fails too many requests", fix="see the log above")
-        return Generated(order, prompt, seeds, samples, time.monotonic() - started, *greedy)
+        return Generated(
+            order,
+            prompt,
+            seeds,
+            samples,
+            time.monotonic() - started,
+            greedy=greedy[0] if greedy else None,
+            demonstration=self._demonstration(order, row),
+        )
 
     async def score(self, generated: Generated, actor: str) -> Group:
         """Return the finished group, of the responses that have an outcome.
 
         Raises:
-            TooFewResponsesError: they are fewer than `sampling.min_group`, or the greedy one is missing.
+            TooFewResponsesError: they are fewer than `sampling.min_group`, or the greedy one or the reward of the
+                demonstration is missing.
             RewardError: rewards fail so often that the run should end.
         """
         started = time.monotonic()
@@ -147,8 +169,11 @@ class GroupMaker:
             if place not in samples
         }
         self._demand(order, len(samples), lost)
-        outcomes = await self._outcomes(prompt, [sample.tokens for sample in (*samples.values(), *greedy)])
-        greedy_reward = self._greedy_reward(outcomes.pop(), greedy[0], lost) if greedy else None
+        shown = [] if generated.demonstration is None else [generated.demonstration]
+        tokens = [*(sample.tokens for sample in (*samples.values(), *greedy)), *shown]
+        outcomes = await self._outcomes(prompt, tokens)
+        demonstrations = tuple(self._demonstrated(outcomes.pop(), each, lost) for each in shown)
+        greedy_reward = self._own_score(outcomes.pop(), greedy[0].tokens, lost).reward if greedy else None
         responses = []
         for (place, sample), outcome in zip(samples.items(), outcomes, strict=True):
             try:
@@ -168,6 +193,7 @@ class GroupMaker:
             source=prompt.source,
             seconds={"generate": generated.seconds, "reward": time.monotonic() - started},
             greedy_reward=greedy_reward,
+            demonstrations=demonstrations,
         )
 
     @property
@@ -206,13 +232,24 @@ class GroupMaker:
             raise TooFewResponsesError({place: Lost(Missing(place, MissingReason.ENGINE), error)}, place)
         return [generated.greedy]
 
-    def _greedy_reward(self, outcome: Outcome, sample: "Sample", lost: Mapping[int, Lost]) -> float:
-        """Return the reward of the greedy response; TooFewResponsesError: it has none."""
+    def _demonstration(self, order: Order, row: Row) -> Int32 | None:
+        """Return the tokens of the row's demonstration; None: it has none, or the run trains none."""
+        if not (isinstance(order, WorkOrder) and self._spec.demonstrations):
+            return None
+        return demonstration_tokens(row, self._tokenizer, self._spec.sampling.max_new_tokens)
+
+    def _demonstrated(self, outcome: Outcome, tokens: Int32, lost: Mapping[int, Lost]) -> Demonstration:
+        """Return a demonstration with its score; TooFewResponsesError: it has none."""
+        score = self._own_score(outcome, tokens, lost)
+        return Demonstration(tokens, score.reward, score.parts, score.answer)
+
+    def _own_score(self, outcome: Outcome, tokens: Int32, lost: Mapping[int, Lost]) -> Score:
+        """Return the score of what a group has beside its responses; TooFewResponsesError: it has none."""
         if isinstance(outcome, RewardError):
             place = self._spec.sampling.group_size
-            missing = Lost(Missing(place, MissingReason.REWARD, len(sample.tokens)), outcome)
+            missing = Lost(Missing(place, MissingReason.REWARD, len(tokens)), outcome)
             raise TooFewResponsesError({**lost, place: missing}, place - len(lost))
-        return outcome.reward
+        return outcome
 
     async def _outcomes(self, prompt: Prompt, tokens: Sequence[Int32]) -> list[Outcome]:
         """Return the outcome of each response: its first score in up to three calls, or its last error; with the steps

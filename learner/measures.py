@@ -245,6 +245,15 @@ class Measures(JsonRecord):
     """Mean over tokens of the negative part of the advantage times the token's probability."""
     effective_sample: float | None = None
     """Effective share of the tokens under the weights w of the policy term: (sum w)^2 / (tokens sum w^2)."""
+    demonstrations: float | None = None
+    """Demonstrations in the batch. All other measures but the losses are of sampled responses alone. Absent where the
+    method has no demonstrations."""
+    demonstration_share: float | None = None
+    """Share of the trained tokens that are of demonstrations; absent as above."""
+    demonstration_nll: float | None = None
+    """Mean negative log-probability of their tokens before the first update, nats; absent without any in the batch."""
+    demonstration_reward: float | None = None
+    """Mean reward of the demonstrations; absent without any in the batch."""
     loss_policy: float | None = None
     """Part of the loss that the policy term makes, mean of the updates."""
     loss_entropy: float | None = None

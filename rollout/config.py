@@ -182,6 +182,12 @@ class DataConfig(Section):
     columns: dict[str, str] = {}
     """Renamed columns: name that the reward expects = name in the file, or the dotted path to a value inside a column,
     such as `answer = "reward_model.ground_truth"`."""
+    demonstration: str = ""
+    """Column that holds an expert's response to each training prompt, or the dotted path to it inside a column: text,
+    or messages of which the last is the assistant's; null or empty: that prompt has none. `"demonstration"` for a
+    built-in task. Only methods that need demonstrations read it: they train its tokens, with the model's end token
+    behind them, beside the sampled responses, and cut it off after `sampling.max_new_tokens`. Empty: there is no such
+    column."""
     too_long: Literal["error", "skip"] = "error"
     """Treatment of a prompt that leaves no room for `sampling.max_new_tokens`: the run ends, or its group is retired
     as `too_long`."""

@@ -15,7 +15,7 @@ from isentrope.learner.intake import columns
 from isentrope.learner.intake.columns import Array
 from isentrope.learner.objective.batch import COLUMNS, PER_TOKEN, Responses
 from isentrope.rollout.rewards.correctness import Correctness, judge
-from isentrope.rollout.wire.types import Finish, Group, Int64, Response, batch_of
+from isentrope.rollout.wire.types import Demonstration, Finish, Group, Int64, Response, batch_of, version_of
 
 PREPARING = ("step_correct", "greedy_reward", "parts")
 """Columns that credit and selection read, once a batch, and that not every run has."""
@@ -40,6 +40,12 @@ class RaggedBatch(Responses[Array]):
         """[N]: tokens that the network sees of each response; what plans count."""
         packed: Int64 = self.prompt_length[self.group] + self.length - 1
         return packed
+
+    @property
+    def sampled(self) -> Array:
+        """[S] bool: tokens of responses, not of demonstrations."""
+        sampled: Array = np.ones(len(self.mask), np.bool_) if self.demonstration is None else ~self.demonstration
+        return sampled
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,7 +95,7 @@ class RaggedBatch(Responses[Array]):
         return replace(self, **left)
 
 
-def make_ragged(  # noqa: PLR0913  (the groups, and five facts of their run)
+def make_ragged(  # noqa: PLR0913  (the groups, and six facts of their run)
     groups: Iterable[Group],
     *,
     number: int,
@@ -97,6 +103,7 @@ def make_ragged(  # noqa: PLR0913  (the groups, and five facts of their run)
     correctness: Correctness | None,
     newest_version: int = 0,
     functions: Mapping[str, float] | None = None,
+    demonstrations: bool = False,
 ) -> RaggedBatch:
     """Lay the responses of `groups` end to end; the order in which groups are given does not matter.
 
@@ -107,13 +114,17 @@ def make_ragged(  # noqa: PLR0913  (the groups, and five facts of their run)
         correctness: what makes a response correct; None: rewards are graded.
         newest_version: newest published version; its tokens are fresh if it is the policy before the batch.
         functions: weight of each reward function by its name; None: their single values are left out.
+        demonstrations: those of a group are rows behind its responses, never stale; False: they are left out.
     """
     groups = sorted(groups, key=lambda group: group.seq)
-    responses = [response for group in groups for response in group.responses]
-    count = [len(group.responses) for group in groups]
+    rows = [_rows(group, number, shown=demonstrations) for group in groups]
+    responses = [response for row in rows for response in row]
+    count = [len(row) for row in rows]
+    demonstration = _demonstration(groups, responses) if demonstrations else None
     owner = np.repeat(np.arange(len(groups)), count)
     version = np.concatenate([response.versions() for response in responses])
     lag = np.maximum(number - batch_of(version), 0)
+    fresh = (version == newest_version) & (batch_of(version) == number)
     correct = judge(correctness, responses)
     names, source = np.unique([group.source for group in groups], return_inverse=True)
     answers = [response.answer for response in responses]
@@ -136,13 +147,46 @@ def make_ragged(  # noqa: PLR0913  (the groups, and five facts of their run)
         answer=np.where(np.array(answers) == "", -1, answer).astype(np.int64),
         mask=np.concatenate([response.mask for response in responses]) & (lag <= token_max_lag),
         lag=lag,
-        fresh=(version == newest_version) & (batch_of(version) == number),
+        fresh=fresh if demonstration is None else fresh & ~demonstration,
+        demonstration=demonstration,
         step_correct=_step_correct(responses),
         logp_rollout=np.concatenate([response.logp_rollout for response in responses]),
         prompt=np.concatenate([group.prompt for group in groups]),
         prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
         tokens=np.concatenate([response.tokens for response in responses]),
     )
+
+
+def _rows(group: Group, number: int, *, shown: bool) -> Sequence[Response]:
+    """Return the rows of a group: its responses, and its demonstrations if they are to be shown."""
+    if not shown:
+        return group.responses
+    return (*group.responses, *(_row(each, version_of(1, number)) for each in group.demonstrations))
+
+
+def _row(demonstration: Demonstration, version: int) -> Response:
+    """Return a demonstration as a row of a batch: no policy has sampled it, so its log-probabilities are 0."""
+    tokens = demonstration.tokens
+    return Response(
+        tokens=tokens,
+        logp_rollout=np.zeros(len(tokens), np.float32),
+        mask=np.ones(len(tokens), np.bool_),
+        span_start=np.zeros(1, np.int32),
+        span_version=np.full(1, version, np.int64),
+        finish=Finish.STOP,
+        reward=demonstration.reward,
+        seed=0,
+        reward_parts=demonstration.reward_parts,
+        answer=demonstration.answer,
+    )
+
+
+def _demonstration(groups: Sequence[Group], rows: Sequence[Response]) -> Array:
+    """Return [S] bool: tokens of the rows that follow the responses of each group."""
+    shown = np.concatenate(
+        [np.arange(len(group.responses) + len(group.demonstrations)) >= len(group.responses) for group in groups]
+    )
+    return np.repeat(shown, [len(row.tokens) for row in rows])
 
 
 def _greedy_rewards(groups: Sequence[Group], owner: Array) -> Array | None:

@@ -20,10 +20,12 @@ LEAST_LOGP = -745.0
 
 
 class Asked(NamedTuple):
-    """The prompt of an order: its tokens, and the data set that it is from."""
+    """The prompt of an order: its tokens, the data set that it is from, and the tokens of the demonstration that its
+    group has; None: it has none."""
 
     ids: Int32
     source: str
+    demonstration: Int32 | None = None
 
 
 class HeldOut(Protocol):
@@ -74,6 +76,9 @@ class RunCheck:
             refuse("run", f"prompt: {len(group.prompt)} tokens that are not those of its order")
         if group.source != asked.source:
             refuse("run", f"source: {group.source[:32]!r}, not {asked.source!r}")
+        wanted = [] if asked.demonstration is None else [asked.demonstration.tolist()]
+        if [each.tokens.tolist() for each in group.demonstrations] != wanted:
+            refuse("run", f"{len(group.demonstrations)} demonstrations that are not that of its prompt")
         lost = {missing.index for missing in group.missing}
         places = [place for place in range(len(group.responses) + len(lost)) if place not in lost]
         for place, response in zip(places, group.responses, strict=True):

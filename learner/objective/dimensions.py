@@ -199,6 +199,7 @@ _TABLE = (
         Form.BY_KIND,
         kinds(
             positive_nll=auxiliary.positive_nll,
+            demonstration_nll=auxiliary.demonstration_nll,
             high_prob_push=auxiliary.high_prob_push,
             shaped_demonstration=auxiliary.shaped_demonstration,
         ),
@@ -268,6 +269,7 @@ KL_TOKENS = kinds(
 
 AUX_SETS: dict[Function, Kind] = {
     auxiliary.positive_nll: kind_of("positive_nll", auxiliary.positive_nll_set),
+    auxiliary.demonstration_nll: kind_of("demonstration_nll", auxiliary.demonstration_nll_set),
 }
 """Token sets of auxiliary terms that are a mean over their own tokens, by the terms' functions; the other terms share
 the policy term's denominators."""

@@ -51,8 +51,8 @@ def token_inputs(objective: Objective, prepared: Prepared, update: int, rows: Te
     field [n, T], on the CPU."""
     batch = prepared.batch
     mask, weight, reduce = prepared.mask[rows], prepared.weight[rows], prepared.reduce[update, rows]
-    if "demonstration" in batch.supplied:
-        mask = mask & ~batch.supplied["demonstration"][rows]
+    if batch.demonstration is not None:
+        mask = mask & ~batch.demonstration[rows]
     uniform = objective.reduce.runs(*UNIFORM)
     selected = [
         values[rows] != 0

@@ -115,11 +115,36 @@ def prepared_metrics(scope: Mapping[str, Any], weights: Sequence[tuple[str, Tens
         kept
         | critic_terms.metrics(scope)
         | {
-            "reward_shaped": float(scope["reward"].double().mean()),
+            "reward_shaped": _mean(scope["reward"][_sampled(scope)]),
             "advantage_abs": float(selection.mean(advantage.abs(), mask)),
             "covariance": float(selection.mean(selection.covariance(scope["logp"], advantage, mask), mask)),
         }
     )
+
+
+def _sampled(scope: Mapping[str, Any]) -> Tensor:
+    """Return the rows that are responses, not demonstrations: [N] bool."""
+    if "demonstration" not in scope:
+        return torch.ones_like(scope["mask"][:, 0])
+    sampled: Tensor = ~scope["demonstration"].any(1)
+    return sampled
+
+
+@torch.no_grad()
+def demonstration_metrics(prepared: Prepared) -> dict[str, float]:
+    """Return metrics of the demonstrations of a batch; empty where the run has none."""
+    batch = prepared.batch
+    if batch.demonstration is None:
+        return {}
+    shown = ~batch.sampled
+    found = {
+        "demonstrations": float(shown.sum()),
+        "demonstration_share": _mean(batch.demonstration[prepared.mask]),
+    }
+    if not shown.any():
+        return found
+    logp = batch.statistics.logp[batch.demonstration]
+    return found | {"demonstration_nll": -_mean(logp), "demonstration_reward": _mean(batch.reward[shown])}
 
 
 @torch.no_grad()

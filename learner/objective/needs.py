@@ -33,6 +33,7 @@ PROVIDED = frozenset(
         Need.CORRECTNESS,
         Need.REWARDS,
         Need.CRITIC,
+        Need.DEMONSTRATIONS,
         Need.GREEDY,
         Need.STEP_LABELS,
     }
@@ -53,6 +54,10 @@ _BY_TENSOR = {
 
 
 _ABSENT = {
+    Need.DEMONSTRATIONS: (
+        "and data.demonstration names no column that has them",
+        "name the column of expert responses in data.demonstration, or choose a method without it",
+    ),
     Need.TEACHER: (
         "and the reference is the model itself, from which nothing can be learned",
         "name the teacher in model.reference, a model with the same tokenizer",

@@ -81,9 +81,7 @@ class Objective:
         return self.controlled(state)._prepared(self.seen(batch), updates)
 
     def _prepared(self, batch: Batch, updates: Sequence[Tensor]) -> Prepared:
-        kept = torch.ones_like(batch.truncated)
-        for stage in self.filter:
-            kept = kept & stage(batch.named())
+        kept = selection.kept_rows(batch, self.filter)
         mask = batch.mask & kept[:, None]
         # selections and sums see responses in the order of their ids, not in that of their arrival
         order = _by_id(batch)

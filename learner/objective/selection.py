@@ -4,8 +4,25 @@ Responses are in the order of (seq, index), so that a choice does not depend on 
 scores are cut by place, the earlier token first.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from isentrope.learner.objective.batch import Batch
+
+
+def kept_rows(batch: Batch, filters: Sequence[Callable[[Mapping[str, Any]], Tensor]]) -> Tensor:
+    """Return the rows that no filter removes: [N] bool. Filters see responses alone, and a demonstration stays where a
+    response to its prompt does."""
+    sampled = batch.sampled
+    seen = batch if sampled.all() else batch.take(sampled.nonzero()[:, 0])
+    verdict = torch.ones_like(seen.truncated)
+    for stage in filters:
+        verdict = verdict & stage(seen.named())
+    kept = torch.zeros_like(sampled).masked_scatter(sampled, verdict)
+    return kept | ~sampled & torch.isin(batch.group, batch.group[kept])
 
 
 def top(score: Tensor, mask: Tensor, count: int) -> Tensor:

@@ -46,7 +46,7 @@ LIMIT = 5e-6
 """Largest norm of the difference of two gradients, relative to the norm of one: several times what float32 rounds."""
 COUNTED = ("tokens", "selected", "clip_high", "clip_low", "clip_dual")
 """Monitors of an update that count tokens."""
-SUPPLIED = frozenset({Need.REFERENCE, Need.ANSWERS, Need.CORRECTNESS})
+SUPPLIED = frozenset({Need.REFERENCE, Need.ANSWERS, Need.CORRECTNESS, Need.DEMONSTRATIONS})
 """Needs of methods that the small batch supplies."""
 CASES = "cases.jsonl"
 CPU = torch.device("cpu")
@@ -219,7 +219,8 @@ def _cases(method: str, request: Request, bench: _Bench, collectives: Collective
     if Need.REFERENCE in needs(objective):
         reference = ReferencePolicy(bench.policy(), TEMPERATURE, CPU)
     trainer = Divided(collectives, bench.engine, objective, reference)
-    ragged = certificate_batch.read(request.folder) if collectives.rank == 0 else None
+    shown = Need.DEMONSTRATIONS in needs(objective)
+    ragged = certificate_batch.read(request.folder, shown=shown) if collectives.rank == 0 else None
     path = request.folder / f"{method}.safetensors"
     if collectives.size == 1:
         trainer.division = Division(ALL, "planned")

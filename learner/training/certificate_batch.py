@@ -42,9 +42,15 @@ def write(folder: Path) -> None:
     (folder / BATCH).write_bytes(_sampled(folder).to_bytes())
 
 
-def read(folder: Path) -> RaggedBatch:
-    """Return the batch that `write` has written."""
-    return RaggedBatch.from_bytes((folder / BATCH).read_bytes())
+def read(folder: Path, *, shown: bool = False) -> RaggedBatch:
+    """Return the batch that `write` has written; shown: the last row of every group is a demonstration."""
+    ragged = RaggedBatch.from_bytes((folder / BATCH).read_bytes())
+    if not shown:
+        return ragged
+    demonstration = np.repeat(ragged.index == GROUP_SIZE - 1, ragged.length)
+    fresh = None if ragged.fresh is None else ragged.fresh & ~demonstration
+    changed = {"mask": ragged.mask | demonstration, "lag": np.where(demonstration, 0, ragged.lag), "fresh": fresh}
+    return replace(ragged, demonstration=demonstration, **changed)
 
 
 @torch.no_grad()

@@ -49,4 +49,5 @@ class Circumstances(BaseModel):
             correctness=correctness_of(job.spec.data),
             newest_version=self.newest_version,
             functions=weights_of(job.spec.data),
+            demonstrations=job.spec.demonstrations,
         )

@@ -21,6 +21,7 @@ from isentrope.learner.training.journal import Journal
 from isentrope.learner.training.rank_group import RankGroup
 from isentrope.learner.training.waiting import SLICE_S, Wait
 from isentrope.rollout.config import HELD_OUT, DataConfig
+from isentrope.rollout.data.demonstrations import demonstration_tokens
 from isentrope.rollout.data.prompts import encode, open_prompts
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.data.tokenizer import load_tokenizer
@@ -51,7 +52,7 @@ class Evaluator:
         self._tokenizer = load_tokenizer(spec.model_dir, chat=spec.model)
         self._check = RunCheck(
             spec.seed,
-            lambda seq: self._asked(self._prompts.train(seq)),
+            self._trained,
             lambda index, name: self._asked(self._prompts.eval(index, name)),
             greedy=spec.greedy,
         )
@@ -115,6 +116,12 @@ class Evaluator:
                 wait.progress()
             wait.tick()
         return results
+
+    def _trained(self, seq: int) -> Asked:
+        row = self._prompts.train(seq)
+        longest = self._spec.sampling.max_new_tokens
+        shown = demonstration_tokens(row, self._tokenizer, longest) if self._spec.demonstrations else None
+        return self._asked(row)._replace(demonstration=shown)
 
     def _asked(self, row: Row) -> Asked:
         return Asked(encode(row, self._tokenizer), row.source)

@@ -208,7 +208,11 @@ def _newest_version(kept: KeptBatch) -> int:
 
 
 def _require_vocabulary(kept: KeptBatch, job: LearnerJob) -> None:
-    tokens = [each for group in kept.groups for each in (group.prompt, *(it.tokens for it in group.responses))]
+    tokens = [
+        each
+        for group in kept.groups
+        for each in (group.prompt, *(it.tokens for it in group.responses), *(it.tokens for it in group.demonstrations))
+    ]
     if (largest := max(int(each.max(initial=0)) for each in tokens)) >= job.spec.vocab_size:
         raise ConfigError(
             f"token {largest} of batch {kept.record.plan.batch} is not of this model, which has {job.spec.vocab_size}",

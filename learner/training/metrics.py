@@ -14,7 +14,7 @@ from isentrope.learner.intake.outcomes import Tally
 from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.measures import BatchProcess, BatchTime, FunctionReward, ServedPolicy
 from isentrope.learner.objective.entropy_budget import entropy_budget
-from isentrope.learner.objective.monitors import batch_metrics, update_metrics
+from isentrope.learner.objective.monitors import batch_metrics, demonstration_metrics, update_metrics
 from isentrope.learner.records import BatchRow
 from isentrope.learner.training.alarms import Alarms, Verdict
 from isentrope.learner.training.deepspeed_engine import UpdateFacts
@@ -115,8 +115,10 @@ class BatchLog:
 
 def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
     """Return, by name, the metrics of a trained batch that depend on the trained data only."""
-    measured = batch_metrics(facts.batch, facts.prepared) | _updates(facts.updates)
-    measured |= entropy_budget(facts.batch, facts.prepared)
+    sampled = facts.prepared.of_responses()
+    batch = sampled.batch if sampled is not facts.prepared else facts.batch
+    measured = batch_metrics(batch, sampled) | _updates(facts.updates)
+    measured |= entropy_budget(batch, sampled) | demonstration_metrics(facts.prepared)
     if facts.entropy_change is not None:
         measured["entropy_change"] = facts.entropy_change
     if facts.at_bound:
@@ -126,7 +128,7 @@ def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
     for name, number in {"control": "value", "control_target": "target"}.items():
         if found := {kind: numbers[number] for kind, numbers in facts.state.items() if number in numbers}:
             measured[name] = found
-    lag = ragged.lag[ragged.mask]
+    lag = ragged.lag[ragged.mask & ragged.sampled]
     norms = [update.grad_norm for update in facts.updates if update.applied]
     return (
         measured
@@ -137,11 +139,11 @@ def measure(ragged: RaggedBatch, facts: BatchFacts) -> dict[str, Any]:
             "updates": len(facts.updates),
             "skipped": len(facts.updates) - facts.applied,
             "groups": len(ragged.prompt_length),
-            "responses": len(ragged.length),
+            "responses": len(batch.length),
             "lag_mean": float(lag.mean()) if lag.size else 0.0,
             "lag_max": int(lag.max()) if lag.size else 0,
             "lag_hist": dict(sorted(Counter(lag.tolist()).items())),
-            "tokens_masked": int(ragged.length.sum()) - lag.size,
+            "tokens_masked": int(ragged.sampled.sum()) - lag.size,
         }
     )
 

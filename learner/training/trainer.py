@@ -180,7 +180,7 @@ class Trainer:
         for part in parts:
             rows = list(part[: max(1, quota // len(parts))])
             now = self._engine.statistics(pack(share.ragged, rows, self._engine.device)).entropy
-            change = (now - batch.statistics.entropy[rows])[batch.mask[rows]]
+            change = (now - batch.statistics.entropy[rows])[(batch.mask & batch.sampled[:, None])[rows]]
             total += torch.tensor([change.double().sum(), len(change)], dtype=torch.float64)
         found: list[float] = self._collectives.sum(total).tolist()
         return found[0] / max(found[1], 1.0)

@@ -36,7 +36,7 @@ class UntrainedCounts:
         groups, failed, retired = self._groups, self._failed, self._retired
         self.start(intake)
         masked = np.unique(places_of(ragged.length)[0][~ragged.mask])
-        before, after = facts.batch.mask.any(1), facts.prepared.mask.any(1)
+        before, after = facts.batch.mask.any(1) & facts.batch.sampled, facts.prepared.mask.any(1)
         return Untrained(
             groups=_increase(self._groups, groups),
             failed=_increases(self._failed, failed),

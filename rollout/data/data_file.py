@@ -36,11 +36,14 @@ class DataFile:
     """Rows of a data file in the file's order, as far as `data.keep` keeps them if they are training rows."""
 
     def __init__(self, file: NamedFile, data: DataConfig, run_folder: Path, *, trains: bool) -> None:
-        source, steps = file.source or source_name(file.name), data.steps if trains else ""
-        self._shape = RowShape(data.prompt, data.columns, source, data.system_prompt, steps)
+        source = file.source or source_name(file.name)
+        steps, demonstration = (data.steps, data.demonstration) if trains else ("", "")
+        self._shape = RowShape(data.prompt, data.columns, source, data.system_prompt, steps, demonstration)
         self._chooser = _Chooser(data, scores_path(file.name, run_folder)) if trains else None
         self._kept = array("q")
         self._rows = 0
+        self.demonstrations = 0
+        """Kept rows that have a demonstration."""
         self.survey = Survey()
         self._table = open_named(file.name, run_folder, self._take)
         if not self._kept:
@@ -71,6 +74,7 @@ class DataFile:
         row = self._shape.row(raw, where)
         if self._chooser is None or self._chooser.keeps(self._rows, raw, where):
             self.survey.add(row)
+            self.demonstrations += bool(row.demonstration)
             self._kept.append(self._rows)
         self._rows += 1
 

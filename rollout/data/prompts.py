@@ -24,10 +24,15 @@ from isentrope.rollout.data.survey import Example, most_tokens
 from isentrope.rollout.data.tasks import Task, open_task
 from isentrope.rollout.data.tokenizer import Tokenizer
 
-CHOOSING = ("data.keep", "data.order", "data.stages", "data.mixture")
+DEMONSTRATION = "data.demonstration"
+
+CHOOSING = ("data.keep", "data.order", "data.stages", "data.mixture", DEMONSTRATION)
 """Keys that choose and order training rows; their errors say where they are themselves."""
 
 Opened = TypeVar("Opened")
+
+TASK_DEMONSTRATION = "demonstration"
+"""Name by which `data.demonstration` asks for those of a task."""
 
 _TASK_ROWS = 256
 """Training rows of a task that `row` knows."""
@@ -126,6 +131,12 @@ def open_prompts(data: DataConfig, *, run_folder: Path, seed: int) -> Prompts:
         ConfigError: the task does not exist.
         DataError: the file is missing, broken, empty or of an unsupported kind, or a row is invalid.
     """
+    if data.task and data.demonstration not in ("", TASK_DEMONSTRATION):
+        raise DataError(
+            f"{data.task} has no column {data.demonstration!r}",
+            where=DEMONSTRATION,
+            fix=f'write "{TASK_DEMONSTRATION}", or leave the key out',
+        )
     train = _at("data.train", lambda: _open_task(data.task, seed) or _Files(data, run_folder, seed))
     held_out = {}
     for name, each in data.eval_sets.items():
@@ -183,6 +194,12 @@ class _Files:
         opened = [NamedFile(name, source, number) for number, (source, name) in enumerate(names.items())]
         self._files = [TrainingFile(each, data, run_folder, seed) for each in opened]
         self.files = [each.file for each in self._files]
+        if data.demonstration and not any(file.demonstrations for file in self.files):
+            raise DataError(
+                f"column {data.demonstration!r} is empty in all rows",
+                where=DEMONSTRATION,
+                fix="name the column of expert responses, or leave the key out",
+            )
 
     def train(self, seq: int) -> Row:
         file, place = self._mixture.draw(seq)

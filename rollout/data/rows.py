@@ -25,7 +25,7 @@ class Row:
 
     prompt: text, or chat messages. columns: all other columns, by the names the reward expects. source: data set.
     where: place of the row for messages, such as `train.jsonl:7`. steps: verdicts on steps by their normal text; None:
-    the data holds none.
+    the data holds none. demonstration: an expert's response; empty: none.
     """
 
     prompt: str | Messages
@@ -33,6 +33,7 @@ class Row:
     source: str
     where: str
     steps: Mapping[str, bool] | None = None
+    demonstration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class RowShape:
 
     prompt: the column that holds the prompt. columns: name the reward expects = name in the data. source: name of the
     data set. system: system message of chats that have none; empty: they stay without. steps: the column that holds
-    steps with their verdicts; empty: none does.
+    steps with their verdicts; empty: none does. demonstration: the column that holds an expert's response, which stays
+    a column; empty: none does.
     """
 
     prompt: str
@@ -49,10 +51,12 @@ class RowShape:
     source: str
     system: str = ""
     steps: str = ""
+    demonstration: str = ""
 
     def row(self, raw: Mapping[str, object], where: str) -> Row:
         """Return the row of `raw`, or a `DataError` that names the column and what to set."""
         columns = dict(raw)
+        demonstration = _demonstration(raw, self.demonstration, where) if self.demonstration else ""
         steps = _known_steps(columns, self.steps, where) if self.steps else None
         given = _taken(columns, self.prompt, "data.prompt", where)
         prompt = _with_system(checked_prompt(given, where), self.system, where)
@@ -65,7 +69,7 @@ class RowShape:
                     where=where,
                     fix=f'rename it in the data, or set data.columns.<another name> = "{name}"',
                 )
-        return Row(prompt, columns | renamed, self.source, where, steps)
+        return Row(prompt, columns | renamed, self.source, where, steps, demonstration)
 
 
 def _taken(columns: dict[str, object], name: str, key: str, where: str) -> object:
@@ -141,6 +145,26 @@ def checked_prompt(value: object, where: str) -> str | Messages:
         f"the prompt is {_short(value)}",
         where=where,
         fix='a prompt is text, or a non-empty list of {"role": ..., "content": ...} messages',
+    )
+
+
+def _demonstration(raw: Mapping[str, object], name: str, where: str) -> str:
+    """Return the expert's response in column `name`, empty if the row has none."""
+    try:
+        value = value_of(raw, name)
+    except KeyError:
+        there = f"{where} (columns: {', '.join(raw)})"
+        fix = set_column("data.demonstration", name, raw)
+        raise DataError(f"column {name!r} is missing", where=there, fix=fix) from None
+    if isinstance(value, list) and value:
+        last = _checked_message(value[-1], f"{where}, last message of {name!r}")
+        value = last["content"] if last["role"] == "assistant" else value
+    if value is None or isinstance(value, str):
+        return _checked_text(value, where) if value and value.strip() else ""
+    raise DataError(
+        f"the demonstration is {_short(value)}",
+        where=where,
+        fix="a demonstration is text, messages of which the last is the assistant's, or null",
     )
 
 

@@ -15,7 +15,7 @@ from isentrope.rollout.data.model_place import require_here
 class Tokenizer(Protocol):
     """The used part of a transformers tokenizer."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
     def apply_chat_template(
         self, conversation: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool, return_dict: bool
@@ -27,6 +27,7 @@ class TextTokenizer(Tokenizer, Protocol):
 
     chat_template: Any
     """Text of the chat template; a table of texts by name in some models; None: there is none."""
+    eos_token_id: int | None
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
 
@@ -36,7 +37,6 @@ class ModelTokenizer(TextTokenizer, Protocol):
 
     chat_template: str | dict[str, str] | None
     bos_token_id: int | None
-    eos_token_id: int | None
     all_special_ids: Sequence[int]
     added_tokens_decoder: Mapping[int, object]
 

@@ -57,6 +57,8 @@ class RunSpec(LeaseConfig):
     prompts_per_batch: Prompts
     greedy: bool = False
     """True: every group has the reward of a greedy response, which is not trained."""
+    demonstrations: bool = False
+    """True: a group has the demonstration of its prompt, if the data have one."""
     run_folder: str
     """Folder of the run file: relative paths and `module:function` resolve from it."""
     output_dir: str

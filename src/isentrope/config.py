@@ -28,6 +28,7 @@ from isentrope.rollout.config import (
 from isentrope.rollout.data.expression import Condition
 from isentrope.rollout.data.mixture import require_weights
 from isentrope.rollout.data.passes import SHUFFLED
+from isentrope.rollout.data.prompts import DEMONSTRATION
 from isentrope.rollout.depot.interface import check_url, is_read_only
 from isentrope.rollout.depot.server import Address
 from isentrope.rollout.rewards.correctness import correctness_of
@@ -93,6 +94,7 @@ LATER: Mapping[str, object] = {
     "data.keep": "",
     "data.steps": "",
     "learner.begin_from": "",
+    "data.demonstration": "",
     "learner.critic": {"path": None, "learning_rate": None},
 }
 """Keys that came after the first folders of this schema, with the values by which those runs were made: a digest is
@@ -346,7 +348,7 @@ def _sources(config: Config, file: RunFile) -> Iterator[ConfigError]:
 
 def _choices(data: DataConfig, file: RunFile) -> Iterator[ConfigError]:
     """Yield what is wrong with how training prompts are chosen and ordered, and their steps found."""
-    given = {key: key.removeprefix("data.") for key in LATER if key.startswith("data.")}
+    given = {key: key.removeprefix("data.") for key in LATER if key.startswith("data.") and key != DEMONSTRATION}
     chosen = [key for key, name in given.items() if getattr(data, name) != LATER[key]]
     if data.task and chosen:
         lacking = "none of them has steps" if chosen == ["data.steps"] else "there are none to choose or order"

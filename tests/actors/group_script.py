@@ -57,6 +57,8 @@ class GroupScript:
     version: int = version_of(1, 0)
     greedy: str = ""
     """How the greedy response fares, whose name is the number of the others; empty: there is to be none."""
+    shown: str = ""
+    """How the demonstration fares, whose name comes after that of the greedy one; empty: there is none."""
     known: Mapping[str, bool] | None = None
     """Steps that the data knows."""
 
@@ -73,8 +75,10 @@ class GroupScript:
 
     def generated(self, order: WorkOrder | EvalOrder = ORDER) -> Generated:
         greedy = self._sample(len(self.fates), self.greedy) if self.greedy else None
+        shown = self._sample(len(self.fates) + 1, self.shown) if self.shown and isinstance(order, WorkOrder) else None
         prompt = Prompt(PROMPT, "p", {}, "train", self.known)
-        return Generated(order, prompt, list(self.fates), cast(Any, self.samples()), 0.0, cast(Any, greedy))
+        samples, tokens = cast(Any, self.samples()), shown.tokens if shown else None
+        return Generated(order, prompt, list(self.fates), samples, 0.0, cast(Any, greedy), tokens)
 
     def samples(self) -> list[ScriptedSample | None]:
         return [self._sample(*each) for each in self.fates.items()]
@@ -105,7 +109,7 @@ class GroupScript:
         return ScriptedSample(tokens, logp)
 
     def _outcome(self, name: int) -> Outcome:
-        fate = self.fates.get(name, self.greedy)
+        fate = self.fates.get(name, self.greedy if name == len(self.fates) else self.shown)
         if fate == "reward" or (fate == "slow reward" and len(self.calls) == 1):
             return RewardError("returned nan")
         parts = {"call": float(len(self.calls)), "third": float(name % 3 == 0), "fifth": float(name % 5 == 0)}

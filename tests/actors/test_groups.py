@@ -71,6 +71,26 @@ def test_the_greedy_response_gives_its_reward_and_changes_nothing_else(fates: li
     assert made(script, order).greedy_reward is None
 
 
+@given(
+    st.lists(st.sampled_from(FATES), min_size=3, max_size=8),
+    st.sampled_from(["", "good"]),
+    st.sampled_from(["good", "slow reward", "reward"]),
+)
+def test_a_demonstration_is_scored_and_changes_nothing_else(fates: list[str], greedy: str, shown: str) -> None:
+    script = replace(scripted(*fates, "good", "good", greedy=greedy), shown=shown)
+    if shown == "reward":
+        with pytest.raises(TooFewResponsesError) as caught:
+            made(script)
+        assert caught.value.missing[-1].reason is MissingReason.REWARD
+        return
+    group, plain = made(script), made(scripted(*fates, "good", "good", greedy=greedy))
+    (demonstration,) = group.demonstrations
+    name = len(script.fates) + 1
+    assert demonstration.tokens[0] == name and demonstration.reward == float(name % 3 == 0)
+    assert demonstration.answer == str(name % 4) and group.greedy_reward == plain.greedy_reward
+    assert encode_group(_timeless(replace(group, demonstrations=()))) == encode_group(_timeless(plain))
+
+
 def _timeless(group: Group) -> Group:
     """The group without what depends on when it was made, and by which call of the reward."""
     return replace(group, seconds={}, responses=tuple(replace(each, reward_parts={}) for each in group.responses))

@@ -34,6 +34,8 @@ def test_loss_and_gradient_are_those_of_the_paper(whole: Whole) -> None:
         ("gdpo", {"advantage": {"baseline": {"eps": 0.01}}}),
         ("gdpo", {"advantage": {"baseline": "group_mean", "scale": "group_std"}}),
         ("remax", {"advantage": {"baseline": "none"}}),
+        ("luffy", {"aux": [{"kind": "shaped_demonstration", "gamma": 0.3}]}),
+        ("luffy", {"aux": [{"kind": "shaped_demonstration", "shape": "linear"}]}),
         ("opd", {"advantage": {"baseline": {"divergence": "forward"}}}),
         ("bcpg_nsa", {"tokens": {"step_labels": {"beta": 1.0}}}),
         ("luspo", {"reduce": "seq_token_mean"}),

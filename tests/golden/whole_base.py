@@ -67,6 +67,21 @@ def dr_grpo(paper: Paper) -> Loss:
     )
 
 
+def luffy(paper: Paper) -> Loss:
+    """LUFFY (2504.14945), equations 5 to 7 with its script's constants: the union of responses and demonstrations has
+    one mean as baseline and no deviation; demonstrations count -A f(p), f(x) = x / (x + 0.1), with a behaviour policy
+    of 1; all rows over the budget; a bonus of 1e-3 on the entropy of what was sampled."""
+    a = per_group(paper, everyone(paper), centred)[:, None]
+    sampled = paper.mask & ~paper.shown
+
+    def loss(rows: Tensor, p: Tensor, entropy: Tensor) -> Tensor:
+        off = total(-a * p.exp() / (p.exp() + 0.1), paper.mask & paper.shown, rows)
+        on = total(-a * ratio(p, paper.old) - 1e-3 * entropy, sampled, rows)
+        return (on + off) / (responses(paper.mask, rows) * LONGEST)
+
+    return loss
+
+
 def rloo(paper: Paper) -> Loss:
     """RLOO (2402.14740): the mean of the others as baseline; PPO's clip and token mean are the product's defaults."""
     a = per_group(paper, everyone(paper), lambda r: r - (r.sum() - r) / (len(r) - 1))[:, None]

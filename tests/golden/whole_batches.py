@@ -5,7 +5,7 @@ responses, jumps of a nat between the policies, and several updates of whole gro
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from isentrope.kernels.plain import Moments
 from isentrope.learner.config import LearnerConfig
 from isentrope.learner.objective import philox
 from isentrope.learner.objective.batch import Batch
+from isentrope.learner.objective.needs import Need, needs
 from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.run import open_objective
 from isentrope.rollout.config import SamplingConfig
@@ -62,6 +63,8 @@ class Paper:
     """[N, T]: sum of p^2 over the vocabulary, of the policy before the first update."""
     squares_logp: Tensor
     """[N, T]: sum of p^2 log p."""
+    shown: Tensor
+    """[N, T] bool: of a demonstration, for methods that have some: the last response of each group."""
     progress: float = 0.25
     """Share of the run that is done."""
 
@@ -135,6 +138,7 @@ def scene(seed: int) -> Scene:
         good_step,
         squares,
         -squares_logp,
+        valid & (index == group_size - 1)[:, None],
     )
     batch = Batch(
         number=3,
@@ -146,6 +150,7 @@ def scene(seed: int) -> Scene:
         parts=paper.parts,
         greedy_reward=paper.greedy,
         step_correct=paper.good_step,
+        demonstration=paper.shown,
         part_weights=PART_WEIGHTS,
         correct=paper.correct,
         length=length,
@@ -177,7 +182,9 @@ def opened(methods: Sequence[str], own: Mapping[str, object]) -> Objective:
 def product(given: Scene, objective: Objective) -> list[Slopes]:
     """Return what the objective of a run gives: its whole preparation, then update for update by micro-batches."""
     found, state = [], objective.start()
-    prepared = objective.prepare(given.batch, given.updates, state)
+    shows = Need.DEMONSTRATIONS in needs(objective)
+    batch = given.batch if shows else replace(given.batch, demonstration=None)
+    prepared = objective.prepare(batch, given.updates, state)
     for update, (logp, entropy) in enumerate(given.policies):
         leaves = [x.clone().requires_grad_() for x in (logp, entropy)]
         if not prepared.tokens[update]:

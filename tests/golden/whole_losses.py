@@ -63,6 +63,7 @@ PRESETS: dict[str, Reference] = {
     "gspo": base.gspo,
     "icepop": stale.icepop,
     "kl_cov": entropy.kl_cov,
+    "luffy": base.luffy,
     "luspo": base.luspo,
     "m2po": stale.m2po,
     "maxrl": base.maxrl,

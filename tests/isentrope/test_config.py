@@ -146,6 +146,7 @@ OTHER_VALUES: dict[str, object] = {
     "learner.critic.learning_rate": 1e-3,
     "data.order": "file",
     "data.steps": "steps",
+    "data.demonstration": "solution",
     "data.too_long": "skip",
     "data.bundle": ["*"],
     "weights.depot": "s3://bucket/path",

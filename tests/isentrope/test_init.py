@@ -14,6 +14,15 @@ from isentrope.learner.objective.presets import load_objective
 from isentrope.learner.objective.run import Opened, open_objective, refusals, warnings
 from isentrope.runfile import read, validate
 
+DEMONSTRATED = (
+    "run.name=luffy",
+    "learner.method=luffy",
+    "learner.objective.tokens=none",
+    "data.demonstration=demonstration",
+    "learner.staleness.max_lag=0",
+)
+"""Overrides of a command in the README of the digit walk."""
+
 NAMES = [example.name for example in init.examples()]
 
 
@@ -48,6 +57,8 @@ def test_an_example_passes_the_check(
     assert "isentrope check run.toml" in capsys.readouterr().out
     with judge(tmp_path / "new") if name == "judge" else nullcontext():
         assert _run(monkeypatch, "check", tmp_path / "new" / "run.toml") == 0, capsys.readouterr().err
+    if name == "digit_walk":
+        assert _run(monkeypatch, "check", tmp_path / "new" / "run.toml", *DEMONSTRATED) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,6 +121,15 @@ def test_digit_walk_without_its_selection_of_tokens_is_plain_grpo() -> None:
     command = page.partition("To try: `isentrope train run.toml ")[2].partition("`")[0]
     opened = _opened("digit_walk", *command.split())
     assert opened.merged.plain() == load_objective("grpo", {}, init.EXAMPLES).plain()
+
+
+def test_digit_walk_has_demonstrations_to_learn_from() -> None:
+    """By the overrides of the command in its README; the check of the example finds them in its data."""
+    page = (init.EXAMPLES / "digit_walk" / "README.md").read_text(encoding="utf-8")
+    assert f"isentrope train run.toml {' '.join(DEMONSTRATED)}" in page
+    opened = _opened("digit_walk", *DEMONSTRATED)
+    assert refusals(opened) == [] and warnings(opened) == []
+    assert opened.merged.plain() == load_objective("luffy", {}, init.EXAMPLES).plain()
 
 
 def test_readmes_example_with_a_preset_that_has_no_clip_is_refused_and_told_what_selects_nothing() -> None:

@@ -69,7 +69,7 @@ def test_every_method_of_the_survey_is_there() -> None:
 
 def test_the_list_names_what_is_missing() -> None:
     missing = {info.name: info.missing for info in methods.list_methods()}
-    assert missing["luffy"] == ("demonstrations",) and missing["remax"] == ()
+    assert set(missing.values()) == {()}, "every preset can start"
     assert missing["grpo"] == missing["ppo"] == missing["vapo"] == missing["dapo"] == missing["kl_cov"] == ()
 
 
@@ -106,8 +106,8 @@ def test_every_preset_has_a_family_a_year_and_says_when_it_acts() -> None:
 
 def test_show_names_needs() -> None:
     assert "# needs a critic, for advantage.baseline" in methods.show(["ppo"], Path("/")).splitlines()
-    shown = methods.show(["luffy"], Path("/"))
-    assert "# needs demonstrations, for aux.shaped_demonstration: not in this version" in shown
+    shown = methods.show(["luffy"], Path("/")).splitlines()
+    assert "# needs demonstrations, for aux.shaped_demonstration" in shown
 
 
 def test_show_says_what_a_run_would_refuse() -> None:

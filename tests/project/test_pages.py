@@ -161,6 +161,10 @@ BY_OTHERS = {
     "isentrope train run.toml run.name=grpo learner.method=grpo learner.objective.tokens=none": (
         "tests/isentrope/test_init.py::test_digit_walk_without_its_selection_of_tokens_is_plain_grpo"
     ),
+    "isentrope train run.toml run.name=luffy learner.method=luffy learner.objective.tokens=none"
+    " data.demonstration=demonstration learner.staleness.max_lag=0": (
+        "tests/isentrope/test_init.py::test_digit_walk_has_demonstrations_to_learn_from"
+    ),
     "PYTHONPATH=src:peers python -m isentrope.kernels.bench --json kernels/bench/results/h200.json --check": (
         "tests/kernels/test_bench.py::test_a_machine_without_a_gpu_is_told_of_aot"
     ),

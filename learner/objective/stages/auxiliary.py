@@ -15,7 +15,8 @@ from isentrope.learner.objective.schema import Finite, Fraction, NonNegative, Po
 
 def positive_nll(logp: Tensor, correct: Tensor, *, coef: NonNegative = 0.1) -> Tensor:
     """-coef log p on correct responses: [N, T]. Yue et al. (https://arxiv.org/abs/2504.05118), positive example LM
-    loss; correctness is the raw one, the mean over the tokens of correct responses of the whole update.
+    loss; correctness is the raw one, the mean over the tokens of correct responses of the whole update, correct
+    demonstrations included where the run has some.
 
     Args:
         coef: weight of the term. Too high imitates earlier right answers, and entropy falls.
@@ -26,6 +27,22 @@ def positive_nll(logp: Tensor, correct: Tensor, *, coef: NonNegative = 0.1) -> T
 def positive_nll_set(correct: Tensor, mask: Tensor) -> Tensor:
     """The tokens of correct responses: [N, T] bool."""
     return mask & correct[:, None]
+
+
+def demonstration_nll(logp: Tensor, demonstration: Tensor, *, coef: NonNegative = 0.1) -> Tensor:
+    """-coef log p on demonstration tokens: [N, T]; supervised fine-tuning beside the policy term.
+
+    The mean over the tokens of all demonstrations of the update, right or wrong, whatever their advantage.
+
+    Args:
+        coef: weight of the term. Too high imitates instead of exploring, and entropy falls.
+    """
+    return -coef * logp * demonstration
+
+
+def demonstration_nll_set(demonstration: Tensor, mask: Tensor) -> Tensor:
+    """The tokens of demonstrations: [N, T] bool."""
+    return mask & demonstration
 
 
 def high_prob_push(

@@ -60,7 +60,9 @@ class DigitWalk:
         return len(_problems(held_out=True))
 
     def train(self, seq: int) -> Row:
-        return _row(self.train_problem(seq), f"task:digit_walk, problem {seq}")
+        problem = self.train_problem(seq)
+        walk = demonstration(problem, np.random.default_rng([self._seed, seq]))
+        return _row(problem, f"task:digit_walk, problem {seq}", walk)
 
     def eval(self, index: int) -> Row:
         return _row(_eval_problems()[index], f"task:digit_walk, held-out problem {index}")
@@ -175,6 +177,6 @@ def _bits(seed: int, seq: int, count: int) -> list[int]:
     return [int(word) for word in np.random.Philox(key=key).random_raw(count)]
 
 
-def _row(problem: Problem, where: str) -> Row:
+def _row(problem: Problem, where: str, walk: str = "") -> Row:
     columns = {"start": problem.start, "target": problem.target, "operations": list(problem.operations)}
-    return Row(problem.prompt, columns, source="digit_walk", where=where)
+    return Row(problem.prompt, columns, source="digit_walk", where=where, demonstration=walk)

@@ -9,7 +9,9 @@ from isentrope.runfile import RunFile
 _KEY = "redis.max_bytes"
 
 
-def require_budget(config: Config, file: RunFile, prompt_tokens: int, refill: int) -> None:
+def require_budget(
+    config: Config, file: RunFile, prompt_tokens: int, refill: int, *, demonstrations: bool = False
+) -> None:
     """Raise ConfigError if the largest groups of a batch could fill the budget before the batch is complete.
 
     Trained groups do not count: a checkpoint comes early when the budget is half full.
@@ -17,10 +19,11 @@ def require_budget(config: Config, file: RunFile, prompt_tokens: int, refill: in
     Args:
         prompt_tokens: longest prompt.
         refill: groups that may be replaced for each group of a batch.
+        demonstrations: a group has one beside its responses, which takes less than one of them.
     """
     sampling, learner = config.sampling, config.learner
     rewards = tuple(reward_names(config.data))
-    size = group_bytes(Shape(sampling.group_size, prompt_tokens, sampling.max_new_tokens, rewards))
+    size = group_bytes(Shape(sampling.group_size + demonstrations, prompt_tokens, sampling.max_new_tokens, rewards))
     batches = learner.staleness.max_lag + 1 + refill
     needed = learner.prompts_per_batch * batches * size
     if needed > config.redis.max_bytes:

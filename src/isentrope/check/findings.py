@@ -52,6 +52,8 @@ class Checked:
     """Folder or id of a reference policy of its own; empty: the model is its own reference."""
     greedy: bool = False
     """True if the method needs a greedy response to every prompt."""
+    demonstrations: bool = False
+    """True if it trains demonstrations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Findings:
         self.lengths: lengths.Lengths | None = None
         """Lengths of the prompts; None: not measured, or the model is still to be made."""
         self._reference = ""
-        self._needs_greedy = False
+        self._needs_greedy = self._needs_demonstrations = False
         self.needs_reference = False
         """True if the objective needs a reference policy."""
         self.needs_critic = False
@@ -153,6 +155,7 @@ class Findings:
             notes=self._notes,
             reference=self._reference,
             greedy=self._needs_greedy,
+            demonstrations=self._needs_demonstrations,
         )
 
     def _errors(self, stage: Stage) -> list[Exception] | None:
@@ -190,7 +193,7 @@ class Findings:
         self._refill = opened.objective.refill
         wanted = needs(opened.objective)
         self.needs_reference, self.needs_critic = Need.REFERENCE in wanted, Need.CRITIC in wanted
-        self._needs_greedy = Need.GREEDY in wanted
+        self._needs_greedy, self._needs_demonstrations = Need.GREEDY in wanted, Need.DEMONSTRATIONS in wanted
         if self._config.model.reference and not opened.objective.reset.runs(never):
             raise ConfigError(
                 "a reset would replace the reference, which is a model of its own, by the trained policy",
@@ -264,7 +267,8 @@ class Findings:
         self._notes += lengths.require_room(prompts, self.lengths, room, skip=self._config.data.too_long == "skip")
         longest = min(room, int(self.lengths.tokens.max()))
         if not self.from_kept:
-            budget.require_budget(self._config, self._file, longest, self._refill)
+            shows = self._needs_demonstrations
+            budget.require_budget(self._config, self._file, longest, self._refill, demonstrations=shows)
 
     def _check_machine(self) -> None:
         if not self.from_kept:

@@ -9,6 +9,7 @@ import numpy as np
 from isentrope.config import Config
 from isentrope.errors import ConfigError
 from isentrope.resolved import RUN_FILE, ResolvedRun
+from isentrope.rollout.data.demonstrations import demonstration_tokens
 from isentrope.rollout.data.prompts import encode, open_prompts
 from isentrope.rollout.data.tokenizer import load_tokenizer
 from isentrope.runfile import RunFile
@@ -70,7 +71,8 @@ def require_same_tokens(checked: "Checked", batch: Path, seed: int) -> None:
     prompts = open_prompts(config.data, run_folder=checked.file.folder, seed=seed)
     tokenizer = load_tokenizer(checked.model.path, where, config.model)
     for group in read_batch(batch).groups:
-        if not np.array_equal(group.prompt, encode(prompts.train(group.seq), tokenizer)):
+        row = prompts.train(group.seq)
+        if not np.array_equal(group.prompt, encode(row, tokenizer)):
             raise ConfigError(
                 f"the prompt of kept group {group.seq} has other tokens by the tokenizer of {config.model.path}",
                 where=where,
@@ -81,6 +83,15 @@ def require_same_tokens(checked: "Checked", batch: Path, seed: int) -> None:
                 "the method needs a greedy response to every prompt, and the kept groups have none",
                 where=checked.file.where("learner.method"),
                 fix="choose a method without it, or groups of a run whose method has it",
+            )
+        wanted = (
+            demonstration_tokens(row, tokenizer, config.sampling.max_new_tokens) if checked.demonstrations else None
+        )
+        if wanted is not None and [each.tokens.tolist() for each in group.demonstrations] != [wanted.tolist()]:
+            raise ConfigError(
+                f"the method trains demonstrations, and kept group {group.seq} does not have that of its prompt",
+                where=checked.file.where("learner.method"),
+                fix="choose a method without them, or groups of a run whose method has them",
             )
 
 

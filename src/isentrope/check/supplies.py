@@ -15,6 +15,7 @@ def lacking(config: Config) -> "frozenset[Need]":
 
     lacks = {
         Need.TEACHER: not config.model.reference,
+        Need.DEMONSTRATIONS: not config.data.demonstration,
         Need.CORRECTNESS: config.data.correct == NOTHING,
         Need.REWARDS: len(reward_names(config.data)) < 2,
     }

@@ -63,6 +63,7 @@ def make_spec(checked: Checked, output_dir: Path, depots: Sequence[str] = (), bu
         actors=config.actors.model_dump(mode="json", exclude=set(LeaseConfig.model_fields)),
         prompts_per_batch=config.learner.prompts_per_batch,
         greedy=checked.greedy,
+        demonstrations=checked.demonstrations,
         run_folder=str(checked.file.folder),
         output_dir=str(output_dir),
         depots=(f"file://{output_dir}", *depots),

@@ -19,7 +19,7 @@ from isentrope.rollout.data.survey import SPECIAL_TOKENS
 class Letters:
     """A tokenizer of one token for each letter."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [ord(letter) for letter in text]
 
     def apply_chat_template(

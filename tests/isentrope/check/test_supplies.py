@@ -28,6 +28,13 @@ def test_one_reward_function_is_too_few_to_normalize_each() -> None:
     assert "data.reward has one" in line and line.endswith("or choose a method without it")
 
 
+def test_demonstrations_are_a_column_of_the_data() -> None:
+    assert found("luffy", data={"demonstration": "solution"}) == []
+    (line,) = found("luffy")
+    assert line.startswith("learner.objective.aux.shaped_demonstration (set by luffy): needs demonstrations")
+    assert "data.demonstration names no column" in line
+
+
 def test_the_model_is_not_a_teacher_of_its_own() -> None:
     assert found("opd", model={"reference": "teacher"}) == []
     (line,) = found("opd")

@@ -14,7 +14,7 @@ from isentrope.learner.intake.packing import make_batch, pack
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
 from isentrope.rollout.rewards.correctness import Correctness
-from isentrope.rollout.wire.types import Finish, Group, Response, Steps, version_of
+from isentrope.rollout.wire.types import Demonstration, Finish, Group, Response, Steps, version_of
 
 LAG = 2
 few = settings(max_examples=40)
@@ -52,6 +52,39 @@ def groups(draw: st.DrawFn) -> list[Group]:
 
 def ragged_of(found: list[Group], number: int = 0) -> RaggedBatch:
     return make_ragged(found, number=number, token_max_lag=LAG, correctness=RULE)
+
+
+@given(groups(), st.data())
+def test_demonstrations_are_rows_behind_the_responses_and_never_old(found: list[Group], data: st.DataObject) -> None:
+    ids = st.lists(st.integers(1, 99), min_size=1, max_size=7)
+    shown = [
+        replace(
+            group,
+            demonstrations=tuple(
+                Demonstration(np.array(tokens, np.int32), 1.0, {}, "42")
+                for tokens in data.draw(st.lists(ids, max_size=1))
+            ),
+        )
+        for group in found
+    ]
+    made = make_ragged(shown, number=9, token_max_lag=LAG, correctness=RULE, demonstrations=True)
+    plain = make_ragged(found, number=9, token_max_lag=LAG, correctness=RULE)
+    assert made.demonstration is not None and plain.demonstration is None
+    rows = np.flatnonzero(np.add.reduceat(made.demonstration, starts_of(made.length)))
+    others = np.setdiff1d(np.arange(len(made.length)), rows)
+    assert [tokens_of(made, row) for row in rows] == [
+        each.tokens.tolist() for group in sorted(shown, key=lambda group: group.seq) for each in group.demonstrations
+    ]
+    assert made.mask[made.demonstration].all() and not made.lag[made.demonstration].any()
+    assert made.reward[rows].tolist() == [1.0] * len(rows) and made.index[rows].tolist() == [
+        len(group.responses) for group in sorted(shown, key=lambda group: group.seq) if group.demonstrations
+    ]
+    left = made.take(others.tolist())
+    for name in ("tokens", "reward", "length", "mask", "lag", "logp_rollout", "seq", "index", "correct"):
+        assert np.array_equal(getattr(left, name), getattr(plain, name)), name
+    assert make_ragged(shown, number=9, token_max_lag=LAG, correctness=RULE).nbytes == plain.nbytes, "left out"
+    again = RaggedBatch.from_bytes(made.for_updates(()).to_bytes())
+    assert again.demonstration is not None and np.array_equal(again.demonstration, made.demonstration)
 
 
 def batch_of(ragged: RaggedBatch, dtype: torch.dtype = torch.float32) -> Batch:

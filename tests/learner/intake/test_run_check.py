@@ -11,7 +11,7 @@ from wire_records import make_group, make_response
 from isentrope.errors import DataError, RecordError
 from isentrope.learner.intake.run_check import Asked, RunCheck
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
-from isentrope.rollout.wire.types import EvalResult, Group, Missing, MissingReason, version_of
+from isentrope.rollout.wire.types import Demonstration, EvalResult, Group, Missing, MissingReason, version_of
 
 SEED = 5
 NOW = version_of(2, 3)
@@ -77,6 +77,23 @@ def test_a_run_with_greedy_responses_takes_no_group_without_one() -> None:
         check.group(honest(), 2, ANNOUNCED)
     assert caught.value.what == "run" and "greedy" in caught.value.where
     check.answer(answered())
+
+
+SHOWN = Demonstration(np.array([4, 5], np.int32), 1.0)
+
+
+@pytest.mark.parametrize(
+    "given", [(), (SHOWN, SHOWN), (replace(SHOWN, tokens=np.array([4], np.int32)),)], ids=["none", "two", "another"]
+)
+def test_a_demonstration_is_that_of_its_prompt(given: tuple[Demonstration, ...]) -> None:
+    check = RunCheck(
+        SEED, lambda seq: prompt(seq)._replace(demonstration=SHOWN.tokens), lambda index, name: prompt(index)
+    )
+    check.group(replace(honest(), demonstrations=(SHOWN,)), 2, ANNOUNCED)
+    with pytest.raises(RecordError, match="run"):
+        check.group(replace(honest(), demonstrations=given), 2, ANNOUNCED)
+    with pytest.raises(RecordError, match="run"):
+        CHECK.group(replace(honest(), demonstrations=(SHOWN,)), 2, ANNOUNCED)
 
 
 def answered(index: int = 7, **changes: Any) -> EvalResult:

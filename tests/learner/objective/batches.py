@@ -82,17 +82,14 @@ def random_batch(seed: int = 0, *, prompts: int = 6, group: int = 4, dtype: torc
         number=3,
         statistics=Moments(logp_old, entropy_old, positive(0.5), -positive(0.5)),
         logp_ref=logp_ref,
-        supplied={
-            "values": noise(0.5),
-            "demonstration": demonstration,
-        },
+        demonstration=demonstration,
+        supplied={"values": noise(0.5)},
     )
 
 
 def without_demonstrations(batch: Batch) -> Batch:
     """The batch as a run without a demonstrator makes it."""
-    supplied = {name: column for name, column in batch.supplied.items() if name != "demonstration"}
-    return dataclasses.replace(batch, supplied=supplied)
+    return dataclasses.replace(batch, demonstration=None)
 
 
 def current_policy(batch: Batch, seed: int = 1) -> tuple[Tensor, Tensor]:

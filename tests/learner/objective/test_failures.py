@@ -19,11 +19,11 @@ from isentrope.learner.intake.packing import make_batch
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged
 from isentrope.learner.objective.batch import Batch
 from isentrope.learner.objective.monitors import batch_metrics
-from isentrope.learner.objective.needs import PROVIDED, needs
+from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.presets import method_names
 from isentrope.rollout.rewards.correctness import Correctness
 from isentrope.rollout.wire.codec import decode_group, encode_group
-from isentrope.rollout.wire.types import Group, Response, Steps, WorkOrder, version_of
+from isentrope.rollout.wire.types import Demonstration, Group, Response, Steps, WorkOrder, version_of
 from isentrope.rollout.wire.validation import Limits
 
 RUNNABLE = [name for name in method_names() if set(needs(objective_of(name))) <= PROVIDED]
@@ -53,13 +53,18 @@ def published(seq: int, fates: Mapping[int, str]) -> Group:
     script, order = GroupScript(fates), WorkOrder(seq, 0, 1, 0, 0, "work", f"{seq}-0")
     made = asyncio.run(script.maker().score(script.generated(order), "a1"))
     limits = Limits(VOCABULARY, len(fates), version_of(1, 0))
-    made = replace(made, greedy_reward=seq % 2 + 0.25, responses=tuple(map(with_steps, made.responses)))
+    shown = Demonstration(np.arange(1, 5, dtype=np.int32), seq % 2, dict.fromkeys(FUNCTIONS, 0.5))
+    made = replace(made, greedy_reward=seq % 2 + 0.25, demonstrations=(shown,))
+    made = replace(made, responses=tuple(map(with_steps, made.responses)))
     return decode_group(*encode_group(made), max_bytes=1 << 20, limits=limits)
 
 
 def ragged_of(fates: Sequence[Mapping[int, str]]) -> RaggedBatch:
     groups = [published(seq, each) for seq, each in enumerate(fates)]
-    return make_ragged(groups, number=3, token_max_lag=4, correctness=Correctness("reward", 0.5), functions=FUNCTIONS)
+    correctness = Correctness("reward", 0.5)
+    return make_ragged(
+        groups, number=3, token_max_lag=4, correctness=correctness, functions=FUNCTIONS, demonstrations=True
+    )
 
 
 def batch_of(ragged: RaggedBatch) -> Batch:
@@ -107,7 +112,11 @@ def assert_same(one: Any, two: Any, where: str) -> None:
 def test_failed_responses_have_no_part_in_advantages_filters_denominators_statistics_and_gradient(
     method: str, pair: tuple[Batch, Batch]
 ) -> None:
-    objective, (failed, never) = objective_of(method), pair
+    objective = objective_of(method)
+    if Need.DEMONSTRATIONS not in needs(objective):
+        first, second = (replace(each.take(each.sampled.nonzero()[:, 0]), demonstration=None) for each in pair)
+        pair = first, second
+    failed, never = pair
     for name in (each.name for each in fields(Batch)):
         assert_same(getattr(failed, name), getattr(never, name), name)
     prepared = [objective.prepare(batch, halves(batch), objective.start()) for batch in pair]

@@ -114,10 +114,26 @@ def test_the_bonus_is_paid_on_all_or_on_selected_tokens(tokens: str) -> None:
     torch.testing.assert_close(found[1], expected, rtol=1e-12, atol=1e-15)
 
 
+def test_filters_judge_responses_alone_and_a_demonstration_stays_with_its_group() -> None:
+    batch = random_batch()
+    last = (batch.group[1:] != batch.group[:-1]).nonzero()[:, 0]  # of every group but the one with one response
+    shown = torch.zeros_like(batch.valid)
+    shown[last] = batch.valid[last]
+    right = (batch.group == 1) | (batch.group == 3) & (batch.index == 0)
+    right[last] = batch.group[last] != 1
+    batch = dataclasses.replace(
+        batch, demonstration=shown, mask=batch.valid, correct=right, reward=right.to(batch.reward.dtype)
+    )
+    kept = objective_of("luffy", filter=["mixed_groups"]).prepare(batch, halves(batch)).mask.any(1)
+    assert kept.tolist() == (batch.group == 3).tolist(), (
+        "groups 0 and 2 are wrong, and 1 is right, but for what they show"
+    )
+
+
 def test_demonstrations_take_part_in_no_statistic_and_in_no_policy_term() -> None:
     batch = random_batch()
-    demonstration = batch.supplied["demonstration"]
-    assert demonstration.any()
+    demonstration = batch.demonstration
+    assert demonstration is not None and demonstration.any()
     objective = objective_of("kl_cov", "top_entropy")
     expected, _, _ = gradient(objective, batch, whole(batch))
     assert not expected[0][demonstration].any()

@@ -123,7 +123,7 @@ REFUSED: list[Case] = [
     (["dapo"], {"advantage": {"baseline": "none", "scale": "none"}}, {**MANY, "group_size": 1}, "filter"),
     (["prorl"], {}, {**MANY, "evaluates": False}, "reset"),
     (["prorl"], {"kl": []}, MANY, "reset"),
-    (["luffy"], {}, {"updates": 4}, "aux.shaped_demonstration"),
+    (["luffy"], {}, {"updates": 4, "provided": frozenset()}, "aux.shaped_demonstration"),
     (["bcpg_nsa"], {}, {"updates": 4, "provided": frozenset()}, "tokens.step_labels"),
     (["remax"], {}, {"updates": 4, "provided": frozenset()}, "advantage.baseline"),
 ]
@@ -289,8 +289,8 @@ def test_a_clip_that_never_acts_on_policy_is_not_told_to_take_more_updates_alone
 
 
 def test_refusals_are_errors_that_name_the_preset() -> None:
-    opened = open_objective(LearnerConfig(method="luffy"), SamplingConfig(), run_folder=Path("/"), evaluates=True)
-    (error,) = refusals(opened)
+    learner, lacks = LearnerConfig(method="luffy"), {Need.DEMONSTRATIONS}
+    (error,) = refusals(open_objective(learner, SamplingConfig(), run_folder=Path("/"), evaluates=True, lacks=lacks))
     assert "demonstrations" in error.what and error.where == "learner.objective.aux.shaped_demonstration (set by luffy)"
 
 

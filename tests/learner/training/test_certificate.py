@@ -80,6 +80,14 @@ def test_the_small_batch_has_what_methods_tell_apart(folder: Path) -> None:
     assert len(ragged.source_names) == 2 and len(set(ragged.answer)) == 3 and (ragged.logp_rollout < 0).all()
 
 
+def test_a_demonstration_of_the_small_batch_is_whole_and_never_old(folder: Path) -> None:
+    ragged = certificate_batch.read(folder, shown=True)
+    assert ragged.demonstration is not None and ragged.fresh is not None
+    assert set(np.repeat(ragged.index, ragged.length)[ragged.demonstration]) == {certificate_batch.GROUP_SIZE - 1}
+    assert ragged.mask[ragged.demonstration].all() and not ragged.fresh[ragged.demonstration].any()
+    assert not ragged.lag[ragged.demonstration].any()
+
+
 @pytest.mark.parametrize("packing", PACKINGS[1:])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -100,5 +108,6 @@ def test_a_division_has_every_response_once_on_one_rank(folder: Path, ranks: int
 
 def test_what_the_small_batch_lacks_is_named(folder: Path) -> None:
     assert lacking(objective_of("grpo", {}, folder)) == ()
-    for method in ("ppo", "luffy", "remax", "bcpg_nsa"):
+    assert lacking(objective_of("luffy", {}, folder)) == (), "its last row of each group"
+    for method in ("ppo", "remax", "bcpg_nsa"):
         assert lacking(objective_of(method, {}, folder)), f"{method}: what {sorted(SUPPLIED)} does not hold"

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_batch import LONGEST, make_toy_rows
+from toy_batch import LONGEST, VOCABULARY, make_toy_rows
 from toy_log import written_row
 
 from isentrope.errors import InternalError, RewardError
 from isentrope.learner.config import LearnerConfig
+from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.objective.needs import PROVIDED, Need, needs
 from isentrope.learner.objective.objective import ControllerStates, Objective
 from isentrope.learner.objective.presets import build, load_objective, method_names
@@ -41,6 +42,13 @@ RAGGED = [
     )
     for ragged in (make_toy_rows(groups=4, group_size=4, seed=number, number=number) for number in range(2))
 ]
+
+
+def rows_of(objective: Objective) -> list[RaggedBatch]:
+    """The batches, with the last response of each group as a demonstration where the method has some."""
+    if Need.DEMONSTRATIONS not in needs(objective):
+        return RAGGED
+    return [replace(each, demonstration=np.repeat(each.index == 3, each.length)) for each in RAGGED]
 
 
 def objective_of(name: str) -> Objective:
@@ -96,7 +104,7 @@ def test_it_moves_the_weights_and_says_how(
     engine.forget_moments()
     state: ControllerStates = objective.start()
     before = {name: value.clone() for name, value in engine.weights.in_memory()}
-    for number, ragged in enumerate(RAGGED):
+    for number, ragged in enumerate(rows_of(objective)):
         schedule = Schedule(seed=1, micro_batch_tokens=120, updates_per_batch=2, epochs=1, progress=number / 2)
         facts = trainer.train(ragged, schedule, state)
         assert facts.applied == 2 and not facts.failed
@@ -108,6 +116,33 @@ def test_it_moves_the_weights_and_says_how(
         assert (row.objective.loss_value is not None) == (row.objective.explained_variance is not None) == valued
     assert any(not torch.equal(before[name], value) for name, value in engine.weights.in_memory())
     assert json.loads(json.dumps(state)) == state and set(state) == set(objective.start())
+
+
+def test_figures_of_responses_have_no_part_of_demonstrations(
+    alone: Collectives, engine: TrainingEngine, tmp_path: Path
+) -> None:
+    """Beside other demonstrations of the same rewards, nothing but the losses and their own figures is different."""
+    objective = objective_of("luffy")
+    trainer = Trainer(alone, engine, objective, None)
+    (first, _), lines = rows_of(objective), []
+    for word in (first.tokens[0], VOCABULARY - 1):
+        assert first.demonstration is not None
+        ragged = replace(first, tokens=np.where(first.demonstration, word, first.tokens), answer=np.arange(16) % 3)
+        engine.forget_moments()
+        before = {name: value.clone() for name, value in engine.policy.state_dict().items()}
+        facts = trainer.train(ragged, Schedule(1, 120, 1, 1, 0.0), objective.start())
+        engine.policy.load_state_dict(before)
+        lines.append(written_row(tmp_path, ragged, facts))
+    one, other = (line.model_copy(update={"loss": 0.0, "grad_norm": 0.0, "time": None}) for line in lines)
+    own = ("loss_aux_shaped_demonstration", "demonstration_nll")
+    measures = [scalars(line.objective.model_copy(update=dict.fromkeys(own, 0.0)).to_json()) for line in (one, other)]
+    assert measures[0] == pytest.approx(measures[1]) and one.responses == 12
+    assert lines[0].objective.demonstration_nll != lines[1].objective.demonstration_nll
+    for name in ("reward", "pass_rate", "entropy", "length_mean", "tokens", "lag_hist", "truncated", "ratio_mean"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert one.tokens == int((first.mask & ~first.demonstration).sum())
+    sampled = np.arange(16) % 4 != 3
+    assert one.reward == pytest.approx(RIGHT[sampled].mean()) == one.pass_rate
 
 
 def test_the_change_of_entropy_is_that_of_the_batchs_own_tokens(alone: Collectives, engine: TrainingEngine) -> None:

@@ -194,12 +194,32 @@ def test_a_run_that_was_killed_before_the_broker_forgets_trains_nothing_twice(ki
 def test_an_asynchronous_run_with_kills_is_its_own_replay_to_the_bit(killed: Run, tmp_path: Path) -> None:
     kept = {path.name for path in (killed.folder / "groups").iterdir()}
     assert kept == {"1-1", "2-1", "3-1", "4-1", "5-2", "6-2", "5-3", "6-3"}
-    (tmp_path / "job.json").write_text(dump(replace(killed.job, url="")))
-    arguments = [str(tmp_path / "job.json"), str(killed.folder), str(tmp_path), str(tmp_path / "found.json")]
-    ranks = launch("rank_replay.py", arguments, tmp_path / "log.txt")
+    assert _parting(killed, tmp_path) == {"goal": "step-6-3", "first": 1, "parting": None}
+
+
+def test_a_killed_run_with_demonstrations_trains_them_and_is_its_own_replay_to_the_bit(
+    new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = new_run(mode="async", method="luffy", batches=4, retain="groups", shows=True)
+    assert run.start(**{VARIABLE: "commit.before_manifest:4"}).wait() != 0
+    run.to_the_end()
+    assert run.accounts_for_every_group()
+    for row in run.rows:
+        measures = row["objective"]
+        assert (row["responses"], measures["demonstrations"]) == (16, 4)
+        assert 0 < measures["demonstration_share"] < 1 and measures["demonstration_nll"] > 0
+        assert row["lag_hist"].keys() <= {"0", "1", "2"} and measures["loss_aux_shaped_demonstration"] != 0
+    assert _parting(run, tmp_path) == {"goal": "step-4-2", "first": 1, "parting": None}
+
+
+def _parting(run: Run, folder: Path) -> dict[str, Any]:
+    """Replay a whole run by two ranks of their own."""
+    (folder / "job.json").write_text(dump(replace(run.job, url="")))
+    arguments = [str(folder / "job.json"), str(run.folder), str(folder), str(folder / "found.json")]
+    ranks = launch("rank_replay.py", arguments, folder / "log.txt")
     assert ranks.wait() == 0, ranks.text()
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found == {"goal": "step-6-3", "first": 1, "parting": None}
+    found: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return found
 
 
 def test_a_kill_while_a_version_is_published_leaves_none_announced_that_is_not_whole(

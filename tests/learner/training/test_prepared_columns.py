@@ -65,6 +65,13 @@ def long_rows() -> RaggedBatch:
 LONG = long_rows()
 
 
+def rows_of(objective: Objective, ragged: RaggedBatch) -> RaggedBatch:
+    """The rows, with the last of each group as a demonstration where the method has some."""
+    if Need.DEMONSTRATIONS not in needs(objective):
+        return ragged
+    return replace(ragged, demonstration=np.repeat(ragged.index == 3, ragged.length))
+
+
 def batch_of(ragged: RaggedBatch, seed: int) -> Batch:
     """Return the batch with statistics of a policy near the engine's, and values of a critic."""
     draw = torch.Generator().manual_seed(seed)
@@ -107,12 +114,14 @@ def value_loss(objective: Objective, prepared: Prepared, update: int, rows: torc
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_rank_0_sends_at_most_ten_bytes_for_a_token_to_all_ranks_together(method: str) -> None:
     """Twelve where advantage and target differ from token to token."""
-    objective, batch = objective_of(method), batch_of(LONG, 0)
+    objective = objective_of(method)
+    rows = rows_of(objective, LONG)
+    batch = batch_of(rows, 0)
     most = 12 if Need.CRITIC in needs(objective) else 10
     for ranks, updates in ((2, 4), (8, 1)):
         plan = planned(LONG, ranks, updates)
         prepared = prepared_of(objective, batch, plan)
-        parts = [part for rank in range(1, ranks) for part in sent(objective, prepared, LONG, plan, rank)]
+        parts = [part for rank in range(1, ranks) for part in sent(objective, prepared, rows, plan, rank)]
         assert sum(map(len, parts)) <= most * LONG.length.sum()
 
 
@@ -124,7 +133,7 @@ def test_the_loss_of_a_share_is_that_of_its_responses_in_the_whole_batch(
 ) -> None:
     objective = objective_of(method)
     ragged = make_toy_rows(groups=4, group_size=4, seed=seed)
-    ragged = replace(ragged, answer=np.arange(16) % 3)
+    ragged = rows_of(objective, replace(ragged, answer=np.arange(16) % 3))
     plan = planned(ragged, ranks, updates)
     batch = batch_of(ragged, seed)
     prepared = prepared_of(objective, batch, plan)

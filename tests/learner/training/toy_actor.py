@@ -18,12 +18,13 @@ from isentrope.rollout.broker.actor_port import ActorPort
 from isentrope.rollout.broker.connection import Broker
 from isentrope.rollout.broker.run_view import ActorStage, ActorState, RunView
 from isentrope.rollout.config import MAX_REWARD
+from isentrope.rollout.data.demonstrations import demonstration_tokens
 from isentrope.rollout.data.prompts import open_prompts, tokenize
 from isentrope.rollout.data.rows import Row
 from isentrope.rollout.wire.control import RunState
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
 from isentrope.rollout.wire.spec import RunSpec
-from isentrope.rollout.wire.types import EvalOrder, EvalResult, Finish, Group, Response, WorkOrder
+from isentrope.rollout.wire.types import Demonstration, EvalOrder, EvalResult, Finish, Group, Response, WorkOrder
 from isentrope.rollout.wire.weights import Manifest, verify, version_folder
 
 
@@ -119,6 +120,14 @@ class ToyActor(threading.Thread):
         if order.seq in self.unbounded:
             first, *others = group.responses
             group = replace(group, responses=(replace(first, reward=MAX_REWARD), *others))
+        if (
+            spec.demonstrations
+            and (tokens := demonstration_tokens(row, self._tokenizer, spec.sampling.max_new_tokens)) is not None
+        ):
+            shown = self._response(tokens, np.zeros(len(tokens), np.float32), 0, spec)
+            group = replace(
+                group, demonstrations=(Demonstration(tokens, shown.reward, shown.reward_parts, shown.answer),)
+            )
         return replace(group, greedy_reward=self._greedy_reward(prompt, spec)) if spec.greedy else group
 
     @torch.no_grad()

@@ -31,8 +31,8 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
-def make_job(run: str, url: str, model: Path, output_dir: Path, **learner: Any) -> LearnerJob:
-    """A job of few, small batches."""
+def make_job(run: str, url: str, model: Path, output_dir: Path, *, shows: bool = False, **learner: Any) -> LearnerJob:
+    """A job of few, small batches; shows: with the task's demonstrations."""
     config = LearnerConfig(
         **{
             "ranks": 2,
@@ -54,7 +54,10 @@ def make_job(run: str, url: str, model: Path, output_dir: Path, **learner: Any) 
         model=ModelConfig(path=str(model), dtype="float32"),
         model_dir=str(model),
         vocab_size=VOCABULARY,
-        data=DataConfig(train="task:digit_walk", eval_prompts=3, eval_samples=4),
+        data=DataConfig(
+            train="task:digit_walk", eval_prompts=3, eval_samples=4, demonstration="demonstration" if shows else ""
+        ),
+        demonstrations=shows,
         data_digest="that of the task",
         sampling=SamplingConfig(group_size=4, max_new_tokens=8),
         actors={},

@@ -232,7 +232,7 @@ def test_a_prompt_may_fill_the_room_exactly_and_not_more(tokenizer: PreTrainedTo
 class Mute:
     """A tokenizer that makes nothing of any text."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return []
 
     def apply_chat_template(

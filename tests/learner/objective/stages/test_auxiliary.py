@@ -22,6 +22,13 @@ def test_high_prob_push_raises_likely_tokens_whatever_the_sign() -> None:
     assert gradient.tolist() == [[-1.0, 0.0, -0.5]]
 
 
+def test_the_likelihood_of_demonstrations_counts_right_or_wrong() -> None:
+    logp, shown = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]]), torch.tensor([[False, False], [True, True]])
+    assert auxiliary.demonstration_nll(logp, shown, coef=0.5).tolist() == [[0.0, 0.0], [1.5, 2.0]]
+    mask = torch.tensor([[True, True], [True, False]])
+    assert auxiliary.demonstration_nll_set(shown, mask).tolist() == [[False, False], [True, False]]
+
+
 def test_demonstrations_stress_improbable_tokens() -> None:
     p = torch.tensor([[0.1, 0.9, 0.1]], dtype=torch.float64)
     logp = p.log().requires_grad_()
