@@ -237,14 +237,38 @@ def replay(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", show_default=False)],
-    page: Annotated[Path, typer.Option(help="Page to write.")] = Path("comparison.html"),
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of runs; with --method RUN.toml and KEY=VALUE, to train it first.",
+            show_default=False,
+        ),
+    ],
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="A|B+C", help="Train by this method; give it twice or more.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="With --method: seeds of each, from run.seed on.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option(help="With --method: folder of the runs; default: runs/NAME-comparison.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Page to write; default: comparison.html, with --method in their folder.")
+    ] = None,
     as_json: Json = False,
+    stopped_code: options.StoppedCode = 0,
 ) -> None:
-    """Compare runs of several methods and seeds: one page, and a verdict with its interval for each pair of methods."""
-    from isentrope.compare import compare_runs
+    """Compare runs of several methods and seeds, and train them first if --method is given: one page, and a verdict
+    with its interval for each pair of methods."""
+    if method:
+        from isentrope.comparison.launching import Request, launch
 
-    raise typer.Exit(compare_runs(runs, page, as_json, _console()))
+        request = Request(Path(runs[0]), method, seeds, runs[1:], output, page, stopped_code)
+        raise typer.Exit(launch(request, as_json, _console()))
+    from isentrope.compare import PAGE, compare_folders
+
+    launches = [name for name, given in (("--output", output is not None), ("--seeds", seeds != 1)) if given]
+    raise typer.Exit(compare_folders(runs, launches, page or Path(PAGE), as_json, _console()))
 
 
 @app.command()

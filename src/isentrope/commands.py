@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 
@@ -65,6 +65,9 @@ ROLLOUT = "rollout"
 INTERRUPTED = 130
 
 logger = logging.getLogger(__name__)
+
+Drive: TypeAlias = Callable[[ClaimedRun, Progress], Outcome]
+"""Function that starts a run, and returns when it has ended."""
 
 _BY_EXIT_CODE: dict[int, type[IsentropeError]] = {
     kind.exit_code: kind
@@ -150,7 +153,7 @@ def train(request: Training, console: Console) -> int:
         )
     checked = check(config, file)
     show_notes(checked.notes, console)
-    with _claim(checked, config.output_dir(file.path.parent), only) as folder:
+    with claim(checked, config.output_dir(file.path.parent), only) as folder:
         if folder.is_finished(config.learner.batches):
             return tell_finished(folder, console)
         run = ClaimedRun(checked, folder, started, request.ray_address, only=only, stopped_code=request.stopped_code)
@@ -298,14 +301,15 @@ def _place_demo(options: "Options", output_dir: Path | None) -> tuple[Checked, R
         notes = [*(f"for the demo's size: {line}" for line in changed), *checked.notes]
         checked = dataclasses.replace(checked, notes=notes)
         try:
-            return checked, _claim(checked, path)
+            return checked, claim(checked, path)
         except RunFolderError:
             if output_dir is not None:
                 raise  # the given folder belongs to other options, or another command holds it
     raise AssertionError("unreachable")
 
 
-def _claim(checked: Checked, path: Path, only: str = "") -> RunFolder:
+def claim(checked: Checked, path: Path, only: str = "") -> RunFolder:
+    """Return the folder of a checked run, which belongs to this command; errors as `RunFolder.claim`."""
     settings = resolve(checked.config, checked.file, path)
     return RunFolder.claim(
         path, config_digest=checked.digest, data_digest=checked.data_digest, resolved=settings, only=only
@@ -318,26 +322,34 @@ def _run(run: ClaimedRun, console: Console) -> int:
     return run_claimed(run, driver.drive, console)
 
 
-def run_claimed(run: ClaimedRun, drive: Callable[[ClaimedRun, Progress], Outcome], console: Console) -> int:
+def run_claimed(run: ClaimedRun, drive: Drive, console: Console) -> int:
     """Start a run by `drive`, which watches it, and print its result."""
     with Shown(console) as progress:
-        try:
-            outcome = drive(run, progress)
-        except KeyboardInterrupt:
-            progress.note("ended at once; the same command continues from the last checkpoint")
-            return INTERRUPTED
-        except Exception as error:
-            if run.folder.has_begun and not isinstance(error, FencedError):  # else the folder may be another learner's
-                _record(run.folder.path, error)
-                _leave_report(run.folder.path, progress)
-            raise
-        if outcome.status != "error" and outcome.batches and run.only != ROLLOUT:
-            _leave_model(run, progress)
-        _leave_report(run.folder.path, progress)
+        outcome = run_shown(run, drive, progress)
+    if outcome is None:
+        return INTERRUPTED
+    say(console, sentence(outcome))
+    return run.stopped_code if outcome.status == "stopped" else 0
+
+
+def run_shown(run: ClaimedRun, drive: Drive, progress: Progress) -> Outcome | None:
+    """Start a run by `drive`, which watches it, and return how it has ended; None: it was interrupted twice."""
+    try:
+        outcome = drive(run, progress)
+    except KeyboardInterrupt:
+        progress.note("ended at once; the same command continues from the last checkpoint")
+        return None
+    except Exception as error:
+        if run.folder.has_begun and not isinstance(error, FencedError):  # else the folder may be another learner's
+            _record(run.folder.path, error)
+            _leave_report(run.folder.path, progress)
+        raise
+    if outcome.status != "error" and outcome.batches and run.only != ROLLOUT:
+        _leave_model(run, progress)
+    _leave_report(run.folder.path, progress)
     if outcome.status == "error":
         raise _BY_EXIT_CODE.get(outcome.exit_code, InternalError)(outcome.what, where=outcome.where, fix=outcome.fix)
-    say(console, _sentence(outcome))
-    return run.stopped_code if outcome.status == "stopped" else 0
+    return outcome
 
 
 def _record(folder: Path, error: Exception) -> None:
@@ -374,7 +386,8 @@ def _leave_report(folder: Path, progress: Progress) -> None:
         progress.note(f"no report: {error}")
 
 
-def _sentence(outcome: Outcome) -> str:
+def sentence(outcome: Outcome) -> str:
+    """Return how a run has ended, and what became of its groups."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.retired.items()) if count)
     retired = f"{sum(outcome.retired.values())} retired" + (f" ({reasons})" if reasons else "")
     end = f"{outcome.status} after {outcome.batches} batches: "

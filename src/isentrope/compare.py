@@ -1,5 +1,6 @@
 """The command `isentrope compare`: runs beside each other, with a verdict for each pair of methods."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,13 +10,30 @@ from rich.table import Table
 from isentrope import runfolder
 from isentrope.console import say, tell
 from isentrope.errors import ConfigError
-from isentrope.rollout.wire.files import replacing
+from isentrope.rollout.wire.files import replacing, write_whole
 
 PAGE = "comparison.html"
 
 
-def compare_runs(runs: Sequence[Path], page: Path, as_json: bool, console: Console) -> int:
-    """Write the page of a comparison, and print its verdicts.
+def compare_folders(runs: Sequence[str], launching: Sequence[str], page: Path, as_json: bool, console: Console) -> int:
+    """Compare runs that have been trained; `launching`: options that were given and are about training them.
+
+    Raises:
+        ConfigError: there are such options; else as `compare_runs`.
+    """
+    if launching:
+        raise ConfigError(
+            f"{' and '.join(launching)} would train runs, and no method is given",
+            where="--method",
+            fix="give --method for each method, or leave the option out",
+        )
+    return compare_runs([Path(run) for run in runs], page, as_json, console)
+
+
+def compare_runs(
+    runs: Sequence[Path], page: Path, as_json: bool, console: Console, *, facts_file: Path | None = None
+) -> int:
+    """Write the page of a comparison, and print its verdicts; `facts_file`: where the same is written as JSON.
 
     Raises:
         ConfigError: fewer than two methods, or runs that cannot be told apart.
@@ -33,8 +51,11 @@ def compare_runs(runs: Sequence[Path], page: Path, as_json: bool, console: Conso
         )
     with replacing(page, durable=False) as unfinished:
         unfinished.write_text(render(comparison), encoding="utf-8")
+    known = facts(comparison) | {"page": str(page)}
+    if facts_file is not None:
+        write_whole(facts_file, json.dumps(known, indent=1) + "\n", durable=False)
     if as_json:
-        return tell(console, True, "", facts(comparison) | {"page": str(page)})
+        return tell(console, True, "", known)
     table = Table("method", "against", comparison.measure, "verdict", box=None, pad_edge=False)
     for pair in comparison.pairs:
         if pair.difference is None:

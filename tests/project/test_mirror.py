@@ -129,6 +129,7 @@ RUN_BY = {
     "src/isentrope/launch/rank_backend.py": "system/test_faults.py",
     "src/isentrope/launch/ray_ground.py": "system/test_room.py",
     "src/isentrope/exporter/quantities.py": "isentrope/exporter/test_collector.py",
+    "src/isentrope/launch/shared_ray.py": "system/test_compared_methods.py",
     "src/isentrope/launch/scaler.py": "system/test_room.py",
     "src/isentrope/options.py": "isentrope/test_cli.py",
     "src/isentrope/report/charts.py": "isentrope/report/test_report.py",

@@ -40,6 +40,7 @@ ELSEWHERE = {
         "step.json",
         "state.json",
     ),
+    *("comparison.html", "comparison.json", "comparison-plan.json", "mine.toml"),
     *("summary.json", "report.html", "learner-0.log", "objective.toml"),
     *("rewards.py", "run.toml", "train.jsonl"),
     "transports/rollouts/types.py",
@@ -80,6 +81,12 @@ BY_OTHERS = {
     ),
     "isentrope train RUN.toml --from RUN": (
         "tests/system/test_own_run.py::test_the_next_stage_begins_with_what_it_leaves"
+    ),
+    "isentrope compare RUN.toml --method grpo --method dapo+top_entropy --seeds 3": (
+        "tests/system/test_compared_methods.py::test_methods_are_trained_and_compared_also_over_a_kill"
+    ),
+    "isentrope compare RUN.toml --method A --method B+C --seeds N": (
+        "tests/system/test_compared_methods.py::test_methods_are_trained_and_compared_also_over_a_kill"
     ),
     "isentrope methods certify": (
         "tests/isentrope/test_certify.py::test_no_division_of_a_batch_shows_in_sets_and_gradients"

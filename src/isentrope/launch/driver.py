@@ -29,6 +29,7 @@ from isentrope.launch.ray_ground import RayGround, live_nodes
 from isentrope.launch.ray_watch import RayWatch, ask_ray
 from isentrope.launch.scaler import Scaler
 from isentrope.launch.scaling import OWN_ID
+from isentrope.launch.shared_ray import SharedRay
 from isentrope.launch.supervisor import StartedRun, Supervisor
 from isentrope.launch.surroundings import Surroundings
 from isentrope.launch.temporary import delete_left
@@ -55,16 +56,16 @@ VIEW_DEADLINE_S = 5.0
 """Deadline of the supervisor's own reads: it must go on while a broker is away."""
 
 
-def drive(run: ClaimedRun, progress: Progress) -> Outcome:
-    """Start everything, wait for the end, leave no process running."""
+def drive(run: ClaimedRun, progress: Progress, shared: SharedRay | None = None) -> Outcome:
+    """Start everything, wait for the end, leave no process running but those of a Ray that is `shared`."""
     config, folder = run.checked.config, run.folder.path
     address = run.ray_address or config.cluster.ray
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(logs.kept_apart(folder / "logs" / "command.log"))
         stack.callback(delete_left)
-        guard = Guard()
-        stack.callback(guard.close)
+        if shared is None:
+            stack.callback(Guard().close)
         resources = _joined(stack, run, address, progress) if address else None
         if resources is None:
             require_gpus(config)
@@ -74,8 +75,8 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
             last_actor = _take_over(run, place)
         spec = stack.enter_context(_spec(run, place))
         view = stack.enter_context(_view(run, place, VIEW_DEADLINE_S))
-        progress.note(f"broker at {view.broker.place}; Ray {'is joined' if address else 'starts'}")
-        resources = resources or stack.enter_context(cluster("", {}))
+        progress.note(f"broker at {view.broker.place}; {_said_of_ray(address, shared)}")
+        resources = resources or (shared.resources if shared else stack.enter_context(cluster("", {})))
         interrupts.renew()  # Ray handles SIGTERM by an abort
         deaths = Deaths(config.cluster.quarantine_after)
         learner = Learner(_learner_plan(run, spec, place, resources), deaths)
@@ -94,6 +95,10 @@ def drive(run: ClaimedRun, progress: Progress) -> Outcome:
             revive_broker=broker.revive,
         )
         return Supervisor(started, interrupts, progress).watch()
+
+
+def _said_of_ray(address: str, shared: SharedRay | None) -> str:
+    return "Ray is joined" if address else "Ray is kept" if shared is not None else "Ray starts"
 
 
 @contextlib.contextmanager
