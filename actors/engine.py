@@ -1,6 +1,6 @@
 """One vLLM engine in its own processes: generates, swaps weights in flight, reports its death.
 
-With `engine_host.py` the only file that uses vLLM's engine interface. Does not import broker, groups or rewards.
+With `engine_host.py` and `sampling.py` the only file that uses vLLM's engine. Imports no broker, groups or rewards.
 
 Each request has its own seed, so its tokens and log-probabilities are a function of weights, prompt and seed, whatever
 else runs (bitwise on a CPU in float32 with one thread). Log-probabilities are those of the distribution that was
@@ -31,13 +31,14 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
 from isentrope.actors.deadlines import within
-from isentrope.actors.engine_host import POLL_S, EngineDiedError, EngineHost, EngineOptions, last_line, sampling
+from isentrope.actors.engine_host import POLL_S, EngineDiedError, EngineHost, EngineOptions, last_line
+from isentrope.actors.sampling import Kept, sampling, sampling_mask
 from isentrope.actors.served import Judge
 from isentrope.errors import ConfigError, StorageError
 from isentrope.long_waits import waiting_for
 from isentrope.rollout.wire.digests import algorithm_of
 from isentrope.rollout.wire.proof import Proof, parse_tensors, read_canary
-from isentrope.rollout.wire.types import Finish, Float32, Int32, Int64
+from isentrope.rollout.wire.types import Finish, Float32, Int32, Int64, SamplingMask
 from isentrope.rollout.wire.weights import Manifest, verify
 
 PROBE_S = 10.0
@@ -66,6 +67,7 @@ class Sample:
     span_start: Int32
     span_version: Int64
     finish: Finish
+    sampling_mask: SamplingMask | None = None
 
 
 class Engine:
@@ -159,19 +161,21 @@ class Engine:
         temperature: float,
         stop: Sequence[str] = (),
         top_p: float = 1.0,
+        top_k: int = 0,
     ) -> list[Sample | None]:
         """Return one response for each of `seeds`; None: its request failed. Survives any number of loads; cancelling
         it ends its requests.
 
         A response ends at the model's own end token, with the token that completes one of the texts `stop`, or after
-        `max_tokens`.
+        `max_tokens`. With `top_k` above 0 it tells among which tokens each was chosen.
 
         Raises:
             EngineDiedError: the engine died meanwhile, or is dead.
         """
         prompt = prompt_ids.tolist()
-        asked = [sampling(seed, max_tokens, temperature, stop, top_p) for seed in seeds]
-        samples = await self._call(self._samples(prompt, asked))
+        kept = Kept(top_k, top_p, self._llm.model_config.get_vocab_size())
+        asked = [sampling(seed, max_tokens, temperature, stop, kept) for seed in seeds]
+        samples = await self._call(self._samples(prompt, asked, kept))
         if None in samples and self._llm.errored:
             raise self._died()
         return samples
@@ -201,15 +205,15 @@ class Engine:
         self._death.cancel()
         await asyncio.to_thread(self._host.close)
 
-    async def _samples(self, prompt: list[int], samplings: list[SamplingParams]) -> list[Sample | None]:
-        return await asyncio.gather(*(self._sample(prompt, sampling) for sampling in samplings))
+    async def _samples(self, prompt: list[int], samplings: list[SamplingParams], kept: Kept) -> list[Sample | None]:
+        return await asyncio.gather(*(self._sample(prompt, sampling, kept) for sampling in samplings))
 
-    async def _sample(self, prompt: list[int], sampling: SamplingParams) -> Sample | None:
+    async def _sample(self, prompt: list[int], sampling: SamplingParams, kept: Kept) -> Sample | None:
         try:
             async for output in self._llm.generate(tokens_input(prompt), sampling, str(next(self._names))):
-                return _as_sample(output.outputs[0])  # only the final output is delivered
-        except EngineGenerateError as error:
-            logger.warning("a request failed: %r", error.__cause__)
+                return _as_sample(output.outputs[0], kept)  # only the final output is delivered
+        except (EngineGenerateError, OverflowError) as error:
+            logger.warning("a request failed: %r", error.__cause__ or error)
             return None
         raise self._died()
 
@@ -375,16 +379,19 @@ def _table_of(manifest: Manifest) -> dict[str, str]:
     return {"tensors": str(Path(manifest.folder, table.file)), "algorithm": algorithm_of(table.digest)}
 
 
-def _as_sample(output: CompletionOutput) -> Sample | None:
-    """Return the response of a finished request; None: vLLM ended it otherwise, by an error of that request."""
+def _as_sample(output: CompletionOutput, kept: Kept) -> Sample | None:
+    """Return the response of a finished request; None: vLLM ended it otherwise, by an error of that request.
+    OverflowError: it is not known among which tokens each was chosen."""
     if output.finish_reason not in (Finish.STOP, Finish.LENGTH):
         logger.warning("vLLM ended a request with %r", output.finish_reason)
         return None
-    assert isinstance(output.logprobs, FlatLogprobs) and output.weight_versions is not None
+    told = output.logprobs
+    assert isinstance(told, FlatLogprobs) and output.weight_versions is not None
     return Sample(
         tokens=np.asarray(output.token_ids, np.int32),
-        logp=np.asarray(output.logprobs.logprobs, np.float32),
+        logp=np.asarray([told.logprobs[first] for first in told.start_indices], np.float32),
         span_start=np.asarray([span.start for span in output.weight_versions], np.int32),
         span_version=np.asarray([int(span.version) for span in output.weight_versions], np.int64),
         finish=Finish(output.finish_reason),
+        sampling_mask=sampling_mask(told, kept),
     )

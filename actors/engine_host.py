@@ -6,15 +6,13 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from vllm import SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from isentrope.actors.weight_receiver import BACKEND, Tether
@@ -152,6 +150,7 @@ def _arguments(options: EngineOptions) -> AsyncEngineArgs:
         if options.tensor_parallel_size > 1
         else None,  # in Ray, vLLM would take Ray's
         logprobs_mode="processed_logprobs",
+        max_logprobs=-1,  # 20 unless set, and sampling masks are read from them
         hf_overrides={"head_dtype": "float32"},  # as the learner has them: rounded logits make noise in every ratio
         worker_extension_cls=EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
@@ -174,19 +173,3 @@ def last_line(error: BaseException) -> str:
     """Return the last line of an error's message: vLLM puts the cause of an error of its processes there."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
-
-
-def sampling(seed: int, max_tokens: int, temperature: float, stop: Sequence[str], top_p: float) -> SamplingParams:
-    """Return the settings of one request."""
-    return SamplingParams(
-        seed=seed,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        logprobs=0,  # of the sampled token alone
-        flat_logprobs=True,
-        stop=list(stop),
-        detokenize=bool(stop),  # vLLM looks for the texts in what it has decoded
-        skip_special_tokens=False,  # the text of a special token, such as <|im_end|>, may be one of them
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )

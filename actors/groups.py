@@ -121,9 +121,10 @@ class GroupMaker:
         )
         seeds = self._seeds(order)
         started = time.monotonic()
-        requests = [(seeds, self._temperature(order), self._top_p(order))]
+        top_k = sampling.top_k if isinstance(order, WorkOrder) else 0
+        requests = [(seeds, self._temperature(order), self._top_p(order), top_k)]
         if isinstance(order, WorkOrder) and self._spec.greedy:
-            requests.append(([sampling_seed(self._spec.seed, order.seq, order.attempt, len(seeds))], 0.0, 1.0))
+            requests.append(([sampling_seed(self._spec.seed, order.seq, order.attempt, len(seeds))], 0.0, 1.0, 0))
         samples, *others = await asyncio.gather(
             *(
                 self._engine.generate(
@@ -133,8 +134,9 @@ class GroupMaker:
                     temperature=heat,
                     stop=sampling.stop,
                     top_p=top_p,
+                    top_k=top_k,
                 )
-                for chosen, heat, top_p in requests
+                for chosen, heat, top_p, top_k in requests
             )
         )
         greedy = [sample for other in others for sample in other]
@@ -212,7 +214,9 @@ class GroupMaker:
         return self._spec.eval_temperature(order.name)
 
     def _top_p(self, order: Order) -> float:
-        found = None if isinstance(order, WorkOrder) else self._spec.data.eval_sets.get(order.name)
+        if isinstance(order, WorkOrder):
+            return self._spec.sampling.top_p
+        found = self._spec.data.eval_sets.get(order.name)
         return 1.0 if found is None else found.top_p or 1.0
 
     def _demand(self, order: Order, found: int, lost: Mapping[int, Lost]) -> None:
@@ -291,6 +295,7 @@ class GroupMaker:
             reward_parts=outcome.parts,
             answer=outcome.answer,
             steps=self._steps(sample, outcome),
+            sampling_mask=sample.sampling_mask,
         )
         validate_response(response, prompt_length, Limits(self._spec.vocab_size), f"response of seed {seed}")
         return response

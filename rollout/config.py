@@ -267,10 +267,18 @@ class SamplingConfig(Section):
     belong to the response: they are trained, and the reward sees them. A text that occurs within good answers cuts them
     off."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of probability that sampling keeps. Anything below 1 is refused: log-probabilities would be those of
-    another distribution."""
+    """Share of probability that sampling keeps, of what `top_k` has left. Below 1 it needs `top_k`, and what that
+    needs. Evaluations have `data.eval_top_p` instead."""
     top_k: Annotated[int, Limits(-1, 1 << 24, "tokens")] = -1
-    """Number of likeliest tokens that sampling keeps; -1: all. Anything above 0 is refused, as `top_p` below 1 is."""
+    """Number of likeliest tokens that sampling keeps; -1 or 0: all. Needs `ratio.sampling_mask = "engine"` in
+    `[learner.objective]`: else log-probabilities would be those of another distribution. The kept tokens of each token
+    travel in the record, 4 bytes for each and 4 more: at most 4 (`top_k` + 1) bytes a token, 204 for 50. Too low cuts
+    off tokens that training can then never raise; too high makes records large. Evaluations keep all."""
+
+    @property
+    def truncates(self) -> bool:
+        """True if tokens are not sampled from the whole vocabulary."""
+        return self.top_k > 0
 
 
 class RedisConfig(Section):

@@ -3,12 +3,12 @@ between both.
 
 Every rank makes a `Batch` of its share (rank 0 of all of them), and packs its own micro-batches by `plan.py`.
 
-N responses, T tokens of the longest. A packed row is a prompt and its response without the last token, whose successor
-is not needed: M tokens in all, K of which predict a token of a response.
+N responses, T tokens of the longest, W tokens of the largest sampling mask. A packed row is a prompt and its response
+without the last token, whose successor is not needed: M tokens in all, K of which predict a token of a response.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,9 @@ class Packed:
     """[K] int64: place of each target in the flattened `[n, T]`."""
     longest: int
     """T of the whole batch."""
+    kept: Tensor | None = None
+    """[K, W] int64: tokens among which each target was chosen, -1 after them; a row of -1 alone: the whole vocabulary.
+    None: all were chosen from it."""
 
     def to_padded(self, values: Tensor) -> Tensor:
         """Return `[K]` values of targets as `[n, T]`, 0 off the responses; differentiable."""
@@ -129,9 +132,22 @@ def pack(ragged: RaggedBatch, rows: Sequence[int], device: torch.device | str = 
     owner, token = places_of(length)
     starts = starts_of(packed_length)
     source = starts[owner] + prompt_length[owner] - 1 + token
-    target = ragged.tokens[starts_of(ragged.length)[chosen][owner] + token]
+    of_target = starts_of(ragged.length)[chosen][owner] + token
     bounds = np.append(starts, len(row))
-    return _packed(chosen, (ids, position, bounds, source, target, owner * longest + token), longest, device)
+    target, slot = ragged.tokens[of_target], owner * longest + token
+    packed = _packed(chosen, (ids, position, bounds, source, target, slot), longest, device)
+    return replace(packed, kept=_kept(ragged, of_target, device))
+
+
+def _kept(ragged: RaggedBatch, places: NDArray[np.int64], device: torch.device | str) -> Tensor | None:
+    """Return `Packed.kept` of the tokens of responses at `places`."""
+    if ragged.kept is None or ragged.kept_count is None:
+        return None
+    count = ragged.kept_count[places].astype(np.int64)
+    row, place = places_of(count)
+    kept = np.full((len(places), max(1, count.max(initial=0))), -1, np.int64)
+    kept[row, place] = ragged.kept[starts_of(ragged.kept_count.astype(np.int64))[places][row] + place]
+    return torch.from_numpy(kept).to(device)
 
 
 def pack_row(tokens: Sequence[int], device: torch.device | str = "cpu") -> Packed:

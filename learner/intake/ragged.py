@@ -2,7 +2,7 @@
 
 Rank 0 makes a `RaggedBatch` of groups, and sends each other rank one of the rows that its network sees (`share.py`).
 
-P prompts, L tokens of all prompts, N responses, S tokens of all responses.
+P prompts, L tokens of all prompts, N responses, S tokens of all responses, Q kept tokens of all sampling masks.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -34,6 +34,10 @@ class RaggedBatch(Responses[Array]):
     """[P]: tokens of each prompt."""
     tokens: Array
     """[S] int32: tokens of all responses, end to end."""
+    kept: Array | None = None
+    """[Q] int32: tokens among which each was chosen, end to end; None: all of them from the whole vocabulary."""
+    kept_count: Array | None = None
+    """[S] int32: number of them, for each token; 0: the whole vocabulary."""
 
     @property
     def packed_length(self) -> Int64:
@@ -84,6 +88,9 @@ class RaggedBatch(Responses[Array]):
             if (column := getattr(self, name)) is not None
         }
         taken |= {"group": owner, "prompt": self.prompt[of_prompts], "prompt_length": self.prompt_length[groups]}
+        if self.kept is not None and self.kept_count is not None:
+            taken["kept"] = self.kept[np.repeat(of_responses, self.kept_count)]
+            taken["kept_count"] = self.kept_count[of_responses]
         return replace(self, **taken, tokens=self.tokens[of_responses])
 
     def for_updates(self, read: Collection[str]) -> "RaggedBatch":
@@ -127,8 +134,6 @@ def make_ragged(  # noqa: PLR0913  (the groups, and six facts of their run)
     fresh = (version == newest_version) & (batch_of(version) == number)
     correct = judge(correctness, responses)
     names, source = np.unique([group.source for group in groups], return_inverse=True)
-    answers = [response.answer for response in responses]
-    answer = np.unique(answers, return_inverse=True)[1]
     return RaggedBatch(
         number=number,
         source_names=tuple(str(name) for name in names),
@@ -144,7 +149,7 @@ def make_ragged(  # noqa: PLR0913  (the groups, and six facts of their run)
         longest=max(len(response.tokens) for response in responses),
         truncated=np.array([response.finish is Finish.LENGTH for response in responses], np.bool_),
         source=source.astype(np.int64)[owner],
-        answer=np.where(np.array(answers) == "", -1, answer).astype(np.int64),
+        answer=_answers(responses),
         mask=np.concatenate([response.mask for response in responses]) & (lag <= token_max_lag),
         lag=lag,
         fresh=fresh if demonstration is None else fresh & ~demonstration,
@@ -154,6 +159,8 @@ def make_ragged(  # noqa: PLR0913  (the groups, and six facts of their run)
         prompt=np.concatenate([group.prompt for group in groups]),
         prompt_length=np.array([len(group.prompt) for group in groups], np.int64),
         tokens=np.concatenate([response.tokens for response in responses]),
+        kept=_kept(responses),
+        kept_count=_kept_count(responses),
     )
 
 
@@ -204,6 +211,30 @@ def _step_correct(responses: Sequence[Response]) -> Array | None:
             for start, end in zip(steps.start[steps.correct], steps.end[steps.correct], strict=True):
                 column[first + start : first + end] = True
     return column
+
+
+def _answers(responses: Sequence[Response]) -> Array:
+    """Return equal numbers for equal answers, and -1 where there is none: [N]."""
+    answers = [response.answer for response in responses]
+    numbers = np.unique(answers, return_inverse=True)[1]
+    return np.where(np.array(answers) == "", -1, numbers).astype(np.int64)
+
+
+def _kept(responses: Sequence[Response]) -> Array | None:
+    """Return the tokens among which each token was chosen; None: no response has a mask."""
+    ids = [mask.ids for response in responses if (mask := response.sampling_mask) is not None]
+    return np.concatenate(ids) if ids else None
+
+
+def _kept_count(responses: Sequence[Response]) -> Array | None:
+    """Return their number for each token."""
+    if all(response.sampling_mask is None for response in responses):
+        return None
+    counts = [
+        np.zeros(len(response.tokens), np.int32) if (mask := response.sampling_mask) is None else np.diff(mask.start)
+        for response in responses
+    ]
+    return np.concatenate(counts)
 
 
 def _parts(responses: Sequence[Response], names: Sequence[str]) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from isentrope.errors import DataError
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
-from isentrope.rollout.wire.types import EvalResult, Group, Int32, incarnation_of
+from isentrope.rollout.wire.types import EvalResult, Group, Int32, Response, incarnation_of
 from isentrope.rollout.wire.validation import refuse
 
 LEAST_LOGP = -745.0
@@ -37,11 +37,15 @@ class HeldOut(Protocol):
 class RunCheck:
     """The comparison of records with the orders of one run."""
 
-    def __init__(self, seed: int, train: Callable[[int], Asked], held_out: HeldOut, *, greedy: bool = False) -> None:
+    def __init__(
+        self, seed: int, train: Callable[[int], Asked], held_out: HeldOut, *, greedy: bool = False, masked: bool = False
+    ) -> None:
         """Compare with the prompts `train` of work orders and `held_out` of evaluation orders, and with the seeds that
         follow from the run's. Either raises DataError for a row that is not a prompt for the model. greedy: every group
-        must have the reward of a greedy response."""
+        must have the reward of a greedy response. masked: every token of the policy must have those it was chosen from,
+        else none may."""
         self._greedy = greedy
+        self._masked = masked
         self._seed = seed
         self._train = train
         self._held_out = held_out
@@ -56,6 +60,11 @@ class RunCheck:
             refuse("run", f"attempt {group.attempt} was never ordered")
         if self._greedy and group.greedy_reward is None:
             refuse("run", "no reward of a greedy response")
+        for place, response in enumerate(group.responses):
+            if self._masked and not _is_masked(response):
+                refuse("run", f"response {place}: it is not known among which tokens each was chosen")
+            if not self._masked and response.sampling_mask is not None:
+                refuse("run", f"response {place}: a sampling mask, and tokens are chosen from the whole vocabulary")
         self._check(group, self._train, lambda place: sampling_seed(self._seed, group.seq, group.attempt, place))
         for version in {int(each) for response in group.responses for each in response.span_version}:
             if incarnation_of(version) == incarnation and version not in announced:
@@ -91,3 +100,9 @@ class RunCheck:
                 refuse(
                     "run", f"{where}: a log-probability of {response.logp_rollout.min():g}, which nothing sampled has"
                 )
+
+
+def _is_masked(response: Response) -> bool:
+    """Return True if it is known of every token of the policy among which it was chosen."""
+    kept = response.sampling_mask
+    return kept is not None and bool(np.all(np.diff(kept.start)[response.mask] > 0))

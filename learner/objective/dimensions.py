@@ -43,8 +43,10 @@ CHOICES = {
     ),
     "ratio.sampling_mask": Choice(
         ("none", "engine"),
-        'Over whose choice of tokens log-probabilities are renormalised. "none": the whole vocabulary. "engine" needs '
-        "sampling-mask replay, which is not implemented, and is refused.",
+        'Over whose choice of tokens log-probabilities are renormalised. "none": the whole vocabulary. "engine": the '
+        "tokens that `sampling.top_k` and `sampling.top_p` had left when the token was sampled, for the current, the "
+        "old and the reference policy; the gradient of a log-probability then moves no other token. Entropies stay "
+        "those of the whole distribution, for bonus, controllers and metrics.",
     ),
 }
 """Keys that are one word, by their place below `learner.objective`."""

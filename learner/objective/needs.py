@@ -36,6 +36,7 @@ PROVIDED = frozenset(
         Need.DEMONSTRATIONS,
         Need.GREEDY,
         Need.STEP_LABELS,
+        Need.SAMPLING_MASK,
     }
 )
 """Needs that the training loop supplies, some only where data and model have them; a change that builds another one
@@ -65,6 +66,10 @@ _ABSENT = {
     Need.CORRECTNESS: (
         'and data.correct = "nothing" says that rewards are graded',
         'say in data.correct what is correct ("reward > 1.5"), or choose a method without it',
+    ),
+    Need.SAMPLING_MASK: (
+        "and sampling.top_k is not set: every token is chosen from the whole vocabulary",
+        "set sampling.top_k, or leave ratio.sampling_mask out",
     ),
     Need.REWARDS: (
         "and data.reward has one: what is left of the method is group mean and standard deviation",

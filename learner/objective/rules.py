@@ -36,7 +36,13 @@ from isentrope.learner.objective.policy_rules import (
     statistics,
 )
 from isentrope.learner.objective.run_facts import RunFacts
-from isentrope.learner.objective.run_rules import few_selected, too_few_selected, unbounded_age, wide_clip
+from isentrope.learner.objective.run_rules import (
+    few_selected,
+    too_few_selected,
+    truncated_sampling,
+    unbounded_age,
+    wide_clip,
+)
 from isentrope.learner.objective.schema import Stage
 from isentrope.learner.objective.stages import control, reset
 
@@ -155,6 +161,7 @@ REFUSALS: tuple[Rule, ...] = (
     _reset,
     unbounded_age,
     too_few_selected,
+    truncated_sampling,
 )
 WARNINGS: tuple[Rule, ...] = (
     doubts_about_tokens,

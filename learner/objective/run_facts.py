@@ -26,6 +26,8 @@ class RunFacts:
     """Tokens of a batch whose responses are all as long as they may be; None: not known."""
     evaluates: bool = True
     """There is held-out data, scored at intervals."""
+    truncates: bool = False
+    """Tokens are chosen among the likeliest alone."""
     provided: frozenset[Need] = PROVIDED
     """Needs that the run supplies."""
 
@@ -62,5 +64,6 @@ def run_facts(
         whole_groups=sampling.min_group >= sampling.group_size,
         tokens=learner.prompts_per_batch * sampling.group_size * sampling.max_new_tokens,
         evaluates=evaluates,
+        truncates=sampling.truncates,
         provided=PROVIDED - lacks,
     )

@@ -20,6 +20,16 @@ def unbounded_age(objective: Objective, facts: RunFacts) -> Findings:
         yield Finding("clip", f"nothing bounds what tokens do that are up to {facts.max_lag} batches old", NO_LAG)
 
 
+def truncated_sampling(objective: Objective, facts: RunFacts) -> Findings:
+    """Refuse sampling among the likeliest tokens where log-probabilities are those of the whole vocabulary."""
+    if facts.truncates and objective.sampling_mask == "none":
+        yield Finding(
+            "ratio.sampling_mask",
+            "truncated sampling (sampling.top_k) would train on log-probabilities of another distribution",
+            'set ratio.sampling_mask = "engine" in [learner.objective], or leave sampling.top_k and sampling.top_p out',
+        )
+
+
 def wide_clip(objective: Objective, facts: RunFacts) -> Findings:
     """Yield a doubt about a clip that bounds tokens of one sign only, where they are of older policies."""
     wide = objective.clip.runs(clip.ppo) and objective.clip.params["low"] >= 1

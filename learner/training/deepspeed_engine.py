@@ -84,7 +84,7 @@ class TrainingEngine:
     @torch.no_grad()
     def statistics(self, packed: Packed) -> Moments:
         """Return statistics of the present policy, without gradient: [n, T] each, on the CPU, 0 off the responses."""
-        moments = self._engine(packed, moments_at(self._temperature))
+        moments = self._engine(packed, moments_at(self._temperature, packed.kept))
         return Moments(*(packed.to_padded(values).cpu() for values in moments))
 
     @torch.no_grad()

@@ -55,6 +55,7 @@ class Evaluator:
             self._trained,
             lambda index, name: self._asked(self._prompts.eval(index, name)),
             greedy=spec.greedy,
+            masked=spec.sampling.truncates,
         )
         self._correctness = correctness_of(spec.data)
         self._figures = Journal(Path(spec.output_dir), EvalRow)

@@ -27,7 +27,7 @@ class FrozenEngine:
     @torch.no_grad()
     def statistics(self, packed: Packed) -> Moments:
         """Return statistics of the policy: [n, T] each, on the CPU, 0 off the responses."""
-        moments = self.policy(packed, moments_at(self._temperature))
+        moments = self.policy(packed, moments_at(self._temperature, packed.kept))
         return Moments(*(packed.to_padded(values).cpu() for values in moments))
 
     @torch.no_grad()

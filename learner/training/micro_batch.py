@@ -2,7 +2,8 @@
 
 On a CPU, plain PyTorch gives log-probabilities and entropies, from which the objective makes the loss. On a GPU a
 fused kernel gives them; for an objective that has rules for the kernels, one call gives the loss and its gradient as
-well, and the objective only measures. K targets, n responses, T tokens of the longest, V vocabulary.
+well, and the objective only measures. Not so for tokens that were chosen among some of the vocabulary. K targets, n
+responses, T tokens of the longest, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -42,8 +43,8 @@ class UpdateLoss:
 
     def __call__(self, packed: Packed, temperature: float, logits: Tensor, targets: Tensor) -> tuple[Tensor, LossParts]:
         """Return the loss and its monitors; the gradient may replace the logits."""
-        if self._rules is None or not by_kernel(logits, targets):
-            return self._of_statistics(packed, *logp_entropy(logits, targets, temperature))
+        if self._rules is None or packed.kept is not None or not by_kernel(logits, targets):
+            return self._of_statistics(packed, *logp_entropy(logits, targets, temperature, packed.kept))
         return self.by_kernel(packed, self._rules, temperature, logits, targets)
 
     def by_kernel(

@@ -36,7 +36,7 @@ class ReferencePolicy:
     @torch.no_grad()
     def logp(self, packed: Packed) -> Tensor:
         """Return the log-probabilities of the responses' tokens: [n, T], on the CPU, 0 off the responses."""
-        return packed.to_padded(self._policy(packed, logp_at(self._temperature))).cpu()
+        return packed.to_padded(self._policy(packed, logp_at(self._temperature, packed.kept))).cpu()
 
     @torch.no_grad()
     def refreshed(self, parameters: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

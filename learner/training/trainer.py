@@ -117,7 +117,8 @@ class Trainer:
         self._objective = objective
         self._reference = reference
         self._critic = critic
-        self._rules = rules_of(objective) if engine.device.type == "cuda" else None
+        fuses = engine.device.type == "cuda" and objective.sampling_mask == "none"
+        self._rules = rules_of(objective) if fuses else None
         if engine.device.type == "cuda":
             logger.info("loss and gradient: %s", "one fused call" if self._rules else "from fused log-probabilities")
         wanted = needs(objective)

@@ -88,6 +88,7 @@ class RunSpec(LeaseConfig):
             max_new_tokens=self.sampling.max_new_tokens,
             max_model_len=self.model.max_model_len,
             temperature=self.sampling.temperature,
+            top_k=self.sampling.top_k if self.sampling.truncates else None,
         )
 
     def eval_temperature(self, name: str) -> float:

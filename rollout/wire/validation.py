@@ -29,6 +29,9 @@ from isentrope.rollout.wire.types import (
 LOGP_SLACK = 1e-4
 """A log-probability may exceed 0 by this much, in nats: engines sum float32 exponentials."""
 
+TIES = 8
+"""Tokens beyond `top_k` that sampling may have kept because they are as likely as the last of them."""
+
 MAX_DEMONSTRATIONS = 64
 MAX_ENTRIES = 256
 MAX_TEXT = 1 << 16
@@ -41,8 +44,8 @@ class Limits:
     """Facts of a run that its records must fit; None: not checked.
 
     vocab_size: token ids are below. group_size: number of responses that were asked for. newest_version: no token is
-    from a later one. max_new_tokens: longest response. max_model_len: longest prompt with a response. temperature: that
-    of sampling.
+    from a later one. max_new_tokens: longest response. max_model_len: longest prompt with a response. temperature,
+    top_k: those of sampling.
     """
 
     vocab_size: int | None = None
@@ -51,6 +54,7 @@ class Limits:
     max_new_tokens: int | None = None
     max_model_len: int | None = None
     temperature: float | None = None
+    top_k: int | None = None
 
 
 def refuse(code: str, where: str) -> NoReturn:
@@ -109,7 +113,7 @@ def validate_response(response: Response, prompt_length: int, limits: Limits, wh
     if response.steps is not None:
         _validate_steps(response.steps, count, f"{where}.steps")
     if response.sampling_mask is not None:
-        _validate_sampling_mask(response.sampling_mask, response.tokens, limits.vocab_size, f"{where}.sampling_mask")
+        _validate_sampling_mask(response.sampling_mask, response.tokens, limits, f"{where}.sampling_mask")
     if response.routing is not None:
         _validate_routing(response.routing, prompt_length, count, f"{where}.routing")
 
@@ -184,14 +188,16 @@ def _validate_steps(steps: Steps, count: int, where: str) -> None:
         refuse("spans", f"{where}: not ascending and disjoint within {count} tokens")
 
 
-def _validate_sampling_mask(kept: SamplingMask, tokens: NDArray[np.int32], vocab_size: int | None, where: str) -> None:
+def _validate_sampling_mask(kept: SamplingMask, tokens: NDArray[np.int32], limits: Limits, where: str) -> None:
     ids, start = kept.ids, kept.start
     if ids.ndim != 1 or start.shape != (len(tokens) + 1,):
         refuse("length", f"{where}: {start.shape} starts for {len(tokens)} tokens")
     if start[0] != 0 or start[-1] != len(ids) or np.any(start[1:] < start[:-1]):
         refuse("spans", f"{where}: starts do not ascend from 0 to {len(ids)}")
-    _validate_ids(ids, vocab_size, where)
+    _validate_ids(ids, limits.vocab_size, where)
     size = np.diff(start)
+    if limits.top_k is not None and size.max(initial=0) > limits.top_k + TIES:
+        refuse("length", f"{where}: {size.max()} tokens to choose from, where sampling keeps {limits.top_k}")
     owner = np.repeat(np.arange(len(tokens)), size)
     if np.any((ids[1:] <= ids[:-1]) & (owner[1:] == owner[:-1])):
         refuse("tokens", f"{where}: the ids of a token do not ascend")

@@ -220,12 +220,26 @@ def contradictions(config: Config, file: RunFile) -> Iterator[ConfigError]:
             where=file.where("weights.publish_every"),
             fix="lower it, or raise learner.staleness.max_lag (on_policy always has 0)",
         )
-    if config.sampling.top_p < 1 or config.sampling.top_k > 0:
-        key = "sampling.top_p" if config.sampling.top_p < 1 else "sampling.top_k"
+    yield from _truncation(config, file)
+
+
+def _truncation(config: Config, file: RunFile) -> Iterator[ConfigError]:
+    """Yield what is wrong with sampling among the likeliest tokens."""
+    sampling = config.sampling
+    if sampling.top_p < 1 and not sampling.truncates:
         yield ConfigError(
-            "truncated sampling would train on log-probabilities of another distribution",
-            where=file.where(key),
-            fix="leave out top_p and top_k",
+            f"sampling.top_p = {sampling.top_p:g} needs sampling.top_k: the tokens that it keeps travel in each "
+            "record, and without a limit they may be the whole vocabulary",
+            where=file.where("sampling.top_p"),
+            fix="set sampling.top_k, or leave top_p out",
+        )
+    size = 4 * (sampling.top_k + 1) * sampling.max_new_tokens * sampling.group_size
+    if sampling.truncates and size > config.redis.max_record_bytes:
+        yield ConfigError(
+            f"a group of sampling.top_k = {sampling.top_k} may be {size} bytes of sampling masks alone, and "
+            f"redis.max_record_bytes = {config.redis.max_record_bytes}",
+            where=file.where("sampling.top_k"),
+            fix="lower it, sampling.max_new_tokens or sampling.group_size, or raise redis.max_record_bytes",
         )
 
 

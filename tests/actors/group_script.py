@@ -14,7 +14,7 @@ from isentrope.rollout.config import SamplingConfig
 from isentrope.rollout.data.prompts import Prompt, Prompts
 from isentrope.rollout.data.tokenizer import TextTokenizer
 from isentrope.rollout.rewards.functions import Outcome, Score
-from isentrope.rollout.wire.types import EvalOrder, Finish, Int32, MissingReason, WorkOrder, version_of
+from isentrope.rollout.wire.types import EvalOrder, Finish, Int32, MissingReason, SamplingMask, WorkOrder, version_of
 
 LONGEST = 9
 PROMPT = np.array([1, 2], np.int32)
@@ -37,6 +37,7 @@ class ScriptedSample:
     logp: Any
     span_start: Any = field(default_factory=lambda: np.zeros(1, np.int32))
     span_version: Any = field(default_factory=lambda: np.full(1, version_of(1, 0), np.int64))
+    sampling_mask: SamplingMask | None = None
 
     @property
     def finish(self) -> Finish:
@@ -106,7 +107,9 @@ class GroupScript:
         if fate == "foreign token":
             tokens = np.append(tokens, np.int32(VOCABULARY))
             logp = np.append(logp, np.float32(-1.0))
-        return ScriptedSample(tokens, logp)
+        return ScriptedSample(
+            tokens, logp, sampling_mask=SamplingMask(tokens, np.arange(len(tokens) + 1, dtype=np.int32))
+        )
 
     def _outcome(self, name: int) -> Outcome:
         fate = self.fates.get(name, self.greedy if name == len(self.fates) else self.shown)

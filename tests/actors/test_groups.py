@@ -123,6 +123,29 @@ def test_steps_that_the_data_knows_are_those_of_the_group_unless_the_reward_give
     assert [each.start.tolist() for each in steps if each is not None] == [[0], [0], [], []]
 
 
+def test_only_what_is_trained_is_sampled_among_the_likeliest_and_its_records_tell_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script, asked = scripted("good", "good", greedy="good"), list[tuple[float, float, int]]()
+
+    async def generate(prompt: Int32, seeds: Sequence[int], **given: Any) -> list[Any]:
+        asked.append((given["temperature"], given["top_p"], given["top_k"]))
+        return list(script.samples()[: len(seeds)])
+
+    monkeypatch.setattr(script, "generate", generate, raising=False)
+    for name in ("train", "eval"):
+        monkeypatch.setattr(script, name, lambda *_: None, raising=False)
+    monkeypatch.setattr("isentrope.actors.groups.tokenize", lambda *_, **__: script.generated().prompt)
+    maker = script.maker(top_k=5, top_p=0.9)
+    for order in (ORDER, EvalOrder("heldout", 0, version_of(1, 0), 2, "0-0")):
+        asyncio.run(maker.generate(order))
+    assert asked == [(1.0, 0.9, 5), (0.0, 1.0, 0), (1.0, 1.0, 0)]
+    masks = [each.sampling_mask for each in made(script, top_k=5).responses]
+    assert [None if mask is None else mask.ids.tolist() for mask in masks] == [
+        each.tokens.tolist() for each in made(script).responses
+    ]
+
+
 def test_an_evaluation_needs_one_response() -> None:
     order = EvalOrder("heldout", 0, version_of(1, 0), 4, "0-0")
     assert len(made(scripted("good", "engine", "reward", "reward"), order, min_group=4).responses) == 1
@@ -156,6 +179,7 @@ def test_an_engine_that_fails_too_many_requests_ends_the_actor(monkeypatch: pyte
         temperature: float,
         stop: Sequence[str],
         top_p: float,
+        top_k: int,
     ) -> list[Any]:
         return list(script.samples())
 

@@ -12,6 +12,7 @@ from source_files import Source
 RUN_BY = {
     "actors/config.py": "isentrope/test_config.py",
     "actors/fetches.py": "actors/test_run_files.py",
+    "actors/sampling.py": "actors/test_replayed_masks.py",
     "actors/engine_host.py": "actors/test_engine.py",
     "actors/reward_keeper.py": "actors/test_reward_box.py",
     "actors/reward_process.py": "actors/test_reward_box.py",
@@ -143,6 +144,7 @@ RUN_BY = {
 """Modules that have no test of their name -> a test that runs them."""
 
 WITHOUT_A_MODULE = {
+    "actors/test_replayed_masks.py": "sampling masks, from the engine that all tests of actors share to the learner",
     "actors/test_evaluation.py": "the command `eval`, with the engine that all tests of actors share",
     "isentrope/report/test_compare.py": "the command, with folders, page and JSON",
     "isentrope/report/test_report.py": "the whole page, which all modules of the package make together",

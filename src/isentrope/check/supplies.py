@@ -17,6 +17,7 @@ def lacking(config: Config) -> "frozenset[Need]":
         Need.TEACHER: not config.model.reference,
         Need.DEMONSTRATIONS: not config.data.demonstration,
         Need.CORRECTNESS: config.data.correct == NOTHING,
+        Need.SAMPLING_MASK: not config.sampling.truncates,
         Need.REWARDS: len(reward_names(config.data)) < 2,
     }
     return frozenset(need for need, absent in lacks.items() if absent)

@@ -14,7 +14,7 @@ from isentrope.learner.intake.packing import make_batch, pack
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged, starts_of
 from isentrope.learner.objective.batch import Batch
 from isentrope.rollout.rewards.correctness import Correctness
-from isentrope.rollout.wire.types import Demonstration, Finish, Group, Response, Steps, version_of
+from isentrope.rollout.wire.types import Demonstration, Finish, Group, Response, SamplingMask, Steps, version_of
 
 LAG = 2
 few = settings(max_examples=40)
@@ -134,6 +134,39 @@ def test_a_share_is_packed_and_padded_like_its_rows_of_the_whole_batch(found: li
     for name in ("seq", "index", "reward", "length", "answer", "mask", "lag", "logp_rollout", "valid"):
         assert torch.equal(getattr(expected, name), getattr(got, name))
     assert [whole.group[row] for row in rows] == [np.unique(whole.group[rows])[place] for place in share.group]
+
+
+@few
+@given(groups(), st.data())
+def test_a_token_keeps_those_it_was_chosen_from_on_every_way(found: list[Group], data: st.DataObject) -> None:
+    """Some responses, and some tokens of the others, are without."""
+    others = st.none() | st.lists(st.none() | st.sets(st.integers(0, 99), max_size=4), min_size=7, max_size=7)
+    known: dict[tuple[int, int], list[list[int]]] = {}
+
+    def masked(seq: int, place: int, given: Response) -> Response:
+        tokens, drawn = given.tokens.tolist(), data.draw(others)
+        if drawn is None:
+            known[seq, place] = [[] for _ in tokens]
+            return given
+        sets = [[] if extra is None else sorted({t, *extra}) for t, extra in zip(tokens, drawn, strict=False)]
+        known[seq, place] = sets
+        ids = np.array([each for ids in sets for each in ids], np.int32)
+        return replace(given, sampling_mask=SamplingMask(ids, np.cumsum([0, *map(len, sets)]).astype(np.int32)))
+
+    found = [
+        replace(each, responses=tuple(masked(each.seq, place, given) for place, given in enumerate(each.responses)))
+        for each in found
+    ]
+    whole = RaggedBatch.from_bytes(ragged_of(found).to_bytes())
+    rows = data.draw(st.lists(st.integers(0, len(whole.length) - 1), unique=True, min_size=1).map(sorted))
+    for ragged, places in ((whole, rows[::-1]), (whole.take(rows), list(range(len(rows))))):
+        expected = [each for row in places for each in known[int(ragged.seq[row]), int(ragged.index[row])]]
+        kept = pack(ragged, places).kept
+        if kept is None:
+            assert all(each.sampling_mask is None for group in found for each in group.responses)
+        else:
+            assert [[each for each in row if each >= 0] for row in kept.tolist()] == expected
+    assert pack(whole, ()).kept is None
 
 
 def test_values_of_reward_functions_are_columns_in_the_order_of_their_weights() -> None:

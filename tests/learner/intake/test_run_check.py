@@ -11,7 +11,16 @@ from wire_records import make_group, make_response
 from isentrope.errors import DataError, RecordError
 from isentrope.learner.intake.run_check import Asked, RunCheck
 from isentrope.rollout.wire.seeds import eval_seed, sampling_seed
-from isentrope.rollout.wire.types import Demonstration, EvalResult, Group, Missing, MissingReason, version_of
+from isentrope.rollout.wire.types import (
+    Demonstration,
+    EvalResult,
+    Group,
+    Int32,
+    Missing,
+    MissingReason,
+    SamplingMask,
+    version_of,
+)
 
 SEED = 5
 NOW = version_of(2, 3)
@@ -68,6 +77,29 @@ def test_a_lie_is_refused(lie: str) -> None:
     with pytest.raises(RecordError) as caught:
         CHECK.group(LIES[lie](honest()), 2, ANNOUNCED)
     assert caught.value.what == "run" and caught.value.where
+
+
+def test_a_run_that_samples_among_the_likeliest_takes_no_token_without_them_and_another_run_no_mask() -> None:
+    check = RunCheck(SEED, prompt, lambda index, name: prompt(index), masked=True)
+    full = SamplingMask(ids(1, 2, 3), ids(0, 1, 2, 3))
+    partial = SamplingMask(ids(1, 3), ids(0, 1, 1, 2))
+    of_others = np.array([True, False, True])
+    check.group(each(honest(), sampling_mask=full), 2, ANNOUNCED)
+    check.group(each(honest(), sampling_mask=partial, mask=of_others), 2, ANNOUNCED)
+    CHECK.group(honest(), 2, ANNOUNCED)
+    for judge, changes in (
+        (check, {}),
+        (check, {"sampling_mask": partial}),
+        (CHECK, {"sampling_mask": full}),
+        (CHECK, {"sampling_mask": partial}),
+    ):
+        with pytest.raises(RecordError) as caught:
+            judge.group(each(honest(), **changes), 2, ANNOUNCED)
+        assert caught.value.what == "run" and "chosen" in caught.value.where
+
+
+def ids(*values: int) -> Int32:
+    return np.array(values, np.int32)
 
 
 def test_a_run_with_greedy_responses_takes_no_group_without_one() -> None:

@@ -69,3 +69,25 @@ def test_a_rank_without_work_adds_exactly_nothing() -> None:
     loss, _ = UpdateLoss(objective, None, prepared, 0, {})(packed, 1.0, leaf, packed.target)
     loss.backward()
     assert float(loss.detach()) == 0.0
+
+
+def test_the_loss_of_tokens_chosen_among_the_likeliest_is_that_of_logits_without_the_others(logits: Tensor) -> None:
+    """Value, monitors of the ratio and gradient; entropies stay those of the whole distribution."""
+    loss_by, packed, _ = loss_of("grpo", logits)
+    draw = torch.Generator().manual_seed(3)
+    inside = (torch.rand(logits.shape, generator=draw) < 0.4).scatter(1, packed.target[:, None], True)
+    kept = torch.where(inside, torch.arange(VOCABULARY), VOCABULARY).sort(1).values
+    masked = replace(packed, kept=kept.where(kept < VOCABULARY, -1))
+    found = []
+    for given, limits in ((masked, logits), (packed, logits.masked_fill(~inside, -torch.inf))):
+        leaf = limits.clone().requires_grad_()
+        loss, part = loss_by(given, TEMPERATURE, leaf, packed.target)
+        loss.backward()
+        assert leaf.grad is not None and leaf.grad.any() and not leaf.grad[~inside].any()
+        found.append((loss.detach(), leaf.grad, part.sums))
+    (loss, gradient, sums), (expected, its_gradient, its_sums) = found
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, its_gradient, rtol=1e-5, atol=1e-7)
+    whole = loss_by(packed, TEMPERATURE, logits, packed.target)[1].sums
+    assert float(sums["entropy"]) == float(whole["entropy"]) > float(its_sums["entropy"])
+    assert float(abs(expected - loss_by(packed, TEMPERATURE, logits, packed.target)[0])) > 1e-3

@@ -41,7 +41,7 @@ from isentrope.rollout.wire.types import (
     Steps,
     version_of,
 )
-from isentrope.rollout.wire.validation import Limits
+from isentrope.rollout.wire.validation import TIES, Limits
 
 SCALE = int(os.environ.get("ISENTROPE_TEST_SCALE", "1"))
 LIMIT = 1 << 20
@@ -312,6 +312,16 @@ def test_a_reader_refuses_what_does_not_fit_its_run(limits: dict[str, Any], code
     with pytest.raises(RecordError) as caught:
         decode(header, payload, **limits)
     assert caught.value.what == code
+
+
+def test_a_sampling_mask_has_as_many_tokens_as_the_run_keeps_and_a_few_of_equal_likelihood() -> None:
+    at_most = 1 + TIES
+    kept = SamplingMask(np.arange(at_most + 1, dtype=np.int32), ints(0, at_most + 1, at_most + 1, at_most + 1))
+    header, payload = encode_group(one(sampling_mask=kept))
+    decode(header, payload, top_k=2)
+    with pytest.raises(RecordError) as caught:
+        decode(header, payload, top_k=1)
+    assert caught.value.what == "length"
 
 
 @pytest.mark.parametrize(
