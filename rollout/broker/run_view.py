@@ -292,7 +292,7 @@ class RunView:
     def _opened(self, deadline_s: float, *, begun: bool) -> str:
         """Return the text of the run's facts, once a learner has written it."""
         deadline = time.monotonic() + deadline_s
-        while not (text := self.text(self._keys.meta)) or (begun and not self.text(self._keys.ctl)):
+        while not (text := self.text(self._keys.meta)) or (begun and not self._holds(text)):
             if time.monotonic() > deadline:
                 raise UnreachableError(
                     f"no learner has opened run {self._keys.run!r} at {self.broker.place} for {deadline_s:.0f} s",
@@ -300,6 +300,10 @@ class RunView:
                 )
             time.sleep(min(0.2, deadline_s))
         return text
+
+    def _holds(self, facts: str) -> bool:
+        """Return True if a learner has the run open with these facts: it writes them and the control state at once."""
+        return bool(self.text(self._keys.ctl)) and self.text(self._keys.meta) == facts
 
     def _length(self, stream: str) -> int:
         return int(self.broker.run(lambda client: client.xlen(stream)))

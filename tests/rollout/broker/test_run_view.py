@@ -39,6 +39,24 @@ def test_facts_of_an_earlier_start_are_not_those_of_the_next(learner: LearnerPor
     assert view.spec(0.0).run == broker.keys.run
 
 
+def test_facts_that_a_learner_writes_anew_while_they_are_read_are_the_new_ones(
+    learner: LearnerPort, broker: Broker
+) -> None:
+    """Between the two keys that are read, the next start's learner has opened the run."""
+    new = learner.spec.model_copy(update={"seed": learner.spec.seed + 1})
+
+    class Slow(RunView):
+        def text(self, key: str) -> str:
+            value = super().text(key)
+            if key == broker.keys.meta and not fenced:
+                fenced.append(LearnerPort.fence(broker, 2, 0, 0, new, ASYNC))
+            return value
+
+    fenced: list[LearnerPort] = []
+    broker.run(lambda client: client.delete(broker.keys.ctl))  # as the command does that begins the run again
+    assert Slow(broker).spec(1.0, begun=True) == new
+
+
 @pytest.mark.parametrize(
     ("versions", "said"), [({}, "another version of isentrope"), ({"isentrope": "9.0"}, r"isentrope 9\.0")]
 )
