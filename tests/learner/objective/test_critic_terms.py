@@ -13,7 +13,7 @@ from isentrope.learner.objective.objective import Objective
 
 def episode(values: list[float], reward: float) -> Batch:
     """A batch of one response of three tokens, with these values and this reward at its end."""
-    one = random_batch().take(torch.tensor([0]))
+    one = without_demonstrations(random_batch()).take(torch.tensor([0]))
     shape = one.mask.shape
     valid = (torch.arange(shape[1]) < 3).expand(shape)
     padded = torch.zeros(shape, dtype=torch.float64)
