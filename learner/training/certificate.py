@@ -5,7 +5,7 @@ rank of the first launch writes what all others are compared with, the whole bat
 follow the gradients, since Adam would make much of a rounded one; instead all updates are of weights near those that
 the statistics are of, so that ratios are not 1.
 
-N responses, T tokens of the longest, W weights of the model, U updates.
+N responses, T tokens of the longest, W weights of the model or of the critic, U updates.
 """
 
 import json
@@ -30,6 +30,7 @@ from isentrope.learner.objective.objective import Objective
 from isentrope.learner.objective.presets import build, load_objective
 from isentrope.learner.training import certificate_batch
 from isentrope.learner.training.collectives import Collectives
+from isentrope.learner.training.critic import CriticEngine, ValueModel
 from isentrope.learner.training.deepspeed_engine import TrainingEngine, UpdateFacts
 from isentrope.learner.training.micro_batch import Loss
 from isentrope.learner.training.model import Policy, load_policy
@@ -46,13 +47,27 @@ LIMIT = 5e-6
 """Largest norm of the difference of two gradients, relative to the norm of one: several times what float32 rounds."""
 COUNTED = ("tokens", "selected", "clip_high", "clip_low", "clip_dual")
 """Monitors of an update that count tokens."""
-SUPPLIED = frozenset({Need.REFERENCE, Need.ANSWERS, Need.CORRECTNESS, Need.DEMONSTRATIONS})
-"""Needs of methods that the small batch supplies."""
+SUPPLIED = frozenset(
+    {
+        Need.REFERENCE,
+        Need.TEACHER,
+        Need.ANSWERS,
+        Need.CORRECTNESS,
+        Need.REWARDS,
+        Need.CRITIC,
+        Need.STEP_LABELS,
+        Need.GREEDY,
+        Need.DEMONSTRATIONS,
+    }
+)
+"""Needs of methods that the small batch, and the policies beside it, supply."""
 CASES = "cases.jsonl"
 CPU = torch.device("cpu")
 TEMPERATURE = 0.8
 MOVED = 0.03
-"""Standard deviation of a weight's change between statistics and updates, relative to the weight."""
+"""Standard deviation of a weight's change between statistics and updates, or to a teacher, relative to the weight."""
+VALUED = 0.1
+"""Standard deviation of the weights of the critic's last layer, which a run begins at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +97,8 @@ class Case:
     """One division of the batch among ranks and micro-batches, compared with the whole batch at once.
 
     sets: by the name of a set, the tokens that are in one of the two and not in the other, where there are any; of what
-    an update only counts, by how much the counts differ. gradient: largest difference of any update, relative to its
-    norm. weighed: tokens with a weight, so that a method that selects none is noticed.
+    an update only counts, by how much the counts differ. gradient: largest difference of any update of the policy or
+    its critic, relative to its norm. weighed: tokens with a weight, so that a method that selects none is noticed.
     """
 
     method: str
@@ -102,10 +117,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Results of one training. sets: [N, T] bool; gradients: [U, W]; counts: [U] each, of tokens over all ranks."""
+    """Results of one training. sets: [N, T] bool; gradients: [U, W] each, of the policy and of a critic, if there is
+    one; counts: [U] each, of tokens over all ranks."""
 
     sets: Mapping[str, Tensor]
-    gradients: Tensor
+    gradients: Mapping[str, Tensor]
     counts: Mapping[str, Tensor]
 
 
@@ -113,16 +129,32 @@ class Recorder(TrainingEngine):
     """An engine that does not change its weights, and keeps the gradient of every update, as it is applied: [W]."""
 
     gradients: list[Tensor]
+    first: Sequence[Tensor]
+    """Weights of the statistics."""
     moved: Sequence[Tensor]
     """Weights of the updates."""
+
+    def prepare(self, seed: int) -> None:
+        """Take the present weights for those of the statistics, and random ones near them for those of the updates."""
+        self.first = [parameter.detach().clone() for parameter in self.policy.parameters()]
+        self.moved = _near(self.first, seed)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Go back to the weights of the statistics."""
+        self._take(self.first)
+        self.gradients = []
 
     @torch.no_grad()
     def update(self, micro_batches: Sequence[Packed], loss: Loss) -> UpdateFacts:
         """Do an update of the moved weights."""
-        for parameter, value in zip(self.policy.parameters(), self.moved, strict=True):
-            parameter.copy_(value)
+        self._take(self.moved)
         with torch.enable_grad():
             return super().update(micro_batches, loss)
+
+    def _take(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.policy.parameters(), values, strict=True):
+            parameter.copy_(value)
 
     def _learning_rate(self) -> float:
         return 0.0
@@ -131,6 +163,10 @@ class Recorder(TrainingEngine):
         gradients = (parameter.grad for parameter in self.policy.parameters())
         self.gradients.append(torch.cat([each.flatten() for each in gradients if each is not None]).double())
         return super()._apply()
+
+
+class CriticRecorder(Recorder, CriticEngine):
+    """The same for a critic."""
 
 
 class Divided(Trainer):
@@ -163,25 +199,40 @@ def divided(plan: Plan, ranks: int, division: Division) -> Plan:
 
 
 class _Bench:
-    """An engine whose weights go back to those of the model's folder before each training."""
+    """Engines whose weights go back to those of the model's folder before each training."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.engine = Recorder(self.policy(), TEMPERATURE, LearnerConfig(zero_stage=0), CPU)
-        self._first = [parameter.detach().clone() for parameter in self.engine.policy.parameters()]
-        draw = torch.Generator().manual_seed(0)
-        self.engine.moved = [each * (1 + MOVED * torch.randn(each.shape, generator=draw)) for each in self._first]
+        config = LearnerConfig(zero_stage=0)
+        self.engine = Recorder(self.policy(), TEMPERATURE, config, CPU)
+        self.engine.prepare(seed=0)
+        self.critic = CriticRecorder(self.policy(), config, CPU)
+        head = self.critic.policy
+        assert isinstance(head, ValueModel)
+        torch.nn.init.normal_(head.value.weight, std=VALUED, generator=torch.Generator().manual_seed(1))
+        self.critic.prepare(seed=1)
 
     def policy(self) -> Policy:
         """Return the policy of the folder."""
         return load_policy(str(self._folder), dtype=torch.float32, device=CPU, gradient_checkpointing=False)
 
     @torch.no_grad()
-    def begin(self) -> None:
-        """Go back to the weights of the statistics."""
-        for parameter, first in zip(self.engine.policy.parameters(), self._first, strict=True):
-            parameter.copy_(first)
-        self.engine.gradients = []
+    def reference(self, objective: Objective) -> ReferencePolicy | None:
+        """Return the model that a method compares the policy with: the same, or a teacher near it; None: no model."""
+        if not {Need.REFERENCE, Need.TEACHER} & set(needs(objective)):
+            return None
+        policy = self.policy()
+        if Need.TEACHER in needs(objective):
+            weights = list(policy.parameters())
+            for parameter, value in zip(weights, _near(weights, seed=2), strict=True):
+                parameter.copy_(value)
+        return ReferencePolicy(policy, TEMPERATURE, CPU)
+
+
+def _near(weights: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return random weights near some."""
+    draw = torch.Generator().manual_seed(seed)
+    return [each.detach() * (1 + MOVED * torch.randn(each.shape, generator=draw)) for each in weights]
 
 
 def lacking(objective: Objective) -> tuple[str, ...]:
@@ -190,8 +241,12 @@ def lacking(objective: Objective) -> tuple[str, ...]:
 
 
 def objective_of(method: str, overrides: Mapping[str, object], folder: Path) -> Objective:
-    """Return the objective of a preset with own keys."""
-    return build(load_objective(method, overrides, folder), folder, max_new_tokens=certificate_batch.LONGEST)
+    """Return the objective of a preset with own keys, without the batches that train a critic alone."""
+    objective = build(load_objective(method, overrides, folder), folder, max_new_tokens=certificate_batch.LONGEST)
+    critic = objective.critic
+    return replace(
+        objective, critic=replace(critic, params={**critic.params, "warmup_batches": 0} if critic.params else {})
+    )
 
 
 def examine(request: Request) -> None:
@@ -215,10 +270,8 @@ def cases(folder: Path) -> list[Case]:
 def _cases(method: str, request: Request, bench: _Bench, collectives: Collectives) -> Iterator[Case]:
     """Yield the cases of a method, on rank 0 alone."""
     objective = objective_of(method, request.overrides, request.folder)
-    reference = None
-    if Need.REFERENCE in needs(objective):
-        reference = ReferencePolicy(bench.policy(), TEMPERATURE, CPU)
-    trainer = Divided(collectives, bench.engine, objective, reference)
+    critic = bench.critic if Need.CRITIC in needs(objective) else None
+    trainer = Divided(collectives, bench.engine, objective, bench.reference(objective), critic)
     shown = Need.DEMONSTRATIONS in needs(objective)
     ragged = certificate_batch.read(request.folder, shown=shown) if collectives.rank == 0 else None
     path = request.folder / f"{method}.safetensors"
@@ -234,10 +287,13 @@ def _cases(method: str, request: Request, bench: _Bench, collectives: Collective
 
 def _trained(trainer: Divided, bench: _Bench, ragged: RaggedBatch | None, objective: Objective) -> _Seen:
     """Train the batch in two updates; return what is seen on this rank."""
-    bench.begin()
+    engines = {"policy": bench.engine, "critic": bench.critic}
+    for engine in engines.values():
+        engine.begin()
     schedule = Schedule(seed=1, micro_batch_tokens=10**6, updates_per_batch=2, epochs=1, progress=0.5)
     facts = trainer.train(ragged, schedule, objective.start())
-    return _Seen(_sets(facts.prepared), torch.stack(bench.engine.gradients), _counts(facts))
+    gradients = {name: torch.stack(engine.gradients) for name, engine in engines.items() if engine.gradients}
+    return _Seen(_sets(facts.prepared), gradients, _counts(facts))
 
 
 def _sets(prepared: Prepared) -> dict[str, Tensor]:
@@ -253,7 +309,7 @@ def _counts(facts: BatchFacts) -> dict[str, Tensor]:
 
 
 def _flat(seen: _Seen) -> dict[str, Tensor]:
-    tables = {"sets": seen.sets, "counts": seen.counts, "": {"gradients": seen.gradients}}
+    tables = {"sets": seen.sets, "counts": seen.counts, "gradients": seen.gradients}
     return {f"{kind}/{name}": value.contiguous() for kind, table in tables.items() for name, value in table.items()}
 
 
@@ -268,7 +324,7 @@ def _compared(
         size=division.size,
         packing=division.packing,
         sets={name.partition("/")[2]: count for name, count in sets.items() if count},
-        gradient=_gap(seen["/gradients"], wanted["/gradients"]),
+        gradient=max(_gap(seen[name], wanted[name]) for name in wanted if name.startswith("gradients/")),
         weighed=int(wanted["sets/weighed"].sum()),
     )
 

@@ -1,7 +1,8 @@
 """A small random policy, and a batch that its engine might have sampled: the same numbers on every machine of a kind.
 
 Logits are wide, so that entropies and covariances differ by token; half of the responses are of a policy farther away,
-so that bounds on ratios cut some of them; some tokens are old, some of them too old.
+so that bounds on ratios cut some of them; some tokens are old, some of them too old. Two reward functions, a greedy
+response to every prompt and judged steps are there for the methods that read them.
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from isentrope.learner.intake.packing import pack
 from isentrope.learner.intake.ragged import RaggedBatch, make_ragged
 from isentrope.rollout.rewards.correctness import Correctness
-from isentrope.rollout.wire.types import Finish, Group, Response, version_of
+from isentrope.rollout.wire.types import Finish, Group, Response, Steps, version_of
 
 VOCABULARY = 48
 LONGEST = 16
@@ -86,12 +87,19 @@ def _random() -> RaggedBatch:
             reward=float(right),
             seed=index,
             answer=f"{index % 3}",
+            reward_parts={"right": float(right), "short": float(length < LONGEST // 2)},
+            steps=Steps(
+                np.array([0, length // 2], np.int32),
+                np.array([length // 2, length], np.int32),
+                np.array([index % 2 == 0, True]),
+            ),
         )
 
     def group(seq: int) -> Group:
         prompt = rng.integers(3, VOCABULARY, int(rng.integers(4, 10))).astype(np.int32)
         responses = tuple(response(seq, index) for index in range(GROUP_SIZE))
-        return Group(seq, 0, "a1", prompt, responses, 1.0, source=("even", "odd")[seq % 2])
+        greedy = float(seq % 3 == 0)
+        return Group(seq, 0, "a1", prompt, responses, 1.0, source=("even", "odd")[seq % 2], greedy_reward=greedy)
 
     return make_ragged(
         [group(seq) for seq in range(GROUPS)],
@@ -99,4 +107,5 @@ def _random() -> RaggedBatch:
         token_max_lag=TOKEN_MAX_LAG,
         correctness=Correctness("reward", 0.5),
         newest_version=version_of(1, NUMBER),
+        functions={"right": 1.0, "short": 0.5},
     )

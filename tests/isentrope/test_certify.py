@@ -24,6 +24,13 @@ def test_no_division_of_a_batch_shows_in_sets_and_gradients() -> None:
 
 
 @pytest.mark.slow
+def test_no_division_shows_in_the_gradients_of_a_critic_nor_by_greedy_responses_steps_and_teachers() -> None:
+    found = examined(Wanted(("ppo", "remax", "bcpg_nsa", "opd"), ranks=(1, 2), sizes=(8,)))
+    assert len(found.cases) == 4 * 2 * 3 and found.different == () and found.lacking == {}
+    assert all(case.weighed for case in found.cases)
+
+
+@pytest.mark.slow
 def test_a_selection_in_each_micro_batch_is_found() -> None:
     found = examined(Wanted(("kl_cov",), ranks=(1,), sizes=(2, ALL), overrides={"stats": "microbatch"}))
     differ = {case.size for case in found.different}

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from isentrope.learner.intake.plan import make_plan
+from isentrope.learner.intake.ragged import RaggedBatch
 from isentrope.learner.objective.stages.correction import second_moment
 from isentrope.learner.objective.stages.tokens import top_covariance
 from isentrope.learner.training import certificate_batch
@@ -77,6 +79,11 @@ def test_the_small_batch_has_what_methods_tell_apart(folder: Path) -> None:
     right = np.bincount(ragged.group, ragged.correct)
     assert {0.0, float(certificate_batch.GROUP_SIZE)} < set(right), "groups of one outcome, and mixed ones"
     assert set(ragged.lag) > {0, 1, 2} and not ragged.mask.all() and ragged.truncated.any()
+    assert ragged.greedy_reward is not None and set(ragged.greedy_reward - ragged.reward) == {-1.0, 0.0, 1.0}
+    assert ragged.parts is not None and (ragged.parts.std(0) > 0).all()
+    assert ragged.step_correct is not None and 0 < (ragged.step_correct & ~right_rows(ragged)).sum() < len(
+        ragged.tokens
+    )
     assert len(ragged.source_names) == 2 and len(set(ragged.answer)) == 3 and (ragged.logp_rollout < 0).all()
 
 
@@ -86,6 +93,12 @@ def test_a_demonstration_of_the_small_batch_is_whole_and_never_old(folder: Path)
     assert set(np.repeat(ragged.index, ragged.length)[ragged.demonstration]) == {certificate_batch.GROUP_SIZE - 1}
     assert ragged.mask[ragged.demonstration].all() and not ragged.fresh[ragged.demonstration].any()
     assert not ragged.lag[ragged.demonstration].any()
+
+
+def right_rows(ragged: RaggedBatch) -> NDArray[np.bool_]:
+    """Return for each token whether its response is correct."""
+    assert ragged.correct is not None
+    return np.repeat(ragged.correct, ragged.length)
 
 
 @pytest.mark.parametrize("packing", PACKINGS[1:])
@@ -107,7 +120,8 @@ def test_a_division_has_every_response_once_on_one_rank(folder: Path, ranks: int
 
 
 def test_what_the_small_batch_lacks_is_named(folder: Path) -> None:
-    assert lacking(objective_of("grpo", {}, folder)) == ()
-    assert lacking(objective_of("luffy", {}, folder)) == (), "its last row of each group"
-    for method in ("ppo", "remax", "bcpg_nsa"):
-        assert lacking(objective_of(method, {}, folder)), f"{method}: what {sorted(SUPPLIED)} does not hold"
+    for method in ("grpo", "ppo", "remax", "bcpg_nsa", "gdpo", "opd", "luffy"):
+        assert lacking(objective_of(method, {}, folder)) == ()
+    masked = {"ratio": {"sampling_mask": "engine"}}
+    assert lacking(objective_of("grpo", masked, folder)), f"what {sorted(SUPPLIED)} does not hold"
+    assert objective_of("vapo", {}, folder).critic.params["warmup_batches"] == 0, "the policy is trained at once"
