@@ -258,8 +258,7 @@ def compare(
     as_json: Json = False,
     stopped_code: options.StoppedCode = 0,
 ) -> None:
-    """Compare runs of several methods and seeds, and train them first if --method is given: one page, and a verdict
-    with its interval for each pair of methods."""
+    """Compare runs of several methods and seeds, and train them first if --method is given: a page with verdicts."""
     if method:
         from isentrope.comparison.launching import Request, launch
 
