@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tokenizers import Tokenizer as Backend
@@ -14,14 +14,16 @@ from isentrope.rollout.config import DataConfig
 from isentrope.rollout.data.demonstrations import demonstration_tokens
 from isentrope.rollout.data.prompts import Prompts, open_prompts
 from isentrope.rollout.data.tasks.digit_walk import VOCABULARY, verify
+from isentrope.rollout.data.tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> TextTokenizer:
     backend = Backend(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>")
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>")
+    return cast(TextTokenizer, made)
 
 
 def prompts(folder: Path, *rows: dict[str, object], **data: Any) -> Prompts:
@@ -30,7 +32,7 @@ def prompts(folder: Path, *rows: dict[str, object], **data: Any) -> Prompts:
     return open_prompts(given, run_folder=folder, seed=0)
 
 
-def test_the_end_token_follows_and_none_comes_first(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_end_token_follows_and_none_comes_first(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     rows = prompts(tmp_path, {"prompt": "1", "solution": "2 3"}, {"prompt": "2", "solution": None})
     tokens = demonstration_tokens(rows.train(0), tokenizer, 9)
     assert tokens is not None and [VOCABULARY[i] for i in tokens] == ["2", "3", "<eos>"]
@@ -40,7 +42,7 @@ def test_the_end_token_follows_and_none_comes_first(tmp_path: Path, tokenizer: P
 
 @pytest.mark.parametrize(("longest", "words"), [(4, ["1", "2", "3", "<eos>"]), (3, ["1", "2", "3"]), (2, ["1", "2"])])
 def test_one_that_is_too_long_is_cut_off_as_a_response_is(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, longest: int, words: list[str]
+    tmp_path: Path, tokenizer: TextTokenizer, longest: int, words: list[str]
 ) -> None:
     tokens = demonstration_tokens(prompts(tmp_path, {"prompt": "1", "solution": "1 2 3"}).train(0), tokenizer, longest)
     assert tokens is not None and [VOCABULARY[i] for i in tokens] == words
