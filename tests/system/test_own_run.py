@@ -279,6 +279,7 @@ def test_the_next_stage_begins_with_what_it_leaves(seen: Seen, start: Start) -> 
     assert line["updates"] == 2 and line["grad_norm"] > 0 and line["logp_gap_mean"] < 1e-5
     first, second = sorted(run.glob("weights/*/*.safetensors"), key=lambda path: int(path.parent.name))
     assert first.read_bytes() == final != second.read_bytes()
+    assert json.loads((run / "begun_from.json").read_text())["run"] == str(seen.run.resolve())
 
 
 def test_another_method_trains_on_the_groups_that_it_has_kept(seen: Seen) -> None:
