@@ -11,6 +11,7 @@ def interrupted() -> int:
     """Send this rank what a terminal and a scheduler send; return the number of ranks, and this one's."""
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(os.getpid(), number)
+    dist.barrier()  # a rank that ends while another still connects would end that one too
     return 10 * dist.get_world_size() + dist.get_rank()
 
 
