@@ -37,11 +37,7 @@ def start_from_another(job: LearnerJob, ranks: Verifier, new: CheckpointState) -
     noted = json_files.read(output_dir, Beginning)
     found = _noted(noted, ranks) if noted is not None else _newest(run.resolve(), ranks)
     json_files.write(output_dir, found)
-    link = output_dir / BEGUN / found.checkpoint
-    link.parent.mkdir(exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(_folder(found))
-    return Start(new, link, begins=True)
+    return Start(new, _link(found, output_dir), begins=True)
 
 
 def linked(run: Path, output_dir: Path) -> Path | None:
@@ -49,10 +45,8 @@ def linked(run: Path, output_dir: Path) -> Path | None:
     run began with the model itself. StorageError if the checkpoint is gone or was changed."""
     if (noted := json_files.read(run, Beginning)) is None:
         return None
-    link = output_dir / BEGUN / noted.checkpoint
-    link.parent.mkdir()
-    link.symlink_to(_unchanged(noted))
-    return link
+    _unchanged(noted)
+    return _link(noted, output_dir)
 
 
 def require_same_shapes(parameters: torch.nn.Module, checkpoint: Path) -> None:
@@ -79,6 +73,15 @@ def shapes_in(checkpoint: Path) -> dict[str, tuple[int, ...]]:
     state: dict[str, Any] = torch.load(first, map_location="meta", weights_only=True, mmap=True)
     groups = state.get("param_shapes") or [{name: each.shape for name, each in state["module"].items()}]
     return {name: tuple(shape) for group in groups for name, shape in group.items()}
+
+
+def _link(noted: Beginning, output_dir: Path) -> Path:
+    """Link a checkpoint into a folder, in place of an earlier link, and return the link."""
+    link = output_dir / BEGUN / noted.checkpoint
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(_folder(noted))
+    return link
 
 
 def _newest(run: Path, ranks: Verifier) -> Beginning:
